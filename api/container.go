@@ -1,0 +1,147 @@
+package api
+
+import (
+	"time"
+
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Isolation is the boundary that a sandbox stands behind.
+type Isolation string
+
+// The levels of isolation, weakest first. The empty value means IsolationContainer.
+const (
+	IsolationChroot    Isolation = "chroot"
+	IsolationContainer Isolation = "container"
+	IsolationGVisor    Isolation = "gvisor"
+	IsolationVM        Isolation = "vm"
+)
+
+// PullPolicy says when the registry is asked for an image.
+type PullPolicy string
+
+// The pull policies, as of docker run --pull. The empty value means PullMissing.
+const (
+	PullMissing PullPolicy = "missing"
+	PullAlways  PullPolicy = "always"
+	PullNever   PullPolicy = "never"
+)
+
+// ContainerSpec is what a user asks for: the flags of run and create, before the image's own settings are merged in.
+// Every door translates its protocol to it. The zero value of each field means docker's default, or the image's.
+// A new field is added here, in the door that sets it, and in engine/spec.go, which turns it into the bundle's config.json.
+type ContainerSpec struct {
+	Name      string     `json:"name,omitempty"` // empty: one is made up
+	Image     string     `json:"image"`          // as the user typed it: reference, digest or image ID
+	Platform  string     `json:"platform,omitempty"`
+	Pull      PullPolicy `json:"pull,omitempty"`
+	Isolation Isolation  `json:"isolation,omitempty"`
+
+	Entrypoint *[]string `json:"entrypoint,omitempty"` // nil: the image's; empty: none
+	Command    []string  `json:"command,omitempty"`
+	Env        []string  `json:"env,omitempty"` // NAME=VALUE; a bare NAME unsets the image's
+	WorkingDir string    `json:"workingDir,omitempty"`
+	User       string    `json:"user,omitempty"` // name|uid[:group|gid]
+
+	Interactive bool `json:"interactive,omitempty"` // -i: standard input stays open
+	TTY         bool `json:"tty,omitempty"`
+	AutoRemove  bool `json:"autoRemove,omitempty"`
+	Init        bool `json:"init,omitempty"`
+	Privileged  bool `json:"privileged,omitempty"`
+	ReadOnly    bool `json:"readOnly,omitempty"`
+
+	Hostname string       `json:"hostname,omitempty"`
+	Network  NetworkSpec  `json:"network,omitzero"`
+	Mounts   []MountSpec  `json:"mounts,omitempty"`
+	Devices  []DeviceSpec `json:"devices,omitempty"`
+	Limits   Resources    `json:"limits,omitzero"`
+	Ulimits  []Ulimit     `json:"ulimits,omitempty"`
+	CapAdd   []string     `json:"capAdd,omitempty"`
+	CapDrop  []string     `json:"capDrop,omitempty"`
+	Security []string     `json:"security,omitempty"` // --security-opt, as typed: seccomp=…, no-new-privileges[=true|false]
+
+	Labels      map[string]string `json:"labels,omitempty"`
+	StopSignal  string            `json:"stopSignal,omitempty"`
+	StopTimeout *int              `json:"stopTimeout,omitempty"` // seconds; nil: 10
+}
+
+// MountSpec is one -v, --mount or --tmpfs.
+type MountSpec struct {
+	Type         string   `json:"type"`             // bind, volume or tmpfs
+	Source       string   `json:"source,omitempty"` // bind: absolute host path; volume: name, empty for an anonymous one
+	Target       string   `json:"target"`           // absolute path in the container
+	ReadOnly     bool     `json:"readOnly,omitempty"`
+	Propagation  string   `json:"propagation,omitempty"` // bind: rprivate (default), private, rshared, shared, rslave, slave
+	NonRecursive bool     `json:"nonRecursive,omitempty"`
+	CreateSource bool     `json:"createSource,omitempty"` // -v makes a missing host folder, --mount refuses
+	NoCopy       bool     `json:"noCopy,omitempty"`       // volume: no copy-up of the image's files into an empty volume
+	TmpfsSize    int64    `json:"tmpfsSize,omitempty"`    // bytes; 0: the kernel's default
+	TmpfsMode    uint32   `json:"tmpfsMode,omitempty"`    // permission bits; 0: 1777
+	TmpfsOptions []string `json:"tmpfsOptions,omitempty"` // --tmpfs PATH:opt,opt as typed
+}
+
+// DeviceSpec is one --device.
+type DeviceSpec struct {
+	Source      string `json:"source"`
+	Target      string `json:"target"`
+	Permissions string `json:"permissions"` // of "rwm"
+}
+
+// Resources are limits. Zero means no limit.
+type Resources struct {
+	Memory   int64 `json:"memory,omitempty"`   // bytes
+	NanoCPUs int64 `json:"nanoCPUs,omitempty"` // billionths of a CPU
+	Pids     int64 `json:"pids,omitempty"`     // processes and threads; -1: none
+}
+
+// Ulimit is one --ulimit: a resource limit of the container's processes. -1 means unlimited.
+type Ulimit struct {
+	Name string `json:"name"` // as in docker: nofile, nproc, core
+	Soft int64  `json:"soft"`
+	Hard int64  `json:"hard"`
+}
+
+// Status is where a container is in its life.
+type Status string
+
+// The states of a container, docker's words.
+const (
+	StatusCreated Status = "created"
+	StatusRunning Status = "running"
+	StatusPaused  Status = "paused"
+	StatusExited  Status = "exited"
+	StatusDead    Status = "dead" // half made or half removed by a process that died; rm cleans it
+)
+
+// Exit is how a process ended.
+type Exit struct {
+	Code      int       `json:"code"` // 128+n after signal n
+	OOMKilled bool      `json:"oomKilled,omitempty"`
+	Error     string    `json:"error,omitempty"` // why it could not start, or why the status is unknown
+	At        time.Time `json:"at"`
+}
+
+// State is what a container is doing now.
+type State struct {
+	Status    Status    `json:"status"`
+	Pid       int       `json:"pid,omitempty"` // of its first process, in the host's PID namespace; 0 unless running
+	StartedAt time.Time `json:"startedAt,omitzero"`
+	Exit      *Exit     `json:"exit,omitempty"` // of its last run
+}
+
+// Container is a container's record with its present state.
+type Container struct {
+	ID      string        `json:"id"` // 64 hexadecimal digits
+	Name    string        `json:"name"`
+	Created time.Time     `json:"created"`
+	Spec    ContainerSpec `json:"spec"`
+
+	Image       string                `json:"image"`       // config digest of the image, sha256:…
+	ImageName   string                `json:"imageName"`   // as the user typed it
+	ImageConfig imagespec.ImageConfig `json:"imageConfig"` // as of creation
+	Layers      []string              `json:"layers"`      // diff IDs, bottom first
+	Args        []string              `json:"args"`        // entrypoint and command after merging
+
+	State State `json:"state"`
+	Link  *Link `json:"link,omitempty"` // while running
+}

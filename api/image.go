@@ -1,0 +1,46 @@
+package api
+
+import (
+	"time"
+
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Image is the record of an image in the store: a name, and all that run needs of the manifest behind it, so that a start opens one small file.
+type Image struct {
+	Name     string                `json:"name"`     // full reference: docker.io/library/debian:12; empty for an untagged image
+	Target   imagespec.Descriptor  `json:"target"`   // what the name points to: a manifest or an index
+	Manifest imagespec.Descriptor  `json:"manifest"` // the manifest of Platform; same as Target unless that is an index
+	ID       string                `json:"id"`       // digest of the image config, sha256:…: docker's image ID
+	Platform string                `json:"platform"` // os/arch[/variant]
+	Layers   []Layer               `json:"layers"`   // bottom first
+	Config   imagespec.ImageConfig `json:"config"`
+	Created  time.Time             `json:"created,omitzero"`
+	Pulled   time.Time             `json:"pulled,omitzero"`
+}
+
+// Layer is one layer of an image.
+type Layer struct {
+	Blob   imagespec.Descriptor `json:"blob"`   // as stored and sent, compressed or not
+	DiffID string               `json:"diffID"` // digest of the uncompressed archive; names the unpacked snapshot
+	Size   int64                `json:"size"`   // unpacked bytes of file content
+}
+
+// TransferRequest asks for an image to be brought in or out. It is what `brig` hands to `brig-image`, as JSON.
+type TransferRequest struct {
+	Op       string   `json:"op"`                 // pull, load or save
+	Refs     []string `json:"refs,omitempty"`     // pull: one; save: one or more
+	Platform string   `json:"platform,omitempty"` // os/arch[/variant]; empty: this machine's
+	File     string   `json:"file,omitempty"`     // load, save: a file, or a folder for a layout; empty: standard input or output
+	Format   string   `json:"format,omitempty"`   // save: docker-archive (default), oci-archive, oci-dir
+	Insecure bool     `json:"insecure,omitempty"` // pull: plain HTTP or an unverified certificate is allowed
+	Quiet    bool     `json:"quiet,omitempty"`
+}
+
+// TransferReply is what a transfer did.
+type TransferReply struct {
+	Images []Image `json:"images,omitempty"`
+	Fresh  bool    `json:"fresh,omitempty"` // pull: something new arrived
+	Error  string  `json:"error,omitempty"`
+	Kind   Kind    `json:"kind,omitempty"`
+}

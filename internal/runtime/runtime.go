@@ -1,0 +1,67 @@
+// Package runtime is the boundary: the three interfaces that every isolation level is a driver of.
+//
+// The sandbox comes first. A lone container is a sandbox of one, a pod a sandbox of several, a virtual machine is a sandbox. A driver
+// opens it on a link that the network made, adds bundles whose root file system the store made, and starts them. Drivers are
+// blind to each other and to store, network and image: what they need comes as nouns of package api.
+//
+// A sandbox outlives the process that opened it. Find takes it up again, from another process, by its ID and folder.
+package runtime
+
+import (
+	"context"
+	"syscall"
+
+	"brig/api"
+)
+
+// Driver is one isolation level.
+type Driver interface {
+	Name() string
+	Needs() Needs
+	// Open makes the sandbox. What it made is gone again when it returns an error.
+	Open(ctx context.Context, spec api.SandboxSpec) (Sandbox, error)
+	// Find takes up a sandbox that another process opened; api.NotFound when it is gone.
+	Find(ctx context.Context, spec api.SandboxSpec) (Sandbox, error)
+}
+
+// Needs says in which form a driver takes what the other rooms make.
+type Needs struct {
+	RootBlock bool // root file system as a block device instead of a folder
+	Tap       bool // network as a tap instead of a namespace
+}
+
+// Bundle is an OCI bundle and the file systems that make up its root.
+type Bundle struct {
+	ID   string      // of the container
+	Dir  string      // folder with config.json
+	Root []api.Mount // mounted in order to become the root; empty: root.path of config.json as it is
+	Log  LogSpec
+}
+
+// LogSpec says where a container's output is kept. The zero value keeps none.
+type LogSpec struct {
+	Path     string `json:"path,omitempty"`     // docker's json-file format
+	MaxSize  int64  `json:"maxSize,omitempty"`  // bytes before a rotation; 0: never
+	MaxFiles int    `json:"maxFiles,omitempty"` // files kept, the current one among them
+}
+
+// Sandbox is an open boundary.
+type Sandbox interface {
+	// Add makes a container in the sandbox, up to the point where its process would be executed.
+	Add(ctx context.Context, b Bundle) (Container, error)
+	Find(ctx context.Context, id string) (Container, error)
+	// Close ends whatever runs in the sandbox and frees it. It may be called again.
+	Close(ctx context.Context) error
+}
+
+// Container is a container in a sandbox.
+type Container interface {
+	// Start executes the container's process. api.CommandNotFound and api.CommandNotRunnable say why it could not.
+	Start(ctx context.Context) error
+	// Exec runs one more process and waits for it.
+	Exec(ctx context.Context, p api.Process, io api.Stdio) (api.Exit, error)
+	Signal(ctx context.Context, sig syscall.Signal) error
+	// Wait returns when the container's first process has ended, however long ago.
+	Wait(ctx context.Context) (api.Exit, error)
+	Delete(ctx context.Context) error
+}
