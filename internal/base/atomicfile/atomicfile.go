@@ -1,0 +1,64 @@
+// Package atomicfile replaces small files whole: a reader sees the old bytes or the new, also after a power cut.
+package atomicfile
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+)
+
+var serial atomic.Uint64
+
+// Sync says whether Write must survive a power cut.
+type Sync bool
+
+const (
+	// Durable syncs the file before the rename and its folder after it.
+	Durable Sync = true
+	// Volatile is for records that are removed with the process that they describe.
+	Volatile Sync = false
+)
+
+// Write replaces path by data with mode perm, whatever the umask. On error the old file stands and no temporary one is left.
+func Write(path string, data []byte, perm os.FileMode, sync Sync) (err error) {
+	tmp := path + ".tmp" + strconv.Itoa(os.Getpid()) + "-" + strconv.FormatUint(serial.Add(1), 10)
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(tmp)
+		}
+	}()
+	if _, err = f.Write(data); err == nil {
+		err = f.Chmod(perm)
+	}
+	if err == nil && sync == Durable {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	if err = os.Rename(tmp, path); err != nil {
+		return err
+	}
+	if sync == Durable {
+		return SyncDir(filepath.Dir(path))
+	}
+	return nil
+}
+
+// SyncDir makes the names in a folder durable.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
