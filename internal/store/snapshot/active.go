@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"brig/api"
+	"brig/internal/store/snapshot/tree"
 
 	"golang.org/x/sys/unix"
 )
@@ -124,7 +125,7 @@ func (s *Store) Remove(id string) error {
 	// A container that changed nothing left four empty folders.
 	for _, sub := range [...]string{"/fs", "/work/work", "/work", ""} {
 		if err := unix.Rmdir(dir + sub); err != nil && err != unix.ENOENT {
-			return os.RemoveAll(dir)
+			return tree.Remove(dir)
 		}
 	}
 	return nil

@@ -28,7 +28,6 @@ type ahead struct {
 	err    error // why the reader ended; io.EOF at the end of the stream
 	chunk  []byte
 	rest   []byte // of chunk, not consumed yet
-	n      int64
 }
 
 func newAhead(ctx context.Context, r io.Reader) *ahead {
@@ -61,13 +60,16 @@ func (a *ahead) run(r io.Reader) {
 		if chunk == nil {
 			chunk = make([]byte, aheadChunkSize)
 		}
-		n, err := io.ReadFull(r, chunk[:aheadChunkSize])
+		n := 0
+		var err error
+		for n < len(chunk) && err == nil {
+			var m int
+			m, err = r.Read(chunk[n:])
+			n += m
+		}
 		a.hash.Write(chunk[:n])
 		if n > 0 {
 			a.full <- chunk[:n] // never blocks: there are no more chunks than places
-		}
-		if err == io.ErrUnexpectedEOF {
-			err = io.EOF
 		}
 		if err != nil {
 			a.err = err
@@ -80,7 +82,7 @@ func (a *ahead) run(r io.Reader) {
 func (a *ahead) Read(p []byte) (int, error) {
 	if len(a.rest) == 0 {
 		if a.chunk != nil {
-			a.empty <- a.chunk
+			a.empty <- a.chunk[:aheadChunkSize]
 			a.chunk = nil
 		}
 		chunk, ok := <-a.full
@@ -92,7 +94,6 @@ func (a *ahead) Read(p []byte) (int, error) {
 	}
 	n := copy(p, a.rest)
 	a.rest = a.rest[n:]
-	a.n += int64(n)
 	return n, nil
 }
 

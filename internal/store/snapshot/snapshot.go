@@ -30,9 +30,9 @@ import (
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
+	"brig/internal/store/snapshot/tree"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 )
 
 // Store is a folder of snapshots. It has no state of its own: any number of Stores may be open on one folder, in any number of processes.
@@ -102,7 +102,7 @@ func (s *Store) RemoveLayer(diffID string) error {
 	}
 	defer s.unlockUnpack(hex, l)
 	tmp := s.unpacking(hex)
-	if err := os.RemoveAll(tmp); err != nil {
+	if err := tree.Remove(tmp); err != nil {
 		return err
 	}
 	if err := os.Rename(s.layer(hex), tmp); err != nil {
@@ -115,7 +115,7 @@ func (s *Store) RemoveLayer(diffID string) error {
 	if err := atomicfile.SyncDir(filepath.Join(s.dir, "layer")); err != nil {
 		return err
 	}
-	return os.RemoveAll(tmp)
+	return tree.Remove(tmp)
 }
 
 // Active lists the containers that have a writable layer, in order.
@@ -130,57 +130,11 @@ func (s *Store) Usage(id string) (int64, error) {
 	if err := checkID(id); err != nil {
 		return 0, err
 	}
-	path := filepath.Join(s.active(id), "fs")
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err == unix.ENOENT {
+	n, err := tree.Usage(filepath.Join(s.active(id), "fs"))
+	if errors.Is(err, fs.ErrNotExist) {
 		return 0, api.Errorf(api.NotFound, "snapshot of container %s: not in the store", id)
 	}
-	if err != nil {
-		return 0, &fs.PathError{Op: "open", Path: path, Err: err}
-	}
-	return usage(os.NewFile(uintptr(fd), path), map[uint64]bool{})
-}
-
-// usage adds up a folder, which it closes. It walks by descriptor, for a running container may move its files as it likes. seen has
-// the files with several names that were counted.
-func usage(dir *os.File, seen map[uint64]bool) (int64, error) {
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return 0, err
-	}
-	const block = 512 // bytes that a unit of st_blocks is, stat(2)
-	var total int64
-	for _, name := range names {
-		var st unix.Stat_t
-		if unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
-			continue // removed meanwhile
-		}
-		isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
-		if !isDir && st.Nlink > 1 {
-			if seen[st.Ino] {
-				continue
-			}
-			seen[st.Ino] = true
-		}
-		total += st.Blocks * block
-		if !isDir {
-			continue
-		}
-		fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP {
-			continue // replaced meanwhile
-		}
-		if err != nil {
-			return 0, &fs.PathError{Op: "open", Path: name, Err: err}
-		}
-		n, err := usage(os.NewFile(uintptr(fd), name), seen)
-		if err != nil {
-			return 0, err
-		}
-		total += n
-	}
-	return total, nil
+	return n, err
 }
 
 func (s *Store) layer(hex string) string     { return filepath.Join(s.dir, "layer", hex) }

@@ -15,6 +15,7 @@ import (
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/lock"
 	"brig/internal/store/snapshot/extract"
+	"brig/internal/store/snapshot/tree"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -61,12 +62,12 @@ func (s *Store) Unpack(ctx context.Context, diffID digest.Digest, archive io.Rea
 	}
 
 	tmp := s.unpacking(hex)
-	if err := extract.Remove(tmp); err != nil {
+	if err := tree.Remove(tmp); err != nil {
 		return 0, err
 	}
 	defer func() {
 		if err != nil {
-			extract.Remove(tmp)
+			tree.Remove(tmp)
 		}
 	}()
 	size, err = s.extract(ctx, tmp, in)
@@ -173,7 +174,7 @@ func (s *Store) sweep() {
 		if err != nil {
 			continue
 		}
-		_ = extract.Remove(s.unpacking(hex))
+		_ = tree.Remove(s.unpacking(hex))
 		s.unlockUnpack(hex, l)
 	}
 }

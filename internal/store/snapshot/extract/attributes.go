@@ -93,6 +93,9 @@ func eachAttribute(hdr *tar.Header, set func(name string, value []byte) error) e
 		}
 		err := set(name, []byte(value))
 		notHere := err == unix.ENOTSUP || err == unix.EPERM && strings.HasPrefix(name, "user.") && hdr.Typeflag != tar.TypeReg && hdr.Typeflag != tar.TypeDir
+		if err == unix.ENOSPC || err == unix.EDQUOT {
+			return err
+		}
 		if err != nil && !notHere {
 			return corrupt(hdr.Name, "attribute %q: %w", name, err)
 		}

@@ -2,6 +2,7 @@ package extract
 
 import (
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -11,21 +12,20 @@ import (
 // maxOpen is how many folders are kept open. Archives come depth first, so the ancestors of an entry are nearly always among them.
 const maxOpen = 64
 
-// dirs opens folders of the layer by path and keeps them open.
+// dirs opens folders of the layer by path and keeps them open. A descriptor that it returns is valid until the second next call.
 type dirs struct {
 	root  int
 	fds   map[string]int
-	order []string // of fds, oldest first
+	used  []string // of fds, the one used last at the end
 	top   int      // length of the root's own path, in bytes
-	last  string   // the folder of the last entry, and its descriptor
-	lastD int
+	stale bool
 }
 
 func newDirs(root int) *dirs {
-	return &dirs{root: root, fds: make(map[string]int, maxOpen), lastD: root}
+	return &dirs{root: root, fds: make(map[string]int, maxOpen)}
 }
 
-// open returns the folder of a cleaned path ("" is the root), made with its parents where it is missing. The descriptor is valid until the next call.
+// open returns the folder of a cleaned path ("" is the root), made with its parents where it is missing.
 func (d *dirs) open(name string) (int, error) {
 	fd, err := d.find(name)
 	if err != unix.ENOENT {
@@ -44,29 +44,30 @@ func (d *dirs) open(name string) (int, error) {
 
 // find is open for a folder that must exist; otherwise the error is ENOENT.
 func (d *dirs) find(name string) (int, error) {
-	if name == d.last {
-		return d.lastD, nil
+	if d.stale {
+		d.forget()
 	}
-	if name == "" || name == "." {
-		d.last, d.lastD = name, d.root
+	if name == "" {
 		return d.root, nil
 	}
 	if fd, ok := d.fds[name]; ok {
-		d.last, d.lastD = name, fd
+		if i := len(d.used) - 1; d.used[i] != name {
+			i = slices.Index(d.used, name)
+			d.used = append(slices.Delete(d.used, i, i+1), name)
+		}
 		return fd, nil
 	}
 	fd, err := d.resolve(name)
 	if err != nil {
 		return -1, err
 	}
-	if len(d.order) == maxOpen {
-		unix.Close(d.fds[d.order[0]])
-		delete(d.fds, d.order[0])
-		d.order = append(d.order[:0], d.order[1:]...)
+	if len(d.used) == maxOpen {
+		unix.Close(d.fds[d.used[0]])
+		delete(d.fds, d.used[0])
+		d.used = slices.Delete(d.used, 0, 1)
 	}
 	d.fds[name] = fd
-	d.order = append(d.order, name)
-	d.last, d.lastD = name, fd
+	d.used = append(d.used, name)
 	return fd, nil
 }
 
@@ -112,17 +113,18 @@ func (d *dirs) checkDepth(fd int) error {
 	return nil
 }
 
-// forget closes all folders: one of them, or a link on the way to one, was removed.
+// outdated says that a folder, or a link on the way to one, is being removed: from the next call on paths lead elsewhere. The
+// descriptors in use stay valid until then.
+func (d *dirs) outdated() { d.stale = true }
+
+// forget closes all folders.
 func (d *dirs) forget() {
 	for _, fd := range d.fds {
 		unix.Close(fd)
 	}
 	clear(d.fds)
-	d.order = d.order[:0]
-	d.last, d.lastD = "", d.root
+	d.used, d.stale = d.used[:0], false
 }
-
-func (d *dirs) close() { d.forget() }
 
 // openat2 is openat2(2), again where it was interrupted. With RESOLVE_IN_ROOT or BENEATH the kernel gives EAGAIN when any folder of the machine
 // is renamed meanwhile, and asks to try again.

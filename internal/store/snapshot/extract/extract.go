@@ -17,7 +17,9 @@ import (
 	"archive/tar"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"math"
 	"path"
 	"strings"
 
@@ -61,7 +63,7 @@ func Tree(ctx context.Context, root int, r io.Reader) (Result, error) {
 		return Result{}, err
 	}
 	x := &extractor{dirs: newDirs(root), space: space, buf: make([]byte, bufferSize)}
-	defer x.dirs.close()
+	defer x.dirs.forget()
 	tr := tar.NewReader(r)
 	for {
 		if err := ctx.Err(); err != nil {
@@ -87,8 +89,15 @@ type extractor struct {
 	space  int64 // bytes that were free at the start
 	buf    []byte
 
-	folders     map[string]unix.Timespec // times of folders, set when nothing changes them any more
+	folders     []folderTime // set when nothing changes the folders any more
 	folderBytes int
+	replaced    bool // some entry replaced an earlier one
+}
+
+// folderTime is when a folder was changed, as the archive says.
+type folderTime struct {
+	path  string
+	mtime unix.Timespec
 }
 
 // object is where an entry goes: a name in an open folder. The folder itself, for the root, has the name ".".
@@ -110,10 +119,8 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if hdr.Size > 0 {
-		if hdr.Size > x.space-x.result.Bytes {
-			return api.Errorf(api.Exhausted, "%s: no space left: the archive holds at least %d bytes, %d were free", hdr.Name, x.result.Bytes+hdr.Size, x.space)
-		}
+	if hdr.Size > x.space-x.result.Bytes {
+		return api.Errorf(api.Exhausted, "entry %q: no space left: the archive holds at least %d bytes more than the %d that were free", hdr.Name, x.result.Bytes-x.space+hdr.Size, x.space)
 	}
 	dir, base := path.Split(name)
 	if skip, err := checkMarkers(name, base); skip || err != nil {
@@ -199,17 +206,24 @@ func checkMarkers(name, base string) (skip bool, err error) {
 
 // setFolderTimes gives the folders the times that making their content has changed. A folder that was replaced since has none.
 func (x *extractor) setFolderTimes() error {
-	for name, mtime := range x.folders {
-		dir, base := path.Split(name)
+	for _, f := range x.folders {
+		dir, base := path.Split(f.path)
 		fd, err := x.dirs.find(strings.TrimSuffix(dir, "/"))
-		if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP {
-			continue
+		if err == nil && x.replaced {
+			var st unix.Stat_t
+			err = unix.Fstatat(fd, base, &st, unix.AT_SYMLINK_NOFOLLOW)
+			if err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+				err = unix.ENOTDIR
+			}
 		}
 		if err == nil {
-			err = setTimes(object{dir: fd, base: base}, mtime)
+			err = setTimes(object{dir: fd, base: base}, f.mtime)
 		}
-		if err != nil && err != unix.ENOENT {
-			return entryError(name, err)
+		if x.replaced && (err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP) {
+			continue
+		}
+		if err != nil {
+			return entryError(f.path, err)
 		}
 	}
 	return nil
@@ -220,6 +234,9 @@ func freeSpace(fd int) (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(fd, &st); err != nil {
 		return 0, err
+	}
+	if st.Blocks == 0 { // a file system that does not tell
+		return math.MaxInt64, nil
 	}
 	return int64(st.Bavail) * st.Bsize, nil
 }
@@ -241,7 +258,7 @@ func entryError(name string, err error) error {
 		errors.Is(err, unix.ERANGE), errors.Is(err, unix.E2BIG):
 		return api.Errorf(api.Corrupt, "entry %q: %w", name, err)
 	}
-	return api.Errorf("", "entry %q: %w", name, err)
+	return fmt.Errorf("entry %q: %w", name, err)
 }
 
 // archiveError tells what is wrong with the archive from what is wrong with its source, whose errors pass as they are.

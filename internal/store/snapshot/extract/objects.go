@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"brig/internal/store/snapshot/tree"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -47,15 +49,10 @@ func (x *extractor) folder(at object, hdr *tar.Header) error {
 	if err := setByDescriptor(fd, hdr); err != nil {
 		return err
 	}
-	if x.folders == nil {
-		x.folders = map[string]unix.Timespec{}
+	if x.folderBytes += len(at.path); x.folderBytes > MaxFolderNames {
+		return corrupt(hdr.Name, "the names of its folders have more than %d bytes", MaxFolderNames)
 	}
-	if _, again := x.folders[at.path]; !again {
-		if x.folderBytes += len(at.path); x.folderBytes > MaxFolderNames {
-			return corrupt(hdr.Name, "the names of its folders have more than %d bytes", MaxFolderNames)
-		}
-	}
-	x.folders[at.path] = timespec(hdr.ModTime)
+	x.folders = append(x.folders, folderTime{at.path, timespec(hdr.ModTime)})
 	return nil
 }
 
@@ -150,13 +147,8 @@ func (x *extractor) hardLink(at object, hdr *tar.Header) error {
 	}
 	from, err := x.dirs.find(strings.TrimSuffix(dir, "/"))
 	if err == nil {
-		// The search may have closed the folder of the entry.
-		var here string
-		here, _ = path.Split(at.path)
-		if from, err = unix.Dup(from); err == nil {
-			defer unix.Close(from)
-			at.dir, err = x.dirs.find(strings.TrimSuffix(here, "/"))
-		}
+		here, _ := path.Split(at.path)
+		at.dir, err = x.dirs.find(strings.TrimSuffix(here, "/")) // the search before may have closed it
 	}
 	if err == nil {
 		err = unix.Linkat(from, base, at.dir, at.base, 0)
@@ -168,7 +160,7 @@ func (x *extractor) hardLink(at object, hdr *tar.Header) error {
 			return nil
 		}
 		if err == nil && this.Mode&unix.S_IFMT == unix.S_IFDIR {
-			err = unix.EPERM
+			err = unix.EPERM // before anything is removed for it
 		}
 		if err == nil {
 			if err = x.remove(at); err == nil {
@@ -235,11 +227,9 @@ func (x *extractor) whiteout(at object) error {
 
 // remove takes away what an entry replaces.
 func (x *extractor) remove(at object) error {
-	err := unix.Unlinkat(at.dir, at.base, 0)
-	if err == unix.EISDIR {
-		err = RemoveAt(at.dir, at.base)
-	}
-	return err
+	x.replaced = true
+	x.dirs.outdated()
+	return tree.RemoveAt(at.dir, at.base)
 }
 
 func isWhiteout(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0 }
