@@ -29,7 +29,8 @@ type WindowSize struct {
 
 // SandboxSpec opens a sandbox: the boundary that one container, or the containers of a pod, stand behind.
 type SandboxSpec struct {
-	ID   string
-	Dir  string // boot-lived folder of the sandbox, made by the caller, 0700
-	Link *Link
+	ID  string
+	Dir string // boot-lived folder of the sandbox, made by the caller, 0700
+	// Link yields the network; the driver asks when it needs it, so that sandbox and network are made at the same time. Nil for Find.
+	Link func() (*Link, error)
 }

@@ -9,6 +9,7 @@ package runtime
 
 import (
 	"context"
+	"io"
 	"syscall"
 
 	"brig/api"
@@ -36,6 +37,12 @@ type Bundle struct {
 	Dir  string      // folder with config.json
 	Root []api.Mount // mounted in order to become the root; empty: root.path of config.json as it is
 	Log  LogSpec
+
+	Stdin     bool     // keep standard input open
+	StdinOnce bool     // it ends with the first client that had it
+	ExitPath  string   // where the exit status is kept, before it is told to anybody
+	Durable   bool     // the exit status must survive a power cut
+	Reap      []string // command that cleans up when the opener is gone
 }
 
 // LogSpec says where a container's output is kept. The zero value keeps none.
@@ -64,4 +71,38 @@ type Container interface {
 	// Wait returns when the container's first process has ended, however long ago.
 	Wait(ctx context.Context) (api.Exit, error)
 	Delete(ctx context.Context) error
+}
+
+// Owned is a sandbox that cleans up by itself, with Bundle.Reap, when its opener goes without having done so.
+type Owned interface {
+	// Done tells that the opener has cleaned up.
+	Done() error
+	// Drain returns when whoever keeps the sandbox has ended.
+	Drain(ctx context.Context) error
+	// Leave lets the sandbox live on by itself.
+	Leave() error
+}
+
+// Streams says which of a process's streams a client wants.
+type Streams struct {
+	Stdin, Stdout, Stderr bool
+}
+
+// Stream is a client's live connection to a process.
+type Stream interface {
+	Input(b []byte) error
+	CloseInput() error
+	Resize(w api.WindowSize) error
+	// Wait copies output until the process has ended and returns how. A nil writer drops that stream.
+	Wait(ctx context.Context, stdout, stderr io.Writer) (api.Exit, error)
+	Close() error
+}
+
+// Attacher is a container whose streams clients can join.
+type Attacher interface {
+	// StartAttached is Start; the stream has the output from its first byte.
+	StartAttached(ctx context.Context, s Streams) (Stream, error)
+	Attach(ctx context.Context, s Streams) (Stream, error)
+	// ExecAttached runs one more process; user is looked up in the container. Without a stream wanted it runs on by itself.
+	ExecAttached(ctx context.Context, p api.Process, user string, s *Streams) (Stream, error)
 }

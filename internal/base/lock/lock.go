@@ -20,6 +20,12 @@ func Take(path string) (*Lock, error) { return take(path, unix.LOCK_EX) }
 // Try takes the lock at path, or returns ErrHeld at once.
 func Try(path string) (*Lock, error) { return take(path, unix.LOCK_EX|unix.LOCK_NB) }
 
+// Shared waits for a share in the lock: any number may hold one, while nobody holds the lock itself.
+func Shared(path string) (*Lock, error) { return take(path, unix.LOCK_SH) }
+
+// None is a lock of nothing, for a caller that turned out to need none.
+func None() *Lock { return &Lock{} }
+
 func take(path string, how int) (*Lock, error) {
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -62,4 +68,9 @@ func Held(path string) bool {
 func (l *Lock) File() *os.File { return l.f }
 
 // Release frees the lock.
-func (l *Lock) Release() error { return l.f.Close() }
+func (l *Lock) Release() error {
+	if l.f == nil {
+		return nil
+	}
+	return l.f.Close()
+}

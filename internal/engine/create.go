@@ -1,0 +1,191 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"brig/api"
+	"brig/internal/base/atomicfile"
+	"brig/internal/base/id"
+	"brig/internal/base/undo"
+	"brig/internal/image/ref"
+)
+
+// Create makes a container's record, ready for Start. Nothing is left of it on error.
+func (e *Engine) Create(ctx context.Context, spec api.ContainerSpec, out api.Streams) (api.Container, error) {
+	c, err := e.newContainer(ctx, spec, out)
+	if err != nil {
+		return c, err
+	}
+	var u undo.Stack
+	defer u.Run()
+	if err := e.record(&c, &u); err != nil {
+		return c, err
+	}
+	u.Release()
+	return c, nil
+}
+
+// newContainer finds the image and merges its settings with the user's. It makes nothing.
+func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out api.Streams) (api.Container, error) {
+	c := api.Container{ID: id.New(), Name: spec.Name, Spec: spec}
+	if err := checkLevel(spec.Isolation); err != nil {
+		return c, err
+	}
+	img, err := e.imageFor(ctx, &spec, out)
+	if err != nil {
+		return c, err
+	}
+	c.Created = time.Now()
+	c.Image, c.ImageName, c.ImageConfig = img.ID, spec.Image, img.Config
+	for _, l := range img.Layers {
+		c.Layers = append(c.Layers, l.DiffID)
+	}
+	if c.Args, err = command(&spec, img.Config.Entrypoint, img.Config.Cmd); err != nil {
+		return c, err
+	}
+	// What cannot be is said now, not at start.
+	if _, err := e.ociSpecCheck(&c); err != nil {
+		return c, err
+	}
+	return c, nil
+}
+
+// checkLevel refuses an isolation level that is not built, by name.
+func checkLevel(l api.Isolation) error {
+	switch l {
+	case "", api.IsolationContainer:
+		return nil
+	case api.IsolationChroot, api.IsolationGVisor, api.IsolationVM:
+		return api.Errorf(api.Unsupported, "isolation level %q is not built into this version of Brig: use %q", l, api.IsolationContainer)
+	}
+	return api.Errorf(api.InvalidArgument, "isolation level %q is unknown: use chroot, container, gvisor or vm", l)
+}
+
+// imageFor finds the image of a spec in the store, pulling it where policy and store say so.
+func (e *Engine) imageFor(ctx context.Context, spec *api.ContainerSpec, out api.Streams) (api.Image, error) {
+	if spec.Pull != api.PullAlways {
+		img, err := e.InspectImage(ctx, spec.Image)
+		if err == nil && matchesPlatform(&img, spec.Platform) {
+			return img, nil
+		}
+		if err != nil && !errors.Is(err, api.NotFound) {
+			return img, err
+		}
+		if spec.Pull == api.PullNever {
+			return img, api.Errorf(api.NotFound, "image %s is not in the store, and --pull never was given: pull it first with `brig pull %s`", spec.Image, spec.Image)
+		}
+	}
+	r, err := ref.Parse(spec.Image)
+	if err != nil {
+		return api.Image{}, err
+	}
+	s := api.Streams{Stdout: out.Stderr, Stderr: out.Stderr} // standard output is the container's
+	rep, err := e.Transfer(ctx, api.TransferRequest{Op: "pull", Refs: []string{r.String()}, Platform: spec.Platform}, s)
+	if err != nil {
+		return api.Image{}, err
+	}
+	if len(rep.Images) == 0 {
+		return api.Image{}, api.Errorf(api.NotFound, "image %s: the pull brought nothing", spec.Image)
+	}
+	return rep.Images[0], nil
+}
+
+// matchesPlatform reports whether an image is for the platform asked; variant only when it was given.
+func matchesPlatform(img *api.Image, want string) bool {
+	return want == "" || img.Platform == want || strings.HasPrefix(img.Platform, want+"/")
+}
+
+// record reserves the name, makes the volumes and writes the container down.
+func (e *Engine) record(c *api.Container, u *undo.Stack) error {
+	if err := e.resolveVolumes(c); err != nil {
+		return err
+	}
+	u.Add(func() { e.removeAnonymous(c) })
+	sync := durability(c)
+	given := c.Name != ""
+	for try := 0; ; try++ {
+		if !given {
+			c.Name = randomName(try)
+		}
+		err := e.meta.CreateContainer(*c, sync)
+		if err == nil {
+			break
+		}
+		if given || try > 20 || !errors.Is(err, api.Conflict) {
+			return err
+		}
+	}
+	u.Add(func() { e.meta.RemoveContainer(c.ID) })
+	return nil
+}
+
+// durability: what is removed with its process need not survive a power cut, which ends the process.
+func durability(c *api.Container) atomicfile.Sync {
+	return atomicfile.Sync(!c.Spec.AutoRemove)
+}
+
+// ociSpecCheck builds the configuration as far as it can be before volumes exist.
+func (e *Engine) ociSpecCheck(c *api.Container) (struct{}, error) {
+	if _, err := parseSecurity(c.Spec.Security); err != nil {
+		return struct{}{}, err
+	}
+	if _, err := resources(&c.Spec); err != nil {
+		return struct{}{}, err
+	}
+	if _, err := rlimits(c.Spec.Ulimits); err != nil {
+		return struct{}{}, err
+	}
+	for _, m := range c.Spec.Mounts {
+		if m.Type == "bind" && !m.CreateSource && !exists(m.Source) {
+			return struct{}{}, api.Errorf(api.InvalidArgument, "bind mount source %s does not exist on the host", m.Source)
+		}
+	}
+	return struct{}{}, nil
+}
+
+// randomName makes up a name, two words, with a number from the second collision on.
+func randomName(try int) string {
+	name := adjectives[rand.IntN(len(adjectives))] + "_" + nouns[rand.IntN(len(nouns))]
+	if try > 1 {
+		name += itoa(int64(rand.IntN(10_000)))
+	}
+	return name
+}
+
+var adjectives = [...]string{
+	"able", "agile", "amber", "ample", "azure", "bold", "brave", "bright", "brisk", "calm", "civil", "clear", "clever", "coral", "crisp", "deft",
+	"eager", "early", "fair", "fleet", "fond", "frank", "fresh", "gentle", "glad", "golden", "grand", "happy", "hardy", "keen", "kind", "level",
+	"light", "lively", "loyal", "lucid", "merry", "mild", "neat", "noble", "plain", "polite", "prime", "proud", "quick", "quiet", "rapid", "ready",
+	"rosy", "safe", "silver", "sleek", "smart", "snug", "solid", "steady", "stout", "sunny", "swift", "tidy", "trim", "true", "vivid", "wise",
+}
+
+var nouns = [...]string{
+	"anchor", "bay", "beacon", "boom", "bow", "bowsprit", "breeze", "bulwark", "buoy", "cabin", "capstan", "clipper", "compass", "coral", "cove", "current",
+	"deck", "dock", "dolphin", "fathom", "fjord", "foremast", "galley", "gull", "halyard", "harbour", "haven", "hawser", "helm", "horizon", "hull", "island",
+	"jetty", "jib", "keel", "ketch", "lagoon", "lantern", "lighthouse", "lugger", "mainsail", "mast", "mooring", "oar", "osprey", "pelican", "pilot", "pier",
+	"porthole", "prow", "quay", "reef", "rigging", "rudder", "schooner", "sextant", "shoal", "sloop", "spar", "tern", "tide", "tiller", "topsail", "wharf",
+}
+
+// machinePlatform is os/arch of this machine.
+func machinePlatform() string { return "linux/" + runtime.GOARCH }
+
+// makeState makes the boot-lived folders.
+func (e *Engine) makeState() error {
+	for _, d := range []string{e.state, e.state + "/sandbox"} {
+		if err := os.Mkdir(d, 0o700); err != nil && !os.IsExist(err) {
+			if os.IsNotExist(err) {
+				if err = os.MkdirAll(d, 0o700); err == nil {
+					continue
+				}
+			}
+			return api.Errorf(api.KindOf(err), "state folder: %w", err)
+		}
+	}
+	return nil
+}

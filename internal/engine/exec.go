@@ -1,0 +1,97 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"brig/api"
+	"brig/internal/kernel/caps"
+	"brig/internal/runtime"
+	"brig/internal/runtime/oci"
+)
+
+// Exec runs one more process in a running container and waits for it, unless it is detached.
+func (e *Engine) Exec(ctx context.Context, name string, x api.ExecSpec, s api.Streams) (api.Exit, error) {
+	c, err := e.meta.Container(name)
+	if err != nil {
+		return api.Exit{}, err
+	}
+	ct, err := e.running(ctx, &c)
+	if err != nil {
+		return api.Exit{}, err
+	}
+	p, user, err := e.execProcess(&c, &x)
+	if err != nil {
+		return api.Exit{}, err
+	}
+	if x.Detach {
+		st, err := ct.ExecAttached(ctx, p, user, nil)
+		if err != nil {
+			return api.Exit{}, err
+		}
+		return api.Exit{}, st.Close()
+	}
+	a := api.Attach{Stdin: x.Interactive, Stdout: true, Stderr: true, TTY: x.TTY, Streams: s, DetachKeys: x.DetachKeys, Size: x.Size}
+	want := wanted(&a)
+	st, err := ct.ExecAttached(ctx, p, user, &want)
+	if err != nil {
+		return api.Exit{}, err
+	}
+	defer st.Close()
+	session := e.join(c.ID, st, a)
+	if x.TTY && s.Terminal != nil {
+		defer followSize(s.Terminal, session.Resize)()
+	}
+	return session.Wait(ctx)
+}
+
+// execProcess is the container's own process with what the exec changes.
+func (e *Engine) execProcess(c *api.Container, x *api.ExecSpec) (api.Process, string, error) {
+	data, err := os.ReadFile(filepath.Join(e.meta.Dir(c.ID), "config.json"))
+	if err != nil {
+		return api.Process{}, "", err
+	}
+	var spec struct {
+		Process     specs.Process     `json:"process"`
+		Annotations map[string]string `json:"annotations"`
+	}
+	if err := json.Unmarshal(data, &spec); err != nil {
+		return api.Process{}, "", api.Errorf(api.Corrupt, "container %s: config.json: %w", c.Name, err)
+	}
+	p := spec.Process
+	if len(x.Command) == 0 || x.Command[0] == "" {
+		return p, "", api.Errorf(api.InvalidArgument, "exec: no command was given")
+	}
+	p.Args, p.Terminal, p.ConsoleSize = x.Command, x.TTY, nil
+	if x.TTY && x.Size.Rows > 0 {
+		p.ConsoleSize = boxOf(x.Size)
+	}
+	if x.TTY && !slices.ContainsFunc(p.Env, func(v string) bool { return len(v) > 5 && v[:5] == "TERM=" }) {
+		p.Env = append(p.Env, "TERM=xterm")
+	}
+	p.Env = mergeEnv(p.Env, x.Env)
+	if x.WorkingDir != "" {
+		p.Cwd = path.Join("/", x.WorkingDir)
+	}
+	user := spec.Annotations[oci.AnnotationUser]
+	if x.User != "" {
+		user = x.User
+	}
+	names, err := caps.Resolve(c.Spec.CapAdd, c.Spec.CapDrop, c.Spec.Privileged || x.Privileged)
+	if err != nil {
+		return p, "", err
+	}
+	p.Capabilities = &specs.LinuxCapabilities{Bounding: names}
+	if isRoot(user) || c.Spec.Privileged || x.Privileged {
+		p.Capabilities.Effective, p.Capabilities.Permitted = names, names
+	}
+	return p, user, nil
+}
+
+var _ runtime.Attacher = live(nil)

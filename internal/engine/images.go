@@ -1,0 +1,179 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	digest "github.com/opencontainers/go-digest"
+
+	"brig/api"
+	"brig/internal/image/ref"
+)
+
+// Images returns all image records.
+func (e *Engine) Images(context.Context) ([]api.Image, error) {
+	list, err := e.meta.Images()
+	slices.SortStableFunc(list, func(a, b api.Image) int { return b.Created.Compare(a.Created) })
+	return list, err
+}
+
+// InspectImage finds an image by reference, ID or a prefix of its ID.
+func (e *Engine) InspectImage(_ context.Context, name string) (api.Image, error) {
+	r, rerr := ref.Parse(name)
+	if rerr == nil {
+		img, err := e.meta.Image(r.String())
+		if err == nil || !errors.Is(err, api.NotFound) {
+			return img, err
+		}
+	}
+	img, err := e.meta.ImageByID(name)
+	if err == nil || !errors.Is(err, api.NotFound) {
+		return img, err
+	}
+	if rerr != nil {
+		return img, rerr
+	}
+	return img, api.Errorf(api.NotFound, "no such image: %s", name)
+}
+
+// Tag gives an image one more name.
+func (e *Engine) Tag(ctx context.Context, source, target string) error {
+	img, err := e.InspectImage(ctx, source)
+	if err != nil {
+		return err
+	}
+	r, err := ref.Parse(target)
+	if err != nil {
+		return err
+	}
+	if strings.Contains(target, "@") {
+		return api.Errorf(api.InvalidArgument, "cannot tag %s: a target may not have a digest", target)
+	}
+	img.Name = r.String()
+	if err := e.content.SetRef(img.Name, img.Target); err != nil {
+		return err
+	}
+	return e.meta.PutImage(img)
+}
+
+// RemoveImage takes a name off an image, and with its last name the image. The lines say what was done, as docker's do.
+func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) ([]string, error) {
+	img, err := e.InspectImage(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	all, err := e.meta.Images()
+	if err != nil {
+		return nil, err
+	}
+	same := slices.DeleteFunc(slices.Clone(all), func(o api.Image) bool { return o.ID != img.ID })
+	drop := []api.Image{img}
+	if r, err := ref.Parse(name); err != nil || img.Name != r.String() { // by ID: all names
+		if len(same) > 1 && !force {
+			return nil, api.Errorf(api.Conflict, "image %s has several names: remove them one by one, or all with --force", name)
+		}
+		drop = same
+	}
+	last := len(drop) == len(same)
+	if last {
+		if err := e.checkUnused(ctx, &img, force); err != nil {
+			return nil, err
+		}
+	}
+	var lines []string
+	for _, d := range drop {
+		if d.Name != "" {
+			if err := e.content.RemoveRef(d.Name); err != nil && !errors.Is(err, api.NotFound) {
+				return lines, err
+			}
+			lines = append(lines, "Untagged: "+ref.Familiar(d.Name))
+		}
+		key := d.Name
+		if key == "" {
+			key = d.ID
+		}
+		if err := e.meta.RemoveImage(key); err != nil {
+			return lines, err
+		}
+	}
+	if !last {
+		return lines, nil
+	}
+	lines = append(lines, "Deleted: "+img.ID)
+	return e.collect(&img, lines)
+}
+
+// checkUnused refuses to take an image from under a container.
+func (e *Engine) checkUnused(ctx context.Context, img *api.Image, force bool) error {
+	list, err := e.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range list {
+		if c.Image != img.ID {
+			continue
+		}
+		if c.State.Status == api.StatusRunning {
+			return api.Errorf(api.Conflict, "image %s is used by running container %s: stop and remove it first", ref.Familiar(img.Name), c.Name)
+		}
+		if !force {
+			return api.Errorf(api.Conflict, "image %s is used by stopped container %s: remove it first, or use --force", ref.Familiar(img.Name), c.Name)
+		}
+	}
+	return nil
+}
+
+// collect removes the blobs and layers of an image that nothing else needs: no other image, no container.
+func (e *Engine) collect(img *api.Image, lines []string) ([]string, error) {
+	images, err := e.meta.Images()
+	if err != nil {
+		return lines, err
+	}
+	blobs, layers := map[digest.Digest]bool{}, map[string]bool{}
+	for _, o := range images {
+		blobs[o.Target.Digest], blobs[o.Manifest.Digest], blobs[digest.Digest(o.ID)] = true, true, true
+		for _, l := range o.Layers {
+			blobs[l.Blob.Digest], layers[l.DiffID] = true, true
+		}
+	}
+	ids, err := e.meta.ContainerIDs()
+	if err != nil {
+		return lines, err
+	}
+	for _, id := range ids {
+		c, err := e.meta.Container(id)
+		if err != nil {
+			return lines, err // better to keep than to take what may be needed
+		}
+		for _, l := range c.Layers {
+			layers[l] = true
+		}
+	}
+	for _, l := range slices.Backward(img.Layers) {
+		if !layers[l.DiffID] {
+			if err := e.snapshot.RemoveLayer(l.DiffID); err != nil && !errors.Is(err, api.NotFound) {
+				return lines, err
+			}
+			lines = append(lines, "Deleted: "+l.DiffID)
+			layers[l.DiffID] = true // an image may hold a layer twice
+		}
+	}
+	for _, d := range append(layerBlobs(img), img.Target.Digest, img.Manifest.Digest, digest.Digest(img.ID)) {
+		if !blobs[d] {
+			if err := e.content.Remove(d); err != nil && !errors.Is(err, api.NotFound) {
+				return lines, err
+			}
+		}
+	}
+	return lines, nil
+}
+
+func layerBlobs(img *api.Image) []digest.Digest {
+	var list []digest.Digest
+	for _, l := range img.Layers {
+		list = append(list, l.Blob.Digest)
+	}
+	return list
+}

@@ -1,0 +1,142 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"brig/api"
+	"brig/internal/base/atomicfile"
+	"brig/internal/base/lock"
+	"brig/internal/runtime/ns"
+	"brig/internal/runtime/shim"
+)
+
+// Reap cleans up after a container that has ended: cgroup, network, sandbox folder, and with --rm the container itself. It may be called any
+// number of times, by anybody, also when a former call was cut off. A container that runs is left alone.
+func (e *Engine) Reap(ctx context.Context, id string) error {
+	l, err := e.lockContainer(id)
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	if e.isRunning(id) {
+		return nil
+	}
+	return e.reap(ctx, id)
+}
+
+// lockContainer takes a container's own lock; a container that has no record any more needs none.
+func (e *Engine) lockContainer(id string) (*lock.Lock, error) {
+	l, err := lock.Take(filepath.Join(e.meta.Dir(id), "lock"))
+	if errors.Is(err, os.ErrNotExist) {
+		return lock.None(), nil
+	}
+	return l, err
+}
+
+// reap is Reap for who holds the container's lock.
+func (e *Engine) reap(ctx context.Context, id string) error {
+	dir := e.sandboxDir(id)
+	c, err := e.meta.Container(id)
+	known := err == nil
+	if known && !c.Spec.AutoRemove {
+		if err := e.keepExit(id, dir); err != nil {
+			return err
+		}
+	}
+	if !exists(dir) && !(known && c.Spec.AutoRemove && e.wasStarted(id)) {
+		return nil
+	}
+	if err := ns.DeleteCgroup(e.cgroupPath(id)); err != nil {
+		return err
+	}
+	if err := e.network.Detach(ctx, id); err != nil {
+		return err
+	}
+	if !known || c.Spec.AutoRemove {
+		if err := e.removeAll(&c, id, true); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(dir)
+}
+
+// wasStarted reports whether the container ever got as far as its bundle.
+func (e *Engine) wasStarted(id string) bool {
+	return exists(filepath.Join(e.meta.Dir(id), "config.json"))
+}
+
+// keepExit writes down that the exit status is lost where the shim was killed before it could keep it.
+func (e *Engine) keepExit(id, dir string) error {
+	s, err := readShimState(dir)
+	if err != nil || exists(e.exitPath(id)) {
+		return nil
+	}
+	lost := lostExit
+	lost.At = time.Now()
+	data, err := json.Marshal(shim.ExitRecord{Exit: lost, StartedAt: s.StartedAt})
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(e.exitPath(id), data, 0o600, atomicfile.Durable)
+}
+
+// removeAll removes what a container keeps on the disk.
+func (e *Engine) removeAll(c *api.Container, id string, volumes bool) error {
+	if err := e.snapshot.Remove(id); err != nil {
+		return err
+	}
+	if volumes && c.ID != "" {
+		if err := e.removeAnonymous(c); err != nil {
+			return err
+		}
+	}
+	return e.meta.RemoveContainer(id)
+}
+
+// sweep reaps what processes that died have left. It looks at the sandboxes only, of which there is one for each container that runs.
+func (e *Engine) sweep(ctx context.Context) {
+	parent := filepath.Join(e.state, "sandbox")
+	d, err := os.Open(parent)
+	if err != nil {
+		return
+	}
+	names, err := d.Readdirnames(-1)
+	d.Close()
+	if err != nil {
+		return
+	}
+	for _, id := range names {
+		if strings.HasPrefix(id, ".") || ctx.Err() != nil {
+			continue
+		}
+		dir := filepath.Join(parent, id)
+		if lock.Held(filepath.Join(dir, shim.LockName)) {
+			continue
+		}
+		if s, err := readShimState(dir); err == nil && running(s) {
+			continue // its shim was killed, it runs on
+		}
+		e.sweepOne(ctx, id, dir)
+	}
+}
+
+// sweepOne reaps one sandbox unless somebody is making it.
+func (e *Engine) sweepOne(ctx context.Context, id, dir string) {
+	making, err := lock.Try(filepath.Join(e.state, "sandbox", ".lock"))
+	if err != nil {
+		return // somebody makes a sandbox at this moment: the next sweep will find it
+	}
+	l, err := lock.Try(filepath.Join(dir, shim.LockName))
+	making.Release()
+	if err != nil {
+		return
+	}
+	defer l.Release()
+	e.Reap(ctx, id)
+}

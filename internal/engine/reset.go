@@ -1,0 +1,38 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"brig/api"
+	"brig/internal/kernel/cgroup"
+)
+
+// Reset ends every container and removes everything of this root and state: containers, images, volumes, the bridge and its rules.
+func (e *Engine) Reset(ctx context.Context) error {
+	e.sweep(ctx)
+	ids, err := e.meta.ContainerIDs()
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if err := e.Remove(ctx, id, true, true); err != nil && !errors.Is(err, api.NotFound) {
+			if err := e.removeBroken(ctx, id); err != nil {
+				return err
+			}
+		}
+	}
+	if err := e.network.Close(ctx); err != nil {
+		return err
+	}
+	if g, err := cgroup.Load("/" + e.cgroupParent()); err == nil {
+		if err := g.Remove(); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(e.state); err != nil {
+		return err
+	}
+	return os.RemoveAll(e.root)
+}

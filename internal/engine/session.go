@@ -1,0 +1,146 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"io"
+	"syscall"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"brig/api"
+	"brig/internal/runtime"
+	"brig/internal/runtime/shim"
+)
+
+// session joins the caller's streams to a container that this process launched and cleans up after.
+func (e *Engine) session(l *launched, a api.Attach) *api.Session {
+	s := e.join(l.c.ID, l.stream, a)
+	wait := s.Wait
+	s.Wait = func(ctx context.Context) (api.Exit, error) {
+		exit, err := wait(ctx)
+		if err != nil { // detached, broken off, or the shim is gone: whoever keeps the sandbox cleans up
+			l.leave()
+			if errors.Is(err, shim.ErrGone) {
+				e.Reap(context.WithoutCancel(ctx), l.c.ID)
+			}
+			return exit, err
+		}
+		err = e.Reap(context.WithoutCancel(ctx), l.c.ID)
+		if err == nil {
+			l.owner.Done()
+		}
+		l.owner.Drain(ctx)
+		l.leave()
+		return exit, err
+	}
+	return s
+}
+
+// join copies between the caller's streams and a process's until it ends or the detach keys are typed.
+func (e *Engine) join(id string, st runtime.Stream, a api.Attach) *api.Session {
+	detached := make(chan struct{})
+	if a.Stdin && a.Streams.Stdin != nil {
+		go pumpInput(st, a, detached)
+	}
+	if a.Size.Rows > 0 {
+		st.Resize(a.Size)
+	}
+	return &api.Session{
+		Wait: func(ctx context.Context) (api.Exit, error) {
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			go func() {
+				select {
+				case <-detached:
+					cancel()
+				case <-ctx.Done():
+				}
+			}()
+			exit, err := st.Wait(ctx, output(a.Stdout, a.Streams.Stdout), output(a.Stderr, a.Streams.Stderr))
+			select {
+			case <-detached:
+				if err != nil {
+					return exit, api.ErrDetached
+				}
+			default:
+			}
+			return exit, err
+		},
+		Resize: st.Resize,
+		Signal: func(sig syscall.Signal) error { return e.signal(id, sig) },
+	}
+}
+
+// output keeps an unwanted stream a nil writer.
+func output(want bool, w io.Writer) io.Writer {
+	if !want || w == nil {
+		return nil
+	}
+	return w
+}
+
+// pumpInput sends input until its end, or until the detach keys come in a row on a terminal.
+func pumpInput(st runtime.Stream, a api.Attach, detached chan<- struct{}) {
+	keys := a.DetachKeys
+	if keys == nil {
+		keys = []byte{16, 17} // ctrl-p ctrl-q, as docker
+	}
+	if !a.TTY {
+		keys = nil
+	}
+	buf := make([]byte, 32<<10)
+	held := 0 // how many of keys have been typed and not been sent
+	for {
+		n, err := a.Streams.Stdin.Read(buf)
+		send := make([]byte, 0, n+held)
+		for _, b := range buf[:n] {
+			if len(keys) > 0 && b == keys[held] {
+				held++
+				if held == len(keys) {
+					st.Input(send)
+					close(detached)
+					return
+				}
+				continue
+			}
+			send = append(send, keys[:held]...)
+			held = 0
+			if len(keys) > 0 && b == keys[0] {
+				held = 1
+				continue
+			}
+			send = append(send, b)
+		}
+		if len(send) > 0 && st.Input(send) != nil {
+			return
+		}
+		if err != nil {
+			st.CloseInput()
+			return
+		}
+	}
+}
+
+// Attach joins the caller's streams to a running container.
+func (e *Engine) Attach(ctx context.Context, name string, a api.Attach) (*api.Session, error) {
+	c, err := e.meta.Container(name)
+	if err != nil {
+		return nil, err
+	}
+	ct, err := e.running(ctx, &c)
+	if err != nil {
+		return nil, err
+	}
+	a.TTY = c.Spec.TTY
+	a.Stdin = a.Stdin && c.Spec.Interactive
+	st, err := ct.Attach(ctx, wanted(&a))
+	if err != nil {
+		return nil, err
+	}
+	return e.join(c.ID, st, a), nil
+}
+
+func boxOf(w api.WindowSize) *specs.Box {
+	return &specs.Box{Height: uint(w.Rows), Width: uint(w.Cols)}
+}

@@ -1,0 +1,289 @@
+package engine
+
+import (
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"brig/api"
+	"brig/internal/kernel/caps"
+	"brig/internal/kernel/cgroup"
+	"brig/internal/runtime/oci"
+)
+
+// defaultPath is PATH where neither image nor user sets it, as docker's.
+const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// initPath is where brig-oci is mounted in a container with --init.
+const initPath = "/sbin/brig-init"
+
+// maskedPaths and readonlyPaths are docker's: what /proc and /sys tell about, or let change on, the host.
+var maskedPaths = []string{
+	"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
+	"/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+}
+
+var readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+
+// ociSpec turns a container's record into the bundle's configuration. dir is the container's folder, whose hosts, hostname and resolv.conf are mounted.
+func (e *Engine) ociSpec(c *api.Container) (*specs.Spec, error) {
+	s := &c.Spec
+	names, err := caps.Resolve(s.CapAdd, s.CapDrop, s.Privileged)
+	if err != nil {
+		return nil, err
+	}
+	sec, err := parseSecurity(s.Security)
+	if err != nil {
+		return nil, err
+	}
+	resources, err := resources(s)
+	if err != nil {
+		return nil, err
+	}
+	layout, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	o := &specs.Spec{
+		Version:  specs.Version,
+		Root:     &specs.Root{Path: "rootfs", Readonly: s.ReadOnly},
+		Hostname: hostname(c),
+		Process: &specs.Process{
+			Terminal:        s.TTY,
+			Args:            c.Args,
+			Env:             environment(c),
+			Cwd:             workingDir(s, c.ImageConfig.WorkingDir),
+			NoNewPrivileges: sec.noNewPrivileges,
+			Capabilities:    &specs.LinuxCapabilities{Bounding: names, Effective: names, Permitted: names},
+		},
+		Annotations: map[string]string{oci.AnnotationUser: userOf(s, c.ImageConfig.User)},
+		Linux: &specs.Linux{
+			CgroupsPath:   e.cgroupPath(c.ID),
+			Namespaces:    namespaces(s, layout.V2()),
+			Resources:     resources,
+			MaskedPaths:   maskedPaths,
+			ReadonlyPaths: readonlyPaths,
+		},
+	}
+	if who := o.Annotations[oci.AnnotationUser]; !isRoot(who) && !s.Privileged {
+		// A user that is not root keeps no capability over execve, except what is inherited through files: docker's rule.
+		o.Process.Capabilities.Effective, o.Process.Capabilities.Permitted = nil, nil
+	}
+	if s.Privileged {
+		o.Linux.MaskedPaths, o.Linux.ReadonlyPaths = nil, nil
+	}
+	if o.Process.Rlimits, err = rlimits(s.Ulimits); err != nil {
+		return nil, err
+	}
+	if o.Linux.Devices, err = e.devices(s, resources); err != nil {
+		return nil, err
+	}
+	if o.Mounts, err = e.mounts(c); err != nil {
+		return nil, err
+	}
+	if s.Init {
+		o.Process.Args = append([]string{initPath, "init", "--"}, c.Args...)
+		o.Mounts = append(o.Mounts, specs.Mount{Type: "bind", Source: e.driver.Program, Destination: initPath, Options: []string{"bind", "ro", "nosuid", "nodev"}})
+	}
+	o.Linux.Seccomp, err = sec.filter(names, s.Privileged)
+	return o, err
+}
+
+func namespaces(s *api.ContainerSpec, cgroup2 bool) []specs.LinuxNamespace {
+	list := []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}}
+	if s.Network.Mode != "host" {
+		list = append(list, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+	}
+	if cgroup2 && !s.Privileged { // docker's default: private on version 2, the host's on version 1
+		list = append(list, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
+	return list
+}
+
+func hostname(c *api.Container) string {
+	if c.Spec.Hostname != "" {
+		return c.Spec.Hostname
+	}
+	if c.Spec.Network.Mode == "host" {
+		if h, err := os.Hostname(); err == nil {
+			return h
+		}
+	}
+	return c.ID[:12]
+}
+
+func workingDir(s *api.ContainerSpec, image string) string {
+	for _, d := range []string{s.WorkingDir, image} {
+		if d != "" {
+			return path.Join("/", d)
+		}
+	}
+	return "/"
+}
+
+func userOf(s *api.ContainerSpec, image string) string {
+	switch {
+	case s.User != "":
+		return s.User
+	case image != "":
+		return image
+	}
+	return "0"
+}
+
+func isRoot(who string) bool {
+	name, _, _ := strings.Cut(who, ":")
+	return name == "" || name == "root" || strings.Trim(name, "0") == ""
+}
+
+// environment merges the standard variables, the image's and the user's, later ones winning; a bare NAME unsets.
+func environment(c *api.Container) []string {
+	env := []string{defaultPath, "HOSTNAME=" + hostname(c)}
+	if c.Spec.TTY {
+		env = append(env, "TERM=xterm")
+	}
+	return mergeEnv(mergeEnv(env, c.ImageConfig.Env), c.Spec.Env)
+}
+
+func mergeEnv(env, more []string) []string {
+	for _, v := range more {
+		name, _, set := strings.Cut(v, "=")
+		i := slices.IndexFunc(env, func(o string) bool { return strings.HasPrefix(o, name) && len(o) > len(name) && o[len(name)] == '=' })
+		switch {
+		case set && i >= 0:
+			env[i] = v
+		case set:
+			env = append(env, v)
+		case i >= 0:
+			env = slices.Delete(env, i, i+1)
+		}
+	}
+	return env
+}
+
+// command merges entrypoint and command of image and user by docker's rule: a new entrypoint drops the image's command.
+func command(s *api.ContainerSpec, entrypoint, cmd []string) ([]string, error) {
+	if s.Entrypoint != nil {
+		entrypoint = *s.Entrypoint
+		cmd = nil
+	}
+	if len(s.Command) > 0 {
+		cmd = s.Command
+	}
+	args := slices.Concat(entrypoint, cmd)
+	if len(args) == 0 {
+		return nil, api.Errorf(api.InvalidArgument, "image %s has no command, and none was given: name one after the image", s.Image)
+	}
+	if args[0] == "" {
+		return nil, api.Errorf(api.InvalidArgument, "the command is empty: name one after the image")
+	}
+	return args, nil
+}
+
+// cgroupPath is where a container's groups are, below every hierarchy.
+func (e *Engine) cgroupPath(id string) string { return path.Join("/", e.cgroupParent(), id) }
+
+// cgroupParent tells Brigs with different state folders apart.
+func (e *Engine) cgroupParent() string {
+	if e.state == "/run/brig" {
+		return "brig"
+	}
+	return "brig-" + shortHash(e.state)
+}
+
+// mounts are docker's default ones, Brig's files, then the user's; a user's mount replaces a default one at its place.
+func (e *Engine) mounts(c *api.Container) ([]specs.Mount, error) {
+	s := &c.Spec
+	sysOpts := []string{"nosuid", "noexec", "nodev", "ro"}
+	if s.Privileged {
+		sysOpts = sysOpts[:3]
+	}
+	list := []specs.Mount{
+		{Type: "proc", Source: "proc", Destination: "/proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Type: "tmpfs", Source: "tmpfs", Destination: "/dev", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		{Type: "devpts", Source: "devpts", Destination: "/dev/pts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Type: "sysfs", Source: "sysfs", Destination: "/sys", Options: sysOpts},
+		{Type: "cgroup", Source: "cgroup", Destination: "/sys/fs/cgroup", Options: sysOpts},
+		{Type: "mqueue", Source: "mqueue", Destination: "/dev/mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Type: "tmpfs", Source: "shm", Destination: "/dev/shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=67108864"}},
+	}
+	dir := e.meta.Dir(c.ID)
+	for _, f := range []string{"resolv.conf", "hostname", "hosts"} {
+		list = append(list, specs.Mount{Type: "bind", Source: filepath.Join(dir, f), Destination: "/etc/" + f, Options: []string{"bind", "rprivate"}})
+	}
+	var user []specs.Mount
+	for i := range s.Mounts {
+		m, err := e.userMount(&s.Mounts[i])
+		if err != nil {
+			return nil, err
+		}
+		list = slices.DeleteFunc(list, func(o specs.Mount) bool { return o.Destination == m.Destination })
+		user = append(user, m)
+	}
+	// A mount below another comes after it, whatever the order of the flags.
+	slices.SortStableFunc(user, func(a, b specs.Mount) int {
+		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
+	})
+	return append(list, user...), nil
+}
+
+func (e *Engine) userMount(m *api.MountSpec) (specs.Mount, error) {
+	dest := path.Clean(m.Target)
+	if !path.IsAbs(m.Target) || dest == "/" {
+		return specs.Mount{}, api.Errorf(api.InvalidArgument, "mount target %q must be an absolute path in the container, other than /", m.Target)
+	}
+	o := specs.Mount{Destination: dest}
+	mode := "rw"
+	if m.ReadOnly {
+		mode = "ro"
+	}
+	switch m.Type {
+	case "bind":
+		if m.CreateSource {
+			if err := os.MkdirAll(m.Source, 0o755); err != nil && !exists(m.Source) {
+				return o, api.Errorf(api.InvalidArgument, "bind mount source %s: %w", m.Source, err)
+			}
+		}
+		if !exists(m.Source) {
+			return o, api.Errorf(api.InvalidArgument, "bind mount source %s does not exist on the host", m.Source)
+		}
+		bind, propagation := "rbind", "rprivate"
+		if m.NonRecursive {
+			bind = "bind"
+		}
+		if m.Propagation != "" {
+			propagation = m.Propagation
+		}
+		if m.ReadOnly && !m.NonRecursive {
+			mode = "rro" // what is mounted below the source is read-only too, as in Docker 25 and later
+		}
+		o.Type, o.Source, o.Options = "bind", m.Source, []string{bind, propagation, mode}
+	case "volume":
+		o.Type, o.Source, o.Options = "bind", e.volumeData(m.Source), []string{"rbind", "rprivate", mode}
+		if !m.NoCopy && e.volumeFresh(m.Source) {
+			o.Options = append(o.Options, "copyup")
+		}
+	case "tmpfs":
+		o.Type, o.Source, o.Options = "tmpfs", "tmpfs", tmpfsOptions(m, mode)
+	default:
+		return o, api.Errorf(api.InvalidArgument, "mount type %q is unknown: use bind, volume or tmpfs", m.Type)
+	}
+	return o, nil
+}
+
+func tmpfsOptions(m *api.MountSpec, mode string) []string {
+	opts := []string{"noexec", "nosuid", "nodev", mode}
+	if m.TmpfsSize > 0 {
+		opts = append(opts, "size="+itoa(m.TmpfsSize))
+	}
+	perm := int64(0o1777)
+	if m.TmpfsMode != 0 {
+		perm = int64(m.TmpfsMode)
+	}
+	opts = append(opts, "mode="+octal(perm))
+	return append(opts, m.TmpfsOptions...)
+}

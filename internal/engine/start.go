@@ -1,0 +1,289 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"brig/api"
+	"brig/internal/base/atomicfile"
+	"brig/internal/base/lock"
+	"brig/internal/base/undo"
+	"brig/internal/network"
+	"brig/internal/runtime"
+	"brig/internal/runtime/ns"
+)
+
+// Logs rotate by default, or they fill the disk.
+const (
+	logMaxSize  = 10 << 20 // bytes
+	logMaxFiles = 3
+)
+
+// Run is create and start in one: the hot path. With a == nil the container runs detached.
+func (e *Engine) Run(ctx context.Context, spec api.ContainerSpec, a *api.Attach, out api.Streams) (api.Container, *api.Session, error) {
+	c, err := e.newContainer(ctx, spec, out)
+	if err != nil {
+		return c, nil, err
+	}
+	l, err := e.launch(ctx, &c, a, true)
+	if err != nil {
+		return c, nil, err
+	}
+	if a == nil {
+		l.leave()
+		e.sweep(ctx)
+		return c, nil, nil
+	}
+	s := e.session(l, *a)
+	go e.sweep(context.WithoutCancel(ctx)) // in the shadow of the container's own time
+	return c, s, nil
+}
+
+// Start runs a container that was created or has ended.
+func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Session, error) {
+	c, err := e.meta.Container(name)
+	if err != nil {
+		return nil, err
+	}
+	if e.isRunning(c.ID) {
+		if a == nil {
+			return nil, nil // docker start of a running container is no error
+		}
+		s, err := e.Attach(ctx, c.ID, *a)
+		return s, err
+	}
+	if err := e.Reap(ctx, c.ID); err != nil { // what an earlier run left
+		return nil, err
+	}
+	l, err := e.launch(ctx, &c, a, false)
+	if err != nil {
+		return nil, err
+	}
+	if a == nil {
+		l.leave()
+		return nil, nil
+	}
+	return e.session(l, *a), nil
+}
+
+// launched is a container that this process started, and owns until it leaves.
+type launched struct {
+	c      *api.Container
+	owner  runtime.Owned
+	stream runtime.Stream
+	wants  runtime.Streams
+}
+
+// leave lets the container run on by itself.
+func (l *launched) leave() { l.owner.Leave() }
+
+// launch takes a container from its record to a running process. fresh: the record is not written yet either.
+func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fresh bool) (*launched, error) {
+	var u undo.Stack
+	defer u.Run()
+
+	dir, sb, link, err := e.openSandbox(ctx, c, &u)
+	if err != nil {
+		return nil, err
+	}
+	if fresh {
+		if err := e.record(c, &u); err != nil {
+			return nil, err
+		}
+	}
+	cl, err := lock.Take(filepath.Join(e.meta.Dir(c.ID), "lock"))
+	if err != nil {
+		return nil, err
+	}
+	defer cl.Release()
+
+	bundle, err := e.bundle(c, a)
+	if err != nil {
+		return nil, err
+	}
+	if fresh {
+		u.Add(func() { e.snapshot.Remove(c.ID) })
+	}
+	lk, err := link()
+	if err != nil {
+		return nil, err
+	}
+	if err := e.writeFiles(c, dir, lk); err != nil {
+		return nil, err
+	}
+	ct, err := sb.Add(ctx, bundle)
+	if err != nil {
+		return nil, err
+	}
+	os.Remove(e.exitPath(c.ID))
+	l := &launched{c: c, owner: sb.(runtime.Owned), wants: wanted(a)}
+	if l.stream, err = ct.(runtime.Attacher).StartAttached(ctx, l.wants); err != nil {
+		return nil, err
+	}
+	u.Release()
+	return l, e.markVolumesUsed(c)
+}
+
+// openSandbox makes the sandbox's folder, starts its shim and, meanwhile, attaches it to the network.
+func (e *Engine) openSandbox(ctx context.Context, c *api.Container, u *undo.Stack) (string, runtime.Sandbox, func() (*api.Link, error), error) {
+	if err := e.makeState(); err != nil {
+		return "", nil, nil, err
+	}
+	dir := e.sandboxDir(c.ID)
+	making, err := lock.Shared(filepath.Join(e.state, "sandbox", ".lock"))
+	if err != nil {
+		return "", nil, nil, err
+	}
+	defer making.Release()
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		if errors.Is(err, os.ErrExist) {
+			return "", nil, nil, api.Errorf(api.Conflict, "container %s is being started or cleaned up by another process", c.Name)
+		}
+		return "", nil, nil, err
+	}
+	u.Add(func() { os.RemoveAll(dir) })
+
+	type result struct {
+		link *api.Link
+		err  error
+	}
+	attached := make(chan result, 1)
+	go func() {
+		l, err := e.network.Attach(ctx, c.ID, c.Spec.Network)
+		attached <- result{l, err}
+	}()
+	var got *result
+	link := func() (*api.Link, error) {
+		if got == nil {
+			r := <-attached
+			got = &r
+		}
+		return got.link, got.err
+	}
+	u.Add(func() {
+		if l, err := link(); err == nil {
+			closeLink(l)
+			e.network.Detach(context.WithoutCancel(ctx), c.ID)
+		}
+	})
+	sb, err := e.driver.Open(ctx, api.SandboxSpec{ID: c.ID, Dir: dir, Link: link})
+	if err != nil {
+		return "", nil, nil, err
+	}
+	u.Add(func() {
+		// First the shim ends; then nothing holds what is undone next.
+		sb.Close(context.WithoutCancel(ctx))
+		ns.DeleteCgroup(e.cgroupPath(c.ID))
+	})
+	return dir, sb, link, nil
+}
+
+func closeLink(l *api.Link) {
+	if l.NetNS != nil {
+		l.NetNS.Close()
+	}
+	for _, f := range l.Held {
+		f.Close()
+	}
+}
+
+func wanted(a *api.Attach) runtime.Streams {
+	if a == nil {
+		return runtime.Streams{}
+	}
+	return runtime.Streams{Stdin: a.Stdin, Stdout: a.Stdout, Stderr: a.Stderr}
+}
+
+// bundle prepares the root and writes config.json.
+func (e *Engine) bundle(c *api.Container, a *api.Attach) (runtime.Bundle, error) {
+	dir := e.meta.Dir(c.ID)
+	b := runtime.Bundle{
+		ID: c.ID, Dir: dir,
+		Log:       runtime.LogSpec{Path: filepath.Join(dir, "log", "json.log"), MaxSize: logMaxSize, MaxFiles: logMaxFiles},
+		Stdin:     c.Spec.Interactive,
+		StdinOnce: c.Spec.Interactive && a != nil && a.Stdin,
+		ExitPath:  e.exitPath(c.ID),
+		Durable:   !c.Spec.AutoRemove,
+		Reap:      e.reapCommand(c.ID),
+	}
+	var err error
+	if b.Root, err = e.snapshot.Prepare(c.ID, c.Layers); err != nil {
+		return b, err
+	}
+	spec, err := e.ociSpec(c)
+	if err != nil {
+		return b, err
+	}
+	if a != nil && c.Spec.TTY && a.Size.Rows > 0 {
+		spec.Process.ConsoleSize = boxOf(a.Size)
+	}
+	data, err := json.Marshal(spec)
+	if err != nil {
+		return b, err
+	}
+	if err := os.Mkdir(filepath.Join(dir, "log"), 0o700); err != nil && !os.IsExist(err) {
+		return b, err
+	}
+	return b, atomicfile.Write(filepath.Join(dir, "config.json"), data, 0o600, atomicfile.Volatile)
+}
+
+// writeFiles writes what the container sees of its network, and the record of its link.
+func (e *Engine) writeFiles(c *api.Container, sandbox string, l *api.Link) error {
+	dir := e.meta.Dir(c.ID)
+	hosts, err := network.Hosts(l, hostname(c), c.Spec.Network.AddHosts)
+	if err != nil {
+		return err
+	}
+	record, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		path string
+		data []byte
+		perm os.FileMode
+	}{
+		{filepath.Join(dir, "hosts"), hosts, 0o644},
+		{filepath.Join(dir, "resolv.conf"), network.ResolvConf(l), 0o644},
+		{filepath.Join(dir, "hostname"), []byte(hostname(c) + "\n"), 0o644},
+		{filepath.Join(sandbox, linkName), record, 0o600},
+	} {
+		// Not by rename: a container that runs has these very files mounted. Mode whatever the umask: they are the container's.
+		if err := writePlain(f.path, f.data, f.perm); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writePlain(path string, data []byte, perm os.FileMode) error {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC|unix.O_NOFOLLOW, uint32(perm))
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	_, err = unix.Write(fd, data)
+	if err == nil {
+		err = unix.Fchmod(fd, uint32(perm))
+	}
+	if cerr := unix.Close(fd); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return &os.PathError{Op: "write", Path: path, Err: err}
+	}
+	return nil
+}
+
+// reapCommand is what the shim executes when the container has ended and nobody is there to clean up.
+func (e *Engine) reapCommand(id string) []string {
+	self, err := os.Executable()
+	if err != nil {
+		return nil
+	}
+	return []string{self, "--root", e.root, "--state", e.state, "reap", id}
+}

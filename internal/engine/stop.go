@@ -1,0 +1,290 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"brig/api"
+	"brig/internal/runtime"
+	"brig/internal/runtime/ns"
+)
+
+// defaultStopTimeout is docker's, in seconds.
+const defaultStopTimeout = 10
+
+// live is what the verbs use of a running container.
+type live interface {
+	runtime.Container
+	runtime.Attacher
+}
+
+// running takes up a container's process; api.Conflict when it does not run.
+func (e *Engine) running(ctx context.Context, c *api.Container) (live, error) {
+	if !e.isRunning(c.ID) {
+		return nil, api.Errorf(api.Conflict, "container %s is not running", c.Name)
+	}
+	sb, err := e.driver.Find(ctx, api.SandboxSpec{ID: c.ID, Dir: e.sandboxDir(c.ID)})
+	if err != nil {
+		return nil, api.Errorf(api.Conflict, "container %s is not running", c.Name)
+	}
+	ct, err := sb.Find(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	return ct.(live), nil
+}
+
+// Stop sends the stop signal, and SIGKILL after timeout seconds (nil: the container's own, or 10; -1: wait for ever). It returns when the
+// container has ended and is cleaned up.
+func (e *Engine) Stop(ctx context.Context, name string, timeout *int) error {
+	c, err := e.meta.Container(name)
+	if err != nil {
+		return err
+	}
+	ct, err := e.running(ctx, &c)
+	if err != nil {
+		if errors.Is(err, api.Conflict) {
+			return nil // docker stop of a stopped container is no error
+		}
+		return err
+	}
+	sig, err := parseSignal(stopSignal(&c))
+	if err != nil {
+		return err
+	}
+	seconds := defaultStopTimeout
+	if c.Spec.StopTimeout != nil {
+		seconds = *c.Spec.StopTimeout
+	}
+	if timeout != nil {
+		seconds = *timeout
+	}
+	ended := e.watch(ctx, ct, c.ID)
+	if err := ct.Signal(ctx, sig); err != nil && !errors.Is(err, api.Conflict) {
+		return err
+	}
+	var deadline <-chan time.Time
+	if seconds >= 0 {
+		deadline = time.After(time.Duration(seconds) * time.Second)
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-deadline:
+	}
+	ct.Signal(ctx, unix.SIGKILL)
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// watch tells when a container has ended and its clean-up too. It is connected before it returns.
+func (e *Engine) watch(ctx context.Context, ct live, id string) <-chan error {
+	ended := make(chan error, 1)
+	st, err := ct.Attach(ctx, runtime.Streams{})
+	if err != nil { // its shim was killed: poll the process, clean up here
+		go func() { ended <- e.pollEnd(ctx, id) }()
+		return ended
+	}
+	go func() {
+		defer st.Close()
+		if _, err := st.Wait(ctx, nil, nil); err != nil && ctx.Err() != nil {
+			ended <- ctx.Err()
+			return
+		}
+		if d, ok := st.(interface{ Drain(context.Context) error }); ok {
+			d.Drain(ctx)
+		}
+		ended <- e.settle(ctx, id)
+	}()
+	return ended
+}
+
+// settle makes sure of the clean-up, also when who should have done it was killed, and the container with its shim.
+func (e *Engine) settle(ctx context.Context, id string) error {
+	if e.isRunning(id) {
+		return e.pollEnd(ctx, id)
+	}
+	return e.Reap(ctx, id)
+}
+
+// pollEnd waits for a container whose shim was killed.
+func (e *Engine) pollEnd(ctx context.Context, id string) error {
+	for e.isRunning(id) {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return e.Reap(ctx, id)
+}
+
+func stopSignal(c *api.Container) string {
+	for _, s := range []string{c.Spec.StopSignal, c.ImageConfig.StopSignal} {
+		if s != "" {
+			return s
+		}
+	}
+	return "SIGTERM"
+}
+
+// parseSignal takes a signal's number or name, with or without SIG.
+func parseSignal(s string) (syscall.Signal, error) {
+	if n, err := strconv.Atoi(s); err == nil {
+		if n < 1 || n > 64 {
+			return 0, api.Errorf(api.InvalidArgument, "invalid signal: %s", s)
+		}
+		return syscall.Signal(n), nil
+	}
+	name := strings.ToUpper(s)
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	if sig := unix.SignalNum(name); sig != 0 {
+		return sig, nil
+	}
+	for base, from := range map[string]int{"SIGRTMIN": 34, "SIGRTMAX": 64} {
+		rest, ok := strings.CutPrefix(name, base)
+		if !ok {
+			continue
+		}
+		n, err := strconv.Atoi("0" + strings.TrimLeft(rest, "+-"))
+		if strings.HasPrefix(rest, "-") {
+			n = -n
+		}
+		if err == nil && from+n >= 34 && from+n <= 64 {
+			return syscall.Signal(from + n), nil
+		}
+	}
+	return 0, api.Errorf(api.InvalidArgument, "invalid signal: %s", s)
+}
+
+// Kill sends a signal to a container's first process.
+func (e *Engine) Kill(ctx context.Context, name, signal string) error {
+	sig, err := parseSignal(signal)
+	if err != nil {
+		return err
+	}
+	c, err := e.meta.Container(name)
+	if err != nil {
+		return err
+	}
+	ct, err := e.running(ctx, &c)
+	if err != nil {
+		return api.Errorf(api.Conflict, "cannot kill container: %s: container %s is not running", name, c.ID)
+	}
+	if sig != unix.SIGKILL {
+		return ct.Signal(ctx, sig)
+	}
+	ended := e.watch(ctx, ct, c.ID)
+	if err := ct.Signal(ctx, sig); err != nil {
+		return err
+	}
+	return <-ended
+}
+
+// signal is Kill for a session that proxies its terminal's signals.
+func (e *Engine) signal(id string, sig syscall.Signal) error {
+	ctx := context.Background()
+	c, err := e.meta.Container(id)
+	if err != nil {
+		return err
+	}
+	ct, err := e.running(ctx, &c)
+	if err != nil {
+		return err
+	}
+	return ct.Signal(ctx, sig)
+}
+
+// Wait returns when a container has ended and been cleaned up.
+func (e *Engine) Wait(ctx context.Context, name string) (api.Exit, error) {
+	c, err := e.meta.Container(name)
+	if err != nil {
+		return api.Exit{}, err
+	}
+	ct, err := e.running(ctx, &c)
+	if err == nil {
+		st, err := ct.Attach(ctx, runtime.Streams{})
+		if err == nil {
+			defer st.Close()
+			exit, err := st.Wait(ctx, nil, nil)
+			if err == nil {
+				if d, ok := st.(interface{ Drain(context.Context) error }); ok {
+					d.Drain(ctx)
+				}
+				return exit, nil
+			}
+			if ctx.Err() != nil {
+				return exit, err
+			}
+		}
+		if err := e.pollEnd(ctx, c.ID); err != nil {
+			return api.Exit{}, err
+		}
+	}
+	e.fillState(&c)
+	if c.State.Exit != nil {
+		return *c.State.Exit, nil
+	}
+	return api.Exit{}, nil // never started: docker wait says 0
+}
+
+// Remove removes a container; force ends it first, volumes takes its anonymous volumes along.
+func (e *Engine) Remove(ctx context.Context, name string, force, volumes bool) error {
+	c, err := e.meta.Container(name)
+	if err != nil {
+		if force && errors.Is(err, api.Corrupt) {
+			return e.removeBroken(ctx, name)
+		}
+		return err
+	}
+	if e.isRunning(c.ID) {
+		if !force {
+			return api.Errorf(api.Conflict, "cannot remove container %q: container is running: stop the container before removing or force remove", c.Name)
+		}
+		ct, err := e.running(ctx, &c)
+		if err == nil {
+			ended := e.watch(ctx, ct, c.ID)
+			ct.Signal(ctx, unix.SIGKILL)
+			if err := <-ended; err != nil {
+				return err
+			}
+		}
+	}
+	l, err := e.lockContainer(c.ID)
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	if e.isRunning(c.ID) {
+		return api.Errorf(api.Conflict, "container %s was started again by another process meanwhile", c.Name)
+	}
+	if err := e.reap(ctx, c.ID); err != nil {
+		return err
+	}
+	return e.removeAll(&c, c.ID, volumes || c.Spec.AutoRemove)
+}
+
+// removeBroken removes a container whose record cannot be read, by its whole ID.
+func (e *Engine) removeBroken(ctx context.Context, id string) error {
+	if err := ns.DeleteCgroup(e.cgroupPath(id)); err != nil {
+		return err
+	}
+	if err := e.reap(ctx, id); err != nil {
+		return err
+	}
+	return e.removeAll(&api.Container{}, id, false)
+}

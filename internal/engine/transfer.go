@@ -1,0 +1,56 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"brig/api"
+)
+
+// Transfer has brig-image pull, load or save. Registry, TLS and compression code live in that program, so that a run of an image that is
+// there does not pay for them.
+func (e *Engine) Transfer(ctx context.Context, r api.TransferRequest, s api.Streams) (api.TransferReply, error) {
+	var rep api.TransferReply
+	data, err := json.Marshal(r)
+	if err != nil {
+		return rep, err
+	}
+	pr, pw, err := os.Pipe()
+	if err != nil {
+		return rep, err
+	}
+	defer pr.Close()
+	cmd := exec.CommandContext(ctx, sibling("brig-image"), "--root", e.root, "--state", e.state, "--reply-fd", "3", string(data))
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.Stdin, s.Stdout, s.Stderr
+	cmd.ExtraFiles = []*os.File{pw}
+	// A worker that is told to stop takes back what it began.
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	err = cmd.Start()
+	pw.Close()
+	if err != nil {
+		return rep, fmt.Errorf("starting brig-image, which moves images: %w", err)
+	}
+	derr := json.NewDecoder(pr).Decode(&rep)
+	err = cmd.Wait()
+	if rep.Error != "" {
+		if rep.Kind == "" {
+			return rep, errors.New(rep.Error)
+		}
+		return rep, api.Errorf(rep.Kind, "%s", rep.Error)
+	}
+	if ctx.Err() != nil {
+		return rep, ctx.Err()
+	}
+	if err != nil {
+		return rep, fmt.Errorf("brig-image: %w", err)
+	}
+	if derr != nil {
+		return rep, fmt.Errorf("brig-image ended without an answer: %w", derr)
+	}
+	return rep, nil
+}

@@ -1,0 +1,131 @@
+package engine
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+
+	"brig/api"
+	"brig/internal/base/atomicfile"
+	"brig/internal/base/id"
+)
+
+// volumeRecord is volume.json. A folder with it is a volume; one without was left by a process that died making it.
+type volumeRecord struct {
+	Anonymous bool `json:"anonymous,omitempty"` // made for one container, removed with it by rm -v and --rm
+	Used      bool `json:"used,omitempty"`      // the image's files have been copied in
+}
+
+func (e *Engine) volumeDir(name string) string  { return filepath.Join(e.root, "volume", name) }
+func (e *Engine) volumeData(name string) string { return filepath.Join(e.volumeDir(name), "data") }
+
+// ensureVolume makes a named volume where there is none; an empty name makes an anonymous one.
+func (e *Engine) ensureVolume(name string) (string, error) {
+	rec := volumeRecord{}
+	if name == "" {
+		name, rec.Anonymous = id.New(), true
+	}
+	dir := e.volumeDir(name)
+	if exists(filepath.Join(dir, "volume.json")) {
+		return name, nil
+	}
+	for _, d := range []string{e.root, filepath.Join(e.root, "volume"), dir} {
+		if err := os.Mkdir(d, 0o700); err != nil && !os.IsExist(err) {
+			return "", api.Errorf(api.KindOf(err), "volume %s: %w", name, err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "data"), 0o755); err != nil && !os.IsExist(err) {
+		return "", err
+	}
+	return name, e.putVolume(name, rec)
+}
+
+func (e *Engine) putVolume(name string, rec volumeRecord) error {
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(filepath.Join(e.volumeDir(name), "volume.json"), data, 0o600, atomicfile.Sync(!rec.Anonymous))
+}
+
+func (e *Engine) volume(name string) (volumeRecord, error) {
+	var rec volumeRecord
+	data, err := os.ReadFile(filepath.Join(e.volumeDir(name), "volume.json"))
+	if err != nil {
+		return rec, err
+	}
+	return rec, json.Unmarshal(data, &rec)
+}
+
+// volumeFresh reports whether the image's files are still to be copied in.
+func (e *Engine) volumeFresh(name string) bool {
+	rec, err := e.volume(name)
+	return err == nil && !rec.Used
+}
+
+// markVolumesUsed is called when a container has been made with them.
+func (e *Engine) markVolumesUsed(c *api.Container) error {
+	for _, m := range c.Spec.Mounts {
+		if m.Type != "volume" {
+			continue
+		}
+		rec, err := e.volume(m.Source)
+		if err != nil {
+			return err
+		}
+		if rec.Used {
+			continue
+		}
+		rec.Used = true
+		if err := e.putVolume(m.Source, rec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeAnonymous removes the container's anonymous volumes.
+func (e *Engine) removeAnonymous(c *api.Container) error {
+	for _, m := range c.Spec.Mounts {
+		if m.Type != "volume" || m.Source == "" {
+			continue
+		}
+		if rec, err := e.volume(m.Source); err == nil && rec.Anonymous {
+			if err := os.RemoveAll(e.volumeDir(m.Source)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// resolveVolumes makes the volumes that a container names, and an anonymous one for each that its image declares and no mount covers.
+func (e *Engine) resolveVolumes(c *api.Container) error {
+	covered := map[string]bool{}
+	for i := range c.Spec.Mounts {
+		m := &c.Spec.Mounts[i]
+		target := filepath.Clean(m.Target)
+		if covered[target] {
+			return api.Errorf(api.InvalidArgument, "two mounts at %s", target)
+		}
+		covered[target] = true
+		if m.Type == "volume" {
+			name, err := e.ensureVolume(m.Source)
+			if err != nil {
+				return err
+			}
+			m.Source = name
+		}
+	}
+	for target := range c.ImageConfig.Volumes {
+		if covered[filepath.Clean(target)] {
+			continue
+		}
+		name, err := e.ensureVolume("")
+		if err != nil {
+			return err
+		}
+		c.Spec.Mounts = append(c.Spec.Mounts, api.MountSpec{Type: "volume", Source: name, Target: filepath.Join("/", target)})
+	}
+	return nil
+}

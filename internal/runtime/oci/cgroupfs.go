@@ -1,0 +1,79 @@
+package oci
+
+import (
+	"os"
+	"path"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"brig/internal/kernel/mount"
+)
+
+// mountCgroup shows the container its own groups, as if they were the roots of the hierarchies: on version 2 one folder, on version 1 and hybrid a
+// tmpfs with a folder a hierarchy and links for controllers that share one.
+func (b *builder) mountCgroup(m *specs.Mount, opts mountOptions) error {
+	g, err := b.group()
+	if err != nil {
+		return err
+	}
+	at, err := mount.MkdirAllInRoot(b.root, m.Destination, 0o755)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(at)
+	paths := g.Paths()
+	if dir, ok := paths[""]; ok && len(paths) == 1 {
+		return bindGroup(dir, at, opts.set)
+	}
+	fd, err := mount.New("tmpfs", "tmpfs", []string{"mode=755"}, int(opts.set&^unix.MOUNT_ATTR_RDONLY))
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	hierarchies := map[string]string{}
+	for controller, dir := range paths {
+		name := path.Base(strings.TrimSuffix(dir, g.Path()))
+		hierarchies[name] = dir
+		alias := strings.TrimPrefix(controller, "name=")
+		if controller == "" || alias == name {
+			continue
+		}
+		if err := unix.Symlinkat(name, fd, alias); err != nil && err != unix.EEXIST {
+			return &os.PathError{Op: "symlink", Path: alias, Err: err}
+		}
+	}
+	for name := range hierarchies {
+		if err := unix.Mkdirat(fd, name, 0o755); err != nil {
+			return &os.PathError{Op: "mkdir", Path: name, Err: err}
+		}
+	}
+	if err := mount.Attach(fd, at); err != nil {
+		return err
+	}
+	for name, dir := range hierarchies {
+		place, err := unix.Openat(fd, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		err = bindGroup(dir, place, opts.set)
+		unix.Close(place)
+		if err != nil {
+			return err
+		}
+	}
+	return mount.SetAttr(fd, false, opts.set, 0, 0)
+}
+
+func bindGroup(dir string, at int, attr uint64) error {
+	fd, err := mount.Clone(unix.AT_FDCWD, dir, false)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := mount.SetAttr(fd, false, attr, 0, unix.MS_PRIVATE); err != nil {
+		return err
+	}
+	return mount.Attach(fd, at)
+}

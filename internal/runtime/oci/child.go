@@ -1,0 +1,325 @@
+package oci
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"brig/internal/kernel/caps"
+)
+
+// child is everything that the forked child needs, prepared in memory that it inherits: C strings, arrays and open descriptors.
+type child struct {
+	cgroupTasks []int // v1 "tasks" files to join by writing "0"
+	cgroupNS    bool  // unshare the cgroup namespace after joining
+	cgroupNSFD  int   // or join this one; 0: neither
+
+	syncRead int // one byte arrives: go; end of file: the parent died
+	report   int // [2]int32{stage, errno} on failure; {stageReady, 0} when waiting; closed by a successful execve
+
+	setsid       bool
+	console      int // terminal to become the controlling one, -1: none
+	stdio        [3]int
+	noNewPrivs   bool
+	rlimits      []rlimit
+	seccomp      *unix.SockFprog
+	seccompFlags uintptr
+
+	dropBounding []uintptr // capabilities to take from the bounding set
+	uid, gid     uintptr
+	groups       []uint32
+	home         string
+	caps         struct {
+		set  bool
+		data caps.Data
+	}
+	ambient []uintptr
+
+	umask  uintptr
+	cwd    *byte
+	cwdBuf [4096]byte
+	argv   []*byte
+	envp   []*byte
+	paths  []*byte // candidates to execute, in order
+	keepFD uintptr // first descriptor to close
+}
+
+type rlimit struct {
+	resource uintptr
+	limit    unix.Rlimit
+}
+
+// Stages of the child, reported with an errno when one fails.
+const (
+	stageReady = iota + 1
+	stageCgroup
+	stageCgroupNS
+	stageSession
+	stageConsole
+	stageStdio
+	stageRlimit
+	stageNoNewPrivs
+	stageSeccomp
+	stageBounding
+	stageGroups
+	stageGID
+	stageUID
+	stageCaps
+	stageAmbient
+	stageCwd
+	stageCwdOutside
+	stageCloseFDs
+	stageExec
+)
+
+// stageNames are the words for each stage in an error.
+var stageNames = [...]string{
+	stageCgroup: "joining the cgroup", stageCgroupNS: "new cgroup namespace", stageSession: "new session", stageConsole: "controlling terminal",
+	stageStdio: "standard streams", stageRlimit: "resource limit", stageNoNewPrivs: "no_new_privs", stageSeccomp: "seccomp filter",
+	stageBounding: "capability bounding set", stageGroups: "supplementary groups", stageGID: "group ID", stageUID: "user ID",
+	stageCaps: "capabilities", stageAmbient: "ambient capabilities", stageCwd: "working directory",
+	stageCwdOutside: "working directory is outside the container's root", stageCloseFDs: "closing descriptors", stageExec: "exec",
+}
+
+//go:linkname beforeFork syscall.runtime_BeforeFork
+func beforeFork()
+
+//go:linkname afterFork syscall.runtime_AfterFork
+func afterFork()
+
+//go:linkname afterForkInChild syscall.runtime_AfterForkInChild
+func afterForkInChild()
+
+// cloneArgs is struct clone_args of clone3(2), version 2.
+type cloneArgs struct {
+	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
+}
+
+// fork makes the child and returns its PID and a pidfd. cgroupFD is a version 2 cgroup to be born in, or -1.
+// It must be called on the builder's thread.
+func fork(c *child, cgroupFD int) (pid int, pidfd int, err error) {
+	var fd int32 = -1
+	args := cloneArgs{
+		flags:      unix.CLONE_PIDFD,
+		pidfd:      uint64(uintptr(unsafe.Pointer(&fd))),
+		exitSignal: uint64(unix.SIGCHLD),
+	}
+	if cgroupFD >= 0 {
+		args.flags |= unix.CLONE_INTO_CGROUP
+		args.cgroup = uint64(cgroupFD)
+	}
+	syscall.ForkLock.Lock()
+	p, errno := forkChild(&args, c)
+	syscall.ForkLock.Unlock()
+	if errno != 0 {
+		return 0, -1, errno
+	}
+	return int(p), int(fd), nil
+}
+
+// forkChild clones. In the child it never returns.
+//
+// After the clone the child has one thread, no Go scheduler and a copied heap: nothing below may allocate, grow the stack, take a lock or call
+// anything but raw system calls, as in syscall.forkAndExecInChild. All of it is nosplit, so the linker proves that the stack suffices.
+//
+//go:noinline
+//go:norace
+//go:nocheckptr
+func forkChild(args *cloneArgs, c *child) (uintptr, syscall.Errno) {
+	beforeFork()
+	pid, _, errno := syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0)
+	if errno != 0 || pid != 0 {
+		afterFork()
+		return pid, errno
+	}
+	afterForkInChild()
+	stage, errno := runChild(c)
+	report(c.report, stage, errno)
+	for {
+		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 127, 0, 0)
+	}
+}
+
+//go:nosplit
+//go:noinline
+//go:norace
+//go:nocheckptr
+func report(fd int, stage int32, errno syscall.Errno) {
+	msg := [2]int32{stage, int32(errno)}
+	syscall.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unsafe.Sizeof(msg))
+}
+
+var zero = [1]byte{'0'}
+
+// runChild is the child's life up to execve. It returns only when a stage failed.
+//
+//go:nosplit
+//go:noinline
+//go:norace
+//go:nocheckptr
+func runChild(c *child) (int32, syscall.Errno) {
+	// Nobody in the container may look into this process before it executes.
+	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0)
+	for _, fd := range c.cgroupTasks {
+		if _, _, e := syscall.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&zero)), 1); e != 0 {
+			return stageCgroup, e
+		}
+	}
+	if c.cgroupNS {
+		if _, _, e := syscall.RawSyscall(unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP, 0, 0); e != 0 {
+			return stageCgroupNS, e
+		}
+	}
+	if c.cgroupNSFD > 0 {
+		if _, _, e := syscall.RawSyscall(unix.SYS_SETNS, uintptr(c.cgroupNSFD), unix.CLONE_NEWCGROUP, 0); e != 0 {
+			return stageCgroupNS, e
+		}
+	}
+	if c.setsid {
+		if _, _, e := syscall.RawSyscall(unix.SYS_SETSID, 0, 0, 0); e != 0 {
+			return stageSession, e
+		}
+	}
+	if c.console >= 0 {
+		if _, _, e := syscall.RawSyscall(unix.SYS_IOCTL, uintptr(c.console), unix.TIOCSCTTY, 0); e != 0 {
+			return stageConsole, e
+		}
+	}
+	for i := range c.rlimits {
+		r := &c.rlimits[i]
+		if _, _, e := syscall.RawSyscall6(unix.SYS_PRLIMIT64, 0, r.resource, uintptr(unsafe.Pointer(&r.limit)), 0, 0, 0); e != 0 {
+			return stageRlimit, e
+		}
+	}
+
+	report(c.report, stageReady, 0)
+	var b byte
+	for {
+		n, _, e := syscall.RawSyscall(unix.SYS_READ, uintptr(c.syncRead), uintptr(unsafe.Pointer(&b)), 1)
+		if e == unix.EINTR {
+			continue
+		}
+		if n != 1 || e != 0 {
+			syscall.RawSyscall(unix.SYS_EXIT_GROUP, 1, 0, 0)
+		}
+		break
+	}
+	return become(c)
+}
+
+// become turns the waiting child into the container's process.
+//
+//go:nosplit
+//go:noinline
+//go:norace
+//go:nocheckptr
+func become(c *child) (int32, syscall.Errno) {
+	for i := range c.stdio {
+		fd := c.stdio[i]
+		if fd == i {
+			if _, _, e := syscall.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFD, 0); e != 0 {
+				return stageStdio, e
+			}
+		} else if _, _, e := syscall.RawSyscall(unix.SYS_DUP3, uintptr(fd), uintptr(i), 0); e != 0 {
+			return stageStdio, e
+		}
+	}
+	if c.noNewPrivs {
+		if _, _, e := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); e != 0 {
+			return stageNoNewPrivs, e
+		}
+	} else if s, e := installSeccomp(c); e != 0 { // needs CAP_SYS_ADMIN, so before it is dropped
+		return s, e
+	}
+	for _, n := range c.dropBounding {
+		if _, _, e := syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, n, 0); e != 0 {
+			return stageBounding, e
+		}
+	}
+	if s, e := setUser(c); e != 0 {
+		return s, e
+	}
+	syscall.RawSyscall(unix.SYS_UMASK, c.umask, 0, 0)
+	if _, _, e := syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(c.cwd)), 0, 0); e != 0 {
+		return stageCwd, e
+	}
+	// A working directory that leads out of the root (through a leaked descriptor) has no path: the kernel says "(unreachable)…".
+	if _, _, e := syscall.RawSyscall(unix.SYS_GETCWD, uintptr(unsafe.Pointer(&c.cwdBuf)), unsafe.Sizeof(c.cwdBuf), 0); e != 0 || c.cwdBuf[0] != '/' {
+		return stageCwdOutside, e
+	}
+	if c.noNewPrivs {
+		if s, e := installSeccomp(c); e != 0 {
+			return s, e
+		}
+	}
+	// The report pipe must live until execve, which closes it: mark, do not close.
+	if _, _, e := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, c.keepFD, ^uintptr(0)>>32, unix.CLOSE_RANGE_CLOEXEC); e != 0 {
+		return stageCloseFDs, e
+	}
+	// Like execvp(3): the first candidate that exists decides, but one that may not be executed is passed over while others are left.
+	last := syscall.Errno(unix.ENOENT)
+	for _, p := range c.paths {
+		_, _, e := syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(p)), uintptr(unsafe.Pointer(&c.argv[0])), uintptr(unsafe.Pointer(&c.envp[0])))
+		switch e {
+		case unix.ENOENT, unix.ENOTDIR:
+		case unix.EACCES:
+			last = e
+		default:
+			return stageExec, e
+		}
+	}
+	return stageExec, last
+}
+
+//go:nosplit
+//go:noinline
+//go:norace
+//go:nocheckptr
+func installSeccomp(c *child) (int32, syscall.Errno) {
+	if c.seccomp == nil {
+		return 0, 0
+	}
+	if _, _, e := syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, c.seccompFlags, uintptr(unsafe.Pointer(c.seccomp))); e != 0 {
+		return stageSeccomp, e
+	}
+	return 0, 0
+}
+
+//go:nosplit
+//go:noinline
+//go:norace
+//go:nocheckptr
+func setUser(c *child) (int32, syscall.Errno) {
+	if c.caps.set {
+		if _, _, e := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1, 0, 0, 0, 0); e != 0 {
+			return stageCaps, e
+		}
+	}
+	var groups unsafe.Pointer
+	if len(c.groups) > 0 {
+		groups = unsafe.Pointer(&c.groups[0])
+	}
+	if _, _, e := syscall.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(c.groups)), uintptr(groups), 0); e != 0 {
+		return stageGroups, e
+	}
+	if _, _, e := syscall.RawSyscall(unix.SYS_SETRESGID, c.gid, c.gid, c.gid); e != 0 {
+		return stageGID, e
+	}
+	if _, _, e := syscall.RawSyscall(unix.SYS_SETRESUID, c.uid, c.uid, c.uid); e != 0 {
+		return stageUID, e
+	}
+	if !c.caps.set {
+		return 0, 0
+	}
+	if _, _, e := syscall.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&c.caps.data.Header)), uintptr(unsafe.Pointer(&c.caps.data.Sets[0])), 0); e != 0 {
+		return stageCaps, e
+	}
+	for _, n := range c.ambient {
+		if _, _, e := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, n, 0, 0, 0); e != 0 {
+			return stageAmbient, e
+		}
+	}
+	syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 0, 0, 0, 0, 0)
+	return 0, 0
+}

@@ -1,0 +1,367 @@
+package oci
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"runtime"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"brig/api"
+	"brig/internal/kernel/cgroup"
+	"brig/internal/kernel/mount"
+)
+
+// Request is what a container is made of.
+type Request struct {
+	ID     string
+	Spec   *specs.Spec
+	Bundle string // folder of config.json; relative bind sources start there
+
+	Root       []api.Mount // what to mount as the root; none: the folder RootPath
+	RootPath   string
+	MountPoint string // an existing folder that the root is mounted on, in the container's mount namespace only
+
+	NetNS int    // descriptor of the network namespace to join instead of what the spec says; -1: as the spec says
+	Stdio [3]int // descriptors for the process without a terminal; all must be 3 or more, or 0, 1, 2 in their places
+}
+
+// Container is a container that has been created: its process waits for Start.
+type Container struct {
+	*Process
+	Cgroup *cgroup.Group
+}
+
+// Create builds the container and forks its process, which waits. On error nothing of it is left.
+func Create(req *Request) (*Container, error) {
+	if err := validate(req.Spec); err != nil {
+		return nil, err
+	}
+	layout, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	type made struct {
+		group *cgroup.Group
+		err   error
+	}
+	groups := make(chan made, 1)
+	go func() { // beside the mounts: both take about as long
+		g, err := layout.Create(cgroupPath(req), req.Spec.Linux.Resources)
+		groups <- made{g, err}
+	}()
+	var group *cgroup.Group
+	var groupErr error
+	waited := false
+	wait := func() (*cgroup.Group, error) {
+		if !waited {
+			m := <-groups
+			group, groupErr, waited = m.group, m.err, true
+		}
+		return group, groupErr
+	}
+	var p *Process
+	err = onThread(func() (err error) {
+		p, err = build(req, wait)
+		return err
+	})
+	if _, gerr := wait(); err == nil {
+		err = gerr
+	}
+	if err == nil {
+		err = p.Ready()
+	}
+	if err != nil {
+		if p != nil {
+			p.Abandon()
+		}
+		if group != nil {
+			group.Remove()
+		}
+		return nil, err
+	}
+	return &Container{p, group}, nil
+}
+
+func cgroupPath(req *Request) string {
+	if p := req.Spec.Linux.CgroupsPath; p != "" {
+		return p
+	}
+	return "/" + req.ID
+}
+
+// onThread runs f on a thread of its own, which is ended afterwards: it may leave the host's namespaces.
+func onThread(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the runtime ends the thread with the goroutine
+		done <- f()
+	}()
+	return <-done
+}
+
+// build makes everything of the container on this thread and forks.
+func build(req *Request, group func() (*cgroup.Group, error)) (*Process, error) {
+	s := req.Spec
+	if err := enterNamespaces(req); err != nil {
+		return nil, err
+	}
+	b := &builder{spec: s, req: req, root: -1, null: -1, dev: -1, devpts: -1, proc: -1, mask: -1, group: group}
+	defer b.close()
+	unix.Umask(0) // this thread's own since unshare
+	if err := b.mountRoot(); err != nil {
+		return nil, err
+	}
+	if err := b.mounts(); err != nil {
+		return nil, err
+	}
+	if err := b.names(); err != nil {
+		return nil, err
+	}
+	var console, slave *os.File
+	if s.Process.Terminal {
+		var err error
+		if console, slave, err = b.openConsole(); err != nil {
+			return nil, err
+		}
+		defer slave.Close()
+	}
+	p, err := b.launch(slave, group)
+	if err != nil {
+		if console != nil {
+			console.Close()
+		}
+		return nil, err
+	}
+	p.Console = console
+	return p, nil
+}
+
+// launch finishes the root, prepares the process and forks it.
+func (b *builder) launch(slave *os.File, group func() (*cgroup.Group, error)) (*Process, error) {
+	s := b.spec
+	if err := b.sysctls(); err != nil {
+		return nil, err
+	}
+	if err := b.maskPaths(s.Linux.MaskedPaths); err != nil {
+		return nil, err
+	}
+	if err := b.readonlyPaths(s.Linux.ReadonlyPaths); err != nil {
+		return nil, err
+	}
+	if err := b.workingDir(); err != nil {
+		return nil, err
+	}
+	c, err := prepare(s.Process, s.Annotations[AnnotationUser], s.Linux.Seccomp, b.root, b.req.Stdio)
+	if err != nil {
+		return nil, err
+	}
+	if slave != nil {
+		c.terminal(slave)
+		if err := unix.Fchown(c.console, int(c.uid), -1); err != nil && err != unix.EROFS {
+			return nil, fmt.Errorf("pseudo-terminal: owner: %w", err)
+		}
+	}
+	g, err := group()
+	if err != nil {
+		return nil, err
+	}
+	tasks, unified, err := g.JoinFiles()
+	if err != nil {
+		return nil, err
+	}
+	fd := c.join(tasks, unified)
+	c.cgroupNS = hasNamespace(s, specs.CgroupNamespace)
+	if err := b.pivot(); err != nil {
+		return nil, err
+	}
+	p, err := launch(c, fd, s.Process.Args[0])
+	for _, f := range append(tasks, unified) {
+		if f != nil {
+			f.Close()
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if adj := s.Process.OOMScoreAdj; adj != nil {
+		if err := setOOMScoreAdj(p.Pid, *adj); err != nil {
+			p.Abandon()
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// terminal makes the slave end of a pseudo-terminal the process's standard streams and controlling terminal.
+func (c *child) terminal(slave *os.File) {
+	c.console = int(slave.Fd())
+	c.stdio = [3]int{c.console, c.console, c.console}
+}
+
+// join has the child enter the cgroups and returns the version 2 one to be born in, or -1.
+func (c *child) join(tasks []*os.File, unified *os.File) int {
+	for _, f := range tasks {
+		c.cgroupTasks = append(c.cgroupTasks, int(f.Fd()))
+	}
+	if unified == nil {
+		return -1
+	}
+	return int(unified.Fd())
+}
+
+func hasNamespace(s *specs.Spec, t specs.LinuxNamespaceType) bool {
+	for _, n := range s.Linux.Namespaces {
+		if n.Type == t {
+			return n.Path == ""
+		}
+	}
+	return false
+}
+
+func namespaceFlag(t specs.LinuxNamespaceType) int {
+	switch t {
+	case specs.PIDNamespace:
+		return unix.CLONE_NEWPID
+	case specs.NetworkNamespace:
+		return unix.CLONE_NEWNET
+	case specs.MountNamespace:
+		return unix.CLONE_NEWNS
+	case specs.IPCNamespace:
+		return unix.CLONE_NEWIPC
+	case specs.UTSNamespace:
+		return unix.CLONE_NEWUTS
+	}
+	return 0 // the child makes its cgroup namespace, after it has joined
+}
+
+// enterNamespaces joins the namespaces that are given and makes the others, for this thread alone.
+func enterNamespaces(req *Request) error {
+	flags := unix.CLONE_FS
+	newNet := false
+	for _, n := range req.Spec.Linux.Namespaces {
+		flag := namespaceFlag(n.Type)
+		switch {
+		case n.Type == specs.NetworkNamespace && req.NetNS >= 0:
+			if err := unix.Setns(req.NetNS, unix.CLONE_NEWNET); err != nil {
+				return fmt.Errorf("joining the network namespace: %w", err)
+			}
+		case n.Path != "":
+			if n.Type == specs.MountNamespace || n.Type == specs.CgroupNamespace {
+				return unsupported("linux.namespaces: a path for " + string(n.Type))
+			}
+			fd, err := unix.Open(n.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return api.Errorf(api.InvalidArgument, "linux.namespaces: %s: %w", n.Type, &os.PathError{Op: "open", Path: n.Path, Err: err})
+			}
+			err = unix.Setns(fd, flag)
+			unix.Close(fd)
+			if err != nil {
+				return api.Errorf(api.InvalidArgument, "linux.namespaces: joining the %s namespace %s: %w", n.Type, n.Path, err)
+			}
+		default:
+			flags |= flag
+			newNet = newNet || n.Type == specs.NetworkNamespace
+		}
+	}
+	if err := unix.Unshare(flags); err != nil {
+		if err == unix.ENOSPC {
+			return api.Errorf(api.Exhausted, "new namespaces: the limit of /proc/sys/user/max_*_namespaces is reached")
+		}
+		if err == unix.EPERM {
+			return api.Errorf(api.Unsupported, "new namespaces: %w: run as root", err)
+		}
+		return fmt.Errorf("new namespaces: %w", err)
+	}
+	if newNet {
+		return loopbackUp()
+	}
+	return nil
+}
+
+// loopbackUp sets lo up in this thread's network namespace.
+func loopbackUp() error {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("loopback: %w", err)
+	}
+	defer unix.Close(s)
+	ifr, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	ifr.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, ifr); err != nil {
+		return fmt.Errorf("loopback: %w", err)
+	}
+	return nil
+}
+
+// names sets the host and domain name.
+func (b *builder) names() error {
+	if h := b.spec.Hostname; h != "" {
+		if err := unix.Sethostname([]byte(h)); err != nil {
+			return api.Errorf(api.InvalidArgument, "hostname %q: %w", h, err)
+		}
+	}
+	if d := b.spec.Domainname; d != "" {
+		if err := unix.Setdomainname([]byte(d)); err != nil {
+			return api.Errorf(api.InvalidArgument, "domain name %q: %w", d, err)
+		}
+	}
+	return nil
+}
+
+// sysctls writes through the container's own, freshly made procfs, never through a path.
+func (b *builder) sysctls() error {
+	for k, v := range b.spec.Linux.Sysctl {
+		if b.proc < 0 {
+			return api.Errorf(api.InvalidArgument, "sysctl %s: the container mounts no /proc to set it through", k)
+		}
+		name := "sys/" + strings.ReplaceAll(k, ".", "/")
+		how := unix.OpenHow{Flags: unix.O_WRONLY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV}
+		fd, err := unix.Openat2(b.proc, name, &how)
+		if err != nil {
+			return api.Errorf(api.InvalidArgument, "sysctl %s: %w", k, err)
+		}
+		_, err = unix.Write(fd, []byte(v))
+		unix.Close(fd)
+		if err != nil {
+			return api.Errorf(api.InvalidArgument, "sysctl %s=%s: %w", k, v, err)
+		}
+	}
+	return nil
+}
+
+// workingDir makes process.cwd where the image has none, as docker does.
+func (b *builder) workingDir() error {
+	cwd := path.Clean(b.spec.Process.Cwd)
+	if cwd == "/" {
+		return nil
+	}
+	fd, err := mount.MkdirAllInRoot(b.root, cwd, 0o755)
+	if errors.Is(err, unix.EROFS) || errors.Is(err, unix.ELOOP) {
+		return nil // the child's chdir tells
+	}
+	if err != nil {
+		return api.Errorf(api.InvalidArgument, "working directory: %w", err)
+	}
+	return unix.Close(fd)
+}
+
+// setOOMScoreAdj writes the child's badness adjustment, -1000 to 1000: proc_pid_oom_score_adj(5).
+func setOOMScoreAdj(pid, adj int) error {
+	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := fmt.Fprint(f, adj); err != nil {
+		return api.Errorf(api.Unsupported, "process.oomScoreAdj %d: %w: lowering it needs CAP_SYS_RESOURCE, which Brig was not given", adj, errors.Unwrap(err))
+	}
+	return nil
+}

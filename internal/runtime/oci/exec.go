@@ -1,0 +1,132 @@
+package oci
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"brig/api"
+	"brig/internal/kernel/cgroup"
+	"brig/internal/kernel/pty"
+)
+
+// devptsMagic is DEVPTS_SUPER_MAGIC of linux/magic.h.
+const devptsMagic = 0x1cd1
+
+// ExecRequest is one more process for a running container.
+type ExecRequest struct {
+	Pid     int // the container's first process
+	Process *specs.Process
+	User    string // as AnnotationUser
+	Seccomp *specs.LinuxSeccomp
+	Cgroup  *cgroup.Group
+	Stdio   [3]int
+}
+
+// Exec forks a process into the namespaces and cgroup of a running container. It waits for Start.
+func Exec(req *ExecRequest) (*Process, error) {
+	if err := validateProcess(req.Process); err != nil {
+		return nil, err
+	}
+	var p *Process
+	err := onThread(func() (err error) {
+		p, err = join(req)
+		return err
+	})
+	if err == nil {
+		err = p.Ready()
+	}
+	if err != nil {
+		if p != nil {
+			p.Abandon()
+		}
+		return nil, err
+	}
+	return p, nil
+}
+
+// join enters the container on this thread and forks.
+func join(req *ExecRequest) (*Process, error) {
+	pidfd, err := unix.PidfdOpen(req.Pid, 0)
+	if err != nil {
+		return nil, api.Errorf(api.Conflict, "the container is not running")
+	}
+	defer unix.Close(pidfd)
+	// The child sets the cgroup namespace itself, after it has joined the cgroup from outside.
+	cgroupNS, err := unix.Open(fmt.Sprintf("/proc/%d/ns/cgroup", req.Pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, api.Errorf(api.Conflict, "the container is not running")
+	}
+	defer unix.Close(cgroupNS)
+	tasks, unified, err := req.Cgroup.JoinFiles()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		for _, f := range append(tasks, unified) {
+			if f != nil {
+				f.Close()
+			}
+		}
+	}()
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return nil, os.NewSyscallError("unshare", err)
+	}
+	const all = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWPID
+	if err := unix.Setns(pidfd, all); err != nil {
+		if err == unix.ESRCH {
+			return nil, api.Errorf(api.Conflict, "the container is not running")
+		}
+		return nil, fmt.Errorf("joining the container's namespaces: %w", err)
+	}
+	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(root)
+	c, err := prepare(req.Process, req.User, req.Seccomp, root, req.Stdio)
+	if err != nil {
+		return nil, err
+	}
+	var console *os.File
+	if req.Process.Terminal {
+		master, slave, err := execConsole(req.Process)
+		if err != nil {
+			return nil, err
+		}
+		defer slave.Close()
+		c.terminal(slave)
+		unix.Fchown(c.console, int(c.uid), -1)
+		console = master
+	}
+	c.cgroupNSFD = cgroupNS
+	p, err := launch(c, c.join(tasks, unified), req.Process.Args[0])
+	if err != nil {
+		if console != nil {
+			console.Close()
+		}
+		return nil, err
+	}
+	p.Console = console
+	return p, nil
+}
+
+// execConsole makes a pseudo-terminal in the container that this thread has joined. What is at /dev/pts is the container's to say, so it is checked.
+func execConsole(p *specs.Process) (master, slave *os.File, err error) {
+	fd, err := unix.Open("/dev/pts", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, &os.PathError{Op: "open", Path: "/dev/pts", Err: err}
+	}
+	defer unix.Close(fd)
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil || st.Type != devptsMagic {
+		return nil, nil, api.Errorf(api.InvalidArgument, "a terminal needs a devpts file system at /dev/pts of the container")
+	}
+	master, slave, err = pty.Open(fd)
+	if err == nil && p.ConsoleSize != nil {
+		pty.Resize(int(master.Fd()), uint16(p.ConsoleSize.Height), uint16(p.ConsoleSize.Width))
+	}
+	return master, slave, err
+}

@@ -1,0 +1,374 @@
+package oci
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"brig/api"
+	"brig/internal/kernel/caps"
+	"brig/internal/kernel/seccomp"
+)
+
+// Process is a forked child that waits to execute, or has.
+type Process struct {
+	Pid     int
+	PidFD   int
+	Console *os.File // master end of its terminal, nil without one
+
+	sync   *os.File // one byte lets it go
+	report *os.File // its failures; end of file when it has executed
+	name   string   // of the command, for errors
+}
+
+// pipes are the two pipes between a child and its parent.
+type pipes struct {
+	syncRead, syncWrite, reportRead, reportWrite int
+}
+
+func newPipes() (pipes, error) {
+	var a, b [2]int
+	if err := unix.Pipe2(a[:], unix.O_CLOEXEC); err != nil {
+		return pipes{}, os.NewSyscallError("pipe2", err)
+	}
+	if err := unix.Pipe2(b[:], unix.O_CLOEXEC); err != nil {
+		unix.Close(a[0])
+		unix.Close(a[1])
+		return pipes{}, os.NewSyscallError("pipe2", err)
+	}
+	return pipes{a[0], a[1], b[0], b[1]}, nil
+}
+
+// prepare turns an OCI process into the arguments of the forked child. root is a descriptor of the container's root, for users' names.
+func prepare(p *specs.Process, who string, filter *specs.LinuxSeccomp, root int, io [3]int) (*child, error) {
+	c := &child{setsid: true, console: -1, stdio: io, noNewPrivs: p.NoNewPrivileges, keepFD: 3, umask: 0o022}
+	if err := c.user(p, who, root); err != nil {
+		return nil, err
+	}
+	env := p.Env
+	if !hasEnv(env, "HOME") {
+		env = append(env[:len(env):len(env)], "HOME="+c.home)
+	}
+	if p.User.Umask != nil {
+		c.umask = uintptr(*p.User.Umask)
+	}
+	var err error
+	if c.cwd, err = syscall.BytePtrFromString(p.Cwd); err != nil {
+		return nil, err
+	}
+	if c.argv, err = syscall.SlicePtrFromStrings(p.Args); err != nil {
+		return nil, err
+	}
+	if c.envp, err = syscall.SlicePtrFromStrings(env); err != nil {
+		return nil, err
+	}
+	if err := c.candidates(p.Args[0], env); err != nil {
+		return nil, err
+	}
+	for _, r := range p.Rlimits {
+		n, ok := rlimitNumber(r.Type)
+		if !ok {
+			return nil, api.Errorf(api.InvalidArgument, "process.rlimits: unknown type %q", r.Type)
+		}
+		c.rlimits = append(c.rlimits, rlimit{n, unix.Rlimit{Cur: r.Soft, Max: r.Hard}})
+	}
+	if err := c.capabilities(p.Capabilities); err != nil {
+		return nil, err
+	}
+	return c, c.filter(filter)
+}
+
+// user takes the numbers of process.user, or looks who up in the container; either way it finds the home folder.
+func (c *child) user(p *specs.Process, who string, root int) error {
+	c.uid, c.gid, c.groups, c.home = uintptr(p.User.UID), uintptr(p.User.GID), p.User.AdditionalGids, "/"
+	if who == "" {
+		if !hasEnv(p.Env, "HOME") {
+			uid := strconv.FormatUint(uint64(p.User.UID), 10)
+			if u, err := lookUpUser(root, uid); err == nil {
+				c.home = u.Home
+			}
+		}
+		return nil
+	}
+	u, err := lookUpUser(root, who)
+	if err != nil {
+		return err
+	}
+	c.uid, c.gid, c.home = uintptr(u.Uid), uintptr(u.Gid), u.Home
+	c.groups = append(c.groups[:0:0], c.groups...)
+	for _, g := range u.Sgids {
+		c.groups = append(c.groups, uint32(g))
+	}
+	return nil
+}
+
+func (c *child) filter(s *specs.LinuxSeccomp) error {
+	if s == nil {
+		return nil
+	}
+	f, err := seccomp.Compile(s)
+	if err != nil {
+		return err
+	}
+	if f.Notify {
+		return unsupported("linux.seccomp: action SCMP_ACT_NOTIFY")
+	}
+	if len(f.Prog) > 0 {
+		c.seccomp = &unix.SockFprog{Len: uint16(len(f.Prog)), Filter: &f.Prog[0]}
+		c.seccompFlags = uintptr(f.Flags)
+	}
+	return nil
+}
+
+func (c *child) capabilities(l *specs.LinuxCapabilities) error {
+	var m [5]caps.Set
+	if l == nil {
+		l = &specs.LinuxCapabilities{}
+	}
+	for i, names := range [][]string{l.Bounding, l.Effective, l.Inheritable, l.Permitted, l.Ambient} {
+		mask, err := caps.Parse(names)
+		if err != nil {
+			return err
+		}
+		m[i] = mask
+	}
+	bounding, effective, inheritable, permitted, ambient := m[0], m[1], m[2], m[3], m[4]
+	last := caps.Last()
+	for n := 0; n <= last; n++ {
+		if !bounding.Has(n) {
+			c.dropBounding = append(c.dropBounding, uintptr(n))
+		}
+		if ambient.Has(n) && permitted.Has(n) && inheritable.Has(n) { // the kernel's rule; runc passes over the others too
+			c.ambient = append(c.ambient, uintptr(n))
+		}
+	}
+	c.caps.set = true
+	c.caps.data = caps.NewData(effective, permitted, inheritable)
+	return nil
+}
+
+// candidates lists the files to try for a command: itself when it has a slash, else one in each folder of the container's PATH.
+func (c *child) candidates(cmd string, env []string) error {
+	add := func(p string) error {
+		ptr, err := syscall.BytePtrFromString(p)
+		c.paths = append(c.paths, ptr)
+		return err
+	}
+	if strings.Contains(cmd, "/") {
+		return add(cmd)
+	}
+	if cmd == "" {
+		return api.Errorf(api.InvalidArgument, "process.args[0] is empty: there is no command to run")
+	}
+	list := ""
+	for _, e := range env {
+		if v, ok := strings.CutPrefix(e, "PATH="); ok {
+			list = v
+		}
+	}
+	for dir := range strings.SplitSeq(list, ":") {
+		if dir == "" {
+			dir = "."
+		}
+		if err := add(dir + "/" + cmd); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func hasEnv(env []string, name string) bool {
+	for _, e := range env {
+		if strings.HasPrefix(e, name) && len(e) > len(name) && e[len(name)] == '=' {
+			return true
+		}
+	}
+	return false
+}
+
+// rlimitNumber knows the names of getrlimit(2).
+func rlimitNumber(name string) (uintptr, bool) {
+	switch name {
+	case "RLIMIT_CPU":
+		return 0, true
+	case "RLIMIT_FSIZE":
+		return 1, true
+	case "RLIMIT_DATA":
+		return 2, true
+	case "RLIMIT_STACK":
+		return 3, true
+	case "RLIMIT_CORE":
+		return 4, true
+	case "RLIMIT_RSS":
+		return 5, true
+	case "RLIMIT_NPROC":
+		return 6, true
+	case "RLIMIT_NOFILE":
+		return 7, true
+	case "RLIMIT_MEMLOCK":
+		return 8, true
+	case "RLIMIT_AS":
+		return 9, true
+	case "RLIMIT_LOCKS":
+		return 10, true
+	case "RLIMIT_SIGPENDING":
+		return 11, true
+	case "RLIMIT_MSGQUEUE":
+		return 12, true
+	case "RLIMIT_NICE":
+		return 13, true
+	case "RLIMIT_RTPRIO":
+		return 14, true
+	case "RLIMIT_RTTIME":
+		return 15, true
+	}
+	return 0, false
+}
+
+// launch forks the prepared child; files are the parent's ends. On the builder's thread only.
+func launch(c *child, cgroup int, name string) (*Process, error) {
+	pp, err := newPipes()
+	if err != nil {
+		return nil, err
+	}
+	c.syncRead, c.report = pp.syncRead, pp.reportWrite
+	pid, pidfd, err := fork(c, cgroup)
+	unix.Close(pp.syncRead)
+	unix.Close(pp.reportWrite)
+	if err != nil {
+		unix.Close(pp.syncWrite)
+		unix.Close(pp.reportRead)
+		if err == unix.EAGAIN {
+			return nil, api.Errorf(api.Exhausted, "starting %s: the limit of processes is reached", name)
+		}
+		return nil, fmt.Errorf("starting %s: clone: %w", name, err)
+	}
+	return &Process{
+		Pid: pid, PidFD: pidfd, name: name,
+		sync:   os.NewFile(uintptr(pp.syncWrite), "sync"),
+		report: os.NewFile(uintptr(pp.reportRead), "report"),
+	}, nil
+}
+
+// Ready waits until the child is in its cgroups and limits and waits for Start.
+func (p *Process) Ready() error {
+	stage, errno, err := p.read()
+	if err != nil {
+		return err
+	}
+	if stage != stageReady {
+		return p.failure(stage, errno)
+	}
+	return nil
+}
+
+// Start lets the child execute and returns when it has. Call Ready first.
+func (p *Process) Start() error {
+	if _, err := p.sync.Write([]byte{1}); err != nil {
+		return fmt.Errorf("starting %s: %w", p.name, err)
+	}
+	stage, errno, err := p.read()
+	p.sync.Close()
+	p.report.Close()
+	if err != nil || stage == 0 {
+		return err
+	}
+	return p.failure(stage, errno)
+}
+
+// Abandon ends a child that has not been started and frees what the parent holds of it.
+func (p *Process) Abandon() {
+	unix.PidfdSendSignal(p.PidFD, unix.SIGKILL, nil, 0)
+	p.sync.Close()
+	p.report.Close()
+	p.Reap()
+	p.Close()
+}
+
+// Close closes the parent's descriptors of the process.
+func (p *Process) Close() {
+	unix.Close(p.PidFD)
+	if p.Console != nil {
+		p.Console.Close()
+	}
+}
+
+// Reap waits for the process, which must be a child of the caller's, and returns how it ended.
+func (p *Process) Reap() (api.Exit, error) {
+	var ws unix.WaitStatus
+	for {
+		_, err := unix.Wait4(p.Pid, &ws, 0, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return api.Exit{}, os.NewSyscallError("wait4", err)
+		}
+		return exitOf(ws), nil
+	}
+}
+
+func exitOf(ws unix.WaitStatus) api.Exit {
+	code := ws.ExitStatus()
+	if ws.Signaled() {
+		code = 128 + int(ws.Signal())
+	}
+	return api.Exit{Code: code, At: time.Now()}
+}
+
+// read takes one report of the child; stage 0 is the end of file.
+func (p *Process) read() (stage int32, errno syscall.Errno, err error) {
+	var msg [8]byte
+	n, err := p.report.Read(msg[:])
+	if n == 0 {
+		if err != nil && err.Error() != "EOF" {
+			return 0, 0, err
+		}
+		return 0, 0, nil
+	}
+	if n != len(msg) {
+		return 0, 0, fmt.Errorf("starting %s: short report from the child", p.name)
+	}
+	return int32(leUint32(msg[:4])), syscall.Errno(leUint32(msg[4:])), nil
+}
+
+func leUint32(b []byte) uint32 {
+	return uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24
+}
+
+// failure turns a stage and errno into docker's kinds of error.
+func (p *Process) failure(stage int32, errno syscall.Errno) error {
+	if stage == stageExec {
+		switch errno {
+		case unix.ENOENT, unix.ENOTDIR:
+			if strings.Contains(p.name, "/") {
+				return api.Errorf(api.CommandNotFound, "exec %s: no such file or directory in the container (or its interpreter is missing)", p.name)
+			}
+			return api.Errorf(api.CommandNotFound, "exec %s: executable file not found in the container's $PATH", p.name)
+		case unix.EACCES:
+			return api.Errorf(api.CommandNotRunnable, "exec %s: permission denied: is it an executable file?", p.name)
+		case unix.ENOEXEC:
+			return api.Errorf(api.CommandNotRunnable, "exec %s: exec format error: not a program for this machine, or a script without #!", p.name)
+		}
+		return api.Errorf(api.CommandNotRunnable, "exec %s: %w", p.name, errno)
+	}
+	what := "unknown stage"
+	if stage > 0 && int(stage) < len(stageNames) {
+		what = stageNames[stage]
+	}
+	switch {
+	case stage == stageCwd:
+		return api.Errorf(api.CommandNotRunnable, "working directory: %w", errno)
+	case stage == stageCwdOutside:
+		return api.Errorf(api.InvalidArgument, "%s", what)
+	case stage == stageRlimit && errno == unix.EPERM:
+		return api.Errorf(api.Unsupported, "%s: %w: raising a limit needs CAP_SYS_RESOURCE, which Brig was not given", what, errno)
+	}
+	return fmt.Errorf("starting %s: %s: %w", p.name, what, errno)
+}

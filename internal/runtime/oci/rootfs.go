@@ -1,0 +1,356 @@
+package oci
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"brig/api"
+	"brig/internal/kernel/cgroup"
+	"brig/internal/kernel/mount"
+)
+
+// builder makes a container's file system on a thread of its own. Its descriptors are closed by close.
+type builder struct {
+	spec   *specs.Spec
+	req    *Request
+	root   int // the container's root, O_PATH
+	null   int // the container's /dev/null, checked: source of masks; -1 before /dev is made
+	dev    int // detached /dev, -1 when the spec mounts none
+	devpts int
+	proc   int
+	mask   int // read-only empty tmpfs, made on first use
+	group  func() (*cgroup.Group, error)
+}
+
+func (b *builder) close() {
+	for _, fd := range []int{b.root, b.null, b.dev, b.devpts, b.proc, b.mask} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+}
+
+// mountRoot makes the root file system a mount of this thread's namespace and opens it.
+func (b *builder) mountRoot() error {
+	// What the host mounts later may come in; nothing goes out.
+	propagation := uintptr(unix.MS_SLAVE)
+	switch b.spec.Linux.RootfsPropagation {
+	case "", "slave", "rslave", "private", "rprivate":
+	case "shared", "rshared":
+		propagation = unix.MS_SHARED
+	default:
+		return api.Errorf(api.InvalidArgument, "config.json: linux.rootfsPropagation: unknown value %q", b.spec.Linux.RootfsPropagation)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|propagation, ""); err != nil {
+		return fmt.Errorf("mount propagation of /: %w", err)
+	}
+	var fd int
+	var err error
+	switch len(b.req.Root) {
+	case 0:
+		fd, err = mount.Clone(unix.AT_FDCWD, b.req.RootPath, true)
+	case 1:
+		m := b.req.Root[0]
+		fd, err = mount.New(m.Type, m.Source, m.Options, 0)
+	default:
+		return api.Errorf(api.Unsupported, "root file system of %d mounts", len(b.req.Root))
+	}
+	if err != nil {
+		return fmt.Errorf("root file system: %w", err)
+	}
+	if err := mount.SetAttr(fd, true, 0, 0, unix.MS_PRIVATE); err != nil {
+		unix.Close(fd)
+		return fmt.Errorf("root file system: %w", err)
+	}
+	b.root = fd
+	at, err := unix.Open(b.req.MountPoint, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: b.req.MountPoint, Err: err}
+	}
+	defer unix.Close(at)
+	return mount.Attach(fd, at)
+}
+
+// mounts makes everything in spec.mounts, in order.
+func (b *builder) mounts() error {
+	for i := range b.spec.Mounts {
+		m := &b.spec.Mounts[i]
+		if err := b.mount(m); err != nil {
+			return fmt.Errorf("mount %s: %w", m.Destination, err)
+		}
+	}
+	if b.null < 0 { // the spec mounts no /dev; masks need a null device that the image cannot have planted
+		fd, err := mount.Clone(unix.AT_FDCWD, "/dev/null", false)
+		if err != nil {
+			return err
+		}
+		b.null = fd
+	}
+	return nil
+}
+
+func (b *builder) mount(m *specs.Mount) error {
+	opts, err := parseOptions(m.Destination, m.Options)
+	if err != nil {
+		return err
+	}
+	if m.Type == "cgroup" {
+		return b.mountCgroup(m, opts)
+	}
+	var fd int
+	if opts.bind || m.Type == "bind" {
+		fd, err = b.cloneSource(m, opts)
+	} else {
+		source := m.Source
+		if source == "" {
+			source = m.Type
+		}
+		fd, err = mount.New(m.Type, source, opts.data, int(opts.set))
+	}
+	if err != nil {
+		return err
+	}
+	keep := false
+	defer func() {
+		if !keep {
+			unix.Close(fd)
+		}
+	}()
+	if err := checkDestination(m); err != nil {
+		return err
+	}
+	dest := strings.TrimRight(m.Destination, "/")
+	switch {
+	case dest == "/dev" && m.Type == "tmpfs":
+		if err := b.furnishDev(fd); err != nil {
+			return err
+		}
+		b.dev, keep = fd, true
+	case dest == "/dev/pts" && m.Type == "devpts":
+		b.devpts, keep = fd, true
+	case dest == "/proc" && m.Type == "proc":
+		b.proc, keep = fd, true
+	}
+	target, err := b.target(fd, m.Destination)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(target)
+	if opts.copyUp {
+		if err := copyUp(target, fd); err != nil {
+			return fmt.Errorf("copying the image's files into it: %w", err)
+		}
+	}
+	if err := mount.Attach(fd, target); err != nil {
+		return err
+	}
+	return b.attributes(fd, opts)
+}
+
+// attributes sets what a mount is to be once it is attached and written to.
+func (*builder) attributes(fd int, opts mountOptions) error {
+	if opts.propagation != 0 {
+		if err := mount.SetAttr(fd, opts.recPropagation, 0, 0, opts.propagation); err != nil {
+			return err
+		}
+	}
+	if opts.bind && opts.set|opts.clr != 0 {
+		if err := mount.SetAttr(fd, false, opts.set, opts.clr, 0); err != nil {
+			return err
+		}
+	}
+	if opts.recSet|opts.recClr != 0 {
+		if err := mount.SetAttr(fd, true, opts.recSet, opts.recClr, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cloneSource opens the source of a bind mount: a path of the host, named by the caller.
+func (b *builder) cloneSource(m *specs.Mount, opts mountOptions) (int, error) {
+	if m.Source == "" {
+		return -1, api.Errorf(api.InvalidArgument, "bind mount without a source")
+	}
+	src := m.Source
+	if !strings.HasPrefix(src, "/") {
+		src = b.req.Bundle + "/" + src
+	}
+	fd, err := mount.Clone(unix.AT_FDCWD, src, opts.recBind)
+	if errors.Is(err, unix.ENOENT) {
+		return -1, api.Errorf(api.InvalidArgument, "source %s does not exist on the host", src)
+	}
+	if err != nil {
+		return -1, err
+	}
+	if opts.propagation == 0 { // as runc: a bind is private unless asked otherwise
+		if err := mount.SetAttr(fd, true, 0, 0, unix.MS_PRIVATE); err != nil {
+			unix.Close(fd)
+			return -1, err
+		}
+	}
+	return fd, nil
+}
+
+// checkDestination refuses a mount that would hide /proc from the checks that rely on it (CVE-2019-16884).
+func checkDestination(m *specs.Mount) error {
+	d := strings.TrimRight(m.Destination, "/")
+	if d == "" {
+		return api.Errorf(api.InvalidArgument, "a mount may not replace the container's root")
+	}
+	if d == "/proc" && m.Type != "proc" {
+		return api.Errorf(api.InvalidArgument, "only a proc file system may be mounted there")
+	}
+	return nil
+}
+
+// target opens the place for mount fd in the root, making it where it is missing: a folder for a folder, an empty file for anything else.
+func (b *builder) target(fd int, dest string) (int, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return -1, os.NewSyscallError("fstat", err)
+	}
+	var at int
+	var err error
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		at, err = mount.MkdirAllInRoot(b.root, dest, 0o755)
+	} else {
+		at, err = mount.MkfileInRoot(b.root, dest, 0o644)
+	}
+	if err != nil {
+		return -1, err
+	}
+	if dest == "/proc" || dest == "/sys" || dest == "/dev" {
+		// A root that has these as links would have them mounted somewhere else, where later checks do not look (CVE-2019-19921, CVE-2026-41579).
+		if err := b.sameUnfollowed(dest, at); err != nil {
+			unix.Close(at)
+			return -1, err
+		}
+	}
+	return at, nil
+}
+
+func (b *builder) sameUnfollowed(dest string, at int) error {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
+	fd, err := unix.Openat2(b.root, dest[1:], &how)
+	if err != nil {
+		if err == unix.ELOOP {
+			return api.Errorf(api.InvalidArgument, "%s is a symbolic link in the image, which could lead the mount astray", dest)
+		}
+		return &os.PathError{Op: "open", Path: dest, Err: err}
+	}
+	return unix.Close(fd)
+}
+
+// maskPaths hides paths: a folder under an empty read-only file system, a file under the null device. What does not exist needs no mask.
+func (b *builder) maskPaths(paths []string) error {
+	for _, p := range paths {
+		at, err := b.openForCover(p)
+		if err != nil {
+			return fmt.Errorf("masked path %s: %w", p, err)
+		}
+		if at < 0 {
+			continue
+		}
+		err = b.cover(at)
+		unix.Close(at)
+		if err != nil {
+			return fmt.Errorf("masked path %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// openForCover opens p without following a link at its end; -1 when there is nothing.
+func (b *builder) openForCover(p string) (int, error) {
+	base, name := b.root, strings.TrimPrefix(p, "/")
+	if rest, ok := strings.CutPrefix(p, "/proc/"); ok && b.proc >= 0 {
+		base, name = b.proc, rest // the proc that was mounted, not what a path may lead to
+	}
+	at, err := mount.OpenInRoot(base, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return -1, nil
+	}
+	return at, err
+}
+
+func (b *builder) cover(at int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(at, &st); err != nil {
+		return err
+	}
+	src := b.null
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		if b.mask < 0 {
+			fd, err := mount.New("tmpfs", "tmpfs", []string{"size=0", "nr_inodes=2", "mode=0555"}, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+			if err != nil {
+				return err
+			}
+			b.mask = fd
+		}
+		src = b.mask
+	}
+	// Only a mount that is attached can be copied before Linux 6.15, so the first use attaches the original.
+	fd, err := mount.Clone(src, "", false)
+	if err != nil {
+		if src == b.mask {
+			err = mount.Attach(src, at)
+		}
+		return err
+	}
+	defer unix.Close(fd)
+	return mount.Attach(fd, at)
+}
+
+// readonlyPaths makes paths read-only in place.
+func (b *builder) readonlyPaths(paths []string) error {
+	for _, p := range paths {
+		at, err := b.openForCover(p)
+		if err != nil {
+			return fmt.Errorf("read-only path %s: %w", p, err)
+		}
+		if at < 0 {
+			continue
+		}
+		fd, err := mount.Clone(at, "", true)
+		if err == nil {
+			if err = mount.SetAttr(fd, true, unix.MOUNT_ATTR_RDONLY, 0, 0); err == nil {
+				err = mount.Attach(fd, at)
+			}
+			unix.Close(fd)
+		}
+		unix.Close(at)
+		if err != nil {
+			return fmt.Errorf("read-only path %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// pivot makes the root the thread's root and lets go of the host's mounts.
+func (b *builder) pivot() error {
+	if err := unix.Fchdir(b.root); err != nil {
+		return os.NewSyscallError("fchdir", err)
+	}
+	// "." twice stacks the old root on the new one, from where it is detached: pivot_root(2), NOTES.
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return os.NewSyscallError("pivot_root", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("detaching the host's mounts: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return fmt.Errorf("the container's root: %w", err)
+	}
+	if b.spec.Root.Readonly {
+		if err := mount.SetAttr(b.root, false, unix.MOUNT_ATTR_RDONLY, 0, 0); err != nil {
+			return fmt.Errorf("read-only root: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,62 @@
+package oci
+
+import (
+	"io"
+	"os"
+	"strings"
+
+	"github.com/moby/sys/user"
+	"golang.org/x/sys/unix"
+
+	"brig/api"
+	"brig/internal/kernel/mount"
+)
+
+// AnnotationUser asks the runtime to look the process's user up in the container's own /etc/passwd and /etc/group: USER[:GROUP] as a user typed
+// it. It stands in for process.user, which can only hold numbers, since a bundle is written before its root file system can be read.
+const AnnotationUser = "org.brig.user"
+
+// maxPasswd bounds what is read of an image's passwd and group files, in bytes.
+const maxPasswd = 4 << 20
+
+// lookUpUser resolves USER[:GROUP] in root (a descriptor of the container's root).
+func lookUpUser(root int, who string) (*user.ExecUser, error) {
+	for part := range strings.SplitSeq(who, ":") {
+		if strings.TrimSpace(part) != part || strings.HasPrefix(part, "-") || strings.HasPrefix(part, "+") {
+			return nil, api.Errorf(api.InvalidArgument, "user %q is not a valid user or group", who)
+		}
+	}
+	passwd, err := openPlain(root, "etc/passwd")
+	if err != nil {
+		return nil, err
+	}
+	defer passwd.Close()
+	group, err := openPlain(root, "etc/group")
+	if err != nil {
+		return nil, err
+	}
+	defer group.Close()
+	u, err := user.GetExecUser(who, &user.ExecUser{Home: "/"}, passwd, group)
+	if err != nil {
+		return nil, api.Errorf(api.InvalidArgument, "user %q: %w", who, err)
+	}
+	return u, nil
+}
+
+// openPlain opens a regular file in root; an empty reader when there is none. A fifo or device there must not hang the runtime.
+func openPlain(root int, name string) (io.ReadCloser, error) {
+	fd, err := mount.OpenInRoot(root, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return io.NopCloser(strings.NewReader("")), nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		unix.Close(fd)
+		return nil, api.Errorf(api.InvalidArgument, "/%s in the image is not a regular file", name)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(f, maxPasswd), f}, nil
+}

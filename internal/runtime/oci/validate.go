@@ -1,0 +1,142 @@
+package oci
+
+import (
+	"path"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"brig/api"
+)
+
+// validate refuses a configuration that is wrong or asks for what is not built, by the field's name, before anything is made.
+func validate(s *specs.Spec) error {
+	if s.Process == nil {
+		return api.Errorf(api.InvalidArgument, "config.json: process is missing")
+	}
+	if s.Root == nil {
+		return api.Errorf(api.InvalidArgument, "config.json: root is missing")
+	}
+	if s.Linux == nil {
+		return api.Errorf(api.InvalidArgument, "config.json: linux is missing: this runtime makes Linux containers")
+	}
+	if err := validateProcess(s.Process); err != nil {
+		return err
+	}
+	for i := range s.Mounts {
+		if !path.IsAbs(s.Mounts[i].Destination) && s.Mounts[i].Destination == "" {
+			return api.Errorf(api.InvalidArgument, "config.json: mounts[%d].destination is empty", i)
+		}
+		if len(s.Mounts[i].UIDMappings) > 0 || len(s.Mounts[i].GIDMappings) > 0 {
+			return unsupported("mounts[].uidMappings")
+		}
+	}
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{"hooks", s.Hooks != nil && hasHooks(s.Hooks)},
+		{"linux.uidMappings", len(s.Linux.UIDMappings) > 0},
+		{"linux.gidMappings", len(s.Linux.GIDMappings) > 0},
+		{"linux.timeOffsets", len(s.Linux.TimeOffsets) > 0},
+		{"linux.intelRdt", s.Linux.IntelRdt != nil},
+		{"linux.mountLabel", s.Linux.MountLabel != ""},
+		{"linux.netDevices", len(s.Linux.NetDevices) > 0},
+		{"linux.memoryPolicy", s.Linux.MemoryPolicy != nil},
+		{"linux.personality", s.Linux.Personality != nil && s.Linux.Personality.Domain != specs.PerLinux},
+		{"linux.seccomp.listenerPath", s.Linux.Seccomp != nil && s.Linux.Seccomp.ListenerPath != ""},
+	} {
+		if f.set {
+			return unsupported(f.name)
+		}
+	}
+	seen := map[specs.LinuxNamespaceType]bool{}
+	for _, n := range s.Linux.Namespaces {
+		if seen[n.Type] {
+			return api.Errorf(api.InvalidArgument, "config.json: linux.namespaces: %s is listed twice", n.Type)
+		}
+		seen[n.Type] = true
+		switch n.Type {
+		case specs.PIDNamespace, specs.NetworkNamespace, specs.MountNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace:
+		case specs.UserNamespace, specs.TimeNamespace:
+			return unsupported("linux.namespaces: " + string(n.Type))
+		default:
+			return api.Errorf(api.InvalidArgument, "config.json: linux.namespaces: unknown type %q", n.Type)
+		}
+	}
+	if !seen[specs.MountNamespace] {
+		return unsupported("a container without a mount namespace")
+	}
+	if s.Hostname != "" && !seen[specs.UTSNamespace] {
+		return api.Errorf(api.InvalidArgument, "config.json: hostname is set, but the container has no UTS namespace of its own")
+	}
+	for k := range s.Linux.Sysctl {
+		if err := validateSysctl(k, seen); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func validateProcess(p *specs.Process) error {
+	if len(p.Args) == 0 {
+		return api.Errorf(api.InvalidArgument, "config.json: process.args is empty: there is no command to run")
+	}
+	if !path.IsAbs(p.Cwd) {
+		return api.Errorf(api.InvalidArgument, "config.json: process.cwd %q is not an absolute path", p.Cwd)
+	}
+	for _, list := range [][]string{p.Args, p.Env, {p.Cwd}} {
+		for _, s := range list {
+			if strings.IndexByte(s, 0) >= 0 {
+				return api.Errorf(api.InvalidArgument, "config.json: process: %q has a NUL byte", s)
+			}
+		}
+	}
+	switch {
+	case p.ApparmorProfile != "":
+		return unsupported("process.apparmorProfile")
+	case p.SelinuxLabel != "":
+		return unsupported("process.selinuxLabel")
+	case p.Scheduler != nil:
+		return unsupported("process.scheduler")
+	case p.IOPriority != nil:
+		return unsupported("process.ioPriority")
+	case p.ExecCPUAffinity != nil:
+		return unsupported("process.execCPUAffinity")
+	}
+	return nil
+}
+
+// validateSysctl allows what a namespace of the container's own holds, as runc does: anything else would change the host.
+func validateSysctl(key string, own map[specs.LinuxNamespaceType]bool) error {
+	k := strings.ReplaceAll(key, "/", ".")
+	for _, part := range strings.Split(k, ".") {
+		if part == "" || part == ".." || strings.ContainsAny(part, "+\n\x00 ") {
+			return api.Errorf(api.InvalidArgument, "sysctl %q is not a valid name", key)
+		}
+	}
+	ok := false
+	switch {
+	case strings.HasPrefix(k, "net."):
+		ok = own[specs.NetworkNamespace]
+	case strings.HasPrefix(k, "fs.mqueue."), strings.HasPrefix(k, "kernel.shm"), strings.HasPrefix(k, "kernel.msg"), k == "kernel.sem":
+		ok = own[specs.IPCNamespace]
+	case k == "kernel.domainname":
+		ok = own[specs.UTSNamespace]
+	default:
+		return api.Errorf(api.InvalidArgument, "sysctl %q is not namespaced: it would change the host", key)
+	}
+	if !ok {
+		return api.Errorf(api.InvalidArgument, "sysctl %q: the container shares that namespace with the host, so it would change the host", key)
+	}
+	return nil
+}
+
+func hasHooks(h *specs.Hooks) bool {
+	//nolint:staticcheck // Prestart is deprecated and still written by engines.
+	return len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0
+}
+
+func unsupported(field string) error {
+	return api.Errorf(api.Unsupported, "config.json: %s is not supported by this version of brig-oci", field)
+}

@@ -1,0 +1,223 @@
+package shim
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"brig/api"
+	"brig/internal/base/lock"
+)
+
+// Client is one connection to a shim. Requests and Wait are for one goroutine at a time; input, resizes and Done may come from others.
+type Client struct {
+	f    *os.File
+	wmu  sync.Mutex // guards writes of frames
+	buf  []byte
+	exit *api.Exit
+	pid  int // of the shim, when this process started it
+}
+
+// ErrGone means that the shim ended, or was killed, without an answer.
+var ErrGone = errors.New("the container's shim is gone")
+
+// Dial connects to the shim of the sandbox in dir; api.NotFound when there is none.
+func Dial(dir string) (*Client, error) {
+	d, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, api.Errorf(api.NotFound, "no sandbox at %s", dir)
+	}
+	defer unix.Close(d)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(d) + "/" + SocketName}); err != nil {
+		unix.Close(fd)
+		return nil, api.Errorf(api.NotFound, "%s: no shim answers: %w", dir, err)
+	}
+	return newClient(fd), nil
+}
+
+func newClient(fd int) *Client {
+	unix.SetNonblock(fd, true) // so that deadlines work
+	return &Client{f: os.NewFile(uintptr(fd), SocketName)}
+}
+
+// Spawn starts a shim for the sandbox in dir and returns the owner's connection. program is brig-oci.
+func Spawn(program, dir string) (*Client, error) {
+	l, err := lock.Try(filepath.Join(dir, LockName))
+	if err != nil {
+		return nil, err
+	}
+	defer l.Release() // the shim holds its own copy
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	defer unix.Close(pair[1])
+	pid, err := forkExec(program, []string{"brig-oci", "shim", dir}, []int{pair[1], int(l.File().Fd())})
+	if err != nil {
+		unix.Close(pair[0])
+		return nil, fmt.Errorf("starting %s: %w", program, err)
+	}
+	c := newClient(pair[0])
+	c.pid = pid
+	return c, nil
+}
+
+// SendFDs hands descriptors to the shim, which keeps them until it ends.
+func (c *Client) SendFDs(fds []int) error {
+	const most = 200 // the kernel takes 253 in one message: SCM_MAX_FD, unix(7)
+	for len(fds) > 0 {
+		n := min(len(fds), most)
+		var h [headerLen]byte
+		header(h[:], frameFDs, 0)
+		rc, err := c.f.SyscallConn()
+		if err != nil {
+			return err
+		}
+		werr := rc.Write(func(fd uintptr) bool {
+			err = unix.Sendmsg(int(fd), h[:], unix.UnixRights(fds[:n]...), nil, unix.MSG_NOSIGNAL)
+			return err != unix.EAGAIN
+		})
+		if err = errors.Join(werr, err); err != nil {
+			return fmt.Errorf("handing descriptors to the shim: %w", err)
+		}
+		fds = fds[n:]
+	}
+	return nil
+}
+
+// Call sends a request and waits for its reply.
+func (c *Client) Call(ctx context.Context, r *Request) (Reply, error) {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return Reply{}, err
+	}
+	if err := c.write(frameRequest, data); err != nil {
+		return Reply{}, ErrGone
+	}
+	defer c.deadline(ctx)()
+	kind, payload, err := readFrame(c.f, c.buf)
+	if err != nil {
+		if ctx.Err() != nil {
+			return Reply{}, ctx.Err()
+		}
+		return Reply{}, ErrGone
+	}
+	if kind != frameReply {
+		return Reply{}, fmt.Errorf("shim: frame %q where a reply is due", kind)
+	}
+	var rep Reply
+	if err := json.Unmarshal(payload, &rep); err != nil {
+		return Reply{}, fmt.Errorf("shim: reply: %w", err)
+	}
+	return rep, rep.err()
+}
+
+// deadline breaks reads off when ctx ends; the returned function stops that.
+func (c *Client) deadline(ctx context.Context) func() {
+	if ctx.Done() == nil {
+		return func() {}
+	}
+	stop := context.AfterFunc(ctx, func() { c.f.SetReadDeadline(time.Unix(1, 0)) })
+	return func() {
+		if !stop() {
+			c.f.SetReadDeadline(time.Time{})
+		}
+	}
+}
+
+// Wait copies output to stdout and stderr, where they are not nil, until the process has ended.
+// It returns ErrGone when the shim ended without a word.
+func (c *Client) Wait(ctx context.Context, stdout, stderr io.Writer) (api.Exit, error) {
+	defer c.deadline(ctx)()
+	for c.exit == nil {
+		kind, payload, err := readFrame(c.f, c.buf)
+		if err != nil {
+			if ctx.Err() != nil {
+				return api.Exit{}, ctx.Err()
+			}
+			return api.Exit{}, ErrGone
+		}
+		c.buf = payload[:0]
+		switch kind {
+		case frameStdout, frameStderr:
+			w := stdout
+			if kind == frameStderr {
+				w = stderr
+			}
+			if w != nil {
+				w.Write(payload) // a closed pipe on our side is not the container's end
+			}
+		case frameExit:
+			e := new(api.Exit)
+			if err := json.Unmarshal(payload, e); err != nil {
+				return api.Exit{}, fmt.Errorf("shim: exit status: %w", err)
+			}
+			c.exit = e
+		}
+	}
+	return *c.exit, nil
+}
+
+// Input sends bytes for standard input.
+func (c *Client) Input(b []byte) error {
+	for len(b) > 0 {
+		n := min(len(b), 32<<10)
+		if err := c.write(frameStdin, b[:n]); err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// CloseInput ends standard input.
+func (c *Client) CloseInput() error { return c.write(frameStdin, nil) }
+
+// Resize tells the terminal's size.
+func (c *Client) Resize(w api.WindowSize) error {
+	var b [4]byte
+	binary.LittleEndian.PutUint16(b[:], w.Rows)
+	binary.LittleEndian.PutUint16(b[2:], w.Cols)
+	return c.write(frameResize, b[:])
+}
+
+// Done tells the shim that its owner has cleaned up.
+func (c *Client) Done() error { return c.write(frameDone, nil) }
+
+// Drain returns when the shim, and the clean-up that may follow in its place, has ended.
+func (c *Client) Drain(ctx context.Context) error {
+	defer c.deadline(ctx)()
+	var buf [4096]byte
+	for {
+		_, err := c.f.Read(buf[:])
+		if err != nil {
+			if c.pid > 0 && ctx.Err() == nil {
+				unix.Wait4(c.pid, nil, 0, nil)
+			}
+			return ctx.Err()
+		}
+	}
+}
+
+// Close leaves the connection.
+func (c *Client) Close() error { return c.f.Close() }
+
+func (c *Client) write(kind byte, payload []byte) error {
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
+	return writeFrame(c.f, kind, payload)
+}

@@ -1,0 +1,267 @@
+package shim
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"brig/api"
+	"brig/internal/base/atomicfile"
+	"brig/internal/kernel/cgroup"
+	"brig/internal/kernel/proc"
+	"brig/internal/runtime/oci"
+)
+
+// container is one container of the sandbox.
+type container struct {
+	stream
+	id         string
+	bundle     string
+	exitPath   string
+	durable    bool
+	cgroup     *cgroup.Group
+	cgroupPath string
+	waiters    []*conn
+	started    bool
+	startedAt  time.Time
+	exit       *api.Exit
+}
+
+// add builds a container from its bundle, up to the point where its process waits.
+func (s *server) add(r *Request) (Reply, error) {
+	if s.containers[r.ID] != nil {
+		return Reply{}, api.Errorf(api.AlreadyExists, "container %s is in this sandbox already", r.ID)
+	}
+	data, err := os.ReadFile(filepath.Join(r.Bundle.Dir, "config.json"))
+	if err != nil {
+		return Reply{}, err
+	}
+	spec := new(specs.Spec)
+	if err := json.Unmarshal(data, spec); err != nil {
+		return Reply{}, api.Errorf(api.InvalidArgument, "%s/config.json: %w", r.Bundle.Dir, err)
+	}
+	c := &container{id: r.ID, bundle: r.Bundle.Dir, exitPath: r.Bundle.ExitPath, durable: r.Bundle.Durable}
+	c.s, c.once, c.ended = s, r.Bundle.StdinOnce, c.onExit
+	if spec.Linux != nil {
+		c.cgroupPath = spec.Linux.CgroupsPath
+	}
+	if c.log, err = openLog(r.Bundle.Log); err != nil {
+		return Reply{}, fmt.Errorf("log: %w", err)
+	}
+	req := &oci.Request{
+		ID: r.ID, Spec: spec, Bundle: r.Bundle.Dir, Root: r.Bundle.Root, MountPoint: s.dir, NetNS: -1,
+		RootPath: rootPath(r.Bundle.Dir, spec),
+	}
+	if r.NetNS && len(s.fds) > 0 {
+		req.NetNS = s.fds[0]
+	}
+	terminal := spec.Process != nil && spec.Process.Terminal
+	if terminal {
+		c.in, c.out = -1, [2]int{-1, -1}
+	} else if req.Stdio, err = c.pipesFor(r.Bundle.Stdin); err != nil {
+		c.log.close()
+		return Reply{}, err
+	}
+	made, err := oci.Create(req)
+	if !terminal {
+		closeAll(req.Stdio[:])
+	}
+	if err != nil {
+		c.closeFDs()
+		c.log.close()
+		return Reply{}, err
+	}
+	c.proc, c.cgroup = made.Process, made.Cgroup
+	if terminal {
+		if err := c.terminal(made.Process, r.Bundle.Stdin); err != nil {
+			made.Abandon()
+			return Reply{}, err
+		}
+	}
+	s.containers[r.ID] = c
+	s.reap = r.Bundle.Reap
+	return Reply{Pid: made.Pid}, nil
+}
+
+func rootPath(bundle string, spec *specs.Spec) string {
+	if spec.Root == nil || filepath.IsAbs(spec.Root.Path) {
+		if spec.Root == nil {
+			return ""
+		}
+		return spec.Root.Path
+	}
+	return filepath.Join(bundle, spec.Root.Path)
+}
+
+// start records the process, then lets it execute.
+func (s *server) start(conn *conn, r *Request) (Reply, error) {
+	c, err := s.find(r.ID)
+	if err != nil {
+		return Reply{}, err
+	}
+	if c.started {
+		return Reply{}, api.Errorf(api.Conflict, "container %s is running already", r.ID)
+	}
+	c.startedAt = time.Now()
+	ticks, err := proc.StartTicks(c.proc.Pid)
+	if err != nil {
+		return Reply{}, err
+	}
+	state, err := json.Marshal(State{Pid: c.proc.Pid, StartTicks: ticks, BootID: proc.BootID(), Cgroup: c.cgroupPath, StartedAt: c.startedAt})
+	if err != nil {
+		return Reply{}, err
+	}
+	if err := atomicfile.Write(filepath.Join(s.dir, StateName), state, 0o600, atomicfile.Volatile); err != nil {
+		return Reply{}, err
+	}
+	c.started = true
+	if r.Attach {
+		c.attach(conn)
+		if r.Stdin {
+			conn.stdin = &c.stream
+		}
+	}
+	c.waiters = append(c.waiters, conn)
+	c.run()
+	if err := c.proc.Start(); err != nil {
+		os.Remove(filepath.Join(s.dir, StateName))
+		return Reply{}, err
+	}
+	return Reply{Pid: c.proc.Pid}, nil
+}
+
+func (s *server) attach(conn *conn, r *Request) (Reply, error) {
+	c, err := s.find(r.ID)
+	if err != nil {
+		return Reply{}, err
+	}
+	if r.Op == "attach" && c.exit == nil {
+		c.attach(conn)
+		if r.Stdin {
+			conn.stdin = &c.stream
+		}
+	}
+	if c.exit == nil {
+		c.waiters = append(c.waiters, conn)
+	}
+	return Reply{Pid: c.proc.Pid}, nil
+}
+
+// onExit keeps the exit status on the disk, then tells it.
+func (c *container) onExit(e api.Exit) {
+	if n, err := c.cgroup.OOMKills(); err == nil && n > 0 {
+		e.OOMKilled = true
+	}
+	// What is left in the container when there is no PID namespace to end with its first process.
+	c.cgroup.Kill(unix.SIGKILL)
+	c.log.close()
+	if data, err := json.Marshal(ExitRecord{e, c.startedAt}); err == nil && c.exitPath != "" {
+		if err := atomicfile.Write(c.exitPath, data, 0o600, atomicfile.Sync(c.durable)); err != nil {
+			e.Error = "the exit status could not be kept: " + err.Error()
+		}
+	}
+	c.exit = &e
+	for _, w := range c.waiters {
+		w.exit(e)
+	}
+	c.waiters, c.clients = nil, slices.Delete(c.clients, 0, len(c.clients))
+}
+
+// abandon ends containers that were never started, since nobody is left who would.
+func (s *server) abandon() {
+	for _, c := range s.containers {
+		if !c.started && c.exit == nil {
+			c.proc.Abandon()
+			c.closeFDs()
+			c.log.close()
+			c.exit = &api.Exit{Code: 255, Error: "never started"}
+		}
+	}
+}
+
+// release frees what the kernel still holds of a container that has ended.
+func (c *container) release() {
+	c.cgroup.Remove()
+}
+
+// exec runs one more process in a container.
+func (s *server) exec(conn *conn, r *Request) (Reply, error) {
+	c, err := s.find(r.ID)
+	if err != nil {
+		return Reply{}, err
+	}
+	if !c.started || c.exit != nil {
+		return Reply{}, api.Errorf(api.Conflict, "container %s is not running", r.ID)
+	}
+	if r.Process == nil {
+		return Reply{}, api.Errorf(api.InvalidArgument, "exec: the process is missing")
+	}
+	filter, err := bundleSeccomp(c.bundle)
+	if err != nil {
+		return Reply{}, err
+	}
+	t := &stream{s: s, in: -1, out: [2]int{-1, -1}, once: true}
+	req := &oci.ExecRequest{Pid: c.proc.Pid, Process: r.Process, User: r.User, Seccomp: filter, Cgroup: c.cgroup}
+	if !r.Process.Terminal {
+		if req.Stdio, err = t.pipesFor(r.Stdin); err != nil {
+			return Reply{}, err
+		}
+	}
+	p, err := oci.Exec(req)
+	if !r.Process.Terminal {
+		closeAll(req.Stdio[:])
+	}
+	if err != nil {
+		t.closeFDs()
+		return Reply{}, err
+	}
+	t.proc = p
+	if r.Process.Terminal {
+		if err := t.terminal(p, r.Stdin); err != nil {
+			p.Abandon()
+			return Reply{}, err
+		}
+	}
+	s.execs[t] = true
+	t.ended = func(e api.Exit) {
+		delete(s.execs, t)
+		if !r.Detach {
+			conn.exit(e)
+		}
+	}
+	if !r.Detach {
+		t.attach(conn)
+		if r.Stdin {
+			conn.stdin = t
+		}
+	}
+	t.run()
+	if err := p.Start(); err != nil {
+		t.ended = func(api.Exit) { delete(s.execs, t) } // the reply tells
+		return Reply{}, err
+	}
+	return Reply{Pid: p.Pid}, nil
+}
+
+// bundleSeccomp reads only the filter of a bundle's config.json: the shim keeps no configuration in memory.
+func bundleSeccomp(dir string) (*specs.LinuxSeccomp, error) {
+	data, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	if err != nil {
+		return nil, err
+	}
+	var spec struct {
+		Linux struct {
+			Seccomp *specs.LinuxSeccomp `json:"seccomp"`
+		} `json:"linux"`
+	}
+	if err := json.Unmarshal(data, &spec); err != nil {
+		return nil, fmt.Errorf("%s/config.json: %w", dir, err)
+	}
+	return spec.Linux.Seccomp, nil
+}

@@ -1,0 +1,221 @@
+package shim
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"brig/api"
+)
+
+// server is the shim's one thread: everything happens in callbacks of epoll.
+type server struct {
+	ep       int
+	dir      string // the sandbox's folder, absolute
+	lock     int    // held for as long as the shim, or the clean-up in its place, lives
+	listener int
+	handlers map[int]func(events uint32)
+
+	owner      *conn
+	conns      map[*conn]bool
+	containers map[string]*container
+	execs      map[*stream]bool
+	fds        []int // received: network namespace, held ports; kept until the end
+	reap       []string
+	idle       bool // memory has been given back since the last event that used it
+	cleaned    bool // the owner has said so
+}
+
+// Main runs a shim in the current process: args are the sandbox's folder; descriptor 3 is the owner's connection, 4 the lock.
+// It returns when the sandbox has ended.
+func Main(args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("usage: brig-oci shim DIR (started by brig, with descriptors 3 and 4)")
+	}
+	debug.SetGCPercent(50)
+	s := &server{
+		dir: args[0], lock: 4,
+		handlers:   make(map[int]func(uint32)),
+		conns:      make(map[*conn]bool),
+		containers: make(map[string]*container),
+		execs:      make(map[*stream]bool),
+	}
+	var err error
+	if s.ep, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return os.NewSyscallError("epoll_create1", err)
+	}
+	unix.CloseOnExec(3)
+	unix.CloseOnExec(4)
+	if err := unix.SetNonblock(3, true); err != nil {
+		return fmt.Errorf("shim: descriptor 3 is not the owner's connection: %w", err)
+	}
+	s.owner = s.addConn(3)
+	if err := s.listen(); err != nil {
+		return err
+	}
+	return s.loop()
+}
+
+// listen makes shim.sock. The path goes through a descriptor, since a socket's name holds 107 bytes only: unix(7).
+func (s *server) listen() error {
+	dir, err := unix.Open(s.dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: s.dir, Err: err}
+	}
+	defer unix.Close(dir)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	old := unix.Umask(0o177)
+	err = unix.Bind(fd, &unix.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(dir) + "/" + SocketName})
+	unix.Umask(old)
+	if err == nil {
+		err = unix.Listen(fd, 64)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return fmt.Errorf("%s/%s: %w", s.dir, SocketName, err)
+	}
+	s.listener = fd
+	s.watch(fd, unix.EPOLLIN, func(uint32) {
+		c, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+		if err == nil {
+			s.addConn(c)
+		}
+	})
+	return nil
+}
+
+func (s *server) watch(fd int, events uint32, f func(uint32)) error {
+	s.handlers[fd] = f
+	return unix.EpollCtl(s.ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
+}
+
+func (s *server) rewatch(fd int, events uint32) {
+	unix.EpollCtl(s.ep, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
+}
+
+// unwatch forgets fd and closes it.
+func (s *server) unwatch(fd int) {
+	unix.EpollCtl(s.ep, unix.EPOLL_CTL_DEL, fd, nil)
+	delete(s.handlers, fd)
+	unix.Close(fd)
+}
+
+// idleAfter is how long the shim waits, in milliseconds, before it gives back the memory that setting up took.
+const idleAfter = 200
+
+func (s *server) loop() error {
+	events := make([]unix.EpollEvent, 16)
+	for !s.finished() {
+		timeout := -1
+		if !s.idle {
+			timeout = idleAfter
+		}
+		n, err := unix.EpollWait(s.ep, events, timeout)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return os.NewSyscallError("epoll_wait", err)
+		}
+		if n == 0 && !s.idle {
+			s.idle = true
+			giveBack()
+			continue
+		}
+		for _, e := range events[:n] {
+			if f := s.handlers[int(e.Fd)]; f != nil { // an earlier callback of this round may have closed it
+				f(e.Events)
+			}
+		}
+	}
+	return s.end()
+}
+
+// finished reports whether there is nothing left to keep.
+func (s *server) finished() bool {
+	for _, c := range s.containers {
+		if c.exit == nil {
+			return false
+		}
+	}
+	if len(s.execs) > 0 {
+		return false
+	}
+	if len(s.containers) == 0 {
+		return s.owner == nil // the owner died before it had added one
+	}
+	return s.owner == nil || s.cleaned
+}
+
+// end is the shim's last act: tell everybody, then clean up where no owner did.
+func (s *server) end() error {
+	for c := range s.conns {
+		c.flushBlocking()
+	}
+	for _, c := range s.containers {
+		c.release()
+	}
+	for _, fd := range s.fds {
+		unix.Close(fd)
+	}
+	if s.cleaned || len(s.reap) == 0 {
+		return nil
+	}
+	// Those who wait see the end of their connection when the clean-up has ended.
+	unix.FcntlInt(uintptr(s.lock), unix.F_SETFD, 0)
+	for c := range s.conns {
+		unix.FcntlInt(uintptr(c.fd), unix.F_SETFD, 0)
+	}
+	return unix.Exec(s.reap[0], s.reap, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"})
+}
+
+// handle answers one request.
+func (s *server) handle(c *conn, payload []byte) {
+	s.idle = false
+	var r Request
+	if err := json.Unmarshal(payload, &r); err != nil {
+		c.reply(Reply{Error: "shim: malformed request: " + err.Error(), Kind: api.InvalidArgument})
+		return
+	}
+	var rep Reply
+	var err error
+	switch r.Op {
+	case "add":
+		rep, err = s.add(&r)
+	case "start":
+		rep, err = s.start(c, &r)
+	case "attach", "wait":
+		rep, err = s.attach(c, &r)
+	case "exec":
+		rep, err = s.exec(c, &r)
+	default:
+		err = api.Errorf(api.InvalidArgument, "shim: unknown request %q", r.Op)
+	}
+	if err != nil {
+		rep = Reply{Error: err.Error(), Kind: api.KindOf(err)}
+	}
+	c.reply(rep)
+	if err == nil {
+		if ct := s.containers[r.ID]; ct != nil && (r.Op == "attach" || r.Op == "wait") && ct.exit != nil {
+			c.exit(*ct.exit) // it ended before the question came
+		}
+	}
+}
+
+func (s *server) find(id string) (*container, error) {
+	c := s.containers[id]
+	if c == nil {
+		return nil, api.Errorf(api.NotFound, "container %s is not in this sandbox", id)
+	}
+	return c, nil
+}
+
+var errClosed = errors.New("connection closed")

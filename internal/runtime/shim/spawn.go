@@ -1,0 +1,54 @@
+package shim
+
+import (
+	"os"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"brig/internal/kernel/mount"
+)
+
+// firstFree is above the descriptors that the shim is given, so that the program's descriptor is not overwritten by them.
+const firstFree = 16
+
+// forkExec starts program in a session of its own with descriptors 3… as given and standard streams on /dev/null.
+//
+// The program is executed through a detached, read-only mount of its file. A process in a container that gets hold of /proc/PID/exe of one of the
+// shim's children then holds a file that cannot be opened for writing, whoever it is (CVE-2019-5736).
+func forkExec(program string, argv []string, fds []int) (pid int, err error) {
+	path := program
+	if fd, err := readOnlyFile(program); err == nil {
+		defer unix.Close(fd)
+		path = "/proc/self/fd/" + strconv.Itoa(fd)
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer null.Close()
+	files := []uintptr{null.Fd(), null.Fd(), null.Fd()}
+	for _, fd := range fds {
+		files = append(files, uintptr(fd))
+	}
+	return syscall.ForkExec(path, argv, &syscall.ProcAttr{
+		Dir:   "/",
+		Env:   []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOMAXPROCS=2", "GODEBUG=madvdontneed=1"},
+		Files: files,
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+}
+
+// readOnlyFile opens program on a mount of its own that is read-only and attached nowhere.
+func readOnlyFile(program string) (int, error) {
+	fd, err := mount.Clone(unix.AT_FDCWD, program, false)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fd)
+	if err := mount.SetAttr(fd, false, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID, 0, unix.MS_PRIVATE); err != nil {
+		return -1, err
+	}
+	return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, firstFree)
+}
