@@ -220,7 +220,7 @@ func throttle(major, minor int64, rate uint64) (d specs.LinuxThrottleDevice) {
 
 func TestLiveOOMAndStats(t *testing.T) {
 	g := liveGroup(t, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(16 << 20)), Swap: ptr(int64(16 << 20))}})
-	cmd := join(t, g, "tail -c 100000000 /dev/zero >/dev/null")
+	cmd := join(t, g, "x=$(head -c 100000000 /dev/zero | tr '\\\\0' x)")
 	start(t, cmd)
 	cmd.Wait()
 	if n, err := g.OOMKills(); err != nil || n == 0 {
@@ -264,7 +264,7 @@ func TestLiveCreateUndone(t *testing.T) {
 
 // devices tells by opening and making nodes what the rules of a container let through.
 const devices = `
-r=
+exec 2>&-; r=
 cat </dev/null && r="$r null-read"
 echo >/dev/null && r="$r null-write"
 head -c1 /dev/zero >/dev/null && r="$r zero-read"
