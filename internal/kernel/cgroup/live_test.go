@@ -220,7 +220,7 @@ func throttle(major, minor int64, rate uint64) (d specs.LinuxThrottleDevice) {
 
 func TestLiveOOMAndStats(t *testing.T) {
 	g := liveGroup(t, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(16 << 20)), Swap: ptr(int64(16 << 20))}})
-	cmd := join(t, g, "x=$(head -c 100000000 /dev/zero | tr '\\\\0' x)")
+	cmd := join(t, g, "x=$(head -c 100000000 /dev/zero | tr '\\000' x)")
 	start(t, cmd)
 	cmd.Wait()
 	if n, err := g.OOMKills(); err != nil || n == 0 {
