@@ -1,0 +1,285 @@
+package cgroup
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"brig/api"
+	"brig/internal/base/undo"
+)
+
+// Group is one path in every hierarchy of a layout.
+type Group struct {
+	l    *Layout
+	path string // clean, begins with a slash
+}
+
+// removeLimit bounds the wait for dying tasks in Remove.
+const removeLimit = 5 * time.Second
+
+// Create makes the group at path, with the parents that are missing, and sets its limits; r may be nil. A path that exists is taken over
+// with who is in it. On error what was made is gone again, but not what a parent got enabled.
+func (l *Layout) Create(path string, r *specs.LinuxResources) (*Group, error) {
+	g, err := l.group(path)
+	if err != nil {
+		return nil, err
+	}
+	var u undo.Stack
+	defer u.Run()
+	for i := range l.mounts {
+		m := &l.mounts[i]
+		made, err := l.makeDir(m, g.path)
+		if err != nil {
+			return nil, err
+		}
+		if made {
+			u.Add(func() { removeTree(m.dir+g.path, time.Now().Add(removeLimit)) })
+		}
+	}
+	if m := l.unifiedMount(); m != nil {
+		if err := m.enable(g.path, needs(l, r)); err != nil {
+			return nil, err
+		}
+	}
+	if r != nil {
+		if err := g.Set(r); err != nil {
+			return nil, err
+		}
+	}
+	u.Release()
+	return g, nil
+}
+
+// Load takes up a group that another process made; api.NotFound where no hierarchy has it.
+func Load(path string) (*Group, error) {
+	l, err := Detect()
+	if err != nil {
+		return nil, err
+	}
+	return l.Load(path)
+}
+
+// Load is the function Load on a layout that is known already.
+func (l *Layout) Load(path string) (*Group, error) {
+	g, err := l.group(path)
+	if err != nil {
+		return nil, err
+	}
+	if len(g.Paths()) == 0 {
+		return nil, api.Errorf(api.NotFound, "cgroup %s does not exist", g.path)
+	}
+	return g, nil
+}
+
+func (l *Layout) group(path string) (*Group, error) {
+	clean := filepath.Clean("/" + path)
+	if !strings.HasPrefix(path, "/") || clean == "/" {
+		return nil, api.Errorf(api.InvalidArgument, "cgroup path %q: it must be absolute and below the root, such as /brig/ID", path)
+	}
+	return &Group{l, clean}, nil
+}
+
+// makeDir makes the folder of path in m and says whether it was new.
+func (l *Layout) makeDir(m *mount, path string) (bool, error) {
+	dir := m.dir + path
+	err := unix.Mkdir(dir, 0o755)
+	if err == unix.ENOENT {
+		if err := l.makeParent(m, filepath.Dir(path)); err != nil {
+			return false, err
+		}
+		err = unix.Mkdir(dir, 0o755)
+	}
+	if err != nil && err != unix.EEXIST {
+		return false, mkdirError(dir, err)
+	}
+	if !m.v2 && slices.Contains(m.controllers, "cpuset") {
+		if err2 := inheritCpuset(dir); err2 != nil {
+			if err == nil {
+				unix.Rmdir(dir)
+			}
+			return false, err2
+		}
+	}
+	return err == nil, nil
+}
+
+// makeParent makes the folders down to path. In a v1 cpuset hierarchy they hand their processors and memory nodes to their children, so
+// that a new child can be joined at once.
+func (l *Layout) makeParent(m *mount, path string) error {
+	if path == "/" {
+		return api.Errorf(api.Unavailable, "cgroup hierarchy %s is gone", m.dir)
+	}
+	cpuset := !m.v2 && slices.Contains(m.controllers, "cpuset")
+	for i := 1; i <= len(path); i++ {
+		if i < len(path) && path[i] != '/' {
+			continue
+		}
+		dir := m.dir + path[:i]
+		if err := unix.Mkdir(dir, 0o755); err == unix.EEXIST {
+			continue
+		} else if err != nil {
+			return mkdirError(dir, err)
+		}
+		if cpuset {
+			if err := inheritCpuset(dir); err != nil {
+				return err
+			}
+			if err := writeFile(dir+"/cgroup.clone_children", "1"); err != nil && !errors.Is(err, unix.ENOENT) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func mkdirError(dir string, err error) error {
+	pe := &os.PathError{Op: "mkdir", Path: dir, Err: err}
+	switch err {
+	case unix.EACCES, unix.EPERM, unix.EROFS:
+		return api.Errorf(api.Unsupported, "cgroup: %w: run as root, or below a cgroup that is delegated to this user", pe)
+	case unix.EAGAIN:
+		return api.Errorf(api.Exhausted, "cgroup: %w: a parent's cgroup.max.descendants or cgroup.max.depth is used up", pe)
+	}
+	return pe
+}
+
+// inheritCpuset gives a v1 cpuset group that has no processors or memory nodes those of its parent: without them nobody may join it.
+func inheritCpuset(dir string) error {
+	for _, file := range [...]string{"/cpuset.cpus", "/cpuset.mems"} {
+		have, err := readFile(dir + file)
+		if err != nil {
+			return err
+		}
+		if len(strings.TrimSpace(string(have))) > 0 {
+			continue
+		}
+		theirs, err := readFile(filepath.Dir(dir) + file)
+		if err != nil {
+			return err
+		}
+		if err := writeFile(dir+file, strings.TrimSpace(string(theirs))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Path is the path in each hierarchy.
+func (g *Group) Path() string { return g.path }
+
+// Paths are the folders of the group that exist: by controller for version 1 (a name of several controllers is there for each), and ""
+// for version 2.
+func (g *Group) Paths() map[string]string {
+	paths := make(map[string]string, len(g.l.mounts))
+	for i := range g.l.mounts {
+		m := &g.l.mounts[i]
+		dir := m.dir + g.path
+		if !exists(dir) {
+			continue
+		}
+		if m.v2 {
+			paths[""] = dir
+			continue
+		}
+		for _, c := range m.controllers {
+			paths[c] = dir
+		}
+	}
+	return paths
+}
+
+// JoinFiles opens what a child needs to join: v1 are the tasks files, to each of which the child's only thread writes "0"; v2 is the
+// folder, for CLONE_INTO_CGROUP, nil where version 2 is not mounted. All are close-on-exec; the caller closes them.
+func (g *Group) JoinFiles() (v1 []*os.File, v2 *os.File, err error) {
+	defer func() {
+		if err != nil {
+			for _, f := range v1 {
+				f.Close()
+			}
+			v1 = nil
+		}
+	}()
+	for i := range g.l.mounts {
+		m := &g.l.mounts[i]
+		path, flags := m.dir+g.path, unix.O_RDONLY|unix.O_DIRECTORY
+		if !m.v2 {
+			path, flags = path+"/tasks", unix.O_WRONLY
+		}
+		fd, err := open(path, flags)
+		if err != nil {
+			if v2 != nil {
+				v2.Close()
+			}
+			return v1, nil, err
+		}
+		if f := os.NewFile(uintptr(fd), path); m.v2 {
+			v2 = f
+		} else {
+			v1 = append(v1, f)
+		}
+	}
+	return v1, v2, nil
+}
+
+// Remove removes the group with all below it, in every hierarchy; it waits up to 5 s for tasks that are dying. A group that is gone is no
+// error. With live processes in it, it is api.Conflict.
+func (g *Group) Remove() error {
+	deadline := time.Now().Add(removeLimit)
+	var first error
+	for i := range g.l.mounts {
+		if err := removeTree(g.l.mounts[i].dir+g.path, deadline); err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// removeTree removes a cgroup folder and the groups in it. Its files go with it.
+func removeTree(dir string, deadline time.Time) error {
+	var last error
+	done := retry(time.Until(deadline), func() bool {
+		switch err := unix.Rmdir(dir); err {
+		case nil, unix.ENOENT:
+			last = nil
+			return true
+		case unix.EBUSY, unix.ENOTEMPTY, unix.EINTR:
+			last = err
+		default:
+			last = err
+			return true
+		}
+		for _, child := range children(dir) {
+			removeTree(child, time.Now())
+		}
+		return false
+	})
+	switch {
+	case !done:
+		return api.Errorf(api.Conflict, "cgroup %s still has processes: %w", dir, last)
+	case last != nil:
+		return &os.PathError{Op: "rmdir", Path: dir, Err: last}
+	}
+	return nil
+}
+
+// children are the folders in a cgroup folder.
+func children(dir string) []string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	var list []string
+	for _, e := range entries {
+		if e.IsDir() {
+			list = append(list, dir+"/"+e.Name())
+		}
+	}
+	return list
+}
