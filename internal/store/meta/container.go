@@ -1,0 +1,190 @@
+package meta
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"brig/api"
+	"brig/internal/base/atomicfile"
+	"brig/internal/base/id"
+	"brig/internal/base/undo"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	containerDir = "container"
+	recordFile   = "record.json"
+	// making is how long a folder without a record counts as one that another process is just making: CreateContainer syncs the
+	// disk twice in between.
+	making = 10 * time.Second
+)
+
+// CreateContainer makes the container's folder, takes its name and writes its record. The name being in use is api.Conflict. On
+// error nothing is left; a process that is killed on the way leaves a container that is dead, for [Store.RemoveContainer].
+func (s *Store) CreateContainer(c api.Container, sync atomicfile.Sync) error {
+	if !id.Valid(c.ID) {
+		return api.Errorf(api.InvalidArgument, "container: %q is not an ID", c.ID)
+	}
+	if err := CheckName(c.Name); err != nil {
+		return err
+	}
+	var u undo.Stack
+	defer u.Run()
+	dir := s.Dir(c.ID)
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = makeDir(filepath.Dir(dir), sync); err == nil {
+			err = os.Mkdir(dir, 0o700)
+		}
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return api.Errorf(api.AlreadyExists, "container %s: already exists", c.ID)
+	}
+	if err != nil {
+		return err
+	}
+	u.Add(func() { os.RemoveAll(dir) })
+	if err := s.ReserveName(c.Name, c.ID); err != nil {
+		return err
+	}
+	u.Add(func() { _ = s.ReleaseName(c.Name, c.ID) })
+	if err := s.PutContainer(c, sync); err != nil {
+		return err
+	}
+	if sync == atomicfile.Durable {
+		for _, d := range []string{filepath.Dir(dir), filepath.Join(s.root, nameDir)} {
+			if err := atomicfile.SyncDir(d); err != nil {
+				return err
+			}
+		}
+	}
+	u.Release()
+	return nil
+}
+
+// PutContainer writes the record, without state and link, in place of an earlier one. The container must exist: its name is taken by
+// [Store.CreateContainer] and [Store.ReserveName] only.
+func (s *Store) PutContainer(c api.Container, sync atomicfile.Sync) error {
+	if !id.Valid(c.ID) {
+		return api.Errorf(api.InvalidArgument, "container: %q is not an ID", c.ID)
+	}
+	c.State, c.Link = api.State{}, nil
+	err := write(filepath.Join(s.Dir(c.ID), recordFile), c, sync)
+	if errors.Is(err, fs.ErrNotExist) {
+		return noContainer(c.ID)
+	}
+	return err
+}
+
+// Container returns the record of a container, by its name, else its ID, else a prefix of its ID that no other has. Its state is empty, but
+// api.StatusDead for one without a record, of which only the ID is known. A prefix of several is api.InvalidArgument.
+func (s *Store) Container(idOrNameOrPrefix string) (api.Container, error) {
+	key := idOrNameOrPrefix
+	if CheckName(key) == nil {
+		if cid, err := os.Readlink(s.namePath(key)); err == nil {
+			c, err := s.container(filepath.Base(cid))
+			if !errors.Is(err, api.NotFound) {
+				return c, err
+			}
+		}
+	}
+	if !id.Prefix(key) {
+		return api.Container{}, noContainer(key)
+	}
+	if !id.Valid(key) {
+		ids, err := s.ContainerIDs()
+		if err != nil {
+			return api.Container{}, err
+		}
+		found := ""
+		for _, cid := range ids {
+			if strings.HasPrefix(cid, key) {
+				if found != "" {
+					return api.Container{}, ambiguous("container ID", key, found, cid)
+				}
+				found = cid
+			}
+		}
+		if found == "" {
+			return api.Container{}, noContainer(key)
+		}
+		key = found
+	}
+	c, err := s.container(key)
+	if errors.Is(err, api.NotFound) {
+		err = noContainer(idOrNameOrPrefix)
+	}
+	return c, err
+}
+
+// container reads the record of a whole ID.
+func (s *Store) container(cid string) (api.Container, error) {
+	if !id.Valid(cid) {
+		return api.Container{}, noContainer(cid)
+	}
+	path := filepath.Join(s.Dir(cid), recordFile)
+	var c api.Container
+	err := read(path, &c)
+	if errors.Is(err, fs.ErrNotExist) {
+		fi, err := os.Lstat(s.Dir(cid))
+		if err != nil || time.Since(fi.ModTime()).Abs() < making {
+			return api.Container{}, noContainer(cid)
+		}
+		return api.Container{ID: cid, Created: fi.ModTime(), State: api.State{Status: api.StatusDead}}, nil
+	}
+	if err != nil {
+		return api.Container{}, err
+	}
+	if c.ID != cid {
+		return api.Container{}, corrupt(path, c.ID, cid)
+	}
+	return c, nil
+}
+
+// ContainerIDs lists the containers, in the order of their IDs, dead ones and those in the making among them.
+func (s *Store) ContainerIDs() ([]string, error) {
+	names, err := readNames(filepath.Join(s.root, containerDir))
+	if err != nil {
+		return nil, err
+	}
+	ids := slices.DeleteFunc(names, func(n string) bool { return !id.Valid(n) })
+	slices.Sort(ids)
+	return ids, nil
+}
+
+// RemoveContainer frees the name of the container and removes its record and folder. It may be called again, and for a container
+// that is dead or not there: then it removes what is left.
+func (s *Store) RemoveContainer(cid string) error {
+	if !id.Valid(cid) {
+		return api.Errorf(api.InvalidArgument, "container: %q is not an ID", cid)
+	}
+	dir := s.Dir(cid)
+	record := filepath.Join(dir, recordFile)
+	var c api.Container
+	if err := read(record, &c); err == nil && CheckName(c.Name) == nil {
+		if err := s.ReleaseName(c.Name, cid); err != nil {
+			return err
+		}
+	} else if err := s.releaseAll(cid); err != nil {
+		return err
+	}
+	// The record goes first: what a kill leaves from here on is dead, not a container without its files.
+	if err := unix.Unlink(record); err != nil && err != unix.ENOENT {
+		return &fs.PathError{Op: "unlink", Path: record, Err: err}
+	}
+	if unix.Rmdir(dir) == nil {
+		return nil
+	}
+	return os.RemoveAll(dir)
+}
+
+// Dir is the folder of a container: for its configuration, its log and its lock.
+func (s *Store) Dir(cid string) string { return filepath.Join(s.root, containerDir, cid) }
+
+func noContainer(name string) error { return api.Errorf(api.NotFound, "no such container: %s", name) }

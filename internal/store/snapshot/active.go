@@ -1,0 +1,134 @@
+package snapshot
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"brig/api"
+	"brig/internal/store/snapshot/tree"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxJoined is how long the joined options may be, in bytes: mount(2) takes a page, and the driver may add options of its own.
+	maxJoined = 4000
+	// maxLayers bounds the lower layers; the kernel's own limit, OVL_MAX_STACK, is 500.
+	maxLayers = 120
+)
+
+// Prepare makes the writable layer of container id above the layers diffIDs, bottom first, and returns what to mount as its root: an
+// overlay, or for an image without layers a bind mount of the writable layer. The root folder has owner and mode of the top layer's.
+//
+// A layer that is not unpacked is api.Corrupt, an id that has a writable layer already api.AlreadyExists. On error nothing is left.
+func (s *Store) Prepare(id string, diffIDs []string) ([]api.Mount, error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	if len(diffIDs) > maxLayers {
+		return nil, api.Errorf(api.Unsupported, "container %s: its image has %d layers, more than the %d that can be mounted; squash the image", id, len(diffIDs), maxLayers)
+	}
+	// overlayfs and mount(2) give these characters a meaning of their own.
+	if strings.ContainsAny(s.dir, `:,\`) {
+		return nil, api.Errorf(api.InvalidArgument, `folder %s: its name must not contain ":", "," or "\", which overlayfs cannot take; choose another --root`, s.dir)
+	}
+	root := unix.Stat_t{Mode: 0o755}
+	for _, d := range diffIDs {
+		hex, err := checkDiffID(d)
+		if err != nil {
+			return nil, err
+		}
+		if err := unix.Lstat(s.layerFS(hex), &root); err == unix.ENOENT {
+			return nil, api.Errorf(api.Corrupt, "image layer %s is not unpacked in %s; fetch the image again with `brig pull`", d, s.dir)
+		} else if err != nil {
+			return nil, &fs.PathError{Op: "lstat", Path: s.layerFS(hex), Err: err}
+		}
+	}
+	if err := s.makeActive(id, root); err != nil {
+		return nil, err
+	}
+	return s.Mounts(id, diffIDs), nil
+}
+
+// makeActive makes the folders of a writable layer, whose root has owner and mode of root.
+func (s *Store) makeActive(id string, root unix.Stat_t) (err error) {
+	dir := s.active(id)
+	err = os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(filepath.Dir(dir), 0o700); err == nil {
+			err = os.Mkdir(dir, 0o700)
+		}
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return api.Errorf(api.AlreadyExists, "snapshot of container %s: already exists", id)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			s.Remove(id)
+		}
+	}()
+	upper := dir + "/fs"
+	if err := unix.Mkdir(upper, 0o700); err != nil {
+		return &fs.PathError{Op: "mkdir", Path: upper, Err: err}
+	}
+	if root.Uid != 0 || root.Gid != 0 {
+		if err := unix.Lchown(upper, int(root.Uid), int(root.Gid)); err != nil {
+			return &fs.PathError{Op: "lchown", Path: upper, Err: err}
+		}
+	}
+	if err := unix.Chmod(upper, root.Mode&0o7777); err != nil {
+		return &fs.PathError{Op: "chmod", Path: upper, Err: err}
+	}
+	if err := unix.Mkdir(dir+"/work", 0o700); err != nil {
+		return &fs.PathError{Op: "mkdir", Path: dir + "/work", Err: err}
+	}
+	return nil
+}
+
+// Mounts returns what Prepare returned, for a container that is started again. It does no I/O. The diff IDs must be those of Prepare.
+func (s *Store) Mounts(id string, diffIDs []string) []api.Mount {
+	dir := s.active(id)
+	if len(diffIDs) == 0 {
+		return []api.Mount{{Type: "bind", Source: dir + "/fs", Options: []string{"bind"}}}
+	}
+	const lower, plus = "lowerdir=", "lowerdir+="
+	upper := []string{"upperdir=" + dir + "/fs", "workdir=" + dir + "/work"}
+	layers := make([]string, len(diffIDs)) // top first, as overlayfs has them
+	length := len(lower) + len(upper[0]) + len(upper[1]) + 2
+	for i, d := range diffIDs {
+		path := s.layerFS(strings.TrimPrefix(d, "sha256:"))
+		layers[len(diffIDs)-1-i] = path
+		length += len(path) + 1
+	}
+	if length <= maxJoined {
+		return []api.Mount{{Type: "overlay", Source: "overlay", Options: append([]string{lower + strings.Join(layers, ":")}, upper...)}}
+	}
+	for i := range layers {
+		layers[i] = plus + layers[i]
+	}
+	return []api.Mount{{Type: "overlay", Source: "overlay", Options: append(layers, upper...)}}
+}
+
+// Remove removes a container's writable layer, which must not be mounted. That it is not there is no error, and it may be called
+// again after it was killed.
+func (s *Store) Remove(id string) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	dir := s.active(id)
+	// A container that changed nothing left four empty folders.
+	for _, sub := range [...]string{"/fs", "/work/work", "/work", ""} {
+		if err := unix.Rmdir(dir + sub); err != nil && err != unix.ENOENT {
+			return tree.Remove(dir)
+		}
+	}
+	return nil
+}
+
+func (s *Store) layerFS(hex string) string { return filepath.Join(s.dir, "layer", hex, "fs") }
