@@ -36,7 +36,8 @@ func Detect(head []byte) Compression {
 // maxWindow bounds the memory that a zstd frame can ask for, in bytes; zstd's own tool needs no more up to level 19, nor with --long.
 const maxWindow = 128 << 20
 
-// Decompress reads r unpacked, whatever its compression. Close frees the decompressor, not r.
+// Decompress reads r unpacked, whatever its compression. Close frees the decompressor, not r. What the decompressor finds wrong is of kind
+// api.Corrupt; so is an error of r without a kind, so a caller that must tell them apart keeps r's error itself.
 func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
 	br := bufio.NewReaderSize(r, 64<<10)
 	head, err := br.Peek(4)
@@ -49,14 +50,28 @@ func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
 		if err != nil {
 			return nil, kind, api.Errorf(api.Corrupt, "gzip: %w", err)
 		}
-		return z, kind, nil
+		return unpacker{z, kind}, kind, nil
 	case Zstd:
 		z, err := zstd.NewReader(br, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(2))
 		if err != nil {
 			return nil, kind, api.Errorf(api.Corrupt, "zstd: %w", err)
 		}
-		return z.IOReadCloser(), kind, nil
+		return unpacker{z.IOReadCloser(), kind}, kind, nil
 	default:
 		return io.NopCloser(br), kind, nil
 	}
+}
+
+// unpacker gives a decompressor's errors their kind.
+type unpacker struct {
+	io.ReadCloser
+	kind Compression
+}
+
+func (u unpacker) Read(p []byte) (int, error) {
+	n, err := u.ReadCloser.Read(p)
+	if err != nil && err != io.EOF && api.KindOf(err) == "" {
+		err = api.Errorf(api.Corrupt, "%s: %w", u.kind, err)
+	}
+	return n, err
 }

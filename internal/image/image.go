@@ -248,8 +248,8 @@ func (r *resolver) manifest(ctx context.Context, doc Document, m *manifest) (*Im
 		img.Created = *c.Created
 	}
 	for i, l := range m.Layers {
-		if err := c.RootFS.DiffIDs[i].Validate(); err != nil {
-			return fail(api.Corrupt, "config %s: diff ID %q: %w", m.Config.Digest, c.RootFS.DiffIDs[i], err)
+		if d := c.RootFS.DiffIDs[i]; d.Validate() != nil || d.Algorithm() != digest.SHA256 {
+			return fail(api.Corrupt, "config %s: diff ID %q: not sha256: and 64 hexadecimal digits", m.Config.Digest, d)
 		}
 		img.Layers = append(img.Layers, api.Layer{Blob: l, DiffID: c.RootFS.DiffIDs[i].String()})
 	}

@@ -73,6 +73,20 @@ func parse(mediaType string, b []byte) (*manifest, error) {
 	return &m, nil
 }
 
+// ParseIndex reads the entries of a layout's index.json, under the rules of every index.
+func ParseIndex(b []byte) ([]imagespec.Descriptor, error) {
+	m, err := parse(imagespec.MediaTypeImageIndex, b)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range m.Manifests {
+		if err := checkDescriptor(d); err != nil {
+			return nil, err
+		}
+	}
+	return m.Manifests, nil
+}
+
 // DetectMediaType says what a document is when its announcement does not (a registry's application/json): by its own mediaType field,
 // else by its shape. The result is announced when nothing fits.
 func DetectMediaType(announced string, b []byte) string {

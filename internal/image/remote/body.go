@@ -30,11 +30,12 @@ type body struct {
 	accept string
 	desc   imagespec.Descriptor
 
-	resp   io.ReadCloser
-	stop   context.CancelFunc // of the present request
-	stall  *time.Timer
-	offset int64
-	breaks int
+	request context.Context // of the present request; cancelled with errStalled as its cause
+	stop    context.CancelFunc
+	resp    io.ReadCloser
+	stall   *time.Timer
+	offset  int64
+	breaks  int
 }
 
 // open asks for the rest of the blob.
@@ -47,7 +48,8 @@ func (b *body) open() error {
 		cancel(nil)
 		return err
 	}
-	b.resp, b.stall, b.stop = resp.Body, stall, func() { cancel(nil) }
+	stall.Stop()
+	b.request, b.stop, b.resp, b.stall = ctx, func() { cancel(nil) }, resp.Body, stall
 	skip := b.offset
 	if resp.StatusCode == http.StatusPartialContent {
 		skip = 0
@@ -67,11 +69,12 @@ func (b *body) open() error {
 func (b *body) Read(p []byte) (int, error) {
 	for {
 		if b.resp != nil {
+			b.stall.Reset(stallTime) // runs only while we wait: the reader of a layer may itself wait for long
 			n, err := b.resp.Read(p)
+			b.stall.Stop()
 			b.offset += int64(n)
 			if n > 0 {
 				b.breaks = 0
-				b.stall.Reset(stallTime)
 				if b.offset > b.desc.Size {
 					return 0, api.Errorf(api.Corrupt, "%s: %s is longer than the %d bytes of its manifest", b.repo.Where(), b.desc.Digest, b.desc.Size)
 				}
@@ -82,6 +85,9 @@ func (b *body) Read(p []byte) (int, error) {
 			}
 			if err == io.EOF && b.offset >= b.desc.Size {
 				return 0, io.EOF
+			}
+			if b.request.Err() != nil {
+				err = context.Cause(b.request)
 			}
 			b.shut()
 			if err := b.again(err); err != nil {
