@@ -10,6 +10,8 @@ package image
 import (
 	"bytes"
 	"context"
+	_ "crypto/sha256" // for package digest, which knows only what is linked
+	_ "crypto/sha512"
 	"encoding/json"
 	"errors"
 	"io"

@@ -43,22 +43,31 @@ func open(f *os.File, where, spool string) (image.Lister, error) {
 	if err != nil {
 		return nil, api.Errorf(api.KindOf(err), "%s: %w", where, err)
 	}
-	files := &contents{f: plain, also: f}
+	files := &contents{f: plain, close: []io.Closer{f}}
+	if plain != f {
+		files.close = append(files.close, plain)
+	}
+	l, err := list(files, where)
+	if err != nil && plain != f {
+		plain.Close()
+	}
+	return l, err
+}
+
+// New reads the table of contents of an unpacked archive in memory, or wherever r has it.
+func New(r File, where string) (image.Lister, error) { return list(&contents{f: r}, where) }
+
+// list finds out which of the two formats it is. An archive that is both, as docker and brig save it, is read as OCI layout: that knows
+// the digests.
+func list(files *contents, where string) (image.Lister, error) {
 	if err := files.index(); err != nil {
-		files.Close()
 		return nil, api.Errorf(api.KindOf(err), "%s: %w", where, err)
 	}
-	var l image.Lister
-	if _, docker := files.entries["manifest.json"]; docker && files.entries["oci-layout"] == (entry{}) {
-		l, err = newDocker(where, files)
-	} else {
-		l, err = layout.New(where, files)
+	_, oci := files.entries["oci-layout"]
+	if _, docker := files.entries["manifest.json"]; docker && !oci {
+		return newDocker(where, files)
 	}
-	if err != nil {
-		files.Close()
-		return nil, err
-	}
-	return l, nil
+	return layout.New(where, files)
 }
 
 // seekable returns f itself, or an unnamed copy of what f holds unpacked.
@@ -119,10 +128,16 @@ type entry struct {
 	link         string
 }
 
+// File is what an archive can be read from in place.
+type File interface {
+	io.ReadSeeker
+	io.ReaderAt
+}
+
 // contents are the files of a tar.
 type contents struct {
-	f       *os.File
-	also    *os.File // to be closed with f
+	f       File
+	close   []io.Closer
 	entries map[string]entry
 }
 
@@ -208,9 +223,9 @@ func (c *contents) section(name string) (*io.SectionReader, error) {
 
 // Close implements layout.Files.
 func (c *contents) Close() error {
-	err := c.f.Close()
-	if c.also != c.f {
-		c.also.Close()
+	var errs []error
+	for _, f := range c.close {
+		errs = append(errs, f.Close())
 	}
-	return err
+	return errors.Join(errs...)
 }
