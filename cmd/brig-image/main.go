@@ -1,0 +1,78 @@
+// Command brig-image moves images for brig: pull, load and save. It is a program of its own because a registry client costs
+// milliseconds at start, which a run of an image that is there shall not pay.
+//
+//	brig-image [--root DIR] [--state DIR] [--reply-fd N] REQUEST
+//
+// REQUEST is an api.TransferRequest as JSON. Words for the user go to standard output and error. With --reply-fd an api.TransferReply
+// is written to that file descriptor as JSON, also when the transfer failed; then the exit status is 1, or 125 for a wrong request.
+// SIGINT and SIGTERM cancel the transfer, which takes back what it did. It needs no --state, and takes it as its siblings do.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"brig/api"
+	"brig/internal/engine/transfer"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string) int {
+	flags := flag.NewFlagSet("brig-image", flag.ContinueOnError)
+	root := flags.String("root", "/var/lib/brig", "durable `folder`")
+	flags.String("state", "/run/brig", "boot-lived `folder`")
+	replyFD := flags.Int("reply-fd", -1, "write the reply to this file `descriptor`")
+	if err := flags.Parse(args); err != nil {
+		return 125
+	}
+	var out io.WriteCloser
+	if *replyFD >= 0 {
+		syscall.CloseOnExec(*replyFD)
+		out = os.NewFile(uintptr(*replyFD), "reply")
+		defer out.Close()
+	}
+	reply, err := do(ctx, *root, flags.Args())
+	code := 0
+	if err != nil {
+		code = 1
+		if errors.Is(err, api.InvalidArgument) {
+			code = 125
+		}
+		if errors.Is(err, context.Canceled) {
+			err = errors.New("the transfer was interrupted; nothing of it was kept")
+		}
+		reply = api.TransferReply{Error: err.Error(), Kind: api.KindOf(err)}
+		fmt.Fprintln(os.Stderr, "brig:", err)
+	}
+	if out != nil {
+		if err := json.NewEncoder(out).Encode(reply); err != nil {
+			fmt.Fprintln(os.Stderr, "brig: reply:", err)
+			return 1
+		}
+	}
+	return code
+}
+
+func do(ctx context.Context, root string, args []string) (api.TransferReply, error) {
+	if len(args) != 1 {
+		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "brig-image: want one argument, the request as JSON: brig starts it, users need not")
+	}
+	var request api.TransferRequest
+	if err := json.Unmarshal([]byte(args[0]), &request); err != nil {
+		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "brig-image: request: %w", err)
+	}
+	return transfer.New(root).Do(ctx, request)
+}

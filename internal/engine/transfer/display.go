@@ -1,0 +1,128 @@
+package transfer
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/term"
+)
+
+// display tells the user what happens: bars on a terminal, a line for each layer that is done elsewhere, nothing when quiet.
+type display struct {
+	mu    sync.Mutex
+	out   io.Writer
+	bars  *mpb.Progress // nil: lines
+	quiet bool
+	lines bool // a line a layer, where there are no bars
+}
+
+// newDisplay begins a display. layerLines asks for a line a layer.
+func newDisplay(out io.Writer, quiet, layerLines bool) *display {
+	d := &display{out: out, quiet: quiet, lines: layerLines}
+	if f, ok := out.(*os.File); ok && !quiet && term.IsTerminal(int(f.Fd())) {
+		d.bars = mpb.New(mpb.WithOutput(out), mpb.WithWidth(60))
+	}
+	return d
+}
+
+// say writes a line above the bars.
+func (d *display) say(format string, args ...any) {
+	if d.quiet {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var w = d.out
+	if d.bars != nil {
+		w = d.bars
+	}
+	fmt.Fprintf(w, format+"\n", args...)
+}
+
+// finish waits until the bars have been drawn for the last time. Then say writes plainly.
+func (d *display) finish() {
+	if d.bars != nil {
+		d.bars.Wait()
+		d.mu.Lock()
+		d.bars = nil
+		d.mu.Unlock()
+	}
+}
+
+// bar is one layer's progress.
+type bar struct {
+	d     *display
+	short string
+	size  int64
+	b     *mpb.Bar
+	mu    sync.Mutex
+	word  string
+}
+
+func (d *display) layer(digest digest.Digest, size int64) *bar {
+	b := &bar{d: d, short: short(digest), size: size, word: "Waiting"}
+	if d.bars == nil {
+		return b
+	}
+	b.b = d.bars.New(size, mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]"),
+		mpb.BarFillerClearOnComplete(),
+		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return b.short + ": " + b.state() + " " })),
+		mpb.AppendDecorators(decor.OnComplete(decor.CountersKiloByte("% .1f / % .1f"), "")))
+	return b
+}
+
+func (b *bar) state() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.word
+}
+
+// add counts bytes that came in.
+func (b *bar) add(n int) {
+	if b.b == nil {
+		return
+	}
+	b.mu.Lock()
+	b.word = "Pulling"
+	b.mu.Unlock()
+	b.b.IncrBy(n)
+}
+
+// end is called once, with docker's word for how the layer came to be there, or with an error.
+func (b *bar) end(word string, err error) {
+	switch {
+	case b.b != nil && err != nil:
+		b.b.Abort(false)
+	case b.b != nil:
+		b.mu.Lock()
+		b.word = word
+		b.mu.Unlock()
+		b.b.SetTotal(b.size, true)
+		b.b.EnableTriggerComplete()
+		b.b.SetCurrent(b.size)
+	case err == nil && b.d.lines:
+		b.d.say("%s: %s", b.short, word)
+	}
+}
+
+// short is a digest as docker shows it: twelve digits.
+func short(d digest.Digest) string {
+	hex := d.Encoded()
+	return hex[:min(12, len(hex))]
+}
+
+// warn writes a warning, also when quiet.
+func (d *display) warn(format string, args ...any) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var w = d.out
+	if d.bars != nil {
+		w = d.bars
+	}
+	fmt.Fprintf(w, "WARNING: "+format+"\n", args...)
+}

@@ -1,0 +1,338 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"brig/api"
+	"brig/internal/engine/transfer/garbage"
+	"brig/internal/image"
+	"brig/internal/store/content"
+)
+
+const (
+	// parallel is how many layers arrive at a time: docker's number. On two cores four are no faster, one layer's stages fill both.
+	parallel = 3
+	// rounds is how often layers are fetched again that another process removed meanwhile.
+	rounds = 3
+)
+
+// ingest is one image on its way into the store.
+type ingest struct {
+	t    *Transfer
+	img  *image.Image
+	show *display
+
+	mu    sync.Mutex
+	added garbage.Set // what was not there before
+}
+
+// ingest brings img in under name, which may be empty, and returns its record.
+func (t *Transfer) ingest(ctx context.Context, img *image.Image, name string, show *display) (rec api.Image, err error) {
+	in := &ingest{t: t, img: img, show: show}
+	defer func() {
+		if err != nil {
+			in.undo()
+		}
+	}()
+	for range rounds {
+		if err := in.fetch(ctx); err != nil {
+			return api.Image{}, err
+		}
+		rec, ok, err := in.publish(ctx, name)
+		if ok || err != nil {
+			return rec, err
+		}
+	}
+	return api.Image{}, api.Errorf(api.Conflict, "image %s: other processes keep removing its layers: try again", name)
+}
+
+// fetch brings in what is missing.
+func (in *ingest) fetch(ctx context.Context) error {
+	type job struct {
+		layer api.Layer
+		bar   *bar
+	}
+	var jobs []job
+	seen := map[digest.Digest]bool{}
+	for _, l := range in.img.Layers {
+		if !seen[l.Blob.Digest] { // an empty layer often comes many times
+			jobs = append(jobs, job{l, in.show.layer(l.Blob.Digest, l.Blob.Size)})
+		}
+		seen[l.Blob.Digest] = true
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for _, j := range jobs {
+		g.Go(func() error {
+			err := context.Cause(ctx)
+			var word string
+			if err == nil {
+				word, err = in.layer(ctx, j.layer, j.bar)
+			}
+			j.bar.end(word, err)
+			return err
+		})
+	}
+	g.Go(func() error { return in.documents(ctx) })
+	return g.Wait()
+}
+
+// documents stores index, manifest and config, which were verified when the image was resolved.
+func (in *ingest) documents(ctx context.Context) error {
+	for _, d := range in.img.Documents {
+		if in.t.stores.Content.Has(d.Descriptor.Digest) {
+			continue
+		}
+		w, err := in.t.stores.Content.Writer(ctx, d.Descriptor.Digest, d.Descriptor.Size)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(d.Bytes)
+		if err == nil {
+			in.note(d.Descriptor.Digest, "")
+			_, _, err = w.Commit()
+		}
+		w.Abort()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// layer brings in one layer: its blob, its files, or both from one stream. The word says what was done.
+func (in *ingest) layer(ctx context.Context, l api.Layer, bar *bar) (word string, err error) {
+	stores, diffID := in.t.stores, digest.Digest(l.DiffID)
+	hasBlob, hasFiles := stores.Content.Has(l.Blob.Digest), stores.Snapshot.Has(diffID)
+	if hasBlob && hasFiles {
+		return "Already exists", nil
+	}
+	src := &source{n: bar.add}
+	request, cancel := context.WithCancel(ctx) // ends a read that nobody waits for
+	defer cancel()
+	var r io.ReadCloser
+	if hasBlob {
+		r, err = stores.Content.Reader(l.Blob.Digest)
+	} else {
+		in.note(l.Blob.Digest, "")
+		r, err = in.img.Open(request, l)
+		if err == nil {
+			src.w, err = stores.Content.Writer(ctx, l.Blob.Digest, l.Blob.Size)
+		}
+	}
+	if r != nil {
+		defer r.Close()
+		src.r = r
+	}
+	if src.w != nil {
+		defer src.w.Abort()
+	}
+	if err != nil {
+		return "", in.name(l, err)
+	}
+	if !hasFiles {
+		in.note("", diffID)
+	}
+	err = in.stream(ctx, l, src, !hasFiles, cancel)
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
+	return "Pull complete", in.name(l, err)
+}
+
+// stream reads src to its end, stores it where src has a writer, and unpacks it on the way. What is wrong with the stream itself is told
+// rather than what the decompressor or the unpacking make of it. giveUp ends a read of src that is under way.
+func (in *ingest) stream(ctx context.Context, l api.Layer, src *source, unpack bool, giveUp func()) error {
+	compressed := readAhead(src)
+	var err error
+	if unpack {
+		err = in.unpack(ctx, l, compressed)
+	}
+	if err == nil || errors.Is(err, api.Corrupt) {
+		io.Copy(io.Discard, compressed) // the rest belongs to the digest too; an error is in src.err
+	} else {
+		giveUp()
+	}
+	compressed.Close()
+	switch {
+	case src.err != nil && (err == nil || errors.Is(err, api.Corrupt) || errors.Is(err, src.err)):
+		return src.err
+	case src.w != nil && (err == nil || errors.Is(err, api.Corrupt)):
+		if _, _, werr := src.w.Commit(); werr != nil {
+			return werr // other bytes than promised explain why they cannot be unpacked
+		}
+	}
+	return err
+}
+
+// unpack decompresses in a stage of its own, where there is something to decompress.
+func (in *ingest) unpack(ctx context.Context, l api.Layer, compressed io.Reader) error {
+	plain, kind, err := image.Decompress(compressed)
+	if err != nil {
+		return err
+	}
+	defer plain.Close()
+	var r io.Reader = plain
+	if kind != image.Uncompressed {
+		stage := readAhead(plain)
+		defer stage.Close()
+		r = stage
+	}
+	_, err = in.t.stores.Snapshot.Unpack(ctx, digest.Digest(l.DiffID), r)
+	return err
+}
+
+// name says which layer of which source an error is about. Errors of the machine (a full disk) and cancellation speak for themselves.
+func (in *ingest) name(l api.Layer, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, api.Exhausted) || errors.Is(err, api.Unavailable) {
+		return err
+	}
+	return api.Errorf(api.KindOf(err), "layer %s from %s: %w", l.Blob.Digest, in.img.Source.Where(), err)
+}
+
+// source is a layer's stream as it comes in: counted, and stored where there is a writer.
+type source struct {
+	r   io.Reader
+	w   *content.Writer // nil: is stored already
+	n   func(int)
+	err error // of the reader or of the writer, kept apart from what later stages say
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	s.n(n)
+	if n > 0 && s.w != nil {
+		if _, werr := s.w.Write(p[:n]); werr != nil {
+			err = werr
+		}
+	}
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
+}
+
+// note remembers what this transfer adds, before it does.
+func (in *ingest) note(blob, diffID digest.Digest) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if blob != "" {
+		in.added.Blobs = append(in.added.Blobs, blob)
+	}
+	if diffID != "" {
+		in.added.Layers = append(in.added.Layers, diffID)
+	}
+}
+
+// undo removes what was added, but for what another image came to need meanwhile. A failure leaves it to the next removal of an image.
+func (in *ingest) undo() {
+	l, err := in.t.stores.Lock()
+	if err != nil {
+		return
+	}
+	defer l.Release()
+	in.t.stores.Remove(in.added)
+}
+
+// publish gives the image its name. It is not ok when something that was there has been removed since.
+func (in *ingest) publish(ctx context.Context, name string) (rec api.Image, ok bool, err error) {
+	l, err := in.t.stores.Lock()
+	if err != nil {
+		return api.Image{}, false, err
+	}
+	defer l.Release()
+	if ctx.Err() != nil {
+		return api.Image{}, false, context.Cause(ctx)
+	}
+	rec, ok = in.record(name)
+	if !ok {
+		return rec, false, nil
+	}
+	return rec, true, in.t.put(rec)
+}
+
+// record makes the image's record; it is not ok when a piece is missing.
+func (in *ingest) record(name string) (api.Image, bool) {
+	img, stores := in.img, in.t.stores
+	rec := api.Image{Name: name, Target: bare(img.Target), Manifest: bare(img.Manifest), ID: img.ID.String(), Platform: img.Platform.String(),
+		Config: img.Config, Created: img.Created, Pulled: time.Now().UTC().Truncate(time.Second)}
+	for _, d := range img.Documents {
+		if !stores.Content.Has(d.Descriptor.Digest) {
+			return rec, false
+		}
+	}
+	for _, l := range img.Layers {
+		size, err := stores.Snapshot.LayerSize(l.DiffID)
+		if err != nil || !stores.Content.Has(l.Blob.Digest) {
+			return rec, false
+		}
+		l.Blob, l.Size = bare(l.Blob), size
+		rec.Layers = append(rec.Layers, l)
+	}
+	return rec, true
+}
+
+// bare keeps of a descriptor what identifies the piece; annotations of the place where it was found are not the store's.
+func bare(d imagespec.Descriptor) imagespec.Descriptor {
+	return imagespec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
+}
+
+// put writes a record, durably, under the lock. An image that loses its name to it stays, untagged, as with docker: containers may be made of it.
+func (t *Transfer) put(rec api.Image) error {
+	old, err := t.stores.Meta.Image(rec.Name)
+	if rec.Name != "" && err == nil && old.ID != rec.ID {
+		if err := t.untag(old); err != nil {
+			return err
+		}
+	}
+	key := rec.Name
+	if key == "" {
+		key = rec.ID
+	}
+	if err := t.stores.Content.SetRef(key, rec.Target); err != nil {
+		return err
+	}
+	if err := t.stores.Meta.PutImage(rec); err != nil {
+		return err
+	}
+	if old.ID == rec.ID && old.Manifest.Digest != rec.Manifest.Digest {
+		t.stores.Remove(t.stores.Of(old)) // the same image, packed otherwise; a failure leaves it to the next removal
+	}
+	if rec.Name == "" {
+		return nil
+	}
+	// The image has a name now; it need not be listed without one as well.
+	if _, err := t.stores.Meta.Image(rec.ID); err == nil {
+		if err := t.stores.Meta.RemoveImage(rec.ID); err != nil {
+			return err
+		}
+		return t.stores.Content.RemoveRef(rec.ID)
+	}
+	return nil
+}
+
+// untag keeps an image that is about to lose its name, unless it has another.
+func (t *Transfer) untag(old api.Image) error {
+	images, err := t.stores.Meta.Images()
+	if err != nil {
+		return err
+	}
+	for _, img := range images {
+		if img.ID == old.ID && img.Name != old.Name {
+			return nil
+		}
+	}
+	old.Name = ""
+	if err := t.stores.Content.SetRef(old.ID, old.Target); err != nil {
+		return err
+	}
+	return t.stores.Meta.PutImage(old)
+}

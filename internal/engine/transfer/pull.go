@@ -1,0 +1,145 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+
+	"brig/api"
+	"brig/internal/image"
+	"brig/internal/image/base"
+	"brig/internal/image/ref"
+	"brig/internal/image/remote"
+)
+
+// Pull brings an image in from its registry; brig/base from this program.
+func (t *Transfer) Pull(ctx context.Context, r api.TransferRequest) (api.TransferReply, error) {
+	if len(r.Refs) != 1 {
+		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "pull: %d references, want one", len(r.Refs))
+	}
+	name, err := ref.Parse(r.Refs[0])
+	if err != nil {
+		return api.TransferReply{}, err
+	}
+	platform, err := image.ParsePlatform(r.Platform)
+	if err != nil {
+		return api.TransferReply{}, err
+	}
+	show := newDisplay(t.Stderr, r.Quiet, true)
+	var rec api.Image
+	var fresh bool
+	if base.Is(name) {
+		rec, fresh, err = t.pullBase(ctx, name, platform, show)
+	} else {
+		rec, fresh, err = t.pullRemote(ctx, name, platform, r, show)
+	}
+	show.finish()
+	if err != nil {
+		return api.TransferReply{}, err
+	}
+	show.say("Digest: %s", rec.Target.Digest)
+	if fresh {
+		show.say("Status: Downloaded newer image for %s", name.Familiar())
+	} else {
+		show.say("Status: Image is up to date for %s", name.Familiar())
+	}
+	fmt.Fprintln(t.Stdout, name)
+	return api.TransferReply{Images: []api.Image{rec}, Fresh: fresh}, nil
+}
+
+func (t *Transfer) pullRemote(ctx context.Context, name ref.Ref, platform image.Platform, r api.TransferRequest, show *display) (api.Image, bool, error) {
+	old, haveOld := t.present(name.String(), platform)
+	if haveOld && name.Digest != "" {
+		return old, false, nil // what a digest names does not change
+	}
+	repo, err := remote.Open(ctx, name, remote.Options{Insecure: r.Insecure})
+	if err != nil {
+		return api.Image{}, false, err
+	}
+	show.say("%s: Pulling from %s", name.Identifier(), pathOf(name))
+	if haveOld {
+		if d, err := repo.Head(ctx); err == nil && d == old.Target.Digest {
+			return old, false, nil
+		} else if err != nil && !errors.Is(err, api.Unavailable) {
+			return api.Image{}, false, err
+		}
+	}
+	target, err := repo.Resolve(ctx)
+	if err != nil {
+		return api.Image{}, false, err
+	}
+	img, err := image.Resolve(ctx, repo, target, platform)
+	if err != nil {
+		return api.Image{}, false, api.Errorf(api.KindOf(err), "image %s: %w", name.Familiar(), err)
+	}
+	if haveOld && old.Target.Digest == target.Digest && old.Manifest.Digest == img.Manifest.Digest {
+		return old, false, nil
+	}
+	if img.Warning != "" {
+		show.warn("image %s: %s", name.Familiar(), img.Warning)
+	}
+	rec, err := t.ingest(ctx, img, name.String(), show)
+	if err != nil {
+		return api.Image{}, false, wrap(name, err)
+	}
+	return rec, true, nil
+}
+
+// pullBase brings in the embedded image, unless the store has just that one.
+func (t *Transfer) pullBase(ctx context.Context, name ref.Ref, platform image.Platform, show *display) (api.Image, bool, error) {
+	src, entry, err := base.Open(name)
+	if err != nil {
+		return api.Image{}, false, err
+	}
+	defer src.Close()
+	if old, ok := t.present(name.String(), platform); ok && old.Target.Digest == entry.Target.Digest {
+		return old, false, nil
+	}
+	show.say("%s: Pulling from %s", name.Identifier(), name.Path)
+	img, err := image.Resolve(ctx, src, entry.Target, platform)
+	if err != nil {
+		return api.Image{}, false, wrap(name, err)
+	}
+	rec, err := t.ingest(ctx, img, name.String(), show)
+	return rec, err == nil, wrap(name, err)
+}
+
+// present returns the record of a name, if all layers of it are there and it is of the platform.
+func (t *Transfer) present(name string, p image.Platform) (api.Image, bool) {
+	rec, err := t.stores.Meta.Image(name)
+	if err != nil {
+		return rec, false
+	}
+	if have, err := image.ParsePlatform(rec.Platform); p != (image.Platform{}) && (err != nil || !have.Matches(p)) {
+		return rec, false
+	}
+	for _, d := range []digest.Digest{rec.Target.Digest, rec.Manifest.Digest, digest.Digest(rec.ID)} {
+		if !t.stores.Content.Has(d) {
+			return rec, false
+		}
+	}
+	for _, l := range rec.Layers {
+		if !t.stores.Snapshot.Has(digest.Digest(l.DiffID)) || !t.stores.Content.Has(l.Blob.Digest) {
+			return rec, false
+		}
+	}
+	return rec, true
+}
+
+// pathOf is the repository as docker shows it: with the registry, unless that is docker's own.
+func pathOf(r ref.Ref) string {
+	if r.Domain == ref.DefaultDomain {
+		return r.Path
+	}
+	return r.Name()
+}
+
+// wrap names the image that an error is about.
+func wrap(name ref.Ref, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return api.Errorf(api.KindOf(err), "image %s: %w", name.Familiar(), err)
+}

@@ -1,0 +1,332 @@
+package transfer
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/term"
+
+	"brig/api"
+	"brig/internal/image/ref"
+)
+
+// The formats of a saved image.
+const (
+	formatDocker  = "docker-archive" // an OCI layout with manifest.json beside it, as docker writes since version 25
+	formatOCI     = "oci-archive"
+	formatOCIDir  = "oci-dir"
+	containerName = "io.containerd.image.name"
+)
+
+// Save writes images as an archive or a layout folder. Each is saved for the platform that the store has it for; layers keep their bytes.
+func (t *Transfer) Save(ctx context.Context, r api.TransferRequest) (api.TransferReply, error) {
+	format := r.Format
+	if format == "" {
+		format = formatDocker
+	}
+	if format != formatDocker && format != formatOCI && format != formatOCIDir {
+		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "save: format %q: want %s, %s or %s", format, formatDocker, formatOCI, formatOCIDir)
+	}
+	if len(r.Refs) == 0 {
+		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "save: no image named")
+	}
+	var images []api.Image
+	for _, s := range r.Refs {
+		img, err := t.find(s)
+		if err != nil {
+			return api.TransferReply{}, err
+		}
+		images = append(images, img)
+	}
+	b := bundle{t: t, images: images, docker: format == formatDocker}
+	var err error
+	switch {
+	case format == formatOCIDir && r.File == "":
+		err = api.Errorf(api.InvalidArgument, "save: format %s needs a folder: name it with -o", formatOCIDir)
+	case format == formatOCIDir:
+		err = b.toDir(ctx, r.File)
+	case r.File != "":
+		err = b.toFile(ctx, r.File)
+	default:
+		if f, ok := t.Stdout.(*os.File); ok && isTerminal(f) {
+			return api.TransferReply{}, api.Errorf(api.InvalidArgument, "save: refusing to write an archive to a terminal: name a file with -o, or redirect standard output")
+		}
+		err = b.toTar(ctx, t.Stdout)
+	}
+	if err != nil {
+		return api.TransferReply{}, err
+	}
+	return api.TransferReply{Images: images}, nil
+}
+
+// find looks an image up as users name it: a reference, an ID or the beginning of one.
+func (t *Transfer) find(s string) (api.Image, error) {
+	name, err := ref.Parse(s)
+	if err == nil {
+		img, ierr := t.stores.Meta.Image(name.String())
+		if ierr == nil || !errors.Is(ierr, api.NotFound) {
+			return img, ierr
+		}
+	}
+	img, ierr := t.stores.Meta.ImageByID(s)
+	if ierr == nil {
+		img.Name = "" // saved by its ID, it has no name, as with docker
+		return img, nil
+	}
+	if err != nil && errors.Is(ierr, api.NotFound) {
+		return api.Image{}, err
+	}
+	if errors.Is(ierr, api.NotFound) {
+		return api.Image{}, api.Errorf(api.NotFound, "no such image: %s", s)
+	}
+	return api.Image{}, ierr
+}
+
+// bundle is a set of images to be written as one layout.
+type bundle struct {
+	t      *Transfer
+	images []api.Image
+	docker bool
+}
+
+// blobs lists what the layout holds, each once, documents before layers.
+func (b *bundle) blobs() []imagespec.Descriptor {
+	var all []imagespec.Descriptor
+	seen := map[digest.Digest]bool{}
+	add := func(d imagespec.Descriptor) {
+		if !seen[d.Digest] {
+			seen[d.Digest] = true
+			all = append(all, d)
+		}
+	}
+	for _, img := range b.images {
+		add(img.Manifest)
+		add(imagespec.Descriptor{Digest: digest.Digest(img.ID), Size: -1})
+	}
+	for _, img := range b.images {
+		for _, l := range img.Layers {
+			add(l.Blob)
+		}
+	}
+	return all
+}
+
+// documents makes the files beside the blobs.
+func (b *bundle) documents() (map[string][]byte, error) {
+	index := imagespec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: imagespec.MediaTypeImageIndex, Manifests: []imagespec.Descriptor{}}
+	type item struct {
+		Config   string
+		RepoTags []string
+		Layers   []string
+	}
+	var items []*item
+	byID := map[string]*item{}
+	for _, img := range b.images {
+		d := img.Manifest
+		name, err := ref.Parse(img.Name)
+		named := img.Name != "" && err == nil && name.Tag != ""
+		if named {
+			d.Annotations = map[string]string{containerName: name.String(), imagespec.AnnotationRefName: name.Tag}
+			if !b.docker {
+				d.Annotations[imagespec.AnnotationRefName] = name.String() // skopeo and podman read the name here
+			}
+		}
+		index.Manifests = append(index.Manifests, d)
+		it := byID[img.ID]
+		if it == nil {
+			it = &item{Config: blobPath(digest.Digest(img.ID)), Layers: []string{}}
+			for _, l := range img.Layers {
+				it.Layers = append(it.Layers, blobPath(l.Blob.Digest))
+			}
+			items, byID[img.ID] = append(items, it), it
+		}
+		if named {
+			it.RepoTags = append(it.RepoTags, name.Familiar())
+		}
+	}
+	files := map[string]any{imagespec.ImageLayoutFile: imagespec.ImageLayout{Version: imagespec.ImageLayoutVersion}, imagespec.ImageIndexFile: index}
+	if b.docker {
+		files["manifest.json"] = items
+	}
+	out := map[string][]byte{}
+	for name, v := range files {
+		j, err := json.Marshal(v)
+		if err != nil {
+			return nil, err
+		}
+		out[name] = j
+	}
+	return out, nil
+}
+
+// blob opens a blob of the store, which verifies it while it is read.
+func (b *bundle) blob(d imagespec.Descriptor) (io.ReadCloser, int64, error) {
+	size, err := b.t.stores.Content.Size(d.Digest)
+	if err != nil {
+		return nil, 0, err
+	}
+	r, err := b.t.stores.Content.Reader(d.Digest)
+	return r, size, err
+}
+
+// toTar writes the archive.
+func (b *bundle) toTar(ctx context.Context, out io.Writer) error {
+	buffered := bufio.NewWriterSize(out, 256<<10)
+	w := tar.NewWriter(buffered)
+	for _, dir := range []string{"blobs/", "blobs/sha256/"} {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir, Mode: 0o755, Format: tar.FormatUSTAR}); err != nil {
+			return err
+		}
+	}
+	put := func(name string, size int64, r io.Reader) error {
+		h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size}
+		if err := w.WriteHeader(h); err != nil {
+			return err
+		}
+		_, err := io.Copy(w, reading{ctx, r})
+		return err
+	}
+	for _, d := range b.blobs() {
+		r, size, err := b.blob(d)
+		if err != nil {
+			return err
+		}
+		err = put(blobPath(d.Digest), size, r)
+		r.Close()
+		if err != nil {
+			return err
+		}
+	}
+	docs, err := b.documents()
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{imagespec.ImageIndexFile, "manifest.json", imagespec.ImageLayoutFile} {
+		if doc, ok := docs[name]; ok {
+			if err := put(name, int64(len(doc)), strings.NewReader(string(doc))); err != nil {
+				return err
+			}
+		}
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	return buffered.Flush()
+}
+
+// toFile writes the archive beside its place and moves it there when it is whole. What is no regular file is written to directly.
+func (b *bundle) toFile(ctx context.Context, name string) error {
+	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
+		if info.IsDir() {
+			return api.Errorf(api.InvalidArgument, "save: %s is a folder; an archive is a file (a folder is written with --format %s)", name, formatOCIDir)
+		}
+		f, err := os.OpenFile(name, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		if isTerminal(f) {
+			err = api.Errorf(api.InvalidArgument, "save: refusing to write an archive to a terminal")
+		} else {
+			err = b.toTar(ctx, f)
+		}
+		return errors.Join(err, f.Close())
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // after the rename there is nothing by that name
+	err = b.toTar(ctx, f)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	return err
+}
+
+// toDir writes a layout folder. It must be new or empty: blobs of other images may not be dropped from its index.
+func (b *bundle) toDir(ctx context.Context, dir string) (err error) {
+	_, serr := os.Stat(dir)
+	if names, err := os.ReadDir(dir); err == nil && len(names) > 0 {
+		return api.Errorf(api.AlreadyExists, "save: folder %s is not empty", dir)
+	}
+	blobs := filepath.Join(dir, "blobs", "sha256")
+	if err := os.MkdirAll(blobs, 0o755); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			for _, name := range []string{"blobs", imagespec.ImageLayoutFile, imagespec.ImageIndexFile} {
+				os.RemoveAll(filepath.Join(dir, name))
+			}
+			if errors.Is(serr, os.ErrNotExist) {
+				os.Remove(dir)
+			}
+		}
+	}()
+	put := func(name string, r io.Reader) error {
+		f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(f, reading{ctx, r})
+		return errors.Join(err, f.Close())
+	}
+	for _, d := range b.blobs() {
+		r, _, err := b.blob(d)
+		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(filepath.Join(dir, path.Dir(blobPath(d.Digest))), 0o755); err != nil {
+			return err
+		}
+		err = put(blobPath(d.Digest), r)
+		r.Close()
+		if err != nil {
+			return err
+		}
+	}
+	docs, err := b.documents()
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{imagespec.ImageIndexFile, imagespec.ImageLayoutFile} {
+		if err := put(name, strings.NewReader(string(docs[name]))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reading ends with ctx.
+type reading struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r reading) Read(p []byte) (int, error) {
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
+	}
+	return r.r.Read(p)
+}
+
+func blobPath(d digest.Digest) string {
+	return fmt.Sprintf("%s/%s/%s", imagespec.ImageBlobsDir, d.Algorithm(), d.Encoded())
+}
+
+func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }

@@ -1,0 +1,42 @@
+// Package transfer brings images in and out: pull, load and save. Only brig-image links it.
+//
+// An image comes in by one way, whatever its source (see ingest.go): layers that are missing are fetched side by side; each is verified,
+// stored and unpacked while it arrives; the documents follow; at last, under a short lock, the image gets its name. Until then nothing
+// of it can be seen, and a transfer that fails or is cancelled removes what it had added.
+package transfer
+
+import (
+	"context"
+	"io"
+	"os"
+
+	"brig/api"
+	"brig/internal/engine/transfer/garbage"
+)
+
+// Transfer moves images between one store and the world.
+type Transfer struct {
+	stores garbage.Stores
+	Stdin  *os.File  // load without a file
+	Stdout io.Writer // results
+	Stderr io.Writer // progress and warnings; bars where it is a terminal
+}
+
+// New names the store below root, the folder of --root.
+func New(root string) *Transfer {
+	return &Transfer{stores: garbage.Open(root), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+}
+
+// Do carries out a request. On error the reply is empty.
+func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferReply, error) {
+	switch r.Op {
+	case "pull":
+		return t.Pull(ctx, r)
+	case "load":
+		return t.Load(ctx, r)
+	case "save":
+		return t.Save(ctx, r)
+	default:
+		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, load or save", r.Op)
+	}
+}
