@@ -1,0 +1,246 @@
+// Package cli is the command line door: it translates docker's commands and flags to engine calls, and the engine's answers to
+// docker's output and exit codes. It holds no state and knows no room but the engine.
+//
+// A command is one file, named after it: a constructor that declares flags, whose values are checked and translated while they are
+// parsed (pflag calls a function per occurrence), and a run function. The constructors stand in one list, commands. Start-up time
+// is a product feature, so only the command that was asked for is constructed; help, completion and a mistyped name construct all.
+// For the same reason nothing is computed at package level.
+//
+// Exit codes are docker's: 125 for a flag that does not exist or does not parse, 1 for any other failure, but run ends with 125 for
+// a failure of Brig's, 126 for a command that cannot be invoked, 127 for one that is not there, else with the container's own code.
+// A command that a signal ended exits with 128 plus its number.
+//
+// While no session is open, SIGINT, SIGTERM and SIGHUP cancel the engine call in progress, which undoes what it had made. While a
+// session is open they go to the container (see session.go). A terminal in raw mode is restored on every way out.
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"brig/api"
+)
+
+// Engine is the part of the engine that the command line uses. Names are a container's name, ID or unique ID prefix; an image's
+// reference, digest or ID.
+type Engine interface {
+	// Create makes a container without starting it; the progress of a pull goes to out.Stderr.
+	Create(ctx context.Context, spec api.ContainerSpec, out api.Streams) (api.Container, error)
+	// Start starts a container; with a == nil nothing is attached and the session is nil.
+	Start(ctx context.Context, id string, a *api.Attach) (*api.Session, error)
+	// Run is Create and Start in one.
+	Run(ctx context.Context, spec api.ContainerSpec, a *api.Attach, out api.Streams) (api.Container, *api.Session, error)
+	Attach(ctx context.Context, name string, a api.Attach) (*api.Session, error)
+	// Stop asks a container to end and kills it after timeout seconds; nil: its own, negative: never.
+	Stop(ctx context.Context, name string, timeout *int) error
+	Kill(ctx context.Context, name string, signal string) error
+	Remove(ctx context.Context, name string, force, volumes bool) error
+	List(ctx context.Context) ([]api.Container, error)
+	Inspect(ctx context.Context, name string) (api.Container, error)
+	Logs(ctx context.Context, name string, o api.LogOptions, emit func(api.LogEntry) error) error
+	Exec(ctx context.Context, name string, e api.ExecSpec, s api.Streams) (api.Exit, error)
+	Wait(ctx context.Context, name string) (api.Exit, error)
+	Images(ctx context.Context) ([]api.Image, error)
+	InspectImage(ctx context.Context, name string) (api.Image, error)
+	// Transfer pulls, loads or saves images; progress goes to s.Stderr.
+	Transfer(ctx context.Context, r api.TransferRequest, s api.Streams) (api.TransferReply, error)
+	// RemoveImage returns lines "Untagged: …" and "Deleted: …".
+	RemoveImage(ctx context.Context, name string, force bool) ([]string, error)
+	Tag(ctx context.Context, source, target string) error
+	Info(ctx context.Context) (api.Info, error)
+	// Reap cleans up after a container that ended with nobody there to do it.
+	Reap(ctx context.Context, id string) error
+}
+
+// The folders of a Brig that is not told others.
+const (
+	defaultRoot  = "/var/lib/brig"
+	defaultState = "/run/brig"
+)
+
+// app is one invocation: what its commands share.
+type app struct {
+	streams     api.Streams
+	newEngine   func(root, state string) Engine
+	made        Engine // by engine, once
+	root, state string
+	debug       bool
+	signals     *catcher
+	seLinux     func() bool // whether this kernel labels files
+}
+
+// OSStreams are the process's own streams.
+func OSStreams() api.Streams {
+	s := api.Streams{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	if term.IsTerminal(int(os.Stdin.Fd())) {
+		s.Terminal = os.Stdin
+	}
+	return s
+}
+
+// Main runs the command that args (without the program's name) ask for and returns the exit code. The engine is made at its first
+// use: help and version need none.
+func Main(ctx context.Context, args []string, streams api.Streams, newEngine func(root, state string) Engine) int {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	a := &app{streams: streams, newEngine: newEngine, signals: newCatcher(cancel), seLinux: hasSELinux}
+	defer a.signals.stop()
+	root := a.rootCommand()
+	root.SetArgs(args)
+	root.SetIn(streams.Stdin)
+	root.SetOut(streams.Stdout)
+	root.SetErr(streams.Stderr)
+	a.addCommands(root, args)
+	return a.report(root.ExecuteContext(ctx))
+}
+
+// Tree returns the whole command tree, for tools that write manuals from it. Its commands cannot be run.
+func Tree() *cobra.Command {
+	a := &app{}
+	root := a.rootCommand()
+	a.addCommands(root, []string{"help"})
+	return root
+}
+
+// engine makes the engine at its first use, when the global flags are known.
+func (a *app) engine() Engine {
+	if a.made == nil {
+		a.made = a.newEngine(a.root, a.state)
+	}
+	return a.made
+}
+
+func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.streams.Stdout, format, args...) }
+
+func (a *app) errorf(format string, args ...any) {
+	fmt.Fprintf(a.streams.Stderr, "brig: "+format+"\n", args...)
+}
+
+// rootCommand makes the command without subcommands. Its flags stand before the command's name, as docker's do.
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "brig [OPTIONS] COMMAND [ARG...]",
+		Short: "Run containers without a daemon",
+		Long: "Brig runs OCI images in containers. It needs no daemon: every command does its work itself, and any number of them may\n" +
+			"work at the same time. Commands, flags, output and exit codes are docker's.",
+		Example: "  brig run --rm debian echo hello\n  brig run -d --name web -p 8080:80 nginx\n  brig ps",
+		Version: Version, // makes cobra add --version
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			return &usageError{msg: fmt.Sprintf("unknown command: brig %s", args[0]), path: "brig"}
+		},
+		RunE:                  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		DisableFlagsInUseLine: true,
+		SilenceErrors:         true,
+		SilenceUsage:          true,
+		TraverseChildren:      true,
+	}
+	root.SetUsageFunc(usage)
+	root.SetHelpFunc(help)
+	root.SetFlagErrorFunc(flagError)
+	root.SetVersionTemplate("Brig version {{.Version}}\n")
+	f := root.Flags()
+	f.SortFlags = false
+	f.StringVar(&a.root, "root", envOr("BRIG_ROOT", defaultRoot), "Folder of durable data (env BRIG_ROOT)")
+	f.StringVar(&a.state, "state", envOr("BRIG_STATE", defaultState), "Folder of data that lives until the next boot (env BRIG_STATE)")
+	f.BoolVar(&a.debug, "debug", false, "Explain errors by their kind and every cause")
+	return root
+}
+
+func envOr(name, fallback string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return fallback
+}
+
+// entry is a command that can be constructed.
+type entry struct {
+	name      string
+	construct func(*app) *cobra.Command
+}
+
+// commands is the list of all commands; help sorts it by name. A new one is added here.
+func commands() []entry {
+	return []entry{
+		{"run", (*app).run}, {"create", (*app).create}, {"start", (*app).start}, {"stop", (*app).stop}, {"kill", (*app).kill},
+		{"wait", (*app).wait}, {"rm", (*app).rm}, {"ps", (*app).ps}, {"logs", (*app).logs}, {"exec", (*app).exec},
+		{"attach", (*app).attach}, {"inspect", (*app).inspect}, {"images", (*app).images}, {"pull", (*app).pull},
+		{"load", (*app).load}, {"save", (*app).save}, {"rmi", (*app).rmi}, {"tag", (*app).tag}, {"version", (*app).version},
+		{"info", (*app).info}, {"reap", (*app).reap},
+	}
+}
+
+// addCommands constructs the command that args name, or all where they name none of the list.
+func (a *app) addCommands(root *cobra.Command, args []string) {
+	name := commandName(args)
+	all := commands()
+	for _, e := range all {
+		if e.name == name {
+			root.CompletionOptions.DisableDefaultCmd = true
+			root.AddCommand(a.make(e))
+			return
+		}
+	}
+	for _, e := range all {
+		root.AddCommand(a.make(e))
+	}
+}
+
+// make constructs a command with what all have in common.
+func (a *app) make(e entry) *cobra.Command {
+	cmd := e.construct(a)
+	cmd.DisableFlagsInUseLine = true // Use says [OPTIONS] where there are some
+	f := cmd.Flags()
+	f.SortFlags = false
+	if f.ShorthandLookup("h") != nil { // --hostname has it: cobra would claim it again
+		f.Bool("help", false, "Print usage")
+	}
+	return cmd
+}
+
+// commandName returns the first word of args that is neither a global flag nor its value.
+func commandName(args []string) string {
+	for i := 0; i < len(args); i++ {
+		switch {
+		case args[i] == "--root" || args[i] == "--state":
+			i++
+		case !strings.HasPrefix(args[i], "-"):
+			return args[i]
+		}
+	}
+	return ""
+}
+
+// quietly returns the streams without progress where quiet asks for that.
+func (a *app) quietly(quiet bool) api.Streams {
+	s := a.streams
+	if quiet {
+		s.Stderr = io.Discard
+	}
+	return s
+}
+
+// windowSize asks the terminal for its size; zero where there is none.
+func windowSize(f *os.File) api.WindowSize {
+	if f == nil {
+		return api.WindowSize{}
+	}
+	cols, rows, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return api.WindowSize{}
+	}
+	return api.WindowSize{Rows: uint16(rows), Cols: uint16(cols)}
+}
+
+// signalCode is the exit code of a process that sig ended.
+func signalCode(sig syscall.Signal) int { return 128 + int(sig) }

@@ -1,0 +1,171 @@
+package cli
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"brig/api"
+)
+
+// imagesOptions are the flags of images.
+type imagesOptions struct {
+	quiet, noTrunc, digests bool
+	format                  string
+	filter                  filters
+}
+
+func (a *app) images() *cobra.Command {
+	o := imagesOptions{filter: filters{}}
+	cmd := &cobra.Command{
+		Use:               "images [OPTIONS] [REPOSITORY[:TAG]]",
+		Short:             "List images",
+		Example:           "  brig images\n  brig images --filter dangling=true -q\n  brig images --format 'table {{.Repository}}:{{.Tag}}\\t{{.Size}}' debian",
+		Args:              maxArgs(1),
+		ValidArgsFunction: a.completeImage,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				o.filter["reference"] = append(o.filter["reference"], args[0])
+			}
+			all, err := a.engine().Images(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.printImages(o, all, time.Now())
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.digests, "digests", false, "Show digests")
+	list(f, "filter", "f", "Filter output based on conditions provided: reference, label, dangling", o.filter.add("reference", "label", "dangling"))
+	f.StringVar(&o.format, "format", "", formatHelp)
+	f.BoolVar(&o.noTrunc, "no-trunc", false, "Don't truncate output")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "Only show image IDs")
+	return cmd
+}
+
+// imageRow is an image as images shows it; the field names are docker's.
+type imageRow struct {
+	Containers, CreatedAt, CreatedSince, Digest, ID, Repository, SharedSize, Size, Tag, UniqueSize, VirtualSize string
+}
+
+// printImages prints those of all that o selects, the youngest first.
+func (a *app) printImages(o imagesOptions, all []api.Image, now time.Time) error {
+	for _, v := range o.filter["dangling"] {
+		if v != "true" && v != "false" {
+			return fmt.Errorf("invalid filter 'dangling=%s': use true or false", v)
+		}
+	}
+	for _, v := range o.filter["reference"] {
+		if _, err := path.Match(v, ""); err != nil {
+			return fmt.Errorf("invalid filter 'reference=%s': %w", v, err)
+		}
+	}
+	slices.SortStableFunc(all, func(x, y api.Image) int { return y.Created.Compare(x.Created) })
+	rows := []imageRow{}
+	seen := map[string]bool{}
+	for i := range all {
+		img := &all[i]
+		if !o.matches(img) || o.quiet && seen[img.ID] {
+			continue
+		}
+		seen[img.ID] = true
+		rows = append(rows, imageRowOf(img, now, !o.noTrunc))
+	}
+	if o.quiet && o.format == "" {
+		o.format = "{{.ID}}"
+	}
+	usual := "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
+	if o.digests {
+		usual = "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
+	}
+	return printRows(a.streams.Stdout, o.format, usual, header{
+		"Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", "ID": "IMAGE ID", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT",
+		"Size": "SIZE", "Containers": "CONTAINERS", "VirtualSize": "SIZE", "SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE",
+	}, rows)
+}
+
+// matches reports whether img passes every filter.
+func (o *imagesOptions) matches(img *api.Image) bool {
+	return o.filter.any("dangling", func(v string) bool { return (v == "true") == (img.Name == "") }) &&
+		o.filter.any("reference", func(v string) bool { return img.Name != "" && nameMatches(img.Name, v) }) &&
+		o.filter.labelled(img.Config.Labels)
+}
+
+// nameMatches reports whether a pattern of path.Match fits an image's short or full name, with or without its tag.
+func nameMatches(name, pattern string) bool {
+	short := familiar(name)
+	repo, _, _ := splitName(short)
+	fullRepo, _, _ := splitName(name)
+	for _, form := range []string{short, repo, name, fullRepo} {
+		if ok, _ := path.Match(pattern, form); ok { // the pattern was checked
+			return true
+		}
+	}
+	return false
+}
+
+func imageRowOf(img *api.Image, now time.Time, trunc bool) imageRow {
+	repo, tag, digest := splitName(familiar(img.Name))
+	if digest == "" {
+		digest = string(img.Target.Digest)
+	}
+	none := func(s string) string {
+		if s == "" {
+			return "<none>"
+		}
+		return s
+	}
+	size := humanSize(imageSize(img))
+	r := imageRow{
+		ID: img.ID, Repository: none(repo), Tag: none(tag), Digest: none(digest), Size: size, VirtualSize: size,
+		CreatedAt: img.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"), CreatedSince: ago(now, img.Created),
+		Containers: "N/A", SharedSize: "N/A", UniqueSize: "N/A",
+	}
+	if trunc {
+		r.ID = shortID(r.ID)
+	}
+	return r
+}
+
+// imageSize is the number of bytes of an image's files.
+func imageSize(img *api.Image) int64 {
+	var n int64
+	for _, l := range img.Layers {
+		n += l.Size
+	}
+	return n
+}
+
+// familiar is a full reference as people write it: without docker.io and library.
+func familiar(name string) string {
+	rest, ok := strings.CutPrefix(name, "docker.io/")
+	if !ok {
+		return name
+	}
+	if short, ok := strings.CutPrefix(rest, "library/"); ok && !strings.Contains(short, "/") {
+		return short
+	}
+	return rest
+}
+
+// splitName takes a reference apart.
+func splitName(name string) (repo, tag, digest string) {
+	name, digest, _ = strings.Cut(name, "@")
+	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
+		return name[:i], name[i+1:], digest
+	}
+	return name, "", digest
+}
+
+// tagged is a name as typed in its short form with the tag that it means.
+func tagged(name string) string {
+	name = familiar(name)
+	if repo, tag, digest := splitName(name); tag == "" && digest == "" {
+		return repo + ":latest"
+	}
+	return name
+}

@@ -1,0 +1,88 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"brig/api"
+)
+
+func (a *app) inspect() *cobra.Command {
+	var format, kind string
+	cmd := &cobra.Command{
+		Use:               "inspect [OPTIONS] NAME|ID [NAME|ID...]",
+		Short:             "Return low-level information on containers and images",
+		Example:           "  brig inspect web\n  brig inspect -f '{{.State.Status}} {{.NetworkSettings.IPAddress}}' web\n  brig inspect --type image debian:12",
+		Args:              minArgs(1),
+		ValidArgsFunction: a.completeObjects,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var views []any
+			failed := a.each(cmd.Context(), args, func(name string) (string, error) {
+				view, err := a.lookUp(cmd.Context(), name, kind)
+				if err != nil {
+					return "", err
+				}
+				if format != "" {
+					return "", printObject(a.streams.Stdout, format, view)
+				}
+				views = append(views, view)
+				return "", nil
+			})
+			if format == "" {
+				if views == nil {
+					views = []any{}
+				}
+				return errors.Join(printPretty(a.streams.Stdout, views), failed)
+			}
+			return failed
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&format, "format", "f", "", "Format output using a custom template: 'json' or a Go template")
+	parsed(f, "type", "", "string", "Only inspect objects of the given type: container or image", assign(&kind, parseKind))
+	return cmd
+}
+
+func parseKind(s string) (string, error) {
+	switch s {
+	case "container", "image":
+		return s, nil
+	}
+	return "", errors.New("use container or image")
+}
+
+// lookUp returns what inspect prints of a container or, where none has the name, an image; kind asks for one of them.
+func (a *app) lookUp(ctx context.Context, name, kind string) (any, error) {
+	if kind != "image" {
+		c, err := a.engine().Inspect(ctx, name)
+		if err == nil {
+			return containerView(&c, a.root), nil
+		}
+		if !errors.Is(err, api.NotFound) {
+			return nil, err
+		}
+	}
+	if kind != "container" {
+		img, err := a.engine().InspectImage(ctx, name)
+		if err == nil {
+			return imageView(&img), nil
+		}
+		if !errors.Is(err, api.NotFound) {
+			return nil, err
+		}
+	}
+	if kind == "" {
+		kind = "object"
+	}
+	return nil, fmt.Errorf("no such %s: %s", kind, name)
+}
+
+// completeObjects offers containers and images.
+func (a *app) completeObjects(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+	containers, _ := a.completeContainers(nil)(cmd, args, begun)
+	images, _ := a.completeImages(cmd, args, begun)
+	return append(containers, images...), cobra.ShellCompDirectiveNoFileComp
+}

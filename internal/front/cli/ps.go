@@ -1,0 +1,219 @@
+package cli
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"brig/api"
+)
+
+// psOptions are the flags of ps.
+type psOptions struct {
+	all, quiet, latest, noTrunc bool
+	last                        int
+	format                      string
+	filter                      filters
+}
+
+func (a *app) ps() *cobra.Command {
+	o := psOptions{filter: filters{}}
+	cmd := &cobra.Command{
+		Use:               "ps [OPTIONS]",
+		Aliases:           []string{"ls", "list"},
+		Short:             "List containers",
+		Example:           "  brig ps -a\n  brig ps --filter label=env=test --format 'table {{.Names}}\\t{{.Status}}'\n  brig rm $(brig ps -aq --filter status=exited)",
+		Args:              maxArgs(0),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			all, err := a.engine().List(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.printContainers(o, all, time.Now())
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&o.all, "all", "a", false, "Show all containers (default shows just running)")
+	list(f, "filter", "f", "Filter output based on conditions provided: name, id, status, label, ancestor, exited",
+		o.filter.add("name", "id", "status", "label", "ancestor", "exited"))
+	f.StringVar(&o.format, "format", "", formatHelp)
+	f.IntVarP(&o.last, "last", "n", -1, "Show n last created containers (includes all states)")
+	f.BoolVarP(&o.latest, "latest", "l", false, "Show the latest created container (includes all states)")
+	f.BoolVar(&o.noTrunc, "no-trunc", false, "Don't truncate output")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "Only display container IDs")
+	return cmd
+}
+
+// psRow is a container as ps shows it; the field names are docker's.
+type psRow struct {
+	Command, CreatedAt, ID, Image, Labels, LocalVolumes, Mounts, Names, Networks, Ports, RunningFor, Size, State, Status string
+
+	labels map[string]string
+}
+
+// Label returns one label's value, for {{.Label "key"}}.
+func (r psRow) Label(key string) string { return r.labels[key] }
+
+// printContainers prints those of all that o selects, the latest first.
+func (a *app) printContainers(o psOptions, all []api.Container, now time.Time) error {
+	if o.latest {
+		o.last = 1
+	}
+	names, err := nameFilters(o.filter["name"])
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(all, func(x, y api.Container) int { return y.Created.Compare(x.Created) })
+	_, byStatus := o.filter["status"]
+	_, byExit := o.filter["exited"]
+	everyState := o.all || o.last >= 0 || byStatus || byExit
+	var rows []psRow
+	for i := range all {
+		c := &all[i]
+		if !everyState && c.State.Status != api.StatusRunning && c.State.Status != api.StatusPaused {
+			continue
+		}
+		if !o.matches(c, names) {
+			continue
+		}
+		if o.last >= 0 && len(rows) == o.last {
+			break
+		}
+		rows = append(rows, psRowOf(c, now, !o.noTrunc))
+	}
+	if o.quiet && o.format == "" {
+		o.format = "{{.ID}}"
+	}
+	return printRows(a.streams.Stdout, o.format, "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}", header{
+		"ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "CreatedAt": "CREATED AT", "RunningFor": "CREATED",
+		"Status": "STATUS", "State": "STATE", "Ports": "PORTS", "Names": "NAMES", "Size": "SIZE", "Labels": "LABELS",
+		"Mounts": "MOUNTS", "Networks": "NETWORKS", "LocalVolumes": "LOCAL VOLUMES",
+	}, rows)
+}
+
+// nameFilters compiles the patterns of --filter name, which docker reads as regular expressions.
+func nameFilters(patterns []string) ([]*regexp.Regexp, error) {
+	var all []*regexp.Regexp
+	for _, p := range patterns {
+		re, err := regexp.Compile(p)
+		if err != nil {
+			return nil, fmt.Errorf("invalid filter name=%s: %w", p, err)
+		}
+		all = append(all, re)
+	}
+	return all, nil
+}
+
+// matches reports whether c passes every filter.
+func (o *psOptions) matches(c *api.Container, names []*regexp.Regexp) bool {
+	named := len(names) == 0 || slices.ContainsFunc(names, func(re *regexp.Regexp) bool {
+		return re.MatchString(c.Name) || re.MatchString("/"+c.Name)
+	})
+	return named &&
+		o.filter.any("id", func(v string) bool { return strings.HasPrefix(c.ID, v) }) &&
+		o.filter.any("status", func(v string) bool { return string(c.State.Status) == v }) &&
+		o.filter.any("exited", func(v string) bool {
+			ended := c.State.Status == api.StatusExited && c.State.Exit != nil
+			return ended && strconv.Itoa(c.State.Exit.Code) == v
+		}) &&
+		o.filter.any("ancestor", func(v string) bool { return ofImage(c, v) }) &&
+		o.filter.labelled(c.Spec.Labels)
+}
+
+// ofImage reports whether image, a name or an ID, is what c was made from.
+func ofImage(c *api.Container, image string) bool {
+	id, wanted := strings.TrimPrefix(c.Image, "sha256:"), strings.TrimPrefix(image, "sha256:")
+	return tagged(c.ImageName) == tagged(image) || len(wanted) >= 4 && strings.HasPrefix(id, wanted)
+}
+
+func psRowOf(c *api.Container, now time.Time, trunc bool) psRow {
+	r := psRow{
+		ID: c.ID, Names: c.Name, Image: c.ImageName, State: string(c.State.Status), Status: statusText(c, now),
+		CreatedAt: c.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"), RunningFor: ago(now, c.Created),
+		Labels: labelText(c.Spec.Labels), Networks: networkName(c), Size: "0B", labels: c.Spec.Labels,
+	}
+	command := strings.Join(c.Args, " ")
+	if trunc {
+		r.ID, command = shortID(r.ID), ellipsis(command, 20)
+		if digest, ok := strings.CutPrefix(r.Image, "sha256:"); ok {
+			r.Image = shortID(digest)
+		}
+	}
+	r.Command = strconv.Quote(command)
+	if c.Link != nil {
+		r.Ports = portsText(c.Link.Ports)
+	}
+	volumes := 0
+	var mounts []string
+	for _, m := range c.Spec.Mounts {
+		name := m.Source
+		if m.Type == "volume" {
+			volumes++
+		}
+		if name != "" {
+			if trunc {
+				name = ellipsis(name, 15)
+			}
+			mounts = append(mounts, name)
+		}
+	}
+	r.Mounts, r.LocalVolumes = strings.Join(mounts, ","), strconv.Itoa(volumes)
+	return r
+}
+
+// statusText is docker's STATUS column.
+func statusText(c *api.Container, now time.Time) string {
+	switch s := c.State; s.Status {
+	case api.StatusRunning:
+		return "Up " + humanDuration(now.Sub(s.StartedAt))
+	case api.StatusPaused:
+		return "Up " + humanDuration(now.Sub(s.StartedAt)) + " (Paused)"
+	case api.StatusExited:
+		if s.Exit == nil {
+			return "Exited"
+		}
+		return fmt.Sprintf("Exited (%d) %s", s.Exit.Code, ago(now, s.Exit.At))
+	case api.StatusDead:
+		return "Dead"
+	}
+	return "Created"
+}
+
+// networkName is what a container's network is called.
+func networkName(c *api.Container) string {
+	if c.Spec.Network.Mode == "" {
+		return "bridge"
+	}
+	return c.Spec.Network.Mode
+}
+
+// labelText writes labels as KEY=VALUE, sorted, with commas between.
+func labelText(labels map[string]string) string {
+	all := make([]string, 0, len(labels))
+	for k, v := range labels {
+		all = append(all, k+"="+v)
+	}
+	slices.Sort(all)
+	return strings.Join(all, ",")
+}
+
+// shortID is the form of an ID that people read.
+func shortID(id string) string {
+	id = strings.TrimPrefix(id, "sha256:")
+	return id[:min(len(id), 12)]
+}
+
+// ellipsis cuts s to n characters, the last of them a mark that something is missing.
+func ellipsis(s string, n int) string {
+	r := []rune(s)
+	if len(r) <= n {
+		return s
+	}
+	return string(r[:n-1]) + "…"
+}

@@ -1,0 +1,115 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"brig/api"
+)
+
+func (a *app) run() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "run [OPTIONS] IMAGE [COMMAND] [ARG...]",
+		Short:             "Create and run a new container from an image",
+		Example:           "  brig run --rm debian echo hello\n  brig run -it --name box -v \"$PWD\":/src -w /src debian bash\n  brig run -d -p 8080:80 -m 256m nginx",
+		Args:              minArgs(1),
+		ValidArgsFunction: a.completeImage,
+	}
+	o := a.addSpecFlags(cmd)
+	var streams []string
+	var detach, sigProxy bool
+	var keys []byte
+	f := cmd.Flags()
+	f.BoolVarP(&detach, "detach", "d", false, "Run container in background and print container ID")
+	list(f, "attach", "a", "Attach to STDIN, STDOUT or STDERR", appendTo(&streams, parseStream))
+	f.BoolVar(&sigProxy, "sig-proxy", true, "Proxy received signals to the process")
+	detachKeysFlag(f, &keys)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		spec, err := o.finish(f, args)
+		if err != nil {
+			return invalid(cmd, err)
+		}
+		at, err := a.runAttach(spec, streams, detach)
+		if err != nil {
+			return invalid(cmd, err)
+		}
+		if at != nil {
+			at.DetachKeys = keys
+		}
+		return a.doRun(cmd, o, spec, at, sigProxy)
+	}
+	return cmd
+}
+
+// doRun runs spec attached as at says, or detached where at is nil.
+func (a *app) doRun(cmd *cobra.Command, o *specFlags, spec api.ContainerSpec, at *api.Attach, sigProxy bool) error {
+	keep, err := o.holdCIDFile()
+	if err != nil {
+		return runError(cmd, err)
+	}
+	var j *joined
+	if at != nil {
+		j = a.join(*at)
+		defer j.close()
+		at = &j.attach
+	}
+	c, session, err := a.engine().Run(cmd.Context(), spec, at, a.quietly(o.quiet))
+	if err != nil {
+		return runError(cmd, errors.Join(err, keep(c.ID)))
+	}
+	if err := keep(c.ID); err != nil {
+		a.errorf("container ID file: %s", err) // it runs already
+	}
+	if at == nil {
+		a.printf("%s\n", c.ID)
+		return nil
+	}
+	if !at.Stdout && !at.Stderr {
+		defer a.printf("%s\n", c.ID)
+	}
+	err = a.finish(j.follow(cmd.Context(), session, sigProxy))
+	var exit *exitError
+	if err != nil && !errors.As(err, &exit) {
+		return runError(cmd, err)
+	}
+	return err
+}
+
+// runAttach says what to attach, by docker's rules: both outputs, and standard input with -i, unless -a or -d say otherwise.
+func (a *app) runAttach(spec api.ContainerSpec, streams []string, detach bool) (*api.Attach, error) {
+	if detach {
+		if len(streams) > 0 {
+			return nil, errors.New("conflicting options: cannot specify both --attach and --detach")
+		}
+		return nil, nil
+	}
+	at := api.Attach{TTY: spec.TTY, Stdin: spec.Interactive}
+	for _, s := range streams {
+		switch s {
+		case "stdin":
+			at.Stdin = true
+		case "stdout":
+			at.Stdout = true
+		case "stderr":
+			at.Stderr = true
+		}
+	}
+	if len(streams) == 0 {
+		at.Stdout, at.Stderr = true, true
+	}
+	if at.TTY && at.Stdin && a.streams.Terminal == nil {
+		return nil, errNotTerminal
+	}
+	return &at, nil
+}
+
+func parseStream(s string) (string, error) {
+	switch s = strings.ToLower(s); s {
+	case "stdin", "stdout", "stderr":
+		return s, nil
+	}
+	return "", fmt.Errorf("valid streams are STDIN, STDOUT and STDERR")
+}

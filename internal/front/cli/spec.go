@@ -1,0 +1,252 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"brig/api"
+)
+
+// specFlags are the flags that run and create share, on their way to an api.ContainerSpec. Most values go straight into spec while
+// they are parsed; the other fields wait for finish because their order among one another matters.
+type specFlags struct {
+	app  *app
+	spec api.ContainerSpec
+
+	envFiles, env      []string
+	labelFiles, labels []string
+	volumes, tmpfs     []api.MountSpec
+	mounts             []api.MountSpec
+	entrypoint         string
+	stopTimeout        int
+	cidfile            string
+	quiet              bool
+}
+
+// addSpecFlags declares the flags on cmd. The names, shorthands and meanings are docker's.
+func (a *app) addSpecFlags(cmd *cobra.Command) *specFlags {
+	o := &specFlags{app: a}
+	s, f := &o.spec, cmd.Flags()
+	f.SetInterspersed(false) // what follows IMAGE belongs to the container
+	o.processFlags(s, f)
+	o.boundaryFlags(s, f)
+
+	list(f, "volume", "v", "Bind mount a volume", appendTo(&o.volumes, a.parseVolume))
+	list(f, "mount", "", "Attach a filesystem mount to the container", appendTo(&o.mounts, parseMount))
+	list(f, "tmpfs", "", "Mount a tmpfs directory", appendTo(&o.tmpfs, parseTmpfs))
+	f.BoolVar(&s.ReadOnly, "read-only", false, "Mount the container's root filesystem as read only")
+
+	list(f, "publish", "p", "Publish a container's port(s) to the host", func(v string) error {
+		ports, err := parsePorts(v)
+		s.Network.Ports = append(s.Network.Ports, ports...)
+		return err
+	})
+	parsed(f, "network", "", "network", "Connect a container to a network: bridge, none or host", assign(&s.Network.Mode, parseNetwork))
+	parsed(f, "net", "", "network", "Connect a container to a network", assign(&s.Network.Mode, parseNetwork))
+	_ = f.MarkHidden("net")
+	f.StringVarP(&s.Hostname, "hostname", "h", "", "Container host name")
+	list(f, "add-host", "", "Add a custom host-to-IP mapping (host:ip)", appendTo(&s.Network.AddHosts, parseHost))
+	list(f, "dns", "", "Set custom DNS servers", appendTo(&s.Network.DNS, parseIP))
+
+	f.StringVar(&s.Name, "name", "", "Assign a name to the container")
+	list(f, "label", "l", "Set meta data on a container", appendTo(&o.labels, plain))
+	list(f, "label-file", "", "Read in a line delimited file of labels", appendTo(&o.labelFiles, plain))
+	f.StringVar(&o.cidfile, "cidfile", "", "Write the container ID to the file")
+	f.BoolVar(&s.AutoRemove, "rm", false, "Automatically remove the container and its associated anonymous volumes when it exits")
+	parsed(f, "pull", "", "string", "Pull image before running (always, missing, never) (default missing)", assign(&s.Pull, parsePull))
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "Suppress the pull output")
+	parsed(f, "platform", "", "string", "Set platform if the image has several", assign(&s.Platform, parsePlatform))
+	return o
+}
+
+// processFlags are about the container's process.
+func (o *specFlags) processFlags(s *api.ContainerSpec, f *pflag.FlagSet) {
+	f.BoolVarP(&s.Interactive, "interactive", "i", false, "Keep STDIN open even if not attached")
+	f.BoolVarP(&s.TTY, "tty", "t", false, "Allocate a pseudo-TTY")
+	list(f, "env", "e", "Set environment variables", appendTo(&o.env, parseEnv))
+	list(f, "env-file", "", "Read in a file of environment variables", appendTo(&o.envFiles, plain))
+	f.StringVarP(&s.WorkingDir, "workdir", "w", "", "Working directory inside the container")
+	f.StringVarP(&s.User, "user", "u", "", "Username or UID (format: <name|uid>[:<group|gid>])")
+	f.StringVar(&o.entrypoint, "entrypoint", "", "Overwrite the default ENTRYPOINT of the image")
+	f.BoolVar(&s.Init, "init", false, "Run an init inside the container that forwards signals and reaps processes")
+	list(f, "ulimit", "", "Ulimit options", appendTo(&s.Ulimits, parseUlimit))
+	f.StringVar(&s.StopSignal, "stop-signal", "", "Signal to stop the container")
+	f.IntVar(&o.stopTimeout, "stop-timeout", 0, "Timeout (in seconds) to stop a container")
+}
+
+// boundaryFlags are about what the container may do and use.
+func (o *specFlags) boundaryFlags(s *api.ContainerSpec, f *pflag.FlagSet) {
+	parsed(f, "isolation", "", "level", "Boundary of the container: container", assign(&s.Isolation, parseIsolation))
+	parsed(f, "memory", "m", "bytes", "Memory limit", assign(&s.Limits.Memory, parseBytes))
+	parsed(f, "cpus", "", "decimal", "Number of CPUs", assign(&s.Limits.NanoCPUs, parseCPUs))
+	f.Int64Var(&s.Limits.Pids, "pids-limit", 0, "Tune container pids limit (set -1 for unlimited)")
+	list(f, "cap-add", "", "Add Linux capabilities", appendTo(&s.CapAdd, parseCapability))
+	list(f, "cap-drop", "", "Drop Linux capabilities", appendTo(&s.CapDrop, parseCapability))
+	list(f, "security-opt", "", "Security Options", appendTo(&s.Security, parseSecurity))
+	f.BoolVar(&s.Privileged, "privileged", false, "Give extended privileges to this container")
+	list(f, "device", "", "Add a host device to the container", appendTo(&s.Devices, parseDevice))
+}
+
+// finish returns the spec for an image and its command, args as they stand behind the flags.
+func (o *specFlags) finish(f *pflag.FlagSet, args []string) (api.ContainerSpec, error) {
+	s := o.spec
+	s.Image, s.Command = args[0], args[1:]
+	if len(s.Command) == 0 {
+		s.Command = nil
+	}
+	if f.Changed("entrypoint") {
+		s.Entrypoint = &[]string{}
+		if o.entrypoint != "" {
+			s.Entrypoint = &[]string{o.entrypoint}
+		}
+	}
+	if f.Changed("stop-timeout") {
+		s.StopTimeout = &o.stopTimeout
+	}
+	if s.Limits.Pids < -1 {
+		return s, fmt.Errorf("invalid --pids-limit %d: use -1 for no limit", s.Limits.Pids)
+	}
+	var err error
+	if s.Env, err = environment(o.envFiles, o.env); err != nil {
+		return s, err
+	}
+	if s.Labels, err = labels(o.labelFiles, o.labels); err != nil {
+		return s, err
+	}
+	s.Mounts = append(append(o.volumes, o.mounts...), o.tmpfs...)
+	seen := make(map[string]bool, len(s.Mounts))
+	for _, m := range s.Mounts {
+		if seen[m.Target] {
+			return s, fmt.Errorf("duplicate mount point: %s: mount one thing there", m.Target)
+		}
+		seen[m.Target] = true
+	}
+	if mode := s.Network.Mode; len(s.Network.Ports) > 0 && (mode == "host" || mode == "none") {
+		fmt.Fprintf(o.app.streams.Stderr, "WARNING: Published ports are discarded when using %s network mode\n", mode)
+		s.Network.Ports = nil
+	}
+	return s, nil
+}
+
+// holdCIDFile makes the file of --cidfile before the container, so that two runs cannot use one file. keep writes the ID into it,
+// or with an empty ID removes it again.
+func (o *specFlags) holdCIDFile() (keep func(id string) error, err error) {
+	if o.cidfile == "" {
+		return func(string) error { return nil }, nil
+	}
+	f, err := os.OpenFile(o.cidfile, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, os.ErrExist) {
+		return nil, fmt.Errorf("container ID file found, make sure the other container isn't running or delete %s", o.cidfile)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("container ID file: %w", err)
+	}
+	return func(id string) error {
+		if id == "" {
+			f.Close()
+			return os.Remove(o.cidfile)
+		}
+		_, err := io.WriteString(f, id)
+		return errors.Join(err, f.Close())
+	}, nil
+}
+
+func parsePull(s string) (api.PullPolicy, error) {
+	switch p := api.PullPolicy(s); p {
+	case api.PullAlways, api.PullMissing, api.PullNever:
+		return p, nil
+	}
+	return "", fmt.Errorf("invalid pull option: '%s': must be one of \"always\", \"missing\" or \"never\"", s)
+}
+
+// parseIsolation knows all levels and refuses those that are not built, by name.
+func parseIsolation(s string) (api.Isolation, error) {
+	switch level := api.Isolation(s); level {
+	case "", "default", api.IsolationContainer:
+		return api.IsolationContainer, nil
+	case api.IsolationChroot, api.IsolationGVisor, api.IsolationVM:
+		return "", api.Errorf(api.Unsupported, "isolation level %s is not built into this brig: use --isolation=container", level)
+	}
+	return "", api.Errorf(api.InvalidArgument, "unknown isolation level %q: the levels are chroot, container, gvisor and vm", s)
+}
+
+func parsePlatform(s string) (string, error) {
+	parts := strings.Split(s, "/")
+	for _, p := range parts {
+		if p == "" || len(parts) < 2 || len(parts) > 3 {
+			return "", fmt.Errorf("invalid platform %q: use os/arch or os/arch/variant, as in linux/arm64/v8", s)
+		}
+	}
+	return strings.ToLower(s), nil
+}
+
+// parseCapability writes a capability as the kernel's headers do: CAP_ and upper case; ALL stays ALL.
+func parseCapability(s string) (string, error) {
+	c := strings.ToUpper(strings.TrimSpace(s))
+	if c == "" {
+		return "", errors.New("empty capability: name one as NET_ADMIN, or ALL")
+	}
+	if c == "ALL" || strings.HasPrefix(c, "CAP_") {
+		return c, nil
+	}
+	return "CAP_" + c, nil
+}
+
+// parseSecurity lets through what the engine knows; docker's older form with a colon becomes the one with an equals sign.
+func parseSecurity(s string) (string, error) {
+	key, val, found := strings.Cut(s, "=")
+	if !found {
+		key, val, found = strings.Cut(s, ":")
+	}
+	switch {
+	case key == "no-new-privileges" && !found:
+		return s, nil
+	case key == "no-new-privileges" && (val == "true" || val == "false"), key == "seccomp" && val != "":
+		return key + "=" + val, nil
+	case key == "no-new-privileges" || key == "seccomp":
+		return "", fmt.Errorf("invalid --security-opt: %q", s)
+	}
+	return "", api.Errorf(api.Unsupported, "--security-opt %s is not supported: use seccomp=unconfined, seccomp=FILE or no-new-privileges", key)
+}
+
+// parseDevice reads PATH[:PATH-IN-CONTAINER][:PERMISSIONS].
+func parseDevice(s string) (api.DeviceSpec, error) {
+	parts := strings.Split(s, ":")
+	d := api.DeviceSpec{Source: parts[0], Target: parts[0], Permissions: "rwm"}
+	switch {
+	case len(parts) == 2 && deviceMode(parts[1]):
+		d.Permissions = parts[1]
+	case len(parts) == 2:
+		d.Target = parts[1]
+	case len(parts) == 3:
+		d.Target, d.Permissions = parts[1], parts[2]
+	case len(parts) > 3:
+		return d, fmt.Errorf("invalid device specification: %s", s)
+	}
+	if d.Target == "" {
+		d.Target = d.Source
+	}
+	if !strings.HasPrefix(d.Source, "/") || !strings.HasPrefix(d.Target, "/") {
+		return d, fmt.Errorf("invalid device specification: %s: paths must be absolute", s)
+	}
+	if !deviceMode(d.Permissions) {
+		return d, fmt.Errorf("invalid device mode: %s: use letters of rwm", d.Permissions)
+	}
+	return d, nil
+}
+
+// deviceMode reports whether s has only letters of rwm, each at most once.
+func deviceMode(s string) bool {
+	for i, c := range s {
+		if !strings.ContainsRune("rwm", c) || strings.ContainsRune(s[:i], c) {
+			return false
+		}
+	}
+	return s != ""
+}

@@ -1,0 +1,63 @@
+package cli
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"brig/api"
+)
+
+func (a *app) start() *cobra.Command {
+	var attach, interactive bool
+	var keys []byte
+	cmd := &cobra.Command{
+		Use:               "start [OPTIONS] CONTAINER [CONTAINER...]",
+		Short:             "Start one or more stopped containers",
+		Example:           "  brig start web db\n  brig start -ai box",
+		Args:              minArgs(1),
+		ValidArgsFunction: a.completeContainers(notRunning),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !attach && !interactive {
+				return a.each(cmd.Context(), args, func(name string) (string, error) {
+					_, err := a.engine().Start(cmd.Context(), name, nil)
+					return name, err
+				})
+			}
+			if len(args) > 1 {
+				return errors.New("you cannot start and attach multiple containers at once")
+			}
+			return a.startAttached(cmd, args[0], api.Attach{Stdin: interactive, Stdout: true, Stderr: true, DetachKeys: keys})
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&attach, "attach", "a", false, "Attach STDOUT/STDERR and forward signals")
+	f.BoolVarP(&interactive, "interactive", "i", false, "Attach container's STDIN")
+	detachKeysFlag(f, &keys)
+	return cmd
+}
+
+// startAttached starts a container and stays with it. Standard input is joined only where the container was made with -i.
+func (a *app) startAttached(cmd *cobra.Command, name string, at api.Attach) error {
+	c, err := a.engine().Inspect(cmd.Context(), name)
+	if err != nil {
+		return err
+	}
+	at.TTY = c.Spec.TTY
+	at.Stdin = at.Stdin && c.Spec.Interactive
+	if at.TTY && at.Stdin && a.streams.Terminal == nil {
+		return errNotTerminal
+	}
+	j := a.join(at)
+	defer j.close()
+	session, err := a.engine().Start(cmd.Context(), c.ID, &j.attach)
+	if err != nil {
+		return err
+	}
+	return a.finish(j.follow(cmd.Context(), session, !at.TTY))
+}
+
+func detachKeysFlag(f *pflag.FlagSet, keys *[]byte) {
+	parsed(f, "detach-keys", "", "string", "Override the key sequence for detaching a container", assign(keys, parseKeys))
+}

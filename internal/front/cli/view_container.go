@@ -1,0 +1,346 @@
+package cli
+
+import (
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"brig/api"
+)
+
+// The views below are what docker inspect prints: field names and forms are those of the Docker Engine API, as far as Brig has
+// something to say. Scripts rely on them, so a field that is there is never renamed.
+
+type inspectContainer struct {
+	ID              string `json:"Id"`
+	Created         string
+	Path            string
+	Args            []string
+	State           inspectState
+	Image           string
+	ResolvConfPath  string
+	HostnamePath    string
+	HostsPath       string
+	LogPath         string
+	Name            string
+	RestartCount    int
+	Driver          string
+	Platform        string
+	HostConfig      inspectHostConfig
+	Mounts          []inspectMount
+	Config          inspectConfig
+	NetworkSettings inspectNetwork
+}
+
+type inspectState struct {
+	Status     string
+	Running    bool
+	Paused     bool
+	Restarting bool
+	OOMKilled  bool
+	Dead       bool
+	Pid        int
+	ExitCode   int
+	Error      string
+	StartedAt  string
+	FinishedAt string
+}
+
+type inspectHostConfig struct {
+	Binds          []string
+	NetworkMode    string
+	PortBindings   map[string][]portBinding
+	AutoRemove     bool
+	CapAdd         []string
+	CapDrop        []string
+	DNS            []string `json:"Dns"`
+	ExtraHosts     []string
+	Privileged     bool
+	ReadonlyRootfs bool
+	SecurityOpt    []string
+	Tmpfs          map[string]string `json:",omitempty"`
+	Isolation      string
+	Memory         int64
+	NanoCPUs       int64 `json:"NanoCpus"`
+	PidsLimit      *int64
+	Devices        []inspectDevice
+	Ulimits        []inspectUlimit
+	Init           *bool `json:",omitempty"`
+}
+
+type portBinding struct {
+	HostIP   string `json:"HostIp"`
+	HostPort string
+}
+
+type inspectDevice struct{ PathOnHost, PathInContainer, CgroupPermissions string }
+
+type inspectUlimit struct {
+	Name string
+	Hard int64
+	Soft int64
+}
+
+type inspectMount struct {
+	Type        string
+	Name        string `json:",omitempty"`
+	Source      string
+	Destination string
+	Driver      string `json:",omitempty"`
+	Mode        string
+	RW          bool
+	Propagation string
+}
+
+type inspectConfig struct {
+	Hostname     string
+	User         string
+	ExposedPorts map[string]struct{} `json:",omitempty"`
+	Tty          bool
+	OpenStdin    bool
+	Env          []string
+	Cmd          []string
+	Image        string
+	Volumes      map[string]struct{}
+	WorkingDir   string
+	Entrypoint   []string
+	Labels       map[string]string
+	StopSignal   string `json:",omitempty"`
+	StopTimeout  *int   `json:",omitempty"`
+}
+
+type inspectNetwork struct {
+	Ports     map[string][]portBinding
+	Gateway   string
+	IPAddress string
+	IPPrefixLen,
+	GlobalIPv6PrefixLen int
+	IPv6Gateway       string
+	GlobalIPv6Address string
+	MacAddress        string
+	Networks          map[string]inspectEndpoint
+}
+
+type inspectEndpoint struct {
+	MacAddress          string
+	Gateway             string
+	IPAddress           string
+	IPPrefixLen         int
+	IPv6Gateway         string
+	GlobalIPv6Address   string
+	GlobalIPv6PrefixLen int
+}
+
+// dockerTime writes a time as docker does, the zero one included, which scripts compare with.
+func dockerTime(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
+
+// containerView writes c as docker inspect does; root is the folder of durable data.
+func containerView(c *api.Container, root string) inspectContainer {
+	dir := filepath.Join(root, "container", c.ID)
+	v := inspectContainer{
+		ID: c.ID, Created: dockerTime(c.Created), Args: []string{}, State: stateView(c.State), Image: c.Image,
+		ResolvConfPath: filepath.Join(dir, "resolv.conf"), HostnamePath: filepath.Join(dir, "hostname"), HostsPath: filepath.Join(dir, "hosts"),
+		LogPath: filepath.Join(dir, "log"), Name: "/" + c.Name, Driver: "overlay", Platform: "linux",
+		HostConfig: hostConfigView(&c.Spec), Mounts: mountViews(c.Spec.Mounts, root), Config: configView(c), NetworkSettings: networkView(c),
+	}
+	if len(c.Args) > 0 {
+		v.Path, v.Args = c.Args[0], c.Args[1:]
+	}
+	return v
+}
+
+func stateView(s api.State) inspectState {
+	v := inspectState{
+		Status: string(s.Status), Running: s.Status == api.StatusRunning || s.Status == api.StatusPaused, Paused: s.Status == api.StatusPaused,
+		Dead: s.Status == api.StatusDead, Pid: s.Pid, StartedAt: dockerTime(s.StartedAt), FinishedAt: dockerTime(time.Time{}),
+	}
+	if s.Exit != nil {
+		v.FinishedAt = dockerTime(s.Exit.At)
+		if !v.Running {
+			v.ExitCode, v.OOMKilled, v.Error = s.Exit.Code, s.Exit.OOMKilled, s.Exit.Error
+		}
+	}
+	return v
+}
+
+func hostConfigView(s *api.ContainerSpec) inspectHostConfig {
+	v := inspectHostConfig{
+		Binds: []string{}, NetworkMode: s.Network.Mode, PortBindings: map[string][]portBinding{}, AutoRemove: s.AutoRemove,
+		CapAdd: s.CapAdd, CapDrop: s.CapDrop, DNS: list0(s.Network.DNS), ExtraHosts: []string{}, Privileged: s.Privileged,
+		ReadonlyRootfs: s.ReadOnly, SecurityOpt: s.Security, Isolation: string(s.Isolation), Memory: s.Limits.Memory,
+		NanoCPUs: s.Limits.NanoCPUs, Devices: []inspectDevice{}, Ulimits: []inspectUlimit{},
+	}
+	if v.NetworkMode == "" {
+		v.NetworkMode = "bridge"
+	}
+	if s.Limits.Pids != 0 {
+		v.PidsLimit = &s.Limits.Pids
+	}
+	if s.Init {
+		v.Init = &s.Init
+	}
+	for _, p := range s.Network.Ports {
+		addBinding(v.PortBindings, p)
+	}
+	for _, h := range s.Network.AddHosts {
+		v.ExtraHosts = append(v.ExtraHosts, h.Name+":"+h.IP)
+	}
+	for _, d := range s.Devices {
+		v.Devices = append(v.Devices, inspectDevice{d.Source, d.Target, d.Permissions})
+	}
+	for _, u := range s.Ulimits {
+		v.Ulimits = append(v.Ulimits, inspectUlimit{u.Name, u.Hard, u.Soft})
+	}
+	for _, m := range s.Mounts {
+		switch {
+		case m.Type == "tmpfs":
+			if v.Tmpfs == nil {
+				v.Tmpfs = map[string]string{}
+			}
+			v.Tmpfs[m.Target] = strings.Join(m.TmpfsOptions, ",")
+		case m.Source != "":
+			bind := m.Source + ":" + m.Target
+			if m.ReadOnly {
+				bind += ":ro"
+			}
+			v.Binds = append(v.Binds, bind)
+		}
+	}
+	return v
+}
+
+// list0 is a list that JSON writes as [] when it is empty.
+func list0(l []string) []string {
+	if l == nil {
+		return []string{}
+	}
+	return l
+}
+
+// addBinding enters a published port under its name in the container, as 80/tcp.
+func addBinding(m map[string][]portBinding, p api.PortSpec) {
+	key := strconv.Itoa(int(p.ContainerPort)) + "/" + p.Protocol
+	port := ""
+	if p.HostPort != 0 {
+		port = strconv.Itoa(int(p.HostPort))
+	}
+	m[key] = append(m[key], portBinding{HostIP: p.HostIP, HostPort: port})
+}
+
+func mountViews(mounts []api.MountSpec, root string) []inspectMount {
+	views := []inspectMount{}
+	for _, m := range mounts {
+		v := inspectMount{Type: m.Type, Source: m.Source, Destination: m.Target, RW: !m.ReadOnly}
+		if m.ReadOnly {
+			v.Mode = "ro"
+		}
+		switch m.Type {
+		case "bind":
+			v.Propagation = m.Propagation
+			if v.Propagation == "" {
+				v.Propagation = "rprivate"
+			}
+		case "volume":
+			v.Name, v.Driver, v.Source = m.Source, "local", ""
+			if m.Source != "" {
+				v.Source = filepath.Join(root, "volume", m.Source, "data")
+			}
+		}
+		views = append(views, v)
+	}
+	return views
+}
+
+func configView(c *api.Container) inspectConfig {
+	s, img := &c.Spec, &c.ImageConfig
+	v := inspectConfig{
+		Hostname: s.Hostname, User: first(s.User, img.User), ExposedPorts: img.ExposedPorts, Tty: s.TTY, OpenStdin: s.Interactive,
+		Env: mergeEnv(img.Env, s.Env), Cmd: s.Command, Image: c.ImageName, Volumes: img.Volumes, WorkingDir: first(s.WorkingDir, img.WorkingDir),
+		Entrypoint: img.Entrypoint, Labels: map[string]string{}, StopSignal: first(s.StopSignal, img.StopSignal), StopTimeout: s.StopTimeout,
+	}
+	if v.Hostname == "" {
+		v.Hostname = shortID(c.ID)
+	}
+	if s.Entrypoint != nil {
+		v.Entrypoint = *s.Entrypoint
+	} else if v.Cmd == nil {
+		v.Cmd = img.Cmd // --entrypoint also drops the image's command
+	}
+	for _, labels := range []map[string]string{img.Labels, s.Labels} {
+		for k, val := range labels {
+			v.Labels[k] = val
+		}
+	}
+	return v
+}
+
+func first(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// mergeEnv overlays the variables of a spec on the image's, whose places they keep; a bare name unsets.
+func mergeEnv(base, over []string) []string {
+	env := slices.Clone(list0(base))
+	for _, e := range over {
+		name, _, sets := strings.Cut(e, "=")
+		i := slices.IndexFunc(env, func(old string) bool { return strings.HasPrefix(old, name+"=") })
+		switch {
+		case i >= 0 && sets:
+			env[i] = e
+		case i >= 0:
+			env = slices.Delete(env, i, i+1)
+		case sets:
+			env = append(env, e)
+		}
+	}
+	return env
+}
+
+func networkView(c *api.Container) inspectNetwork {
+	v := inspectNetwork{Ports: map[string][]portBinding{}, Networks: map[string]inspectEndpoint{}}
+	var e inspectEndpoint
+	if l := c.Link; l != nil {
+		for port := range c.ImageConfig.ExposedPorts {
+			if !strings.Contains(port, "/") {
+				port += "/tcp"
+			}
+			v.Ports[port] = nil // exposed, not published
+		}
+		for _, p := range l.Ports {
+			addBinding(v.Ports, p)
+		}
+		e.MacAddress = l.MAC
+		for _, prefix := range l.Addresses {
+			e.add(prefix)
+		}
+		for _, g := range l.Gateways {
+			if g.Is4() {
+				e.Gateway = g.String()
+			} else {
+				e.IPv6Gateway = g.String()
+			}
+		}
+	}
+	name := networkName(c)
+	v.Networks[name] = e
+	if name == "bridge" {
+		v.Gateway, v.IPAddress, v.IPPrefixLen, v.MacAddress = e.Gateway, e.IPAddress, e.IPPrefixLen, e.MacAddress
+		v.IPv6Gateway, v.GlobalIPv6Address, v.GlobalIPv6PrefixLen = e.IPv6Gateway, e.GlobalIPv6Address, e.GlobalIPv6PrefixLen
+	}
+	return v
+}
+
+// add enters an address by its family.
+func (e *inspectEndpoint) add(prefix netip.Prefix) {
+	if prefix.Addr().Is4() {
+		e.IPAddress, e.IPPrefixLen = prefix.Addr().String(), prefix.Bits()
+		return
+	}
+	e.GlobalIPv6Address, e.GlobalIPv6PrefixLen = prefix.Addr().String(), prefix.Bits()
+}
