@@ -236,6 +236,6 @@ func pulls(b *bench, c testcase) error {
 			after:  func(int) error { return b.do(e.forget(ref)...) },
 		})
 	}
-	report(os.Stdout, c.name, b.interleave(min(b.rounds, 5), cmds))
+	report(os.Stdout, c.name, b.interleave(min(b.rounds, 3), cmds))
 	return nil
 }
