@@ -44,10 +44,16 @@ func Take() (Snapshot, error) {
 	return s, nil
 }
 
-// Left lists what is in now and was not in s, a line a thing.
-func (s Snapshot) Left(now Snapshot) []string {
+// Kinds are the sets of a Snapshot.
+func Kinds() []string { return []string{"mount", "process", "control group", "link", "nftables table"} }
+
+// Left lists what is in now and was not in s, a line a thing; of the given kinds, or of all.
+func (s Snapshot) Left(now Snapshot, kinds ...string) []string {
+	if len(kinds) == 0 {
+		kinds = Kinds()
+	}
 	var left []string
-	for _, kind := range []string{"mount", "process", "control group", "link", "nftables table"} {
+	for _, kind := range kinds {
 		for _, thing := range now[kind] {
 			if thing != "" && !slices.Contains(s[kind], thing) {
 				left = append(left, kind+": "+thing)
@@ -59,14 +65,14 @@ func (s Snapshot) Left(now Snapshot) []string {
 
 // Settle waits until nothing is left over, at most for the given time, and returns what is left then.
 // The kernel takes some things away in the background: a network interface some 20 ms after its namespace's last handle.
-func (s Snapshot) Settle(limit time.Duration) ([]string, error) {
+func (s Snapshot) Settle(limit time.Duration, kinds ...string) ([]string, error) {
 	deadline := time.Now().Add(limit)
 	for {
 		now, err := Take()
 		if err != nil {
 			return nil, err
 		}
-		left := s.Left(now)
+		left := s.Left(now, kinds...)
 		if len(left) == 0 || time.Now().After(deadline) {
 			return left, nil
 		}
