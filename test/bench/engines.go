@@ -6,14 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-func arch() string { return runtime.GOARCH }
 
 // engine is one competitor. A nil function means that it has no such thing.
 type engine struct {
@@ -116,7 +113,7 @@ func (b *bench) daemon(e *engine, socket string, argv ...string) error {
 			return fmt.Errorf("%s ended: %v: %s", argv[0], err, tail(string(text), 400))
 		case <-time.After(100 * time.Millisecond):
 		}
-		if socket == "" || dial(socket) {
+		if dial(socket) {
 			return nil
 		}
 	}

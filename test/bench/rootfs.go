@@ -2,10 +2,6 @@ package main
 
 import (
 	"archive/tar"
-	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
@@ -13,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"brig/test/machine"
 )
 
 // imageName is the image that every engine runs: busybox from Debian's busybox-static.
@@ -51,18 +49,22 @@ func (b *bench) prepare() error {
 			return err
 		}
 	}
-	layer, err := tarOf(b.rootfs)
+	layer := filepath.Join(b.dir, "rootfs.tar")
+	if err := tarTo(layer, b.rootfs); err != nil {
+		return err
+	}
+	return machine.WriteArchive(b.archive, imageName, layer)
+}
+
+// tarTo packs the folder dir into a file.
+func tarTo(file, dir string) error {
+	f, err := os.Create(file)
 	if err != nil {
 		return err
 	}
-	return writeArchive(b.archive, imageName, layer)
-}
-
-// tarOf packs the folder dir.
-func tarOf(dir string) ([]byte, error) {
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	defer f.Close()
+	w := tar.NewWriter(f)
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || path == dir {
 			return err
 		}
@@ -92,42 +94,10 @@ func tarOf(dir string) ([]byte, error) {
 		return err
 	})
 	if err != nil {
-		return nil, err
-	}
-	return buf.Bytes(), w.Close()
-}
-
-// writeArchive writes an image of one layer in the form of docker save, which every engine loads.
-func writeArchive(path, name string, layer []byte) error {
-	sum := sha256.Sum256(layer)
-	config, err := json.Marshal(map[string]any{
-		"architecture": arch(), "os": "linux", "created": "1970-01-01T00:00:00Z",
-		"config":  map[string]any{"Cmd": []string{"sh"}, "Env": []string{"PATH=/bin"}},
-		"rootfs":  map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + hex.EncodeToString(sum[:])}},
-		"history": []map[string]any{{"created": "1970-01-01T00:00:00Z"}},
-	})
-	if err != nil {
 		return err
-	}
-	manifest, err := json.Marshal([]map[string]any{{"Config": "config.json", "RepoTags": []string{name}, "Layers": []string{"layer.tar"}}})
-	if err != nil {
-		return err
-	}
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	for _, f := range []struct {
-		name string
-		data []byte
-	}{{"manifest.json", manifest}, {"config.json", config}, {"layer.tar", layer}} {
-		if err := w.WriteHeader(&tar.Header{Name: f.name, Mode: 0o644, Size: int64(len(f.data))}); err != nil {
-			return err
-		}
-		if _, err := w.Write(f.data); err != nil {
-			return err
-		}
 	}
 	if err := w.Close(); err != nil {
 		return err
 	}
-	return os.WriteFile(path, buf.Bytes(), 0o644)
+	return f.Close()
 }

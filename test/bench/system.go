@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"brig/test/machine"
 )
 
 func dial(socket string) bool {
@@ -28,33 +30,17 @@ const debianEnv = "BRIG_BENCH_DEBIAN"
 
 // registryWithDebian starts docker-registry on loopback and pushes a minimal Debian to it; the reference is returned.
 func (b *bench) registryWithDebian() (string, error) {
-	layer, err := os.ReadFile(os.Getenv(debianEnv))
+	r, err := machine.StartRegistry(filepath.Join(b.dir, "registry"))
 	if err != nil {
 		return "", err
 	}
-	const address = "127.0.0.1:5099"
-	ref := address + "/debian:bench"
-	archive := filepath.Join(b.dir, "debian-archive.tar")
-	if err := writeArchive(archive, ref, layer); err != nil {
+	b.engines[0].down = append(b.engines[0].down, r.Stop)
+	ref := r.Address + "/debian:bench"
+	archive := filepath.Join(b.dir, "debian.tar")
+	if err := machine.WriteArchive(archive, ref, os.Getenv(debianEnv)); err != nil {
 		return "", err
 	}
-	config := filepath.Join(b.dir, "registry.yml")
-	text := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %q}}\nhttp: {addr: %q}\n", filepath.Join(b.dir, "registry"), address)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		return "", err
-	}
-	e := b.engines[0]
-	if err := b.daemon(e, "", "docker-registry", "serve", config); err != nil {
-		return "", err
-	}
-	for range 50 {
-		if c, err := net.Dial("tcp", address); err == nil {
-			c.Close()
-			break
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	return ref, b.do("skopeo", "copy", "-q", "--insecure-policy", "--dest-tls-verify=false", "docker-archive:"+archive, "docker://"+ref)
+	return ref, r.Push(archive, ref)
 }
 
 // keepers are the programs that stay with a container as long as it lives.

@@ -33,6 +33,8 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"fetch":      cmdFetch,
 	"registry":   cmdRegistry,
 	"push":       cmdPush,
+	"udpecho":    cmdUDPEcho,
+	"udpask":     cmdUDPAsk,
 }
 
 // program prepares a command for a terminal in the story's folder and environment, ended after a minute.

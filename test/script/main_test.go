@@ -11,6 +11,8 @@
 //	fetch URL                       GET, until it answers, five seconds at most; the body is the standard output
 //	registry                        starts a registry in memory; its address is $REGISTRY
 //	push ARCHIVE NAME               puts the image of a docker-archive into it
+//	udpecho PIDFILE PORT            answers "got TEXT" on a UDP port in a container's network
+//	udpask ADDRESS TEXT             sends TEXT over UDP and prints the answer
 package script
 
 import (
