@@ -1,16 +1,16 @@
-// Brig runs OCI images without a daemon; package cli is its command line.
+// Command brig runs OCI images without a daemon.
 package main
 
 import (
 	"context"
 	"os"
 
+	"brig/internal/engine"
 	"brig/internal/front/cli"
 )
 
-// newEngine makes the engine on the folders of a Brig.
-var newEngine func(root, state string) cli.Engine
-
 func main() {
-	os.Exit(cli.Main(context.Background(), os.Args[1:], cli.OSStreams(), newEngine))
+	os.Exit(cli.Main(context.Background(), os.Args[1:], cli.OSStreams(), func(root, state string) cli.Engine {
+		return engine.New(root, state, cli.Version)
+	}))
 }

@@ -88,7 +88,7 @@ func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) ([]st
 			if err := e.content.RemoveRef(d.Name); err != nil && !errors.Is(err, api.NotFound) {
 				return lines, err
 			}
-			lines = append(lines, "Untagged: "+ref.Familiar(d.Name))
+			lines = append(lines, "Untagged: "+familiar(d.Name))
 		}
 		key := d.Name
 		if key == "" {
@@ -116,10 +116,10 @@ func (e *Engine) checkUnused(ctx context.Context, img *api.Image, force bool) er
 			continue
 		}
 		if c.State.Status == api.StatusRunning {
-			return api.Errorf(api.Conflict, "image %s is used by running container %s: stop and remove it first", ref.Familiar(img.Name), c.Name)
+			return api.Errorf(api.Conflict, "image %s is used by running container %s: stop and remove it first", familiar(img.Name), c.Name)
 		}
 		if !force {
-			return api.Errorf(api.Conflict, "image %s is used by stopped container %s: remove it first, or use --force", ref.Familiar(img.Name), c.Name)
+			return api.Errorf(api.Conflict, "image %s is used by stopped container %s: remove it first, or use --force", familiar(img.Name), c.Name)
 		}
 	}
 	return nil
@@ -176,4 +176,13 @@ func layerBlobs(img *api.Image) []digest.Digest {
 		list = append(list, l.Blob.Digest)
 	}
 	return list
+}
+
+// familiar is a reference as docker prints it: debian:12.
+func familiar(name string) string {
+	r, err := ref.Parse(name)
+	if err != nil {
+		return name
+	}
+	return r.Familiar()
 }

@@ -1,0 +1,100 @@
+# Brig's build. Fresh Debian 12 with git, make and Go, as root: `make demo`, `make test`.
+
+SHELL      := /bin/bash
+PREFIX     ?= /usr/local
+DESTDIR    ?=
+VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GO         ?= go
+GOFLAGS_   := -trimpath -ldflags "-s -w -X brig/internal/front/cli.Version=$(VERSION)"
+PROGRAMS   := brig brig-oci brig-image
+BASE       := internal/image/base/data/base.tar.gz
+FUZZTIME   ?= 20s
+BENCHFLAGS ?=
+
+export CGO_ENABLED = 0
+
+# Debian packages: what the build packs into the base image, and what the tests stand beside.
+BUILD_PACKAGES := busybox-static
+TEST_PACKAGES  := nftables iproute2 runc skopeo umoci mmdebstrap docker-registry
+BENCH_PACKAGES := crun podman containerd docker.io bubblewrap iptables
+FAR_PACKAGES   := curl redis-tools
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-build setup-bench setup-debian build install uninstall demo test check lint bench fuzz test-debian clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# $(call packages,NAMES) installs the Debian packages that are missing. Nothing is asked of the network when none is.
+define packages
+@missing=(); for p in $(1); do \
+	[ "$$(dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null)" = installed ] || missing+=($$p); done; \
+if [ $${#missing[@]} -gt 0 ]; then \
+	echo "installing $${missing[*]}"; export DEBIAN_FRONTEND=noninteractive; \
+	log=$$(mktemp); { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$${missing[@]}"; } >$$log 2>&1 \
+	|| { cat $$log; rm -f $$log; exit 1; }; rm -f $$log; fi
+endef
+
+setup: setup-build ## what build and test need: Debian packages, Go modules
+	$(call packages,$(TEST_PACKAGES))
+
+setup-build:
+	$(call packages,$(BUILD_PACKAGES))
+	@$(GO) mod download
+
+setup-bench: setup
+	$(call packages,$(BENCH_PACKAGES))
+
+setup-debian: setup
+	$(call packages,$(FAR_PACKAGES))
+
+build: setup-build $(BASE) ## bin/brig, bin/brig-oci, bin/brig-image
+	@mkdir -p bin
+	$(GO) build $(GOFLAGS_) -o bin/ $(PROGRAMS:%=./cmd/%)
+
+$(BASE): $(wildcard internal/image/base/gen/*.go internal/image/base/*.go)
+	$(GO) run ./internal/image/base/gen
+	@touch $@
+
+install: build ## programs, completions and man pages below DESTDIR/PREFIX
+	@set -e; gen=$$(mktemp -d); trap 'rm -rf "$$gen"' EXIT; $(GO) run ./internal/front/cli/gen "$$gen"; \
+	install -D -m 755 bin/brig "$(DESTDIR)$(PREFIX)/bin/brig"; \
+	install -D -m 755 bin/brig-oci "$(DESTDIR)$(PREFIX)/bin/brig-oci"; \
+	install -D -m 755 bin/brig-image "$(DESTDIR)$(PREFIX)/libexec/brig/brig-image"; \
+	install -D -m 644 "$$gen/brig.bash" "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/brig"; \
+	install -D -m 644 "$$gen/_brig" "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_brig"; \
+	install -D -m 644 "$$gen/brig.fish" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/brig.fish"; \
+	for page in "$$gen"/man/*.1; do install -D -m 644 "$$page" "$(DESTDIR)$(PREFIX)/share/man/man1/$${page##*/}"; done
+
+uninstall: ## takes away what install put there; images and containers stay
+	rm -f "$(DESTDIR)$(PREFIX)/bin/brig" "$(DESTDIR)$(PREFIX)/bin/brig-oci" "$(DESTDIR)$(PREFIX)"/share/man/man1/brig.1 \
+	  "$(DESTDIR)$(PREFIX)"/share/man/man1/brig-*.1 "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/brig" \
+	  "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_brig" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/brig.fish"
+	rm -rf "$(DESTDIR)$(PREFIX)/libexec/brig"
+
+demo: build ## containers run, fetched from, looked into and gone again, in a minute
+	@scripts/demo bin
+
+test: setup build check ## formatting, vet, every test and story
+	$(GO) test ./...
+
+check:
+	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$bad" ] || { echo "gofmt would change:"; echo "$$bad"; exit 1; }
+	$(GO) vet ./...
+
+lint: ## golangci-lint with .golangci.yml (the first time builds it: four minutes)
+	$(GO) tool -modfile=tools/go.mod golangci-lint run ./...
+
+bench: setup-bench build ## side by side with the container engines of Debian; BENCHFLAGS="-rounds 10 -case exec"
+	$(GO) run ./test/bench $(BENCHFLAGS)
+
+fuzz: ## every fuzz target for FUZZTIME
+	@set -e; grep -rl --include='*_test.go' '^func Fuzz' internal api | xargs -r -n1 dirname | sort -u | while read -r dir; do \
+	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -c6-); do \
+	    echo "$$dir $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) ./$$dir; done; done
+
+test-debian: setup-debian build ## a whole Debian: apt-get, nginx, redis under load; needs a package mirror
+	BRIG_TEST_DEBIAN=1 $(GO) test -count=1 -v -timeout 20m ./test/debian
+
+clean: ## takes away what build made
+	rm -rf bin .cache $(BASE)

@@ -1,0 +1,241 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// testcase is one comparison.
+type testcase struct {
+	name string
+	run  func(*bench, testcase) error
+}
+
+const pullCase = "pull from a registry on loopback"
+
+func allCases() []testcase {
+	return []testcase{
+		{"run --rm, network none", timedRun("none")},
+		{"run --rm, bridge network", timedRun("bridge")},
+		{"OCI runtime alone", bundles},
+		{"exec in a running container", execs},
+		{"100 starts, 8 at a time", parallel},
+		{pullCase, pulls},
+		{"memory of an idle container", memory},
+	}
+}
+
+// timed is one engine's command of a case; after, if set, runs behind each round, outside of the time.
+type timed struct {
+	engine *engine
+	argv   func(round int) []string
+	after  func(round int) error
+}
+
+// interleave runs the commands rounds times, in an order drawn anew each round, after two rounds that are not counted.
+func (b *bench) interleave(rounds int, cmds []timed) []series {
+	all := make([]series, len(cmds))
+	for i, c := range cmds {
+		all[i].engine = c.engine.name
+	}
+	const warm = 2
+	for round := range rounds + warm {
+		for _, i := range rand.Perm(len(cmds)) {
+			if all[i].err != nil || b.ctx.Err() != nil {
+				continue
+			}
+			took, err := clock(cmds[i].argv(round))
+			if err == nil && cmds[i].after != nil {
+				err = cmds[i].after(round)
+			}
+			if all[i].err = err; err == nil && round >= warm {
+				all[i].took = append(all[i].took, took)
+			}
+		}
+	}
+	return all
+}
+
+// clock measures one command from before its fork to after its end. Its output goes nowhere, unless it fails: then it is run again to
+// be shown in the error, since a pipe to read from would be part of the time.
+func clock(argv []string) (time.Duration, error) {
+	path, err := exec.LookPath(argv[0])
+	if err != nil {
+		return 0, err
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer null.Close()
+	begin := time.Now()
+	p, err := os.StartProcess(path, argv, &os.ProcAttr{Files: []*os.File{null, null, null}})
+	if err != nil {
+		return 0, err
+	}
+	state, err := p.Wait()
+	took := time.Since(begin)
+	if err == nil && !state.Success() {
+		out, again := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+		err = fmt.Errorf("%v: %s; once more: %v: %s", argv, state, again, tail(string(out), 400))
+	}
+	return took, err
+}
+
+func timedRun(network string) func(*bench, testcase) error {
+	return func(b *bench, c testcase) error {
+		var cmds []timed
+		for _, e := range b.engines {
+			if e.run == nil || e.run(network, "x") == nil {
+				continue
+			}
+			cmds = append(cmds, timed{engine: e, argv: func(round int) []string { return e.run(network, fmt.Sprint("bench-r", round), "true") }})
+		}
+		report(os.Stdout, c.name, b.interleave(b.rounds, cmds))
+		return nil
+	}
+}
+
+func bundles(b *bench, c testcase) error {
+	dir := filepath.Join(b.dir, "bundle")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if err := os.Rename(b.rootfs, filepath.Join(dir, "rootfs")); err != nil {
+		return err
+	}
+	if err := writeSpec(dir); err != nil {
+		return err
+	}
+	var cmds []timed
+	for _, e := range b.engines {
+		if e.bundle != nil {
+			cmds = append(cmds, timed{engine: e, argv: func(round int) []string { return e.bundle(dir, fmt.Sprint("bench-o", round)) }})
+		}
+	}
+	report(os.Stdout, c.name, b.interleave(b.rounds, cmds))
+	return nil
+}
+
+// writeSpec writes the config.json of `runc spec`, for /bin/true without a terminal.
+func writeSpec(dir string) error {
+	if err := exec.Command("runc", "spec", "--bundle", dir).Run(); err != nil {
+		return fmt.Errorf("runc spec: %w", err)
+	}
+	path := filepath.Join(dir, "config.json")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var spec map[string]any
+	if err := json.Unmarshal(data, &spec); err != nil {
+		return err
+	}
+	process := spec["process"].(map[string]any)
+	process["terminal"], process["args"] = false, []string{"/bin/true"}
+	if data, err = json.Marshal(spec); err != nil {
+		return err
+	}
+	return os.WriteFile(path, data, 0o644)
+}
+
+func execs(b *bench, c testcase) error {
+	var cmds []timed
+	for _, e := range b.engines {
+		if e.exec == nil {
+			continue
+		}
+		if err := b.do(e.start("bench-idle", "sleep", "3600")...); err != nil {
+			return err
+		}
+		defer b.do(e.remove("bench-idle")...)
+		cmds = append(cmds, timed{engine: e, argv: func(int) []string { return e.exec("bench-idle", "true") }})
+	}
+	report(os.Stdout, c.name, b.interleave(b.rounds, cmds))
+	return nil
+}
+
+// parallel prints the time a start took when eight went on at once: the whole divided by a hundred.
+func parallel(b *bench, c testcase) error {
+	const starts, width, rounds = 100, 8, 3
+	var all []series
+	for _, e := range b.engines {
+		if e.run != nil {
+			all = append(all, series{engine: e.name})
+		}
+	}
+	for round := range rounds {
+		i := 0
+		for _, e := range b.engines {
+			if e.run == nil {
+				continue
+			}
+			s := &all[i]
+			i++
+			if s.err != nil || b.ctx.Err() != nil {
+				continue
+			}
+			begin := time.Now()
+			if s.err = batch(e, round, starts, width); s.err == nil {
+				s.took = append(s.took, time.Since(begin)/starts)
+			}
+		}
+	}
+	report(os.Stdout, c.name+" (ms a start)", all)
+	return nil
+}
+
+// batch makes the given number of starts with width at a time and returns the first error.
+func batch(e *engine, round, starts, width int) error {
+	next := make(chan int)
+	errs := make(chan error, starts)
+	var wg sync.WaitGroup
+	for range width {
+		wg.Go(func() {
+			for n := range next {
+				if _, err := clock(e.run("none", fmt.Sprintf("bench-p%d-%d", round, n), "true")); err != nil {
+					errs <- err
+				}
+			}
+		})
+	}
+	for n := range starts {
+		next <- n
+	}
+	close(next)
+	wg.Wait()
+	select {
+	case err := <-errs:
+		return err
+	default:
+		return nil
+	}
+}
+
+// pulls fetches a Debian base system. Each round takes the image away again, outside of the time.
+func pulls(b *bench, c testcase) error {
+	ref, err := b.registryWithDebian()
+	if err != nil {
+		fmt.Printf("\n%s\n  left out: %v\n", c.name, err)
+		return nil
+	}
+	var cmds []timed
+	for _, e := range b.engines {
+		if e.pull == nil {
+			continue
+		}
+		cmds = append(cmds, timed{
+			engine: e,
+			argv:   func(int) []string { return e.pull(ref) },
+			after:  func(int) error { return b.do(e.forget(ref)...) },
+		})
+	}
+	report(os.Stdout, c.name, b.interleave(min(b.rounds, 3), cmds))
+	return nil
+}

@@ -1,0 +1,82 @@
+package script
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+)
+
+// cmdUDPEcho serves "got TEXT" for TEXT on a port inside the network of the container, whose first process's ID stands in a file.
+// It is the container's network that is tested; the base image has no UDP server of its own.
+func cmdUDPEcho(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: udpecho PIDFILE PORT")
+	}
+	conn, err := listenIn(strings.TrimSpace(ts.ReadFile(args[0])), ":"+args[1])
+	ts.Check(err)
+	ts.Defer(func() { conn.Close() })
+	go func() {
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = conn.WriteTo(append([]byte("got "), buf[:n]...), from)
+		}
+	}()
+}
+
+// listenIn opens a UDP socket in the network namespace of process pid. The thread that went there is not used again.
+func listenIn(pid, address string) (conn net.PacketConn, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread ends with this function
+		var ns *os.File
+		if ns, err = os.Open("/proc/" + pid + "/ns/net"); err != nil {
+			return
+		}
+		defer ns.Close()
+		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			err = fmt.Errorf("enter the network of process %s: %w", pid, err)
+			return
+		}
+		conn, err = net.ListenPacket("udp", address)
+	}()
+	<-done
+	return conn, err
+}
+
+// cmdUDPAsk sends TEXT and prints the answer.
+func cmdUDPAsk(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: udpask ADDRESS TEXT")
+	}
+	conn, err := net.Dial("udp", args[0])
+	ts.Check(err)
+	defer conn.Close()
+	buf := make([]byte, 1500)
+	for range 5 { // UDP may lose a datagram
+		_, err = conn.Write([]byte(args[1]))
+		if err == nil {
+			ts.Check(conn.SetReadDeadline(time.Now().Add(time.Second)))
+			var n int
+			if n, err = conn.Read(buf); err == nil {
+				fmt.Fprintf(ts.Stdout(), "%s\n", buf[:n])
+				return
+			}
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+	ts.Fatalf("%s does not answer: %v", args[0], err)
+}
