@@ -53,6 +53,10 @@ func private() error {
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
+	if err := syscall.Mount("tmpfs", "/run", "tmpfs", 0, "mode=700"); err != nil { // as the state folder is in memory in real life
+		return fmt.Errorf("tmpfs for the state: %w", err)
+	}
+	os.Setenv("TMPDIR", "/run")
 	rt, err := netlink.Dial(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err

@@ -40,7 +40,7 @@ func newNamespace() (ns *os.File, inside *netlink.Conn, err error) {
 		return nil, nil, fmt.Errorf("new network namespace: %w; it takes root and a kernel with CONFIG_NET_NS", err)
 	}
 	if inside, err = netlink.Dial(unix.NETLINK_ROUTE); err == nil {
-		err = setSysctl("ipv6/conf/default/accept_ra", "0") // a neighbour on the bridge is no router
+		err = writeSysctl("ipv6/conf/default/accept_ra", "0") // a neighbour on the bridge is no router
 	}
 	if back := unix.Setns(back, unix.CLONE_NEWNET); back != nil {
 		err = errors.Join(err, fmt.Errorf("back to the host's network namespace: %w", back)) // the thread stays locked, and dies with its goroutine

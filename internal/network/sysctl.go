@@ -1,9 +1,7 @@
 package network
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strings"
 
@@ -13,16 +11,21 @@ import (
 // sysctls is the folder of the network settings. Which namespace's they are depends on the thread that opens a file in it.
 const sysctls = "/proc/sys/net/"
 
-// setSysctl writes a value where it is not there already. A missing file is no error: the kernel lacks what it would control.
+// setSysctl writes a value where it is not there already.
 func setSysctl(name, value string) error {
 	data, err := os.ReadFile(sysctls + name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
 	if err == nil && strings.TrimSpace(string(data)) == value {
 		return nil
 	}
+	return writeSysctl(name, value)
+}
+
+// writeSysctl writes a value without looking first. A missing file is no error: the kernel lacks what it would control.
+func writeSysctl(name, value string) error {
 	fd, err := unix.Open(sysctls+name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err == unix.ENOENT {
+		return nil
+	}
 	if err == nil {
 		_, err = unix.Write(fd, []byte(value))
 		unix.Close(fd)
