@@ -1,0 +1,75 @@
+package network
+
+import (
+	"errors"
+	"io/fs"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+
+	"brig/api"
+)
+
+// lease takes a free address for the container: a symbolic link lease/ADDRESS to the ID. Making one is atomic and says who has
+// it, without a lock. The start is random, so thousands of leases cost no more than one, and an address that was just given back is not
+// used again at once. The link holder/ID comes first, so that no lease can outlive the knowledge of whose it is.
+func (m *Manager) lease(id string, br bridge) (netip.Addr, error) {
+	size := br.size()
+	start := rand.Uint32N(size)
+	for i := range size {
+		addr := br.address(2 + (start+i)%size)
+		if _, err := os.Lstat(m.path("lease", addr.String())); err == nil {
+			continue
+		}
+		if err := m.hold(id, addr); err != nil {
+			return addr, err
+		}
+		err := os.Symlink(id, m.path("lease", addr.String()))
+		if err == nil {
+			return addr, nil
+		}
+		if err := os.Remove(m.path("holder", id)); err != nil {
+			return addr, err
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return addr, err
+		}
+	}
+	return netip.Addr{}, api.Errorf(api.Exhausted, "no free address in %s: remove containers, or the leases of dead ones with `brig system prune`", br.V4.Masked())
+}
+
+func (m *Manager) hold(id string, addr netip.Addr) error {
+	err := os.Symlink(addr.String(), m.path("holder", id))
+	if errors.Is(err, fs.ErrExist) { // an earlier life of the container was not detached
+		if err := m.unpublish(id); err != nil {
+			return err
+		}
+		if err := m.release(id); err != nil {
+			return err
+		}
+		err = os.Symlink(addr.String(), m.path("holder", id))
+	}
+	return err
+}
+
+// release gives the container's address back, if it has one.
+func (m *Manager) release(id string) error {
+	holder := m.path("holder", id)
+	addr, err := os.Readlink(holder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	lease := m.path("lease", addr)
+	if owner, err := os.Readlink(lease); err == nil && owner == id {
+		if err := os.Remove(lease); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := os.Remove(holder); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

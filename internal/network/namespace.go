@@ -1,0 +1,144 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"runtime"
+
+	"brig/api"
+	"brig/internal/kernel/netlink"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	containerInterface = "eth0"
+	loopbackIndex      = 1 // lo is the first interface of every namespace
+	firstPeerIndex     = 2 // eth0 is the second, unless the kernel puts tunnels into each new namespace
+)
+
+// newNamespace makes a network namespace, and a socket that speaks for it from outside. The thread goes there for the time of two system calls
+// and comes back; if it cannot come back it is never used again.
+func newNamespace() (ns *os.File, inside *netlink.Conn, err error) {
+	home, err := netlink.Dial(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer home.Close()
+	runtime.LockOSThread()
+	back, err := home.Namespace() // of this thread, which was not moved since the socket was made, or is moved by its own caller
+	if err != nil {
+		runtime.UnlockOSThread()
+		return nil, nil, err
+	}
+	defer unix.Close(back)
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return nil, nil, fmt.Errorf("new network namespace: %w; it takes root and a kernel with CONFIG_NET_NS", err)
+	}
+	if inside, err = netlink.Dial(unix.NETLINK_ROUTE); err == nil {
+		err = writeSysctl("ipv6/conf/default/accept_ra", "0") // a neighbour on the bridge is no router
+	}
+	if back := unix.Setns(back, unix.CLONE_NEWNET); back != nil {
+		err = errors.Join(err, fmt.Errorf("back to the host's network namespace: %w", back)) // the thread stays locked, and dies with its goroutine
+	} else {
+		runtime.UnlockOSThread()
+	}
+	var fd int
+	if err == nil {
+		fd, err = inside.Namespace()
+	}
+	if err != nil {
+		if inside != nil {
+			inside.Close()
+		}
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(fd), "netns"), inside, nil
+}
+
+func loopback(inside *netlink.Conn) error {
+	var r netlink.Request
+	r.SetUp(loopbackIndex)
+	return inside.Do(&r, nil)
+}
+
+// peerIndex is the index that connect gave eth0; it is asked for only if it is not the usual one.
+func peerIndex(inside *netlink.Conn) (uint32, error) {
+	l, err := inside.LinkByName(containerInterface)
+	return l.Index, err
+}
+
+// connect makes the pair of interfaces between the bridge and the namespace. With hairpin the bridge may send back to the container what
+// came from it: br_netfilter, if it is loaded, makes the bridge itself translate what a container sends to its own published port.
+func (m *Manager) connect(br bridge, ns *os.File, mac netlink.MAC, hairpin bool) (err error) {
+	rt, err := netlink.Dial(unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer rt.Close()
+	index := uint32(firstPeerIndex)
+	for try := range 8 {
+		v := netlink.Veth{
+			Name: fmt.Sprintf("veth%08x", rand.Uint32()), Master: br.Index, MTU: br.MTU,
+			Peer: containerInterface, PeerIndex: index, PeerNS: int(ns.Fd()), PeerMAC: mac,
+		}
+		var r netlink.Request
+		r.AddVeth(v)
+		if hairpin {
+			r.SetHairpin(v.Name)
+		}
+		err = rt.Do(&r, nil)
+		switch {
+		case errors.Is(err, unix.EXFULL):
+			return api.Errorf(api.Exhausted, "bridge %s has its %d containers, the most that Linux allows one: stop some, or use the network %s or %s",
+				m.name, netlink.PortLimit, modeHost, modeNone)
+		case errors.Is(err, unix.EEXIST), errors.Is(err, unix.EBUSY):
+			index += 16
+		case try == 0 && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV)): // somebody removed the bridge
+			again, serr := m.setup()
+			if serr != nil {
+				return serr
+			}
+			if again.V4 != br.V4 {
+				return api.Errorf(api.Unavailable, "bridge %s was made anew with another subnet: try again", m.name)
+			}
+			br = again
+		default:
+			return err
+		}
+	}
+	return err
+}
+
+// configure gives the container its addresses and routes, all in one system call. The addresses come without a route to the
+// subnet, so that what goes to other containers passes the host; see the package comment.
+func configure(inside *netlink.Conn, addrs []netip.Prefix, gateways []netip.Addr) error {
+	err := configureIndex(inside, firstPeerIndex, addrs, gateways)
+	if err == nil || !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	index, err := peerIndex(inside)
+	if err != nil {
+		return err
+	}
+	return configureIndex(inside, index, addrs, gateways)
+}
+
+func configureIndex(inside *netlink.Conn, index uint32, addrs []netip.Prefix, gateways []netip.Addr) error {
+	var r netlink.Request
+	r.SetUp(loopbackIndex)
+	r.SetUp(index)
+	for i, a := range addrs {
+		flags := uint32(unix.IFA_F_NOPREFIXROUTE)
+		if a.Addr().Is6() {
+			flags |= unix.IFA_F_NODAD
+		}
+		r.AddAddress(index, a, flags)
+		r.AddDefaultRoute(index, gateways[i])
+	}
+	return inside.Do(&r, nil)
+}

@@ -1,0 +1,118 @@
+package network
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"brig/api"
+	"brig/internal/base/atomicfile"
+	"brig/internal/kernel/netlink"
+)
+
+// subnetFile is ROOT/network/bridge.json. Each prefix has the bridge's own address.
+type subnetFile struct {
+	V4 netip.Prefix `json:"ipv4"`
+	V6 netip.Prefix `json:"ipv6"`
+}
+
+// subnet returns the subnets of the bridge: those of last time, if nothing on the host has come to use the IPv4 one since, else free ones,
+// which are written down. own is the index of the bridge, if it exists.
+func (m *Manager) subnet(routes []netlink.Route, own uint32) (v4, v6 netip.Prefix, err error) {
+	used := taken(routes, own)
+	var f subnetFile
+	data, err := os.ReadFile(m.subnets)
+	if err == nil {
+		err = json.Unmarshal(data, &f)
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		return v4, v6, api.Errorf(api.Corrupt, "%s: %w; remove it, and new subnets are chosen", m.subnets, err)
+	}
+	if f.V4.IsValid() && f.V4.Addr().Is4() && f.V4.Bits() <= 29 && f.V6.IsValid() && f.V6.Addr().Is6() && f.V6.Bits() <= 96 && free(f.V4, used) {
+		return f.V4, f.V6, nil
+	}
+	if ids, err := m.Leases(); own != 0 && (err != nil || len(ids) > 0) {
+		return v4, v6, api.Errorf(api.Conflict, "its subnet is in use by another interface, or %s was removed, while containers run: stop them, and start them again", m.subnets)
+	}
+	// The host's name servers are often reached by the default route only, so no route speaks for them.
+	servers, _, _ := m.hostDNS(true)
+	for _, s := range servers {
+		if a, err := netip.ParseAddr(s); err == nil && a.Is4() {
+			used = append(used, netip.PrefixFrom(a, 32))
+		}
+	}
+	if f.V4, err = chooseV4(used); err != nil {
+		return v4, v6, err
+	}
+	f.V6 = chooseV6()
+	if data, err = json.Marshal(f); err != nil {
+		return v4, v6, err
+	}
+	if err := os.MkdirAll(filepath.Dir(m.subnets), 0o700); err != nil {
+		return v4, v6, err
+	}
+	return f.V4, f.V6, atomicfile.Write(m.subnets, data, 0o600, atomicfile.Durable)
+}
+
+// taken lists the IPv4 ranges that the host uses: addresses, and routes that are no default routes. VPNs cut their default route into two
+// halves, and no private range is shorter than eight bits.
+func taken(routes []netlink.Route, own uint32) []netip.Prefix {
+	var used []netip.Prefix
+	for _, r := range routes {
+		if r.Dst.Addr().Is4() && r.Dst.Bits() >= 8 && (own == 0 || r.Index != own) {
+			used = append(used, r.Dst)
+		}
+	}
+	return used
+}
+
+func free(p netip.Prefix, used []netip.Prefix) bool {
+	for _, u := range used {
+		if u.Overlaps(p) {
+			return false
+		}
+	}
+	return true
+}
+
+// chooseV4 finds a free private subnet and returns it with the bridge's address in it. The upper half of 10.0.0.0/8 comes first,
+// from a random start, so that machines that a VPN joins later seldom have the same; then 172.16.0.0/12 from its end, since Docker
+// goes from its beginning; then pieces of 192.168.0.0/16.
+func chooseV4(used []netip.Prefix) (netip.Prefix, error) {
+	start := rand.Uint32N(112)
+	try := func(b2, b3 byte, first byte, bits int) (netip.Prefix, bool) {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{first, b2, b3, 1}), bits)
+		return p, free(p, used)
+	}
+	for i := range uint32(112) {
+		if p, ok := try(byte(128+(start+i)%112), 0, 10, 16); ok {
+			return p, nil
+		}
+	}
+	for b := byte(31); b >= 16; b-- {
+		if p, ok := try(b, 0, 172, 16); ok {
+			return p, nil
+		}
+	}
+	for b := 240; b >= 0; b -= 16 {
+		if p, ok := try(168, byte(b), 192, 20); ok {
+			return p, nil
+		}
+	}
+	return netip.Prefix{}, api.Errorf(api.Exhausted, "the host's routes cover all private IPv4 ranges: use the network %s or %s", modeHost, modeNone)
+}
+
+// chooseV6 makes a unique local /64 as RFC 4193 asks: 40 random bits.
+func chooseV6() netip.Prefix {
+	var a [16]byte
+	binary.BigEndian.PutUint64(a[:], rand.Uint64()<<16)
+	a[0], a[15] = 0xfd, 1
+	return netip.PrefixFrom(netip.AddrFrom16(a), 64)
+}
