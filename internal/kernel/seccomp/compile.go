@@ -129,6 +129,7 @@ func (c *compiler) add(s *specs.LinuxSyscall) error {
 			return err
 		}
 	}
+	end := len(c.rules) // multiplex adds rules of its own
 	for _, name := range s.Names {
 		if s.Action == specs.ActNotify {
 			if name == "write" {
@@ -145,7 +146,7 @@ func (c *compiler) add(s *specs.LinuxSyscall) error {
 			if nr < firstPrivate {
 				a.newest = max(a.newest, int(nr))
 			}
-			for r := first; r < len(c.rules); r++ {
+			for r := first; r < end; r++ {
 				c.link(a, nr, r)
 			}
 		}
