@@ -14,9 +14,9 @@
 // lock is free is what a dead process left, and is removed by the next that unpacks. Writable layers are not made durable: their
 // content is the container's, and the kernel's to write back.
 //
-// Overlay options are chosen by length. As long as they fit in a page, the lower layers are one option, lowerdir=TOP:…:BOTTOM, which
-// mount(2) takes as well as fsconfig(2). Above that each is an option of its own, lowerdir+=LAYER, top first, which only
-// fsconfig(2) takes, from kernel 6.5 on.
+// Overlay options are chosen by length. As long as they fit in a page, the lower layers are one option, lowerdir=TOP:…:BOTTOM, for
+// mount(2); fsconfig(2) would refuse it, since it takes no value longer than 255 bytes. Above that each layer is an option of its own,
+// lowerdir+=LAYER, top first, which only fsconfig(2) takes, from kernel 6.5 on. The first option tells which it is.
 package snapshot
 
 import (
