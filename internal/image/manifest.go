@@ -117,32 +117,32 @@ func DetectMediaType(announced string, b []byte) string {
 	return announced
 }
 
-// topKeys returns the keys of a JSON object. Two keys that are the same, or differ in case only, are an error: encoding/json takes the
-// last of them, other readers the first or the one in lower case.
+// topKeys returns which of the keys that tell manifests and indexes apart a JSON object has. One that comes twice, or in other letters
+// that fold to the same, is an error: encoding/json takes the last of them, other readers the first or the exact one.
 func topKeys(b []byte) (map[string]bool, error) {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
 		return nil, errors.New("not a JSON object")
 	}
-	keys, folded := map[string]bool{}, map[string]bool{}
+	keys := map[string]bool{}
 	for dec.More() {
 		t, err := dec.Token()
 		if err != nil {
 			return nil, err
 		}
 		k, _ := t.(string)
-		if folded[strings.ToLower(k)] {
-			return nil, fmt.Errorf("ambiguous: the key %q comes twice", k)
+		for _, known := range []string{"schemaVersion", "mediaType", "config", "layers", "manifests", "fsLayers"} {
+			if !strings.EqualFold(k, known) {
+				continue
+			}
+			if k != known || keys[known] {
+				return nil, fmt.Errorf("ambiguous: the key %q comes twice or in other letters", known)
+			}
+			keys[known] = true
 		}
-		keys[k], folded[strings.ToLower(k)] = true, true
 		var skip json.RawMessage
 		if err := dec.Decode(&skip); err != nil {
 			return nil, err
-		}
-	}
-	for _, k := range []string{"schemaVersion", "mediaType", "config", "layers", "manifests", "fsLayers"} {
-		if folded[strings.ToLower(k)] && !keys[k] {
-			return nil, fmt.Errorf("ambiguous: a key that differs from %q in case", k)
 		}
 	}
 	if _, err := dec.Token(); err != nil { // the closing brace

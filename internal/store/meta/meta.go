@@ -28,6 +28,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
+	"brig/internal/store/meta/record"
 )
 
 // maxRecord bounds a record, in bytes. A container's own arguments are bounded by the kernel to 2 MiB.
@@ -41,7 +42,7 @@ func Open(root string) *Store { return &Store{root: root} }
 
 // write stores v as JSON at path, in a folder that exists.
 func write(path string, v any, sync atomicfile.Sync) error {
-	b, err := json.Marshal(v)
+	b, err := record.Marshal(v)
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ func (s *Store) ReserveName(name, cid string) error {
 		if !errors.Is(err, fs.ErrExist) {
 			return err
 		}
-		holder, err := s.holder(name)
+		holder, _, err := s.holder(name)
 		if err != nil {
 			return err
 		}
@@ -85,34 +85,32 @@ func (s *Store) release(name, cid string) error {
 		return err
 	}
 	defer l.Release()
-	holder, err := s.holder(name)
-	if err != nil || holder != "" && holder != cid {
+	// A link that is there stays until the lock's holder unlinks it. One that is not there may come at any moment: hands off.
+	holder, there, err := s.holder(name)
+	if err != nil || !there || holder != "" && holder != cid {
 		return err
 	}
-	if err := os.Remove(s.namePath(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return os.Remove(s.namePath(name))
 }
 
-// holder is the ID of the container that has the name, or "" when none has: no link, or one to a container without a folder.
-func (s *Store) holder(name string) (string, error) {
+// holder is the ID of the container that has the name, or "" when none has: there is no link, or it leads to no folder.
+func (s *Store) holder(name string) (cid string, there bool, err error) {
 	target, err := os.Readlink(s.namePath(name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
+		return "", false, nil
 	}
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
-	cid := filepath.Base(target)
+	cid = filepath.Base(target)
 	if !id.Valid(cid) {
-		return "", nil
+		return "", true, nil
 	}
 	_, err = os.Lstat(s.Dir(cid))
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
+		return "", true, nil
 	}
-	return cid, err
+	return cid, true, err
 }
 
 // releaseAll frees every name of a container whose record does not tell it any more.

@@ -88,15 +88,19 @@ func (s Stores) inner(target imagespec.Descriptor) []digest.Digest {
 // Remove removes what is in the set and needed by no image's record and no container, and returns what it removed. The caller holds
 // [Stores.Lock].
 func (s Stores) Remove(set Set) (removed Set, err error) {
-	needed := map[digest.Digest]bool{}
+	// Two sets: the blob of a layer that is not compressed has its diff ID for a digest.
+	blobs, layers := map[digest.Digest]bool{}, map[digest.Digest]bool{}
 	images, err := s.Meta.Images()
 	if err != nil {
 		return removed, err // without knowing all that is needed, nothing may go
 	}
 	for _, img := range images {
 		of := s.Of(img)
-		for _, d := range append(of.Blobs, of.Layers...) {
-			needed[d] = true
+		for _, d := range of.Blobs {
+			blobs[d] = true
+		}
+		for _, d := range of.Layers {
+			layers[d] = true
 		}
 	}
 	ids, err := s.Meta.ContainerIDs()
@@ -112,12 +116,12 @@ func (s Stores) Remove(set Set) (removed Set, err error) {
 			return removed, err
 		}
 		for _, l := range c.Layers {
-			needed[digest.Digest(l)] = true
+			layers[digest.Digest(l)] = true
 		}
 	}
 	var errs []error
 	for _, d := range set.Layers {
-		if !needed[d] && s.Snapshot.Has(d) {
+		if !layers[d] && s.Snapshot.Has(d) {
 			if err := s.Snapshot.RemoveLayer(d.String()); err != nil {
 				errs = append(errs, err)
 			} else {
@@ -126,7 +130,7 @@ func (s Stores) Remove(set Set) (removed Set, err error) {
 		}
 	}
 	for _, d := range set.Blobs {
-		if !needed[d] && s.Content.Has(d) {
+		if !blobs[d] && s.Content.Has(d) {
 			if err := s.Content.Remove(d); err != nil {
 				errs = append(errs, err)
 			} else {

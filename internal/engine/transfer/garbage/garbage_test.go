@@ -1,0 +1,140 @@
+package garbage
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"brig/api"
+	"brig/internal/base/atomicfile"
+	"brig/internal/base/id"
+	"brig/internal/image/imagetest"
+)
+
+var ctx = context.Background()
+
+type store struct {
+	*testing.T
+	Stores
+}
+
+func (s store) blob(b []byte) imagespec.Descriptor {
+	s.Helper()
+	w, err := s.Content.Writer(ctx, "", -1)
+	if err != nil {
+		s.Fatal(err)
+	}
+	w.Write(b)
+	d, n, err := w.Commit()
+	if err != nil {
+		s.Fatal(err)
+	}
+	return imagespec.Descriptor{MediaType: imagespec.MediaTypeImageManifest, Digest: d, Size: n}
+}
+
+// image puts an image with a layer of each of the texts in the store.
+func (s store) image(name string, texts ...string) api.Image {
+	s.Helper()
+	img := api.Image{Name: name, ID: s.blob([]byte("config " + strings.Join(texts, ","))).Digest.String()}
+	img.Manifest = s.blob([]byte("manifest " + strings.Join(texts, ",")))
+	img.Target = img.Manifest
+	for _, text := range texts {
+		tar := imagetest.Layer(text, text)
+		blob := s.blob(tar)
+		if _, err := s.Snapshot.Unpack(ctx, blob.Digest, bytes.NewReader(tar)); err != nil {
+			s.Fatal(err)
+		}
+		img.Layers = append(img.Layers, api.Layer{Blob: blob, DiffID: blob.Digest.String()})
+	}
+	if err := s.Meta.PutImage(img); err != nil {
+		s.Fatal(err)
+	}
+	return img
+}
+
+func (s store) remove(set Set) Set {
+	s.Helper()
+	l, err := s.Lock()
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer l.Release()
+	gone, err := s.Remove(set)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return gone
+}
+
+func TestRemove(t *testing.T) {
+	s := store{t, Open(t.TempDir())}
+	a, b := s.image("a", "common", "only a"), s.image("b", "common", "only b")
+	if gone := s.remove(s.Of(a)); gone.Blobs != nil || gone.Layers != nil {
+		t.Errorf("removed from an image that is there: %+v", gone)
+	}
+	if err := s.Meta.RemoveImage("a"); err != nil {
+		t.Fatal(err)
+	}
+	only := digest.Digest(a.Layers[1].DiffID)
+	gone := s.remove(s.Of(a))
+	if !slices.Equal(gone.Layers, []digest.Digest{only}) || len(gone.Blobs) != 3 {
+		t.Errorf("%+v", gone)
+	}
+	for _, l := range b.Layers {
+		if !s.Snapshot.Has(digest.Digest(l.DiffID)) || !s.Content.Has(l.Blob.Digest) {
+			t.Errorf("image b lost %s", l.DiffID)
+		}
+	}
+	if s.Snapshot.Has(only) || s.Content.Has(only) || s.Content.Has(digest.Digest(a.ID)) {
+		t.Error("something of image a is still there")
+	}
+	if gone := s.remove(s.Of(a)); gone.Blobs != nil || gone.Layers != nil {
+		t.Errorf("removed again: %+v", gone)
+	}
+}
+
+// TestContainer: a container keeps its layers, not the blobs they came from.
+func TestContainer(t *testing.T) {
+	s := store{t, Open(t.TempDir())}
+	a := s.image("a", "x")
+	c := api.Container{ID: id.New(), Name: "c", Created: time.Now(), Layers: []string{a.Layers[0].DiffID}}
+	if err := s.Meta.CreateContainer(c, atomicfile.Volatile); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Meta.RemoveImage("a"); err != nil {
+		t.Fatal(err)
+	}
+	if gone := s.remove(s.Of(a)); gone.Layers != nil || len(gone.Blobs) != 3 {
+		t.Errorf("%+v", gone)
+	}
+	if err := s.Meta.RemoveContainer(c.ID); err != nil {
+		t.Fatal(err)
+	}
+	if gone := s.remove(s.Of(a)); len(gone.Layers) != 1 {
+		t.Errorf("%+v", gone)
+	}
+}
+
+// TestInnerIndex: an index between target and manifest belongs to the image.
+func TestInnerIndex(t *testing.T) {
+	s := store{t, Open(t.TempDir())}
+	a := s.image("a", "x")
+	inner := s.blob([]byte("{}"))
+	inner.MediaType = imagespec.MediaTypeImageIndex
+	doc, err := json.Marshal(imagespec.Index{Manifests: []imagespec.Descriptor{inner}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Target = s.blob(doc)
+	a.Target.MediaType = imagespec.MediaTypeImageIndex
+	if !slices.Contains(s.Of(a).Blobs, inner.Digest) {
+		t.Errorf("%+v", s.Of(a))
+	}
+}
