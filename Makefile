@@ -76,7 +76,7 @@ demo: build ## containers run, fetched from, looked into and gone again, in a mi
 	@scripts/demo bin
 
 test: setup build check ## formatting, vet, every test and story
-	$(GO) test ./...
+	$(GO) test -timeout 20m ./...
 
 check:
 	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$bad" ] || { echo "gofmt would change:"; echo "$$bad"; exit 1; }

@@ -83,7 +83,10 @@ func clock(argv []string) (time.Duration, error) {
 	took := time.Since(begin)
 	if err == nil && !state.Success() {
 		out, again := exec.Command(argv[0], argv[1:]...).CombinedOutput()
-		err = fmt.Errorf("%v: %s; once more: %v: %s", argv, state, again, tail(string(out), 400))
+		if again == nil {
+			return took, fmt.Errorf("%v: %s; a second try went well", argv, state)
+		}
+		err = fmt.Errorf("%v: %s; once more: %w: %s", argv, state, again, tail(string(out), 400))
 	}
 	return took, err
 }

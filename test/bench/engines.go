@@ -108,9 +108,12 @@ func (b *bench) daemon(e *engine, socket string, argv ...string) error {
 	for range 300 {
 		select {
 		case err := <-done:
-			done <- err
+			done <- err // for the one who ends it
+			if err == nil {
+				return fmt.Errorf("%s ended at once", argv[0])
+			}
 			text, _ := os.ReadFile(log.Name())
-			return fmt.Errorf("%s ended: %v: %s", argv[0], err, tail(string(text), 400))
+			return fmt.Errorf("%s ended: %w: %s", argv[0], err, tail(string(text), 400))
 		case <-time.After(100 * time.Millisecond):
 		}
 		if dial(socket) {
