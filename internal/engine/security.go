@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"os"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -66,13 +65,9 @@ func (s security) filter(capabilities []string, privileged bool) (*specs.LinuxSe
 	case s.unconfined:
 		return nil, nil
 	case s.profile != "":
-		data, err := os.ReadFile(s.profile)
-		if err != nil {
-			return nil, api.Errorf(api.InvalidArgument, "--security-opt seccomp: %w", err)
-		}
-		return profile.Load(data, capabilities)
+		return profile.Load(s.profile, capabilities)
 	case privileged:
 		return nil, nil
 	}
-	return profile.Default(capabilities)
+	return profile.Default(capabilities), nil
 }
