@@ -136,7 +136,7 @@ func (a *app) rootCommand() *cobra.Command {
 			if len(args) == 0 {
 				return nil
 			}
-			return &usageError{msg: fmt.Sprintf("unknown command: brig %s", args[0]), path: "brig"}
+			return &usageError{err: fmt.Errorf("unknown command: brig %s", args[0]), path: "brig"}
 		},
 		RunE:                  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		DisableFlagsInUseLine: true,
