@@ -174,6 +174,7 @@ func (j *joined) follow(ctx context.Context, s *api.Session, proxy bool) (api.Ex
 	defer j.close()
 	if proxy && s.Signal != nil {
 		j.app.signals.forward(s.Signal)
+		ctx = context.WithoutCancel(ctx) // a signal that came just before the session was open is the container's, too
 	}
 	if j.winch != nil && s.Resize != nil {
 		done := make(chan struct{})
