@@ -163,8 +163,11 @@ func (a *app) report(err error) int {
 	case errors.As(err, &use) && use.code != 0:
 		code = use.code
 	}
-	if sig := a.signals.first(); sig != 0 && errors.Is(err, context.Canceled) {
-		return signalCode(sig) // the user knows why
+	if sig := a.signals.first(); sig != 0 {
+		code = signalCode(sig)
+		if errors.Is(err, context.Canceled) {
+			return code // the user knows why
+		}
 	}
 	a.complain(err)
 	return code
