@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"brig/api"
 )
@@ -194,7 +195,12 @@ func brigWith(t *testing.T, f *fake, s api.Streams, args ...string) result {
 	t.Helper()
 	var out, errOut bytes.Buffer
 	s.Stdout, s.Stderr = &out, &errOut
-	code := Main(context.Background(), args, s, func(string, string) Engine { return f })
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	a := &app{streams: s, newEngine: func(string, string) Engine { return f }, signals: newCatcher(cancel, time.Hour), seLinux: hasSELinux}
+	a.signals.start() // the tests do not wait for the delay, and some send signals at once
+	defer a.signals.stop()
+	code := a.main(ctx, args)
 	return result{code, out.String(), errOut.String()}
 }
 

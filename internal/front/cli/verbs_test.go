@@ -145,10 +145,13 @@ func TestFolders(t *testing.T) {
 	t.Setenv("BRIG_STATE", "/env/state")
 	t.Setenv("BRIG_ROOT", "")
 	var got []string
-	Main(t.Context(), []string{"--root", "/flag/root", "ps"}, api.Streams{Stdout: &strings.Builder{}}, func(root, state string) Engine {
+	a := &app{streams: api.Streams{Stdout: &strings.Builder{}}, signals: newCatcher(func() {}, time.Hour)}
+	defer a.signals.stop()
+	a.newEngine = func(root, state string) Engine {
 		got = append(got, root, state)
 		return &fake{}
-	})
+	}
+	a.main(t.Context(), []string{"--root", "/flag/root", "ps"})
 	if want := []string{"/flag/root", "/env/state"}; !slices.Equal(got, want) {
 		t.Errorf("engine on %q, want %q", got, want)
 	}
