@@ -176,7 +176,9 @@ func TestAttachChoice(t *testing.T) {
 		"run -i img":                           {Stdin: true, Stdout: true, Stderr: true},
 		"run -t img":                           {Stdout: true, Stderr: true, TTY: true},
 		"run -a stdout img":                    {Stdout: true},
-		"run -a STDERR -a stdin img":           {Stdin: true, Stderr: true},
+		"run -a STDERR -a stdin img":           {Stderr: true}, // nothing reads without -i
+		"run -i -a STDERR -a stdin img":        {Stdin: true, Stderr: true},
+		"run -i -a stdout img":                 {Stdout: true},
 		"run --detach-keys ctrl-x,q img":       {Stdout: true, Stderr: true, DetachKeys: []byte{24, 'q'}},
 		"start -a c":                           {Stdout: true, Stderr: true},
 		"start -ai --detach-keys a c":          {Stdin: true, Stdout: true, Stderr: true, DetachKeys: []byte("a")},
