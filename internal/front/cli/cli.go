@@ -86,17 +86,21 @@ func OSStreams() api.Streams {
 }
 
 // Main runs the command that args (without the program's name) ask for and returns the exit code. The engine is made at its first
-// use: help and version need none.
+// use: help and version need none. Signals may stay caught when it returns: it is made for a process that then ends.
 func Main(ctx context.Context, args []string, streams api.Streams, newEngine func(root, state string) Engine) int {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	a := &app{streams: streams, newEngine: newEngine, signals: newCatcher(cancel), seLinux: hasSELinux}
-	defer a.signals.stop()
+	a := &app{streams: streams, newEngine: newEngine, signals: newCatcher(cancel, catchDelay), seLinux: hasSELinux}
+	return a.main(ctx, args)
+}
+
+// main runs the command that args ask for.
+func (a *app) main(ctx context.Context, args []string) int {
 	root := a.rootCommand()
 	root.SetArgs(args)
-	root.SetIn(streams.Stdin)
-	root.SetOut(streams.Stdout)
-	root.SetErr(streams.Stderr)
+	root.SetIn(a.streams.Stdin)
+	root.SetOut(a.streams.Stdout)
+	root.SetErr(a.streams.Stderr)
 	a.addCommands(root, args)
 	return a.report(root.ExecuteContext(ctx))
 }
@@ -136,7 +140,7 @@ func (a *app) rootCommand() *cobra.Command {
 			if len(args) == 0 {
 				return nil
 			}
-			return &usageError{msg: fmt.Sprintf("unknown command: brig %s", args[0]), path: "brig"}
+			return &usageError{err: fmt.Errorf("unknown command: brig %s", args[0]), path: "brig"}
 		},
 		RunE:                  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		DisableFlagsInUseLine: true,

@@ -36,28 +36,30 @@ func (e *exitError) Unwrap() error { return e.err }
 
 // usageError is a command line that makes no sense as typed; it says where the right use is written.
 type usageError struct {
-	msg  string
+	err  error
 	use  string // usage line of the command; empty: not shown
 	path string // the command: brig run
 	code int    // 0: 1
 }
 
 func (e *usageError) Error() string {
-	s := e.msg
+	s := e.err.Error()
 	if e.use != "" {
 		s += "\n\nUsage:  " + e.use
 	}
 	return s + "\n\nRun '" + e.path + " --help' for more information"
 }
 
+func (e *usageError) Unwrap() error { return e.err }
+
 // flagError is called by cobra for flags that do not exist or do not parse.
 func flagError(cmd *cobra.Command, err error) error {
-	return &usageError{msg: err.Error(), use: cmd.UseLine(), path: cmd.CommandPath(), code: codeBrig}
+	return &usageError{err: err, use: cmd.UseLine(), path: cmd.CommandPath(), code: codeBrig}
 }
 
 // invalid is a combination of flags that makes no sense, found after parsing: docker's 125 for run and create.
 func invalid(cmd *cobra.Command, err error) error {
-	return &usageError{msg: err.Error(), path: cmd.CommandPath(), code: codeBrig}
+	return &usageError{err: err, path: cmd.CommandPath(), code: codeBrig}
 }
 
 // runError gives a failure of run its exit code and the pointer to help.
@@ -116,7 +118,7 @@ func argsError(cmd *cobra.Command, wants string) error {
 		verb = "accepts"
 	}
 	return &usageError{
-		msg: fmt.Sprintf("'%s' %s %s", cmd.CommandPath(), verb, wants), use: cmd.UseLine(), path: cmd.CommandPath(),
+		err: fmt.Errorf("'%s' %s %s", cmd.CommandPath(), verb, wants), use: cmd.UseLine(), path: cmd.CommandPath(),
 	}
 }
 
@@ -161,8 +163,11 @@ func (a *app) report(err error) int {
 	case errors.As(err, &use) && use.code != 0:
 		code = use.code
 	}
-	if sig := a.signals.first(); sig != 0 && errors.Is(err, context.Canceled) {
-		return signalCode(sig) // the user knows why
+	if sig := a.signals.first(); sig != 0 {
+		code = signalCode(sig)
+		if errors.Is(err, context.Canceled) {
+			return code // the user knows why
+		}
 	}
 	a.complain(err)
 	return code

@@ -91,13 +91,11 @@ func printRows[T any](out io.Writer, format, usual string, titles header, rows [
 
 // cutTable separates the word table from a template.
 func cutTable(format, usual string) (string, bool) {
-	if format == "" || format == "table" {
+	rest, isTable := strings.CutPrefix(format, "table")
+	if rest = strings.TrimSpace(strings.TrimPrefix(rest, `\t`)); rest == "" {
 		return usual, true
 	}
-	if rest, ok := strings.CutPrefix(format, "table "); ok {
-		return strings.TrimSpace(rest), true
-	}
-	return format, false
+	return rest, isTable
 }
 
 func executeLine(out io.Writer, t *template.Template, v any) error {
@@ -141,7 +139,9 @@ func printObject(out io.Writer, format string, v any) error {
 		if jsonErr != nil {
 			return errors.Join(err, jsonErr)
 		}
-		if jsonErr := json.Unmarshal(data, &raw); jsonErr != nil {
+		dec := json.NewDecoder(bytes.NewReader(data))
+		dec.UseNumber() // a float would print large numbers with an exponent
+		if jsonErr := dec.Decode(&raw); jsonErr != nil {
 			return errors.Join(err, jsonErr)
 		}
 		if executeLine(&b, t.Option("missingkey=error"), raw) != nil {

@@ -25,7 +25,6 @@ func (a *app) ps() *cobra.Command {
 	o := psOptions{filter: filters{}}
 	cmd := &cobra.Command{
 		Use:               "ps [OPTIONS]",
-		Aliases:           []string{"ls", "list"},
 		Short:             "List containers",
 		Example:           "  brig ps -a\n  brig ps --filter label=env=test --format 'table {{.Names}}\\t{{.Status}}'\n  brig rm $(brig ps -aq --filter status=exited)",
 		Args:              maxArgs(0),

@@ -12,7 +12,6 @@ func (a *app) rm() *cobra.Command {
 	var force, volumes bool
 	cmd := &cobra.Command{
 		Use:               "rm [OPTIONS] CONTAINER [CONTAINER...]",
-		Aliases:           []string{"remove"},
 		Short:             "Remove one or more containers",
 		Example:           "  brig rm box\n  brig rm -f -v web db",
 		Args:              minArgs(1),

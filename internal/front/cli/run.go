@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -78,7 +79,8 @@ func (a *app) doRun(cmd *cobra.Command, o *specFlags, spec api.ContainerSpec, at
 	return err
 }
 
-// runAttach says what to attach, by docker's rules: both outputs, and standard input with -i, unless -a or -d say otherwise.
+// runAttach says what to attach, by docker's rules: both outputs, and standard input with -i; with -a only what it lists; nothing
+// with -d, where it returns nil.
 func (a *app) runAttach(spec api.ContainerSpec, streams []string, detach bool) (*api.Attach, error) {
 	if detach {
 		if len(streams) > 0 {
@@ -86,19 +88,12 @@ func (a *app) runAttach(spec api.ContainerSpec, streams []string, detach bool) (
 		}
 		return nil, nil
 	}
-	at := api.Attach{TTY: spec.TTY, Stdin: spec.Interactive}
-	for _, s := range streams {
-		switch s {
-		case "stdin":
-			at.Stdin = true
-		case "stdout":
-			at.Stdout = true
-		case "stderr":
-			at.Stderr = true
-		}
-	}
 	if len(streams) == 0 {
-		at.Stdout, at.Stderr = true, true
+		streams = []string{"stdin", "stdout", "stderr"}
+	}
+	at := api.Attach{
+		TTY: spec.TTY, Stdin: spec.Interactive && slices.Contains(streams, "stdin"),
+		Stdout: slices.Contains(streams, "stdout"), Stderr: slices.Contains(streams, "stderr"),
 	}
 	if at.TTY && at.Stdin && a.streams.Terminal == nil {
 		return nil, errNotTerminal

@@ -113,15 +113,9 @@ type inspectConfig struct {
 }
 
 type inspectNetwork struct {
-	Ports     map[string][]portBinding
-	Gateway   string
-	IPAddress string
-	IPPrefixLen,
-	GlobalIPv6PrefixLen int
-	IPv6Gateway       string
-	GlobalIPv6Address string
-	MacAddress        string
-	Networks          map[string]inspectEndpoint
+	Ports           map[string][]portBinding
+	inspectEndpoint // of the default bridge
+	Networks        map[string]inspectEndpoint
 }
 
 type inspectEndpoint struct {
@@ -330,8 +324,7 @@ func networkView(c *api.Container) inspectNetwork {
 	name := networkName(c)
 	v.Networks[name] = e
 	if name == "bridge" {
-		v.Gateway, v.IPAddress, v.IPPrefixLen, v.MacAddress = e.Gateway, e.IPAddress, e.IPPrefixLen, e.MacAddress
-		v.IPv6Gateway, v.GlobalIPv6Address, v.GlobalIPv6PrefixLen = e.IPv6Gateway, e.GlobalIPv6Address, e.GlobalIPv6PrefixLen
+		v.inspectEndpoint = e
 	}
 	return v
 }

@@ -1,0 +1,221 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"brig/api"
+)
+
+// fake is an engine that records its calls and answers as the test says. The methods that a test does not prepare answer with
+// nothing, or that the thing is not there.
+type fake struct {
+	Engine // nil: a method that the door should not call panics
+
+	calls      []string
+	spec       api.ContainerSpec
+	attach     *api.Attach
+	exec       api.ExecSpec
+	logOptions api.LogOptions
+	request    api.TransferRequest
+	reply      api.TransferReply
+	containers []api.Container
+	imgs       []api.Image
+	log        []api.LogEntry
+	info       api.Info
+	session    *api.Session
+	exit       api.Exit
+	err        error            // of Run, Create, Start, Exec, Attach, Transfer, Info, Reap
+	fails      map[string]error // by container name
+	during     func(context.Context, *fake, api.Streams) error
+}
+
+const testID = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+func (f *fake) call(format string, args ...any) {
+	f.calls = append(f.calls, fmt.Sprintf(format, args...))
+}
+
+func (f *fake) Create(ctx context.Context, spec api.ContainerSpec, out api.Streams) (api.Container, error) {
+	f.call("create")
+	f.spec = spec
+	if f.during != nil {
+		if err := f.during(ctx, f, out); err != nil {
+			return api.Container{}, err
+		}
+	}
+	if f.err != nil {
+		return api.Container{}, f.err
+	}
+	return api.Container{ID: testID}, nil
+}
+
+func (f *fake) Run(ctx context.Context, spec api.ContainerSpec, a *api.Attach, out api.Streams) (api.Container, *api.Session, error) {
+	f.attach = a
+	c, err := f.Create(ctx, spec, out)
+	f.calls[len(f.calls)-1] = "run"
+	return c, f.open(), err
+}
+
+// open returns the prepared session, or one that ends at once.
+func (f *fake) open() *api.Session {
+	if f.session != nil {
+		return f.session
+	}
+	return &api.Session{Wait: func(context.Context) (api.Exit, error) { return f.exit, nil }}
+}
+
+func (f *fake) Start(_ context.Context, id string, a *api.Attach) (*api.Session, error) {
+	f.call("start %s", id)
+	f.attach = a
+	if err := f.fails[id]; err != nil {
+		return nil, err
+	}
+	return f.open(), f.err
+}
+
+func (f *fake) Attach(_ context.Context, name string, a api.Attach) (*api.Session, error) {
+	f.call("attach %s", name)
+	f.attach = &a
+	return f.open(), f.err
+}
+
+func (f *fake) Stop(_ context.Context, name string, timeout *int) error {
+	if timeout == nil {
+		f.call("stop %s", name)
+	} else {
+		f.call("stop %s %d", name, *timeout)
+	}
+	return f.fails[name]
+}
+
+func (f *fake) Kill(_ context.Context, name, signal string) error {
+	f.call("kill %s %s", name, signal)
+	return f.fails[name]
+}
+
+func (f *fake) Remove(_ context.Context, name string, force, volumes bool) error {
+	f.call("rm %s %t %t", name, force, volumes)
+	return f.fails[name]
+}
+
+func (f *fake) List(context.Context) ([]api.Container, error) {
+	return slices.Clone(f.containers), f.err
+}
+
+func (f *fake) Inspect(_ context.Context, name string) (api.Container, error) {
+	for _, c := range f.containers {
+		if c.Name == name || c.ID == name {
+			return c, nil
+		}
+	}
+	return api.Container{}, api.Errorf(api.NotFound, "no container %s", name)
+}
+
+func (f *fake) Logs(_ context.Context, name string, o api.LogOptions, emit func(api.LogEntry) error) error {
+	f.call("logs %s", name)
+	f.logOptions = o
+	for _, e := range f.log {
+		if err := emit(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *fake) Exec(_ context.Context, name string, e api.ExecSpec, s api.Streams) (api.Exit, error) {
+	f.call("exec %s", name)
+	f.exec = e
+	f.attach = &api.Attach{Streams: s}
+	return f.exit, f.err
+}
+
+func (f *fake) Wait(ctx context.Context, name string) (api.Exit, error) {
+	f.call("wait %s", name)
+	if err := f.fails["wait "+name]; err != nil {
+		<-ctx.Done()
+		return api.Exit{}, ctx.Err()
+	}
+	return f.exit, f.fails[name]
+}
+
+func (f *fake) Images(context.Context) ([]api.Image, error) { return slices.Clone(f.imgs), f.err }
+
+func (f *fake) InspectImage(_ context.Context, name string) (api.Image, error) {
+	for _, i := range f.imgs {
+		if familiar(i.Name) == name || i.ID == name {
+			return i, nil
+		}
+	}
+	return api.Image{}, api.Errorf(api.NotFound, "no image %s", name)
+}
+
+func (f *fake) Transfer(_ context.Context, r api.TransferRequest, s api.Streams) (api.TransferReply, error) {
+	f.request = r
+	fmt.Fprint(s.Stderr, "progress\n")
+	return f.reply, f.err
+}
+
+func (f *fake) RemoveImage(_ context.Context, name string, force bool) ([]string, error) {
+	f.call("rmi %s %t", name, force)
+	return []string{"Untagged: " + name, "Deleted: sha256:1"}, f.fails[name]
+}
+
+func (f *fake) Tag(_ context.Context, source, target string) error {
+	f.call("tag %s %s", source, target)
+	return f.err
+}
+
+func (f *fake) Info(context.Context) (api.Info, error) { return f.info, f.err }
+
+func (f *fake) Reap(_ context.Context, id string) error {
+	f.call("reap %s", id)
+	return f.err
+}
+
+// result is what a command line did.
+type result struct {
+	code        int
+	out, errOut string
+}
+
+// brig runs a command line on f.
+func brig(t *testing.T, f *fake, args ...string) result {
+	t.Helper()
+	return brigWith(t, f, api.Streams{Stdin: strings.NewReader("")}, args...)
+}
+
+// brigWith runs a command line with other standard input.
+func brigWith(t *testing.T, f *fake, s api.Streams, args ...string) result {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	s.Stdout, s.Stderr = &out, &errOut
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	a := &app{streams: s, newEngine: func(string, string) Engine { return f }, signals: newCatcher(cancel, time.Hour), seLinux: hasSELinux}
+	a.signals.start() // the tests do not wait for the delay, and some send signals at once
+	defer a.signals.stop()
+	code := a.main(ctx, args)
+	return result{code, out.String(), errOut.String()}
+}
+
+// wants fails unless the command ended with code and printed exactly out.
+func (r result) wants(t *testing.T, code int, out string) {
+	t.Helper()
+	if r.code != code || r.out != out {
+		t.Errorf("got code %d, output\n%s\nand errors\n%s\nwant code %d and output\n%s", r.code, r.out, r.errOut, code, out)
+	}
+}
+
+// complains fails unless the command ended with code and its errors begin with text.
+func (r result) complains(t *testing.T, code int, text string) {
+	t.Helper()
+	if r.code != code || !strings.HasPrefix(r.errOut, text) {
+		t.Errorf("got code %d and errors\n%s\nwant code %d and errors that begin with\n%s", r.code, r.errOut, code, text)
+	}
+}

@@ -1,0 +1,282 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"brig/api"
+)
+
+// TestCalls holds what the simple verbs ask of the engine, and print, against docker's way.
+func TestCalls(t *testing.T) {
+	for line, want := range map[string]struct {
+		calls []string
+		out   string
+	}{
+		"start a b":                   {[]string{"start a", "start b"}, "a\nb\n"},
+		"stop a b":                    {[]string{"stop a", "stop b"}, "a\nb\n"},
+		"stop -t 2 a":                 {[]string{"stop a 2"}, "a\n"},
+		"stop --time 0 a":             {[]string{"stop a 0"}, "a\n"},
+		"stop --timeout=-1 a":         {[]string{"stop a -1"}, "a\n"},
+		"kill a b":                    {[]string{"kill a KILL", "kill b KILL"}, "a\nb\n"},
+		"kill -s HUP a":               {[]string{"kill a HUP"}, "a\n"},
+		"rm a":                        {[]string{"rm a false false"}, "a\n"},
+		"rm -fv a b":                  {[]string{"rm a true true", "rm b true true"}, "a\nb\n"},
+		"wait a b":                    {[]string{"wait a", "wait b"}, "7\n7\n"},
+		"rmi -f i":                    {[]string{"rmi i true"}, "Untagged: i\nDeleted: sha256:1\n"},
+		"tag i j":                     {[]string{"tag i j"}, ""},
+		"reap " + testID:              {[]string{"reap " + testID}, ""},
+		"create img":                  {[]string{"create"}, testID + "\n"},
+		"run -d img":                  {[]string{"run"}, testID + "\n"},
+		"run -d --rm img":             {[]string{"run"}, testID + "\n"},
+		"--root /r --state=/s stop a": {[]string{"stop a"}, "a\n"},
+	} {
+		f := &fake{exit: api.Exit{Code: 7}}
+		brig(t, f, strings.Fields(line)...).wants(t, 0, want.out)
+		if !slices.Equal(f.calls, want.calls) {
+			t.Errorf("%s: the engine was asked %q, want %q", line, f.calls, want.calls)
+		}
+	}
+}
+
+// TestGoesOn shows that a failure with one name does not keep the others from their turn.
+func TestGoesOn(t *testing.T) {
+	for _, verb := range []string{"start", "stop", "kill", "rm", "wait", "rmi"} {
+		f := &fake{fails: map[string]error{"b": errors.New("b is broken")}}
+		r := brig(t, f, verb, "a", "b", "c")
+		r.complains(t, 1, "brig: b is broken\n")
+		if len(f.calls) != 3 {
+			t.Errorf("%s: the engine was asked %q", verb, f.calls)
+		}
+		if verb != "wait" && verb != "rmi" && r.out != "a\nc\n" {
+			t.Errorf("%s printed %q", verb, r.out)
+		}
+	}
+}
+
+func TestForcedRemovalOfNothing(t *testing.T) {
+	f := &fake{fails: map[string]error{"b": api.Errorf(api.NotFound, "no container b")}}
+	brig(t, f, "rm", "-f", "b").complains(t, 0, "brig: no container b\n")
+	brig(t, f, "rm", "b").complains(t, 1, "brig: no container b\n")
+}
+
+func TestStopBySignal(t *testing.T) {
+	own := 1
+	live := api.Container{ID: "idA", Name: "a", State: api.State{Status: api.StatusRunning}, Spec: api.ContainerSpec{StopTimeout: &own}}
+	f := &fake{containers: []api.Container{live, {ID: "idB", Name: "b", State: api.State{Status: api.StatusExited}}}}
+	brig(t, f, "stop", "-s", "INT", "a", "b").wants(t, 0, "a\nb\n")
+	if want := []string{"kill idA INT", "wait idA"}; !slices.Equal(f.calls, want) {
+		t.Errorf("asked %q, want %q", f.calls, want)
+	}
+	f.calls = nil
+	f.fails = map[string]error{"wait idA": errors.New("does not end")}
+	began := time.Now()
+	brig(t, f, "stop", "-s", "INT", "-t", "0", "a").wants(t, 0, "a\n")
+	if want := []string{"kill idA INT", "wait idA", "stop idA 0"}; !slices.Equal(f.calls, want) {
+		t.Errorf("asked %q, want %q", f.calls, want)
+	}
+	if time.Since(began) > 900*time.Millisecond {
+		t.Error("-t 0 waited for the container's own timeout")
+	}
+}
+
+// TestExitCodes holds every kind of failure against docker's code.
+func TestExitCodes(t *testing.T) {
+	missing := api.Errorf(api.CommandNotFound, "exec: \"frob\": not found in $PATH")
+	barred := api.Errorf(api.CommandNotRunnable, "exec: \"/etc\": permission denied")
+	broken := errors.New("disk full")
+	c := api.Container{ID: testID, Name: "c", State: api.State{Status: api.StatusRunning}}
+	for _, x := range []struct {
+		line string
+		err  error
+		exit int
+		want int
+		says string
+	}{
+		{"run img", nil, 0, 0, ""},
+		{"run img", nil, 42, 42, ""},
+		{"run img", nil, 137, 137, ""},
+		{"run img", missing, 0, 127, "brig: exec: \"frob\": not found"},
+		{"run img", barred, 0, 126, "brig: exec: \"/etc\": permission denied"},
+		{"run img", broken, 0, 125, "brig: disk full\n\nRun 'brig run --help' for more information\n"},
+		{"run", nil, 0, 1, "brig: 'brig run' requires at least 1 argument\n\nUsage:  brig run [OPTIONS] IMAGE"},
+		{"create img", broken, 0, 1, "brig: disk full\n"},
+		{"create --bogus img", nil, 0, 125, "brig: unknown flag: --bogus\n\nUsage:  brig create"},
+		{"exec c frob", nil, 3, 3, ""},
+		{"exec c frob", missing, 0, 127, "brig: exec:"},
+		{"exec c frob", barred, 0, 126, "brig: exec:"},
+		{"exec c frob", broken, 0, 1, "brig: disk full\n"},
+		{"exec --bogus c frob", nil, 0, 125, "brig: unknown flag: --bogus"},
+		{"exec c", nil, 0, 1, "brig: 'brig exec' requires at least 2 arguments"},
+		{"exec -it c sh", nil, 0, 1, "brig: the input device is not a TTY\n"},
+		{"start c", broken, 0, 1, "brig: disk full\n"},
+		{"start -a c", nil, 9, 9, ""},
+		{"start -a c d", nil, 0, 1, "brig: you cannot start and attach multiple containers at once\n"},
+		{"start -a nobody", nil, 0, 1, "brig: no container nobody\n"},
+		{"attach c", nil, 4, 4, ""},
+		{"attach c", broken, 0, 1, "brig: disk full\n"},
+		{"ps --bogus", nil, 0, 125, "brig: unknown flag: --bogus\n\nUsage:  brig ps [OPTIONS]\n\nRun 'brig ps --help' for more information\n"},
+		{"ps x", nil, 0, 1, "brig: 'brig ps' accepts no arguments"},
+		{"ps", broken, 0, 1, "brig: disk full\n"},
+		{"ps --filter colour=red", nil, 0, 125, "brig: invalid argument \"colour=red\" for \"-f, --filter\" flag: invalid filter 'colour'"},
+		{"ps --format {{", nil, 0, 64, "brig: template parsing error"},
+		{"info", broken, 0, 1, "brig: disk full\n"},
+		{"pull i", broken, 0, 1, "brig: disk full\n"},
+		{"logs nobody extra", nil, 0, 1, "brig: 'brig logs' requires 1 argument"},
+		{"frob", nil, 0, 1, "brig: unknown command: brig frob\n\nRun 'brig --help' for more information\n"},
+		{"--bogus", nil, 0, 125, "brig: unknown flag: --bogus"},
+		{"--root", nil, 0, 125, "brig: flag needs an argument: --root"},
+	} {
+		f := &fake{err: x.err, exit: api.Exit{Code: x.exit}, containers: []api.Container{c}}
+		r := brig(t, f, strings.Fields(x.line)...)
+		if r.code != x.want || !strings.HasPrefix(progressless(r.errOut), x.says) || x.says == "" && r.errOut != "" {
+			t.Errorf("%s with %v: code %d, %q\nwant %d, %q", x.line, x.err, r.code, r.errOut, x.want, x.says)
+		}
+	}
+}
+
+func progressless(s string) string { return strings.TrimPrefix(s, "progress\n") }
+
+func TestFolders(t *testing.T) {
+	t.Setenv("BRIG_STATE", "/env/state")
+	t.Setenv("BRIG_ROOT", "")
+	var got []string
+	a := &app{streams: api.Streams{Stdout: &strings.Builder{}}, signals: newCatcher(func() {}, time.Hour)}
+	defer a.signals.stop()
+	a.newEngine = func(root, state string) Engine {
+		got = append(got, root, state)
+		return &fake{}
+	}
+	a.main(t.Context(), []string{"--root", "/flag/root", "ps"})
+	if want := []string{"/flag/root", "/env/state"}; !slices.Equal(got, want) {
+		t.Errorf("engine on %q, want %q", got, want)
+	}
+}
+
+func TestDebug(t *testing.T) {
+	f := &fake{err: fmt.Errorf("outer: %w", api.Errorf(api.Exhausted, "inner: %w", errors.New("root cause")))}
+	r := brig(t, f, "--debug", "info")
+	for _, want := range []string{"brig: outer: inner: root cause\n", "debug: kind: exhausted\n", "*errors.errorString: root cause\n"} {
+		if !strings.Contains(r.errOut, want) {
+			t.Errorf("lacks %q:\n%s", want, r.errOut)
+		}
+	}
+	if r := brig(t, f, "info"); strings.Contains(r.errOut, "debug") {
+		t.Errorf("speaks of causes without --debug:\n%s", r.errOut)
+	}
+}
+
+func TestAttachChoice(t *testing.T) {
+	for line, want := range map[string]api.Attach{
+		"run img":                              {Stdout: true, Stderr: true},
+		"run -i img":                           {Stdin: true, Stdout: true, Stderr: true},
+		"run -t img":                           {Stdout: true, Stderr: true, TTY: true},
+		"run -a stdout img":                    {Stdout: true},
+		"run -a STDERR -a stdin img":           {Stderr: true}, // nothing reads without -i
+		"run -i -a STDERR -a stdin img":        {Stdin: true, Stderr: true},
+		"run -i -a stdout img":                 {Stdout: true},
+		"run --detach-keys ctrl-x,q img":       {Stdout: true, Stderr: true, DetachKeys: []byte{24, 'q'}},
+		"start -a c":                           {Stdout: true, Stderr: true},
+		"start -ai --detach-keys a c":          {Stdin: true, Stdout: true, Stderr: true, DetachKeys: []byte("a")},
+		"start -ai closed":                     {Stdout: true, Stderr: true},
+		"attach c":                             {Stdin: true, Stdout: true, Stderr: true},
+		"attach --no-stdin c":                  {Stdout: true, Stderr: true},
+		"attach --detach-keys ctrl-@,ctrl-_ c": {Stdin: true, Stdout: true, Stderr: true, DetachKeys: []byte{0, 31}},
+	} {
+		f := &fake{containers: []api.Container{{Name: "c", ID: "c", Spec: api.ContainerSpec{Interactive: true}}, {Name: "closed", ID: "x"}}}
+		r := brig(t, f, strings.Fields(line)...)
+		if f.attach == nil {
+			t.Errorf("%s: not attached: %s", line, r.errOut)
+			continue
+		}
+		got := *f.attach
+		got.Streams = api.Streams{}
+		if fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", want) {
+			t.Errorf("%s: %+v, want %+v", line, got, want)
+		}
+	}
+	f := &fake{}
+	brig(t, f, "run", "-a", "stdin", "img").wants(t, 0, testID+"\n") // nothing else tells what runs
+	brig(t, f, "run", "-d", "img")
+	if f.attach != nil {
+		t.Error("run -d is attached")
+	}
+}
+
+func TestExecSpec(t *testing.T) {
+	t.Setenv("HERE", "1")
+	f := &fake{}
+	brig(t, f, "exec", "-d", "-e", "A=b", "--env", "HERE", "-u", "1:2", "-w", "/w", "--privileged", "-t", "--detach-keys", "x", "c", "ls", "-l")
+	want := api.ExecSpec{Command: []string{"ls", "-l"}, Env: []string{"A=b", "HERE=1"}, User: "1:2", WorkingDir: "/w",
+		Privileged: true, Detach: true, TTY: true, DetachKeys: []byte("x")}
+	if got := fmt.Sprintf("%+v", f.exec); got != fmt.Sprintf("%+v", want) {
+		t.Errorf("got %s\nwant %+v", got, want)
+	}
+}
+
+func TestStartupError(t *testing.T) {
+	f := &fake{exit: api.Exit{Code: 127, Error: "exec: frob: no such file"}}
+	brig(t, f, "run", "img", "frob").complains(t, 127, "brig: exec: frob: no such file\n")
+}
+
+func TestLogs(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 60, time.UTC)
+	f := &fake{log: []api.LogEntry{{Time: at, Stream: "stdout", Line: []byte("one\n")}, {Time: at, Stream: "stderr", Line: []byte("two")}}}
+	r := brig(t, f, "logs", "c")
+	r.wants(t, 0, "one\n")
+	if r.errOut != "two" {
+		t.Errorf("errors %q", r.errOut)
+	}
+	if o := f.logOptions; o.Tail != -1 || o.Follow || !o.Since.IsZero() || !o.Until.IsZero() {
+		t.Errorf("options %+v", o)
+	}
+	brig(t, f, "logs", "-t", "-f", "-n", "5", "--since", "2026-01-02T03:04:05Z", "--until", "10m", "c").wants(t, 0, "2026-01-02T03:04:05.000000060Z one\n")
+	o := f.logOptions
+	if o.Tail != 5 || !o.Follow || !o.Since.Equal(at.Truncate(time.Second)) || time.Since(o.Until).Round(time.Minute) != 10*time.Minute {
+		t.Errorf("options %+v", o)
+	}
+	brig(t, f, "logs", "--tail", "some", "c").complains(t, 125, "brig: invalid argument \"some\"")
+	brig(t, f, "logs", "--since", "yore", "c").complains(t, 125, "brig: invalid argument \"yore\"")
+}
+
+func TestTransfers(t *testing.T) {
+	img := api.Image{Name: "docker.io/library/debian:12", ID: "sha256:abc"}
+	img.Target.Digest = "sha256:def"
+	for _, x := range []struct {
+		line, out string
+		fresh     bool
+		want      api.TransferRequest
+	}{
+		{"pull debian:12", "Digest: sha256:def\nStatus: Downloaded newer image for debian:12\ndocker.io/library/debian:12\n", true,
+			api.TransferRequest{Op: "pull", Refs: []string{"debian:12"}}},
+		{"pull debian:12", "Digest: sha256:def\nStatus: Image is up to date for debian:12\ndocker.io/library/debian:12\n", false,
+			api.TransferRequest{Op: "pull", Refs: []string{"debian:12"}}},
+		{"pull -q --tls-verify=false --platform linux/arm64 debian:12", "docker.io/library/debian:12\n", true,
+			api.TransferRequest{Op: "pull", Refs: []string{"debian:12"}, Quiet: true, Insecure: true, Platform: "linux/arm64"}},
+		{"load -i f.tar", "Loaded image: debian:12\n", true, api.TransferRequest{Op: "load", File: "f.tar"}},
+		{"load -q", "Loaded image: debian:12\n", true, api.TransferRequest{Op: "load", Quiet: true}},
+		{"save -o f.tar a b", "", false, api.TransferRequest{Op: "save", Refs: []string{"a", "b"}, File: "f.tar"}},
+		{"save --format oci-dir -o d a", "", false, api.TransferRequest{Op: "save", Refs: []string{"a"}, File: "d", Format: "oci-dir"}},
+	} {
+		f := &fake{reply: api.TransferReply{Images: []api.Image{img}, Fresh: x.fresh}}
+		r := brig(t, f, strings.Fields(x.line)...)
+		r.wants(t, 0, x.out)
+		if fmt.Sprintf("%+v", f.request) != fmt.Sprintf("%+v", x.want) {
+			t.Errorf("%s: %+v, want %+v", x.line, f.request, x.want)
+		}
+		if quiet := r.errOut == ""; quiet != x.want.Quiet {
+			t.Errorf("%s: progress %q", x.line, r.errOut)
+		}
+	}
+	f := &fake{reply: api.TransferReply{Images: []api.Image{{ID: "sha256:abc"}}}}
+	brig(t, f, "load").wants(t, 0, "Loaded image ID: sha256:abc\n")
+	f.reply = api.TransferReply{Error: "not there", Kind: api.NotFound}
+	brig(t, f, "pull", "-q", "x").complains(t, 1, "brig: not there\n")
+	brig(t, f, "save", "--format", "oci-dir", "x").complains(t, 1, "brig: a layout folder cannot be written")
+	brig(t, f, "save", "--format", "zip", "x").complains(t, 125, "brig: invalid argument \"zip\"")
+	brig(t, f, "pull", "-a", "x").complains(t, 125, "brig: unknown shorthand flag: 'a'")
+}
