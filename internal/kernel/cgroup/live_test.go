@@ -388,3 +388,34 @@ func BenchmarkDetect(b *testing.B) {
 		}
 	}
 }
+
+// A paused container can be killed: version 1 keeps frozen tasks from dying.
+func TestLiveKillFrozen(t *testing.T) {
+	g := liveGroup(t, nil)
+	cmd := join(t, g, "sleep 100 & wait")
+	start(t, cmd)
+	eventually(t, "two processes", func() bool { p, _ := g.Pids(); return len(p) == 2 })
+	if err := g.Freeze(); err != nil {
+		t.Fatal(err)
+	}
+	go cmd.Wait()
+	if err := g.Kill(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if p, _ := g.Pids(); len(p) != 0 {
+		t.Errorf("left: %v", p)
+	}
+}
+
+// Remove does not take a group from under live processes.
+func TestLiveRemoveBusy(t *testing.T) {
+	g := liveGroup(t, nil)
+	start(t, join(t, g, "sleep 100"))
+	eventually(t, "a process", func() bool { p, _ := g.Pids(); return len(p) > 0 })
+	for i := range g.l.mounts {
+		dir := g.l.mounts[i].dir + g.path
+		if err := removeTree(dir, time.Now().Add(2*time.Millisecond)); !errors.Is(err, api.Conflict) || !exists(dir) {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
+}

@@ -254,3 +254,81 @@ func TestRetry(t *testing.T) {
 		t.Error("no bound")
 	}
 }
+
+func TestStats1(t *testing.T) {
+	root := tree(t, `
+		c/g/cpuacct.usage: 5000000
+		c/g/cpuacct.stat: user 3\nsystem 2\n
+		c/g/cpu.stat: nr_periods 9\nnr_throttled 4\nthrottled_time 77\n
+		m/g/memory.usage_in_bytes: 4096
+		m/g/memory.max_usage_in_bytes: 8192
+		m/g/memory.limit_in_bytes: 9223372036854771712
+		m/g/memory.stat: cache 1\nrss 2\ntotal_cache 22\ntotal_rss 11\ntotal_inactive_file 33\ntotal_swap 44\n
+		m/g/memory.oom_control: oom_kill_disable 0\nunder_oom 0\noom_kill 6\n
+		p/g/pids.current: 3
+		p/g/pids.max: max
+		b/g/blkio.throttle.io_service_bytes_recursive: 8:0 Read 10\n8:0 Write 20\n8:0 Total 30\n8:16 Read 5\nTotal 35\n
+		b/g/blkio.throttle.io_serviced_recursive: 8:0 Read 1\n8:0 Write 2\n
+		f/g/freezer.state: FREEZING\n
+	`)
+	l := &Layout{v1: true, mounts: []mount{
+		{dir: root + "/c", controllers: []string{"cpu", "cpuacct"}}, {dir: root + "/m", controllers: []string{"memory"}},
+		{dir: root + "/p", controllers: []string{"pids"}}, {dir: root + "/b", controllers: []string{"blkio"}}, {dir: root + "/f", controllers: []string{"freezer"}},
+	}}
+	g, err := l.Load("/g")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := g.Stats()
+	want := Stats{
+		CPU:    CPU{Usage: 5000000, User: 30000000, System: 20000000, Periods: 9, Throttled: 4, ThrottledTime: 77},
+		Memory: Memory{Usage: 4096, Peak: 8192, Limit: Unlimited, Anon: 11, File: 22, InactiveFile: 33, Swap: 44},
+		Pids:   Pids{3, Unlimited},
+		IO:     IO{15, 20, 1, 2},
+	}
+	if err != nil || s != want {
+		t.Errorf("Stats = %+v, %v, want %+v", s, err, want)
+	}
+	if n, err := g.OOMKills(); n != 6 || err != nil {
+		t.Errorf("OOMKills = %d, %v", n, err)
+	}
+	if is, err := g.Frozen(); is || err != nil {
+		t.Errorf("FREEZING is not frozen yet: %v, %v", is, err)
+	}
+	if want := []string{"b", "c", "c", "f", "m", "p"}; len(g.Paths()) != len(want) {
+		t.Errorf("Paths = %v", g.Paths())
+	}
+	if !g.l.Has("cpuacct") || g.l.SwapLimit() {
+		t.Error("Has, SwapLimit")
+	}
+}
+
+// What the kernel refuses is explained by its kind.
+func TestWriteErrors(t *testing.T) {
+	l, dir := fake2(t)
+	g, err := l.Load("/brig/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A folder in the place of a file gives EISDIR: an error without a kind, but with option and path.
+	if err := os.Remove(dir + "pids.max"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(dir+"pids.max", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	err = g.Set(&specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(4))}})
+	if !errors.Is(err, unix.EISDIR) || !strings.Contains(err.Error(), "--pids-limit") || !strings.Contains(err.Error(), dir+"pids.max") || api.KindOf(err) != "" {
+		t.Errorf("%v", err)
+	}
+	err = g.Set(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(5)), CheckBeforeUpdate: ptr(true)}})
+	if !errors.Is(err, api.Conflict) {
+		t.Errorf("less memory than is in use: %v", err)
+	}
+	if _, err := l.Load("/brig/none"); !errors.Is(err, api.NotFound) {
+		t.Errorf("a group that is not there: %v", err)
+	}
+	if p, err := (&Group{l, "/brig/none"}).Pids(); len(p) != 0 || err != nil {
+		t.Errorf("Pids of a group that is not there: %v, %v", p, err)
+	}
+}
