@@ -101,7 +101,17 @@ type kernel struct {
 	bounding Set
 }
 
-var ask = sync.OnceValue(func() kernel {
+var (
+	asked  sync.Once
+	answer kernel
+)
+
+func ask() kernel {
+	asked.Do(func() { answer = probe() })
+	return answer
+}
+
+func probe() kernel {
 	k := kernel{last: -1}
 	for n := range 64 {
 		// PR_CAPBSET_READ knows every capability of the running kernel and says EINVAL for the first that it does not have: the
@@ -116,7 +126,7 @@ var ask = sync.OnceValue(func() kernel {
 		}
 	}
 	return k
-})
+}
 
 // Last is the number of the newest capability of the running kernel, named here or not.
 func Last() int { return ask().last }

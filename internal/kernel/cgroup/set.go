@@ -20,7 +20,7 @@ func (g *Group) Set(r *specs.LinuxResources) error {
 		return err
 	}
 	if m := r.Memory; m != nil && m.CheckBeforeUpdate != nil && *m.CheckBeforeUpdate && m.Limit != nil && *m.Limit > 0 {
-		if s, err := g.Stats(); err == nil && s.Memory.Usage > uint64(*m.Limit) {
+		if s, _ := g.Stats(); s.Memory.Usage > uint64(*m.Limit) { // what cannot be read is for the write to tell
 			return api.Errorf(api.Conflict, "--memory %d: the container uses %d bytes now", *m.Limit, s.Memory.Usage)
 		}
 	}

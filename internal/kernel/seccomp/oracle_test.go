@@ -17,7 +17,6 @@ type data struct {
 
 // run interprets a program as the kernel would, and refuses what its checker (seccomp_check_filter) refuses. It counts instructions.
 func run(t testing.TB, prog []unix.SockFilter, d *data) (ret uint32, steps int) {
-	t.Helper()
 	var a uint32
 	for pc := 0; pc < len(prog); pc++ {
 		steps++

@@ -98,7 +98,7 @@ func arm64() family {
 	}, tableARM64[:]}
 }
 
-// familyOf is the family of an architecture by Go's name. Asked for a constant it leaves the table of the other out of the program.
+// familyOf is the family of an architecture by Go's name.
 func familyOf(goarch string) (family, error) {
 	switch goarch {
 	case "amd64":
@@ -106,8 +106,11 @@ func familyOf(goarch string) (family, error) {
 	case "arm64":
 		return arm64(), nil
 	}
-	return family{}, api.Errorf(api.Unsupported, "seccomp: this build has no system call table for %s: --security-opt seccomp=unconfined runs without a filter",
-		goarch)
+	return family{}, noTable(goarch)
+}
+
+func noTable(goarch string) error {
+	return api.Errorf(api.Unsupported, "seccomp: no system call table for %s: --security-opt seccomp=unconfined runs without a filter", goarch)
 }
 
 // find looks a name up; nil where the family does not have it.

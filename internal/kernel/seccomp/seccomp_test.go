@@ -22,7 +22,7 @@ func families() map[string]family { return map[string]family{"amd64": amd64(), "
 func mobyProfile(t testing.TB, arch []specs.Arch, capabilities ...string) *specs.LinuxSeccomp {
 	p, err := moby.GetDefaultProfile(&specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: capabilities}}})
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	p.Architectures = arch
 	return p

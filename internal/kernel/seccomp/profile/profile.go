@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -73,14 +72,15 @@ func (r *rule) counts(h *host) bool {
 	return true
 }
 
-var kernel = sync.OnceValue(func() version {
+// kernel is the running kernel's version.
+func kernel() version {
 	var u unix.Utsname
 	if unix.Uname(&u) != nil {
 		return version{}
 	}
 	v, _ := parseVersion(unix.ByteSliceToString(u.Release[:]))
 	return v
-})
+}
 
 // parseVersion reads the first two numbers of 6.18.44-fc or 4.8.
 func parseVersion(s string) (version, bool) {
