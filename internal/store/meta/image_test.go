@@ -91,4 +91,3 @@ func TestEscape(t *testing.T) {
 		}
 	}
 }
-
