@@ -6,7 +6,6 @@ import (
 	"os"
 
 	"brig/api"
-	"brig/internal/kernel/cgroup"
 )
 
 // Reset ends every container and removes everything of this root and state: containers, images, volumes, the bridge and its rules.
@@ -25,11 +24,6 @@ func (e *Engine) Reset(ctx context.Context) error {
 	}
 	if err := e.network.Close(ctx); err != nil {
 		return err
-	}
-	if g, err := cgroup.Load("/" + e.cgroupParent()); err == nil {
-		if err := g.Remove(); err != nil {
-			return err
-		}
 	}
 	if err := os.RemoveAll(e.state); err != nil {
 		return err

@@ -44,21 +44,12 @@ func resources(s *api.ContainerSpec) (*specs.LinuxResources, error) {
 	return r, nil
 }
 
-// deviceRules are docker's: every device may be made, only these may be opened.
+// deviceRules are docker's: every device may be made, only those that every container has may be opened.
 func deviceRules(all bool) []specs.LinuxDeviceCgroup {
 	if all {
 		return []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
 	}
-	rules := []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}, {Allow: true, Type: "c", Access: "m"}, {Allow: true, Type: "b", Access: "m"}}
-	for _, d := range [][2]int64{{1, 3}, {1, 5}, {1, 7}, {1, 8}, {1, 9}, {5, 0}, {5, 1}, {5, 2}, {136, -1}} {
-		major, minor := d[0], d[1]
-		rule := specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &major, Access: "rwm"}
-		if minor >= 0 {
-			rule.Minor = &minor
-		}
-		rules = append(rules, rule)
-	}
-	return rules
+	return []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}} // the runtime adds the default ones
 }
 
 // devices are the nodes for --device, with their rules added to r; a privileged container gets the host's.

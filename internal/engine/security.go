@@ -59,15 +59,13 @@ func parseSecurity(opts []string) (security, error) {
 	return s, nil
 }
 
-// filter is the system call filter for a container with these capabilities; nil for none.
-func (s security) filter(capabilities []string, privileged bool) (*specs.LinuxSeccomp, error) {
-	switch {
-	case s.unconfined:
-		return nil, nil
-	case s.profile != "":
-		return profile.Load(s.profile, capabilities)
-	case privileged:
+// builtin reports whether the container gets docker's default profile, which the runtime has ready.
+func (s security) builtin() bool { return !s.unconfined && s.profile == "" }
+
+// filter is the system call filter from a profile's file for a container with these capabilities; nil for none.
+func (s security) filter(capabilities []string) (*specs.LinuxSeccomp, error) {
+	if s.profile == "" {
 		return nil, nil
 	}
-	return profile.Default(capabilities), nil
+	return profile.Load(s.profile, capabilities)
 }

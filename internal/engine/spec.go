@@ -40,13 +40,16 @@ func (e *Engine) ociSpec(c *api.Container) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	resources, err := resources(s)
+	limits, err := resources(s)
 	if err != nil {
 		return nil, err
 	}
 	layout, err := cgroup.Detect()
 	if err != nil {
 		return nil, err
+	}
+	if limits.Memory != nil && !layout.SwapLimit() { // docker's default for swap is a wish, not a demand
+		limits.Memory.Swap = nil
 	}
 	o := &specs.Spec{
 		Version:  specs.Version,
@@ -64,7 +67,7 @@ func (e *Engine) ociSpec(c *api.Container) (*specs.Spec, error) {
 		Linux: &specs.Linux{
 			CgroupsPath:   e.cgroupPath(c.ID),
 			Namespaces:    namespaces(s, layout.V2()),
-			Resources:     resources,
+			Resources:     limits,
 			MaskedPaths:   maskedPaths,
 			ReadonlyPaths: readonlyPaths,
 		},
@@ -79,7 +82,7 @@ func (e *Engine) ociSpec(c *api.Container) (*specs.Spec, error) {
 	if o.Process.Rlimits, err = rlimits(s.Ulimits); err != nil {
 		return nil, err
 	}
-	if o.Linux.Devices, err = e.devices(s, resources); err != nil {
+	if o.Linux.Devices, err = e.devices(s, limits); err != nil {
 		return nil, err
 	}
 	if o.Mounts, err = e.mounts(c); err != nil {
@@ -89,7 +92,11 @@ func (e *Engine) ociSpec(c *api.Container) (*specs.Spec, error) {
 		o.Process.Args = append([]string{initPath, "init", "--"}, c.Args...)
 		o.Mounts = append(o.Mounts, specs.Mount{Type: "bind", Source: e.driver.Program, Destination: initPath, Options: []string{"bind", "ro", "nosuid", "nodev"}})
 	}
-	o.Linux.Seccomp, err = sec.filter(names, s.Privileged)
+	if sec.builtin() && !s.Privileged {
+		o.Annotations[oci.AnnotationSeccomp] = oci.SeccompDefault
+		return o, nil
+	}
+	o.Linux.Seccomp, err = sec.filter(names)
 	return o, err
 }
 
@@ -184,16 +191,8 @@ func command(s *api.ContainerSpec, entrypoint, cmd []string) ([]string, error) {
 	return args, nil
 }
 
-// cgroupPath is where a container's groups are, below every hierarchy.
-func (e *Engine) cgroupPath(id string) string { return path.Join("/", e.cgroupParent(), id) }
-
-// cgroupParent tells Brigs with different state folders apart.
-func (e *Engine) cgroupParent() string {
-	if e.state == "/run/brig" {
-		return "brig"
-	}
-	return "brig-" + shortHash(e.state)
-}
+// cgroupPath is where a container's groups are, below every hierarchy. They have no parent of their own, which would be left when the last is removed.
+func (e *Engine) cgroupPath(id string) string { return "/brig-" + id }
 
 // mounts are docker's default ones, Brig's files, then the user's; a user's mount replaces a default one at its place.
 func (e *Engine) mounts(c *api.Container) ([]specs.Mount, error) {

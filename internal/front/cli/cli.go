@@ -57,6 +57,8 @@ type Engine interface {
 	Info(ctx context.Context) (api.Info, error)
 	// Reap cleans up after a container that ended with nobody there to do it.
 	Reap(ctx context.Context, id string) error
+	// Reset removes everything of this root and state.
+	Reset(ctx context.Context) error
 }
 
 // The folders of a Brig that is not told others.
@@ -179,7 +181,7 @@ func commands() []entry {
 		{"run", (*app).run}, {"create", (*app).create}, {"start", (*app).start}, {"stop", (*app).stop}, {"kill", (*app).kill},
 		{"wait", (*app).wait}, {"rm", (*app).rm}, {"ps", (*app).ps}, {"logs", (*app).logs}, {"exec", (*app).exec},
 		{"attach", (*app).attach}, {"inspect", (*app).inspect}, {"images", (*app).images}, {"pull", (*app).pull},
-		{"load", (*app).load}, {"save", (*app).save}, {"rmi", (*app).rmi}, {"tag", (*app).tag}, {"version", (*app).version},
+		{"load", (*app).load}, {"save", (*app).save}, {"rmi", (*app).rmi}, {"system", (*app).system}, {"tag", (*app).tag}, {"version", (*app).version},
 		{"info", (*app).info}, {"reap", (*app).reap},
 	}
 }

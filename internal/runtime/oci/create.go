@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -51,7 +52,7 @@ func Create(req *Request) (*Container, error) {
 	}
 	groups := make(chan made, 1)
 	go func() { // beside the mounts: both take about as long
-		g, err := layout.Create(cgroupPath(req), req.Spec.Linux.Resources)
+		g, err := layout.Create(cgroupPath(req), limits(req.Spec.Linux.Resources))
 		groups <- made{g, err}
 	}()
 	var group *cgroup.Group
@@ -156,7 +157,11 @@ func (b *builder) launch(slave *os.File, group func() (*cgroup.Group, error)) (*
 	if err := b.workingDir(); err != nil {
 		return nil, err
 	}
-	c, err := prepare(s.Process, s.Annotations[AnnotationUser], s.Linux.Seccomp, b.root, b.req.Stdio)
+	filter, err := FilterOf(s.Annotations, s.Linux.Seccomp)
+	if err != nil {
+		return nil, err
+	}
+	c, err := prepare(s.Process, s.Annotations[AnnotationUser], filter, b.root, b.req.Stdio)
 	if err != nil {
 		return nil, err
 	}
@@ -212,6 +217,19 @@ func (c *child) join(tasks []*os.File, unified *os.File) int {
 		return -1
 	}
 	return int(unified.Fd())
+}
+
+// limits adds the devices that every container has behind the rules of its own, as runc does.
+func limits(r *specs.LinuxResources) *specs.LinuxResources {
+	if r == nil || len(r.Devices) == 0 {
+		return r
+	}
+	if last := r.Devices[len(r.Devices)-1]; last.Allow && last.Type == "" && last.Major == nil && last.Minor == nil {
+		return r // everything is allowed
+	}
+	with := *r
+	with.Devices = append(slices.Clone(r.Devices), cgroup.DefaultDevices()[1:]...) // without the rule that denies all
+	return &with
 }
 
 func hasNamespace(s *specs.Spec, t specs.LinuxNamespaceType) bool {

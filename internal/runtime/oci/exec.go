@@ -20,7 +20,7 @@ type ExecRequest struct {
 	Pid     int // the container's first process
 	Process *specs.Process
 	User    string // as AnnotationUser
-	Seccomp *specs.LinuxSeccomp
+	Seccomp Filter
 	Cgroup  *cgroup.Group
 	Stdio   [3]int
 }

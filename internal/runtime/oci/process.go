@@ -14,6 +14,7 @@ import (
 	"brig/api"
 	"brig/internal/kernel/caps"
 	"brig/internal/kernel/seccomp"
+	"brig/internal/kernel/seccomp/profile"
 )
 
 // Process is a forked child that waits to execute, or has.
@@ -46,7 +47,7 @@ func newPipes() (pipes, error) {
 }
 
 // prepare turns an OCI process into the arguments of the forked child. root is a descriptor of the container's root, for users' names.
-func prepare(p *specs.Process, who string, filter *specs.LinuxSeccomp, root int, io [3]int) (*child, error) {
+func prepare(p *specs.Process, who string, f Filter, root int, io [3]int) (*child, error) {
 	c := &child{setsid: true, console: -1, stdio: io, noNewPrivs: p.NoNewPrivileges, keepFD: 3, umask: 0o022}
 	if err := c.user(p, who, root); err != nil {
 		return nil, err
@@ -81,7 +82,7 @@ func prepare(p *specs.Process, who string, filter *specs.LinuxSeccomp, root int,
 	if err := c.capabilities(p.Capabilities); err != nil {
 		return nil, err
 	}
-	return c, c.filter(filter)
+	return c, c.filter(f, p.Capabilities)
 }
 
 // user takes the numbers of process.user, or looks who up in the container; either way it finds the home folder.
@@ -108,20 +109,54 @@ func (c *child) user(p *specs.Process, who string, root int) error {
 	return nil
 }
 
-func (c *child) filter(s *specs.LinuxSeccomp) error {
-	if s == nil {
+// AnnotationSeccomp with the value SeccompDefault asks for docker's default profile, for the process's capabilities, in place of linux.seccomp. Four
+// hundred names need not be written, read and compiled then: the program is part of the runtime.
+const (
+	AnnotationSeccomp = "org.brig.seccomp"
+	SeccompDefault    = "default"
+)
+
+// Filter says which system calls a process may make.
+type Filter struct {
+	Default bool // docker's default profile
+	Spec    *specs.LinuxSeccomp
+}
+
+// FilterOf takes the filter from a bundle's configuration.
+func FilterOf(annotations map[string]string, s *specs.LinuxSeccomp) (Filter, error) {
+	switch annotations[AnnotationSeccomp] {
+	case "":
+		return Filter{Spec: s}, nil
+	case SeccompDefault:
+		return Filter{Default: true}, nil
+	}
+	return Filter{}, api.Errorf(api.InvalidArgument, "config.json: annotation %s: the only value is %q", AnnotationSeccomp, SeccompDefault)
+}
+
+func (c *child) filter(f Filter, l *specs.LinuxCapabilities) error {
+	var program *seccomp.Filter
+	var err error
+	switch {
+	case f.Default:
+		var bounding []string
+		if l != nil {
+			bounding = l.Bounding
+		}
+		program, err = profile.DefaultFilter(bounding)
+	case f.Spec != nil:
+		program, err = seccomp.Compile(f.Spec)
+	default:
 		return nil
 	}
-	f, err := seccomp.Compile(s)
 	if err != nil {
 		return err
 	}
-	if f.Notify {
+	if program.Notify {
 		return unsupported("linux.seccomp: action SCMP_ACT_NOTIFY")
 	}
-	if len(f.Prog) > 0 {
-		c.seccomp = &unix.SockFprog{Len: uint16(len(f.Prog)), Filter: &f.Prog[0]}
-		c.seccompFlags = uintptr(f.Flags)
+	if len(program.Prog) > 0 {
+		c.seccomp = &unix.SockFprog{Len: uint16(len(program.Prog)), Filter: &program.Prog[0]}
+		c.seccompFlags = uintptr(program.Flags)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -25,6 +26,8 @@ type builder struct {
 	proc   int
 	mask   int // read-only empty tmpfs, made on first use
 	group  func() (*cgroup.Group, error)
+
+	rootInPlace bool // the root was attached by mount(2)
 }
 
 func (b *builder) close() {
@@ -55,8 +58,7 @@ func (b *builder) mountRoot() error {
 	case 0:
 		fd, err = mount.Clone(unix.AT_FDCWD, b.req.RootPath, true)
 	case 1:
-		m := b.req.Root[0]
-		fd, err = mount.New(m.Type, m.Source, m.Options, 0)
+		fd, err = b.newRoot(&b.req.Root[0])
 	default:
 		return api.Errorf(api.Unsupported, "root file system of %d mounts", len(b.req.Root))
 	}
@@ -68,12 +70,36 @@ func (b *builder) mountRoot() error {
 		return fmt.Errorf("root file system: %w", err)
 	}
 	b.root = fd
+	if b.rootInPlace {
+		return nil
+	}
 	at, err := unix.Open(b.req.MountPoint, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: b.req.MountPoint, Err: err}
 	}
 	defer unix.Close(at)
 	return mount.Attach(fd, at)
+}
+
+// maxFsconfig is the longest value that fsconfig(2) takes, in bytes.
+const maxFsconfig = 255
+
+// newRoot makes the root's file system: detached, or in place with mount(2) where an option is too long for fsconfig(2), as an overlay's lowerdir is
+// with some layers. The place is in this thread's own mount namespace, at a path of the engine's own.
+func (b *builder) newRoot(m *api.Mount) (int, error) {
+	long := slices.ContainsFunc(m.Options, func(o string) bool { return len(o) > maxFsconfig })
+	bind := slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+	switch {
+	case bind:
+		return mount.Clone(unix.AT_FDCWD, m.Source, true)
+	case !long:
+		return mount.New(m.Type, m.Source, m.Options, 0)
+	}
+	if err := unix.Mount(m.Source, b.req.MountPoint, m.Type, 0, strings.Join(m.Options, ",")); err != nil {
+		return -1, fmt.Errorf("%s: %w", m.Type, err)
+	}
+	b.rootInPlace = true
+	return unix.Open(b.req.MountPoint, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
 // mounts makes everything in spec.mounts, in order.

@@ -250,18 +250,19 @@ func (s *server) exec(conn *conn, r *Request) (Reply, error) {
 }
 
 // bundleSeccomp reads only the filter of a bundle's config.json: the shim keeps no configuration in memory.
-func bundleSeccomp(dir string) (*specs.LinuxSeccomp, error) {
+func bundleSeccomp(dir string) (oci.Filter, error) {
 	data, err := os.ReadFile(filepath.Join(dir, "config.json"))
 	if err != nil {
-		return nil, err
+		return oci.Filter{}, err
 	}
 	var spec struct {
-		Linux struct {
+		Annotations map[string]string `json:"annotations"`
+		Linux       struct {
 			Seccomp *specs.LinuxSeccomp `json:"seccomp"`
 		} `json:"linux"`
 	}
 	if err := json.Unmarshal(data, &spec); err != nil {
-		return nil, fmt.Errorf("%s/config.json: %w", dir, err)
+		return oci.Filter{}, fmt.Errorf("%s/config.json: %w", dir, err)
 	}
-	return spec.Linux.Seccomp, nil
+	return oci.FilterOf(spec.Annotations, spec.Linux.Seccomp)
 }
