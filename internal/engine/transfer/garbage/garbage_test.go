@@ -104,7 +104,7 @@ func TestRemove(t *testing.T) {
 func TestContainer(t *testing.T) {
 	s := store{t, Open(t.TempDir())}
 	a := s.image("a", "x")
-	c := api.Container{ID: id.New(), Name: "c", Created: time.Now(), Layers: []string{a.Layers[0].DiffID}}
+	c := api.Container{ID: id.New(), Name: "keeper", Created: time.Now(), Layers: []string{a.Layers[0].DiffID}}
 	if err := s.Meta.CreateContainer(c, atomicfile.Volatile); err != nil {
 		t.Fatal(err)
 	}
