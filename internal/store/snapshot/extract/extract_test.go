@@ -402,8 +402,8 @@ func FuzzTree(f *testing.F) {
 	f.Add(archive(f, tar.Header{Typeflag: tar.TypeChar, Name: "c"}, dir("c"), file("c/.wh..wh..opq")))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		_, err := extractTo(t, bytes.NewReader(b))
-		if err != nil && errors.Is(err, unix.EBADF) {
-			t.Error(err)
+		if err != nil && !errors.Is(err, api.Corrupt) && !errors.Is(err, api.Exhausted) {
+			t.Error(err) // whatever is in an archive, it is the archive's fault
 		}
 	})
 }
