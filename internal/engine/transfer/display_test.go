@@ -100,7 +100,7 @@ func TestWarnIsNotQuiet(t *testing.T) {
 	var out strings.Builder
 	d := newDisplay(&out, true, true)
 	d.say("not seen")
-	d.layer(digest.FromString("x"), 1).end("Pull complete", nil)
+	d.layer(digest.FromString("x"), 1).end(false, nil)
 	d.warn("of %s", "this")
 	d.finish()
 	if out.String() != "WARNING: of this\n" {
