@@ -19,11 +19,16 @@ type display struct {
 	bars  *mpb.Progress // nil: lines
 	quiet bool
 	lines bool // a line a layer, where there are no bars
+	doing string
+	done  string
 }
 
-// newDisplay begins a display. layerLines asks for a line a layer.
-func newDisplay(out io.Writer, quiet, layerLines bool) *display {
-	d := &display{out: out, quiet: quiet, lines: layerLines}
+// newDisplay begins a display of a pull, or of a load, which has no line a layer and other words.
+func newDisplay(out io.Writer, quiet, pull bool) *display {
+	d := &display{out: out, quiet: quiet, lines: pull, doing: "Pulling", done: "Pull complete"}
+	if !pull {
+		d.doing, d.done = "Loading", "Loaded"
+	}
 	if f, ok := out.(*os.File); ok && !quiet && term.IsTerminal(int(f.Fd())) {
 		d.bars = mpb.New(mpb.WithOutput(out), mpb.WithWidth(60))
 	}
@@ -69,10 +74,12 @@ func (d *display) layer(digest digest.Digest, size int64) *bar {
 	if d.bars == nil {
 		return b
 	}
-	b.b = d.bars.New(size, mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]"),
+	// Begun without a total, so that the last byte does not end the bar: unpacking and syncing come after it.
+	b.b = d.bars.New(0, mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]"),
 		mpb.BarFillerClearOnComplete(),
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return b.short + ": " + b.state() + " " })),
 		mpb.AppendDecorators(decor.OnComplete(decor.CountersKiloByte("% .1f / % .1f"), "")))
+	b.b.SetTotal(size, false)
 	return b
 }
 
@@ -88,13 +95,17 @@ func (b *bar) add(n int) {
 		return
 	}
 	b.mu.Lock()
-	b.word = "Pulling"
+	b.word = b.d.doing
 	b.mu.Unlock()
 	b.b.IncrBy(n)
 }
 
-// end is called once, with docker's word for how the layer came to be there, or with an error.
-func (b *bar) end(word string, err error) {
+// end is called once: the layer is there now, or was there before, or an error came.
+func (b *bar) end(existed bool, err error) {
+	word := b.d.done
+	if existed {
+		word = "Already exists"
+	}
 	switch {
 	case b.b != nil && err != nil:
 		b.b.Abort(false)
@@ -103,8 +114,6 @@ func (b *bar) end(word string, err error) {
 		b.word = word
 		b.mu.Unlock()
 		b.b.SetTotal(b.size, true)
-		b.b.EnableTriggerComplete()
-		b.b.SetCurrent(b.size)
 	case err == nil && b.d.lines:
 		b.d.say("%s: %s", b.short, word)
 	}

@@ -73,11 +73,11 @@ func (in *ingest) fetch(ctx context.Context) error {
 	for _, j := range jobs {
 		g.Go(func() error {
 			err := context.Cause(ctx)
-			var word string
+			var existed bool
 			if err == nil {
-				word, err = in.layer(ctx, j.layer, j.bar)
+				existed, err = in.layer(ctx, j.layer, j.bar)
 			}
-			j.bar.end(word, err)
+			j.bar.end(existed, err)
 			return err
 		})
 	}
@@ -108,12 +108,12 @@ func (in *ingest) documents(ctx context.Context) error {
 	return nil
 }
 
-// layer brings in one layer: its blob, its files, or both from one stream. The word says what was done.
-func (in *ingest) layer(ctx context.Context, l api.Layer, bar *bar) (word string, err error) {
+// layer brings in one layer: its blob, its files, or both from one stream.
+func (in *ingest) layer(ctx context.Context, l api.Layer, bar *bar) (existed bool, err error) {
 	stores, diffID := in.t.stores, digest.Digest(l.DiffID)
 	hasBlob, hasFiles := stores.Content.Has(l.Blob.Digest), stores.Snapshot.Has(diffID)
 	if hasBlob && hasFiles {
-		return "Already exists", nil
+		return true, nil
 	}
 	src := &source{n: bar.add}
 	request, cancel := context.WithCancel(ctx) // ends a read that nobody waits for
@@ -136,16 +136,16 @@ func (in *ingest) layer(ctx context.Context, l api.Layer, bar *bar) (word string
 		defer src.w.Abort()
 	}
 	if err != nil {
-		return "", in.name(l, err)
+		return false, in.name(l, err)
 	}
 	if !hasFiles {
 		in.note("", diffID)
 	}
 	err = in.stream(ctx, l, src, !hasFiles, cancel)
 	if ctx.Err() != nil {
-		return "", context.Cause(ctx)
+		return false, context.Cause(ctx)
 	}
-	return "Pull complete", in.name(l, err)
+	return false, in.name(l, err)
 }
 
 // stream reads src to its end, stores it where src has a writer, and unpacks it on the way. What is wrong with the stream itself is told

@@ -27,32 +27,37 @@ func (t *Transfer) Load(ctx context.Context, r api.TransferRequest) (api.Transfe
 		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "%s: there is no image in it", src.Where())
 	}
 	show := newDisplay(t.Stderr, r.Quiet, false)
-	defer show.finish()
 	var reply api.TransferReply
 	for _, e := range src.Entries() {
-		img, err := image.Resolve(ctx, src, e.Target, platform)
-		if err != nil {
-			return api.TransferReply{}, err
+		var rec api.Image
+		if rec, err = t.loadOne(ctx, src, e, platform, show); err != nil {
+			break
 		}
-		if img.Warning != "" {
-			show.warn("%s: %s", loadedName(e.Name, img), img.Warning)
-		}
-		rec, err := t.ingest(ctx, img, e.Name, show)
-		if err != nil {
-			return api.TransferReply{}, err
-		}
-		reply.Images = append(reply.Images, rec)
-		reply.Fresh = true
+		reply.Images, reply.Fresh = append(reply.Images, rec), true
 	}
 	show.finish()
-	for _, rec := range reply.Images {
+	for _, rec := range reply.Images { // also those that came before one that failed: they stay
 		if rec.Name == "" {
 			fmt.Fprintf(t.Stdout, "Loaded image ID: %s\n", rec.ID)
 		} else {
 			fmt.Fprintf(t.Stdout, "Loaded image: %s\n", familiar(rec.Name))
 		}
 	}
+	if err != nil {
+		return api.TransferReply{}, err
+	}
 	return reply, nil
+}
+
+func (t *Transfer) loadOne(ctx context.Context, src image.Lister, e image.Entry, p image.Platform, show *display) (api.Image, error) {
+	img, err := image.Resolve(ctx, src, e.Target, p)
+	if err != nil {
+		return api.Image{}, err
+	}
+	if img.Warning != "" {
+		show.warn("%s: %s", loadedName(e.Name, img), img.Warning)
+	}
+	return t.ingest(ctx, img, e.Name, show)
 }
 
 // open opens a folder, a file or standard input. A pipe that does not end is left behind when ctx is cancelled.

@@ -85,6 +85,15 @@ func (s Stores) inner(target imagespec.Descriptor) []digest.Digest {
 	return found
 }
 
+// All lists everything in the store. To remove it sweeps what transfers left that were killed, and what those that are under way have brought
+// in so far: they fetch it again.
+func (s Stores) All() (set Set, err error) {
+	if set.Blobs, err = s.Content.Blobs(); err == nil {
+		set.Layers, err = s.Snapshot.Layers()
+	}
+	return set, err
+}
+
 // Remove removes what is in the set and needed by no image's record and no container, and returns what it removed. The caller holds
 // [Stores.Lock].
 func (s Stores) Remove(set Set) (removed Set, err error) {

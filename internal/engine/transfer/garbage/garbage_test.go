@@ -104,7 +104,7 @@ func TestRemove(t *testing.T) {
 func TestContainer(t *testing.T) {
 	s := store{t, Open(t.TempDir())}
 	a := s.image("a", "x")
-	c := api.Container{ID: id.New(), Name: "c", Created: time.Now(), Layers: []string{a.Layers[0].DiffID}}
+	c := api.Container{ID: id.New(), Name: "keeper", Created: time.Now(), Layers: []string{a.Layers[0].DiffID}}
 	if err := s.Meta.CreateContainer(c, atomicfile.Volatile); err != nil {
 		t.Fatal(err)
 	}
@@ -119,6 +119,27 @@ func TestContainer(t *testing.T) {
 	}
 	if gone := s.remove(s.Of(a)); len(gone.Layers) != 1 {
 		t.Errorf("%+v", gone)
+	}
+}
+
+// TestSweep: what a killed transfer left goes, what images need stays.
+func TestSweep(t *testing.T) {
+	s := store{t, Open(t.TempDir())}
+	a := s.image("a", "x")
+	s.blob([]byte("left"))
+	s.image("b", "left")
+	if err := s.Meta.RemoveImage("b"); err != nil { // as if it had been killed before its record
+		t.Fatal(err)
+	}
+	all, err := s.All()
+	if err != nil || len(all.Blobs) != 7 || len(all.Layers) != 2 {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	if gone := s.remove(all); len(gone.Blobs) != 4 || len(gone.Layers) != 1 {
+		t.Errorf("%+v", gone)
+	}
+	if all, err = s.All(); err != nil || len(all.Blobs) != 3 || !s.Snapshot.Has(digest.Digest(a.Layers[0].DiffID)) {
+		t.Errorf("%+v, %v", all, err)
 	}
 }
 
