@@ -39,3 +39,5 @@ require (
 	golang.org/x/tools v0.49.0 // indirect
 	gotest.tools/v3 v3.5.0 // indirect
 )
+
+replace github.com/opencontainers/go-digest => ./third_party/go-digest

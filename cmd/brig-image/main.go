@@ -55,7 +55,9 @@ func run(ctx context.Context, args []string) int {
 			err = errors.New("the transfer was interrupted; nothing of it was kept")
 		}
 		reply = api.TransferReply{Error: err.Error(), Kind: api.KindOf(err)}
-		fmt.Fprintln(os.Stderr, "brig:", err)
+		if out == nil { // else whoever reads the reply tells the user
+			fmt.Fprintln(os.Stderr, "brig:", err)
+		}
 	}
 	if out != nil {
 		if err := json.NewEncoder(out).Encode(reply); err != nil {

@@ -14,6 +14,7 @@ import (
 	"brig/internal/base/id"
 	"brig/internal/base/undo"
 	"brig/internal/image/ref"
+	"brig/internal/kernel/caps"
 )
 
 // Create makes a container's record, ready for Start. Nothing is left of it on error.
@@ -49,11 +50,7 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 	if c.Args, err = command(&spec, img.Config.Entrypoint, img.Config.Cmd); err != nil {
 		return c, err
 	}
-	// What cannot be is said now, not at start.
-	if _, err := e.ociSpecCheck(&c); err != nil {
-		return c, err
-	}
-	return c, nil
+	return c, check(&spec)
 }
 
 // checkLevel refuses an isolation level that is not built, by name.
@@ -130,23 +127,31 @@ func durability(c *api.Container) atomicfile.Sync {
 	return atomicfile.Sync(!c.Spec.AutoRemove)
 }
 
-// ociSpecCheck builds the configuration as far as it can be before volumes exist.
-func (e *Engine) ociSpecCheck(c *api.Container) (struct{}, error) {
-	if _, err := parseSecurity(c.Spec.Security); err != nil {
-		return struct{}{}, err
+// check says now what could not be done at start.
+func check(s *api.ContainerSpec) error {
+	if _, err := caps.Resolve(s.CapAdd, s.CapDrop, s.Privileged); err != nil {
+		return err
 	}
-	if _, err := resources(&c.Spec); err != nil {
-		return struct{}{}, err
+	if _, err := parseSecurity(s.Security); err != nil {
+		return err
 	}
-	if _, err := rlimits(c.Spec.Ulimits); err != nil {
-		return struct{}{}, err
+	if _, err := resources(s); err != nil {
+		return err
 	}
-	for _, m := range c.Spec.Mounts {
-		if m.Type == "bind" && !m.CreateSource && !exists(m.Source) {
-			return struct{}{}, api.Errorf(api.InvalidArgument, "bind mount source %s does not exist on the host", m.Source)
+	if _, err := rlimits(s.Ulimits); err != nil {
+		return err
+	}
+	for _, d := range s.Devices {
+		if _, err := expandDevice(d); err != nil {
+			return err
 		}
 	}
-	return struct{}{}, nil
+	for _, m := range s.Mounts {
+		if m.Type == "bind" && !m.CreateSource && !exists(m.Source) {
+			return api.Errorf(api.InvalidArgument, "bind mount source %s does not exist on the host", m.Source)
+		}
+	}
+	return nil
 }
 
 // randomName makes up a name, two words, with a number from the second collision on.

@@ -6,9 +6,8 @@ import (
 	"slices"
 	"strings"
 
-	digest "github.com/opencontainers/go-digest"
-
 	"brig/api"
+	"brig/internal/engine/transfer/garbage"
 	"brig/internal/image/ref"
 )
 
@@ -51,6 +50,11 @@ func (e *Engine) Tag(ctx context.Context, source, target string) error {
 	if strings.Contains(target, "@") {
 		return api.Errorf(api.InvalidArgument, "cannot tag %s: a target may not have a digest", target)
 	}
+	l, err := garbage.Open(e.root).Lock()
+	if err != nil {
+		return err
+	}
+	defer l.Release()
 	img.Name = r.String()
 	if err := e.content.SetRef(img.Name, img.Target); err != nil {
 		return err
@@ -60,6 +64,12 @@ func (e *Engine) Tag(ctx context.Context, source, target string) error {
 
 // RemoveImage takes a name off an image, and with its last name the image. The lines say what was done, as docker's do.
 func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) ([]string, error) {
+	stores := garbage.Open(e.root)
+	l, err := stores.Lock()
+	if err != nil {
+		return nil, err
+	}
+	defer l.Release()
 	img, err := e.InspectImage(ctx, name)
 	if err != nil {
 		return nil, err
@@ -84,15 +94,14 @@ func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) ([]st
 	}
 	var lines []string
 	for _, d := range drop {
-		if d.Name != "" {
-			if err := e.content.RemoveRef(d.Name); err != nil && !errors.Is(err, api.NotFound) {
-				return lines, err
-			}
-			lines = append(lines, "Untagged: "+familiar(d.Name))
-		}
 		key := d.Name
 		if key == "" {
 			key = d.ID
+		} else {
+			lines = append(lines, "Untagged: "+familiar(d.Name))
+		}
+		if err := e.content.RemoveRef(key); err != nil && !errors.Is(err, api.NotFound) {
+			return lines, err
 		}
 		if err := e.meta.RemoveImage(key); err != nil {
 			return lines, err
@@ -102,7 +111,11 @@ func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) ([]st
 		return lines, nil
 	}
 	lines = append(lines, "Deleted: "+img.ID)
-	return e.collect(&img, lines)
+	removed, err := stores.Remove(stores.Of(img))
+	for _, d := range removed.Layers {
+		lines = append(lines, "Deleted: "+string(d))
+	}
+	return lines, err
 }
 
 // checkUnused refuses to take an image from under a container.
@@ -123,59 +136,6 @@ func (e *Engine) checkUnused(ctx context.Context, img *api.Image, force bool) er
 		}
 	}
 	return nil
-}
-
-// collect removes the blobs and layers of an image that nothing else needs: no other image, no container.
-func (e *Engine) collect(img *api.Image, lines []string) ([]string, error) {
-	images, err := e.meta.Images()
-	if err != nil {
-		return lines, err
-	}
-	blobs, layers := map[digest.Digest]bool{}, map[string]bool{}
-	for _, o := range images {
-		blobs[o.Target.Digest], blobs[o.Manifest.Digest], blobs[digest.Digest(o.ID)] = true, true, true
-		for _, l := range o.Layers {
-			blobs[l.Blob.Digest], layers[l.DiffID] = true, true
-		}
-	}
-	ids, err := e.meta.ContainerIDs()
-	if err != nil {
-		return lines, err
-	}
-	for _, id := range ids {
-		c, err := e.meta.Container(id)
-		if err != nil {
-			return lines, err // better to keep than to take what may be needed
-		}
-		for _, l := range c.Layers {
-			layers[l] = true
-		}
-	}
-	for _, l := range slices.Backward(img.Layers) {
-		if !layers[l.DiffID] {
-			if err := e.snapshot.RemoveLayer(l.DiffID); err != nil && !errors.Is(err, api.NotFound) {
-				return lines, err
-			}
-			lines = append(lines, "Deleted: "+l.DiffID)
-			layers[l.DiffID] = true // an image may hold a layer twice
-		}
-	}
-	for _, d := range append(layerBlobs(img), img.Target.Digest, img.Manifest.Digest, digest.Digest(img.ID)) {
-		if !blobs[d] {
-			if err := e.content.Remove(d); err != nil && !errors.Is(err, api.NotFound) {
-				return lines, err
-			}
-		}
-	}
-	return lines, nil
-}
-
-func layerBlobs(img *api.Image) []digest.Digest {
-	var list []digest.Digest
-	for _, l := range img.Layers {
-		list = append(list, l.Blob.Digest)
-	}
-	return list
 }
 
 // familiar is a reference as docker prints it: debian:12.

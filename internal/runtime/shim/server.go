@@ -149,9 +149,7 @@ func (s *server) finished() bool {
 	if len(s.execs) > 0 {
 		return false
 	}
-	if len(s.containers) == 0 {
-		return s.owner == nil // the owner died before it had added one
-	}
+	// Without a container the owner died, or gave up, before it had added one.
 	return s.owner == nil || s.cleaned
 }
 
