@@ -5,21 +5,34 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
+// memoryRange is a mapping of the program's own file that is not written to: text and read-only data.
+type memoryRange struct{ start, length uintptr }
+
 // giveBack returns the memory that setting a container up took: the heap's free pages, and the mapped pages of the program's own file, which
-// the kernel maps again from its cache if they are ever needed. An idle shim is what every container costs.
+// the kernel maps again from its cache if they are ever needed. An idle shim is what every container costs. The caller sleeps next.
 func giveBack() {
+	ranges := programRanges()
 	debug.FreeOSMemory()
+	// The collector's workers park a moment after it has returned; what they touch is mapped again.
+	time.Sleep(20 * time.Millisecond)
+	for i := range ranges {
+		unix.Syscall(unix.SYS_MADVISE, ranges[i].start, ranges[i].length, unix.MADV_DONTNEED)
+	}
+}
+
+func programRanges() []memoryRange {
 	data, err := os.ReadFile("/proc/self/maps")
 	if err != nil {
-		return
+		return nil
 	}
+	var list []memoryRange
 	for line := range strings.SplitSeq(string(data), "\n") {
 		fields := strings.Fields(line)
-		// Only private mappings of a file that are not writable: text and read-only data.
 		if len(fields) < 6 || len(fields[1]) < 4 || fields[1][1] == 'w' || fields[1][3] != 'p' || !strings.HasPrefix(fields[5], "/") {
 			continue
 		}
@@ -27,7 +40,8 @@ func giveBack() {
 		start, err1 := strconv.ParseUint(lo, 16, 64)
 		end, err2 := strconv.ParseUint(hi, 16, 64)
 		if ok && err1 == nil && err2 == nil {
-			unix.Syscall(unix.SYS_MADVISE, uintptr(start), uintptr(end-start), unix.MADV_DONTNEED)
+			list = append(list, memoryRange{uintptr(start), uintptr(end - start)})
 		}
 	}
+	return list
 }
