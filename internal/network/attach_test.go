@@ -84,6 +84,7 @@ func TestPaths(t *testing.T) {
 	for _, filters := range []string{"0", "1"} {
 		t.Run("br_netfilter="+filters, func(t *testing.T) {
 			setBridgeFilters(t, filters)
+			defer setBridgeFilters(t, "0")
 			testPaths(t, filters == "1")
 		})
 	}

@@ -113,7 +113,12 @@ func (m *Manager) Attach(ctx context.Context, id string, spec api.NetworkSpec) (
 	if spec.Mode == modeHost {
 		return link, nil
 	}
-	ns, inside, err := newNamespace()
+	rt, err := netlink.Dial(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	defer rt.Close()
+	ns, inside, err := newNamespace(rt)
 	if err != nil {
 		return nil, err
 	}
@@ -129,10 +134,11 @@ func (m *Manager) Attach(ctx context.Context, id string, spec api.NetworkSpec) (
 func (m *Manager) attachBridge(id string, spec api.NetworkSpec) (*api.Link, error) {
 	var u undo.Stack
 	defer u.Run()
-	nft, err := netlink.Dial(unix.NETLINK_NETFILTER)
+	rt, nft, err := dialBoth()
 	if err != nil {
 		return nil, err
 	}
+	defer rt.Close()
 	defer nft.Close()
 	br, addr, err := m.join(id, nft)
 	if err != nil {
@@ -147,17 +153,21 @@ func (m *Manager) attachBridge(id string, spec api.NetworkSpec) (*api.Link, erro
 	}
 	u.Add(func() { closeAll(held) })
 
-	ns, inside, err := newNamespace()
+	ns, inside, err := newNamespace(rt)
 	if err != nil {
 		return nil, err
 	}
 	defer inside.Close()
 	u.Add(func() { ns.Close() })
 	mac := macOf(addr)
-	if err := m.connect(br, ns, mac, len(ports) > 0); err != nil {
+	port, err := m.connect(rt, &br, ns, mac, len(ports) > 0)
+	if err != nil {
 		return nil, err
 	}
 	if err := configure(inside, addrs, br.gateways()); err != nil {
+		return nil, err
+	}
+	if err := settle(rt, br, port); err != nil {
 		return nil, err
 	}
 	if err := m.publish(nft, id, ports); err != nil {

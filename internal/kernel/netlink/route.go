@@ -10,6 +10,7 @@ import (
 const (
 	nlaTypeMask  = 0xffff &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER) // NLA_TYPE_MASK
 	vethInfoPeer = 1                                                        // VETH_INFO_PEER of linux/veth.h
+	skipStats    = 1 << 3                                                   // RTEXT_FILTER_SKIP_STATS of linux/rtnetlink.h
 	// PortLimit is how many ports a bridge of Linux can have (BR_PORT_BITS of net/bridge/br_private.h, less the reserved zero).
 	PortLimit = 1023
 )
@@ -125,9 +126,20 @@ func (r *Request) AddDefaultRoute(index uint32, gateway netip.Addr) {
 	r.Uint32(unix.RTA_OIF, index)
 }
 
+// AddNeighbour tells for good which MAC an address on the interface's link has, so that it is never asked for.
+func (r *Request) AddNeighbour(index uint32, addr netip.Addr, mac MAC) {
+	h := make([]byte, unix.SizeofNdMsg)
+	h[0] = family(addr)
+	binary.NativeEndian.PutUint32(h[4:], index)
+	binary.NativeEndian.PutUint16(h[8:], unix.NUD_PERMANENT)
+	r.Start("add neighbour "+addr.String(), unix.RTM_NEWNEIGH, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_REPLACE, h)
+	r.Bytes(unix.NDA_DST, addr.AsSlice())
+	r.Bytes(unix.NDA_LLADDR, mac[:])
+}
+
 // AddLocalRoute makes the host take packets for addr that come in through the interface, behind (by metric) what it has for addr already.
 func (r *Request) AddLocalRoute(index uint32, addr netip.Addr, metric uint32) {
-	r.Start("add local route "+addr.String(), unix.RTM_NEWROUTE, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL,
+	r.Start("add local route "+addr.String(), unix.RTM_NEWROUTE, unix.NLM_F_ACK|unix.NLM_F_CREATE, // with EXCL no second interface could have one
 		rtmsg(family(addr), uint8(addr.BitLen()), unix.RT_TABLE_LOCAL, unix.RTN_LOCAL, 0))
 	r.Bytes(unix.RTA_DST, addr.AsSlice())
 	r.Uint32(unix.RTA_OIF, index)
@@ -165,6 +177,7 @@ func (c *Conn) LinkByIndex(index uint32) (Link, error) {
 
 func (c *Conn) link(r *Request) (Link, error) {
 	var l Link
+	r.Uint32(unix.IFLA_EXT_MASK, skipStats)
 	err := c.Do(r, func(typ uint16, b []byte) {
 		if typ != unix.RTM_NEWLINK || len(b) < unix.SizeofIfInfomsg {
 			return
