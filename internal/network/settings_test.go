@@ -3,12 +3,16 @@ package network
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"brig/api"
 	"brig/internal/base/id"
@@ -117,6 +121,92 @@ func TestHostKeepsRouterAdvertisements(t *testing.T) {
 			t.Error("the container listens to router advertisements")
 		}
 	})
+}
+
+// hear tells on the channel where datagrams to addr in the namespace come from.
+func hear(t *testing.T, ns *os.File, addr string) <-chan string {
+	t.Helper()
+	heard := make(chan string, 8)
+	within(t, ns, func() {
+		c, err := net.ListenPacket("udp4", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		go func() {
+			for {
+				_, from, err := c.ReadFrom(make([]byte, 16))
+				if err != nil {
+					return
+				}
+				heard <- from.(*net.UDPAddr).IP.String()
+			}
+		}()
+	})
+	return heard
+}
+
+// TestHostIsGuarded has a container, and another machine, that do what they can as root of their own namespaces. Answers may get lost for
+// other reasons, so what counts is whether a datagram arrives.
+func TestHostIsGuarded(t *testing.T) {
+	m := manager(t)
+	other := outside(t)
+	_, l := attach(t, m, api.PortSpec{HostIP: "127.0.0.1", HostPort: 8081, ContainerPort: 80, Protocol: "udp"})
+	_, peer := attach(t, m)
+	loopback, any, published := hear(t, nil, "127.0.0.1:95"), hear(t, nil, "0.0.0.0:96"), hear(t, l.NetNS, ":80")
+	serve(t, peer.NetNS, "tcp", ":80")
+	enter := func(ns *os.File, script string) string {
+		return run(t, "", "nsenter", fmt.Sprintf("--net=/proc/%d/fd/%d", os.Getpid(), ns.Fd()), "sh", "-ec", script)
+	}
+	send := func(ns *os.File, from, to string) {
+		within(t, ns, func() {
+			local := &net.UDPAddr{IP: net.ParseIP(from)}
+			c, err := net.DialUDP("udp4", local, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(to)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			c.Write([]byte("x"))
+		})
+	}
+	arrives := func(what string, heard <-chan string, want string) {
+		t.Helper()
+		select {
+		case got := <-heard:
+			if got != want {
+				t.Errorf("%s: a datagram from %s arrived, want one from %q", what, got, want)
+			}
+		case <-time.After(patience / 2):
+			if want != "" {
+				t.Errorf("%s: no datagram arrived", what)
+			}
+		}
+	}
+	gw, own := l.Gateways[0].String(), l.Addresses[0].Addr().String()
+	send(l.NetNS, own, gw+":96")
+	arrives("the host's own address", any, own)
+	for range 3 { // redirects come with the first packets, if they come
+		wantSource(t, "neighbour", l.NetNS, "tcp", peer.Addresses[0].Addr().String()+":80", own)
+	}
+	if way := enter(l.NetNS, "ip route get "+peer.Addresses[0].Addr().String()); !strings.Contains(way, "via "+gw) || strings.Contains(way, "redirected") {
+		t.Errorf("way to a neighbour: %s", way)
+	}
+
+	noLoopback := "echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet; ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local; "
+	enter(l.NetNS, noLoopback+"ip route add 127.0.0.1 via "+gw+" dev eth0 onlink")
+	send(l.NetNS, own, "127.0.0.1:95")
+	arrives("the host's loopback", loopback, "")
+	enter(l.NetNS, "ip route del 127.0.0.1; ip addr add 127.0.0.9/32 dev eth0")
+	send(l.NetNS, "127.0.0.9", gw+":96")
+	arrives("with a loopback source", any, "")
+
+	// Some programs turn route_localnet on for all interfaces.
+	if err := setSysctl("ipv4/conf/wire0/route_localnet", "1"); err != nil {
+		t.Fatal(err)
+	}
+	enter(other, noLoopback+"ip route add 127.0.0.1 via "+hostV4+" dev eth0")
+	send(other, outsideV4, "127.0.0.1:8081")
+	arrives("what is published on loopback", published, "")
 }
 
 func TestWithoutIPv6(t *testing.T) {

@@ -122,7 +122,7 @@ func TestRoutes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []netip.Prefix{p4, p4.Masked(), p6, netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::1/128")} {
+	for _, want := range []netip.Prefix{p4.Masked(), p6.Masked(), netip.MustParsePrefix("10.9.0.1/32"), netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::1/128")} {
 		found := false
 		for _, got := range routes {
 			found = found || got.Dst == want && got.Index == l.Index
