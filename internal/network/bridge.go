@@ -247,7 +247,7 @@ func (b *bridge) number(rt *netlink.Conn) error {
 			return err
 		}
 	}
-	return nil
+	return eventually(func() (bool, error) { return rt.IsLocal(b.V6.Addr()) })
 }
 
 // uplinkMTU is the MTU of the interface that the default route leaves by, or Ethernet's: a larger one inside would lose packets on

@@ -69,15 +69,22 @@ func peerIndex(inside *netlink.Conn) (uint32, error) {
 
 // connect makes the pair of interfaces between the bridge and the namespace. With hairpin the bridge may send back to the container what
 // came from it: br_netfilter, if it is loaded, makes the bridge itself translate what a container sends to its own published port.
-func (m *Manager) connect(rt *netlink.Conn, br *bridge, ns *os.File, mac netlink.MAC, hairpin bool) (port string, err error) {
+//
+// Host and container are told each other's MAC for good. So no first packet waits for a question that is lost because the kernel on the other
+// side does not listen yet, which would be a second, and no other container can give a false answer. An entry that a lost container
+// leaves is right for the next one with its address, since the MAC follows from that.
+func (m *Manager) connect(rt *netlink.Conn, br *bridge, ns *os.File, addrs []netip.Prefix, hairpin bool) (port string, err error) {
 	index := uint32(firstPeerIndex)
 	for try := range 8 {
 		v := netlink.Veth{
 			Name: fmt.Sprintf("veth%08x", rand.Uint32()), Master: br.Index, MTU: br.MTU,
-			Peer: containerInterface, PeerIndex: index, PeerNS: int(ns.Fd()), PeerMAC: mac,
+			Peer: containerInterface, PeerIndex: index, PeerNS: int(ns.Fd()), PeerMAC: macOf(addrs[0].Addr()),
 		}
 		var r netlink.Request
 		r.AddVeth(v)
+		for _, a := range addrs {
+			r.AddNeighbour(br.Index, a.Addr(), v.PeerMAC)
+		}
 		if hairpin {
 			r.SetHairpin(v.Name)
 		}
@@ -105,8 +112,7 @@ func (m *Manager) connect(rt *netlink.Conn, br *bridge, ns *os.File, mac netlink
 }
 
 // configure gives the container its addresses and routes, all in one system call. The addresses come without a route to the
-// subnet, so that what goes to other containers passes the host; see the package comment. The gateway's MAC is given, so that the first
-// packet needs no question before it, and no other container can answer one.
+// subnet, so that what goes to other containers passes the host; see the package comment.
 func configure(inside *netlink.Conn, addrs []netip.Prefix, gateways []netip.Addr) error {
 	err := configureIndex(inside, firstPeerIndex, addrs, gateways)
 	if err == nil || !errors.Is(err, unix.ENODEV) {
@@ -135,19 +141,31 @@ func configureIndex(inside *netlink.Conn, index uint32, addrs []netip.Prefix, ga
 	return inside.Do(&r, nil)
 }
 
-// settle waits until packets can pass between the container, its port of the bridge and the host. The kernel takes a new link into use a little
-// after it came up; an ARP request in that moment is lost, and the next one comes a second later. Asking for a link
-// hurries the kernel (Linux 6.8), else it takes a millisecond or two, and only for the first container of an idle bridge.
-func settle(rt *netlink.Conn, br bridge, port string) error {
-	for range 200 {
-		if l, err := rt.LinkByName(port); err != nil {
-			return err
-		} else if l.Flags&unix.IFF_RUNNING != 0 {
-			if l, err = rt.LinkByIndex(br.Index); err != nil || l.Flags&unix.IFF_RUNNING != 0 {
-				return err
-			}
+// settle waits until packets can pass between the container, its port of the bridge and the host. The kernel takes a new link, and a
+// new IPv6 address, into use a little after the request was answered; a packet in that moment is lost, and TCP sends the next one a second
+// later. Asking for a link hurries the kernel (Linux 6.8), else it takes a millisecond or two, and only for the first container of an idle bridge.
+func settle(rt, inside *netlink.Conn, br bridge, port string, addrs []netip.Prefix) error {
+	return eventually(func() (bool, error) {
+		l, err := rt.LinkByName(port)
+		if err != nil || l.Flags&unix.IFF_RUNNING == 0 {
+			return false, err
 		}
-		time.Sleep(500 * time.Microsecond)
+		if l, err = rt.LinkByIndex(br.Index); err != nil || l.Flags&unix.IFF_RUNNING == 0 {
+			return false, err
+		}
+		return inside.IsLocal(addrs[len(addrs)-1].Addr())
+	})
+}
+
+// eventually tries until it is done, at most for about a fifth of a second: what takes longer is no reason to refuse a container.
+func eventually(try func() (done bool, err error)) error {
+	pause := 50 * time.Microsecond
+	for waited := time.Duration(0); waited < 200*time.Millisecond; waited += pause {
+		if done, err := try(); done || err != nil {
+			return err
+		}
+		time.Sleep(pause)
+		pause = min(2*pause, 2*time.Millisecond)
 	}
-	return nil // a tenth of a second: no reason to refuse the container
+	return nil
 }

@@ -159,20 +159,20 @@ func (m *Manager) attachBridge(id string, spec api.NetworkSpec) (*api.Link, erro
 	}
 	defer inside.Close()
 	u.Add(func() { ns.Close() })
-	mac := macOf(addr)
-	port, err := m.connect(rt, &br, ns, mac, len(ports) > 0)
+	port, err := m.connect(rt, &br, ns, addrs, len(ports) > 0)
 	if err != nil {
 		return nil, err
 	}
 	if err := configure(inside, addrs, br.gateways()); err != nil {
 		return nil, err
 	}
-	if err := settle(rt, br, port); err != nil {
+	if err := settle(rt, inside, br, port, addrs); err != nil {
 		return nil, err
 	}
 	if err := m.publish(nft, id, ports); err != nil {
 		return nil, err
 	}
+	mac := macOf(addr)
 	link := &api.Link{
 		Network: modeBridge, NetNS: ns, Held: held,
 		Interface: containerInterface, MAC: fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]),

@@ -55,19 +55,6 @@ func tuneBridge(name string) error {
 			return err
 		}
 	}
-	return quickNeighbours(name)
-}
-
-// quickNeighbours makes the host ask for a MAC again after 30 ms, not after a second, and so often that it gives up no sooner: a container
-// takes part in neighbour discovery only a few milliseconds after it has its address, and the first question may be lost.
-func quickNeighbours(name string) error {
-	for _, family := range []string{"ipv4", "ipv6"} {
-		for _, s := range [...][2]string{{"/retrans_time_ms", "30"}, {"/mcast_solicit", "60"}} {
-			if err := setSysctl(family+"/neigh/"+name+s[0], s[1]); err != nil {
-				return err
-			}
-		}
-	}
 	return nil
 }
 

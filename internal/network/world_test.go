@@ -255,6 +255,19 @@ func outside(t testing.TB) *os.File {
 	return ns
 }
 
+// quickNeighbours makes a machine ask for a MAC again after 30 ms, not after a second: the first question may come before the other
+// takes part in neighbour discovery.
+func quickNeighbours(name string) error {
+	for _, family := range []string{"ipv4", "ipv6"} {
+		for _, s := range [...][2]string{{"/retrans_time_ms", "30"}, {"/mcast_solicit", "60"}} {
+			if err := setSysctl(family+"/neigh/"+name+s[0], s[1]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // helper is what the test binary does when a test starts it as another process: attach ROOT STATE ID [PORT], detach ROOT STATE ID.
 func helper(args []string) int {
 	m := Open(args[1], args[2])

@@ -2,6 +2,7 @@ package netlink
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -137,6 +138,15 @@ func (r *Request) AddNeighbour(index uint32, addr netip.Addr, mac MAC) {
 	r.Bytes(unix.NDA_LLADDR, mac[:])
 }
 
+// DelNeighbour forgets one; ENOENT if it is not known.
+func (r *Request) DelNeighbour(index uint32, addr netip.Addr) {
+	h := make([]byte, unix.SizeofNdMsg)
+	h[0] = family(addr)
+	binary.NativeEndian.PutUint32(h[4:], index)
+	r.Start("remove neighbour "+addr.String(), unix.RTM_DELNEIGH, unix.NLM_F_ACK, h)
+	r.Bytes(unix.NDA_DST, addr.AsSlice())
+}
+
 // AddLocalRoute makes the host take packets for addr that come in through the interface, behind (by metric) what it has for addr already.
 func (r *Request) AddLocalRoute(index uint32, addr netip.Addr, metric uint32) {
 	r.Start("add local route "+addr.String(), unix.RTM_NEWROUTE, unix.NLM_F_ACK|unix.NLM_F_CREATE, // with EXCL no second interface could have one
@@ -199,6 +209,21 @@ func (c *Conn) link(r *Request) (Link, error) {
 		})
 	})
 	return l, err
+}
+
+// IsLocal reports whether packets to addr are delivered here, as they are once the address is in use.
+func (c *Conn) IsLocal(addr netip.Addr) (bool, error) {
+	var r Request
+	r.Start("route to "+addr.String(), unix.RTM_GETROUTE, unix.NLM_F_ACK, rtmsg(family(addr), uint8(addr.BitLen()), 0, 0, 0))
+	r.Bytes(unix.RTA_DST, addr.AsSlice())
+	local := false
+	err := c.Do(&r, func(typ uint16, b []byte) {
+		local = typ == unix.RTM_NEWROUTE && len(b) >= unix.SizeofRtMsg && b[7] == unix.RTN_LOCAL
+	})
+	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
+		err = nil
+	}
+	return local, err
 }
 
 // Route is a destination that the host knows a way to, or an address that it has.
