@@ -38,7 +38,7 @@ func (m *Manager) lease(id string, br bridge) (netip.Addr, error) {
 			return addr, err
 		}
 	}
-	return netip.Addr{}, api.Errorf(api.Exhausted, "no free address in %s: remove containers, or the leases of dead ones with `brig system prune`", br.V4.Masked())
+	return netip.Addr{}, api.Errorf(api.Exhausted, "no free address in %s: stop some containers, or use the network %s or %s", br.V4.Masked(), modeHost, modeNone)
 }
 
 func (m *Manager) hold(id string, addr netip.Addr) error {

@@ -4,12 +4,12 @@
 //
 // Mode bridge, the default, makes a network namespace with an interface eth0, whose other end is a port of a bridge that all containers
 // share. The bridge, its sysctls and one nftables table are made at first use; afterwards Attach takes no lock, starts no program and
-// lists nothing: it leases an address by making a symbolic link, and sends the kernel three netlink requests. Mode none makes a namespace
+// lists nothing: it leases an address by making a symbolic link, and sends the kernel a handful of netlink requests. Mode none makes a namespace
 // with nothing but lo, mode host none at all.
 //
 // The namespace belongs to whoever holds it open: Attach returns a descriptor, and the kernel takes the interface pair down, in its own
 // time, when the last process or descriptor is gone. That is why [Manager.Detach] does not remove the interface: the kernel would
-// make it wait for 20 ms. Detach gives back what lies on the disk and in nftables, and without published ports that is three small files.
+// make it wait for 20 ms. Detach gives back what lies on the disk and in nftables, and without published ports that is two symbolic links and two neighbour entries.
 //
 // # Between containers
 //
