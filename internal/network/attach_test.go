@@ -79,11 +79,31 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestFirstPacketArrives connects as soon as Attach returns, on a bridge that was idle: nothing may be lost, since that costs a second.
+func TestFirstPacketArrives(t *testing.T) {
+	serve(t, nil, "tcp", ":90")
+	for range 8 {
+		m := manager(t)
+		name, l := attach(t, m, api.PortSpec{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"})
+		serve(t, l.NetNS, "tcp", ":80")
+		wantSource(t, "host to container", nil, "tcp", "[::1]:8080", l.Gateways[1].String())
+		wantSource(t, "container to host", l.NetNS, "tcp", netip.AddrPortFrom(l.Gateways[1], 90).String(), l.Addresses[1].Addr().String())
+		closeAll(append(l.Held, l.NetNS))
+		if err := m.Detach(context.Background(), name); err != nil {
+			t.Fatal(err)
+		}
+		_, l = attach(t, m)
+		wantSource(t, "container to host", l.NetNS, "tcp", netip.AddrPortFrom(l.Gateways[0], 90).String(), l.Addresses[0].Addr().String())
+		closeAll(append(l.Held, l.NetNS))
+	}
+}
+
 // TestPaths follows packets between the host, another machine and two containers, and looks at where servers see them come from.
 func TestPaths(t *testing.T) {
 	for _, filters := range []string{"0", "1"} {
 		t.Run("br_netfilter="+filters, func(t *testing.T) {
 			setBridgeFilters(t, filters)
+			defer setBridgeFilters(t, "0")
 			testPaths(t, filters == "1")
 		})
 	}

@@ -2,7 +2,9 @@ package network
 
 import (
 	"context"
+	"slices"
 	"testing"
+	"time"
 
 	"brig/api"
 	"brig/internal/base/id"
@@ -17,19 +19,74 @@ func BenchmarkAttach(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			m := manager(b)
 			attach(b, m)
+			var attached, detached []time.Duration
 			for b.Loop() {
-				id := id.New()
+				id, start := id.New(), time.Now()
 				l, err := m.Attach(context.Background(), id, api.NetworkSpec{Ports: c.ports})
 				if err != nil {
 					b.Fatal(err)
 				}
-				b.StopTimer()
-				closeAll(append(l.Held, l.NetNS))
+				attached = append(attached, time.Since(start))
+				start = time.Now()
 				if err := m.Detach(context.Background(), id); err != nil {
 					b.Fatal(err)
 				}
-				b.StartTimer()
+				detached = append(detached, time.Since(start))
+				closeAll(append(l.Held, l.NetNS))
+				time.Sleep(10 * time.Millisecond) // the kernel removes the interface
 			}
+			report(b, "attach", attached)
+			report(b, "detach", detached)
 		})
 	}
+}
+
+// BenchmarkSteps tells where Attach spends its time.
+func BenchmarkSteps(b *testing.B) {
+	m := manager(b)
+	attach(b, m)
+	names := []string{"sockets", "join", "namespace", "veth", "configure", "settle", "dns", "close"}
+	times := make(map[string][]time.Duration)
+	for b.Loop() {
+		id, last, step := id.New(), time.Now(), 0
+		done := func(err error) {
+			if err != nil {
+				b.Fatal(err)
+			}
+			now := time.Now()
+			times[names[step]] = append(times[names[step]], now.Sub(last))
+			last, step = now, step+1
+		}
+		rt, nft, err := dialBoth()
+		done(err)
+		br, addr, err := m.join(id, nft)
+		done(err)
+		ns, inside, err := newNamespace(rt)
+		done(err)
+		addrs := br.addresses(addr)
+		port, err := m.connect(rt, &br, ns, addrs, false)
+		done(err)
+		done(configure(inside, addrs, br.gateways()))
+		done(settle(rt, inside, br, port, addrs))
+		m.addDNS(&api.Link{}, api.NetworkSpec{}, true)
+		done(nil)
+		inside.Close()
+		rt.Close()
+		nft.Close()
+		done(nil)
+		if err := m.Detach(context.Background(), id); err != nil {
+			b.Fatal(err)
+		}
+		ns.Close()
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, n := range names {
+		report(b, n, times[n])
+	}
+}
+
+// report gives the median, since a machine that does other things too has a long tail.
+func report(b *testing.B, what string, times []time.Duration) {
+	slices.Sort(times)
+	b.ReportMetric(float64(times[len(times)/2].Microseconds()), "µs/"+what)
 }

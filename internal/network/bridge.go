@@ -92,11 +92,17 @@ func namespaceInode() uint64 {
 
 // load reads the record of a bridge that is whole; not ok if there is none in this network namespace.
 func (m *Manager) load() (b bridge, ok bool) {
-	data, err := os.ReadFile(m.path("bridge"))
+	var text [128]byte // five numbers; twice in each attach, hence without the care that os.ReadFile takes of larger files
+	fd, err := unix.Open(m.path("bridge"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return b, false
 	}
-	f := strings.Fields(string(data))
+	n, err := unix.Read(fd, text[:])
+	unix.Close(fd)
+	if err != nil {
+		return b, false
+	}
+	f := strings.Fields(string(text[:n]))
 	if len(f) != 5 {
 		return b, false
 	}
@@ -247,7 +253,7 @@ func (b *bridge) number(rt *netlink.Conn) error {
 			return err
 		}
 	}
-	return nil
+	return eventually(func() (bool, error) { return rt.IsLocal(b.V6.Addr()) })
 }
 
 // uplinkMTU is the MTU of the interface that the default route leaves by, or Ethernet's: a larger one inside would lose packets on

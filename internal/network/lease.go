@@ -8,6 +8,9 @@ import (
 	"os"
 
 	"brig/api"
+	"brig/internal/kernel/netlink"
+
+	"golang.org/x/sys/unix"
 )
 
 // lease takes a free address for the container: a symbolic link lease/ADDRESS to the ID. Making one is atomic and says who has
@@ -35,7 +38,7 @@ func (m *Manager) lease(id string, br bridge) (netip.Addr, error) {
 			return addr, err
 		}
 	}
-	return netip.Addr{}, api.Errorf(api.Exhausted, "no free address in %s: remove containers, or the leases of dead ones with `brig system prune`", br.V4.Masked())
+	return netip.Addr{}, api.Errorf(api.Exhausted, "no free address in %s: stop some containers, or use the network %s or %s", br.V4.Masked(), modeHost, modeNone)
 }
 
 func (m *Manager) hold(id string, addr netip.Addr) error {
@@ -62,6 +65,7 @@ func (m *Manager) release(id string) error {
 	if err != nil {
 		return err
 	}
+	m.forgetNeighbour(addr)
 	lease := m.path("lease", addr)
 	if owner, err := os.Readlink(lease); err == nil && owner == id {
 		if err := os.Remove(lease); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -72,4 +76,23 @@ func (m *Manager) release(id string) error {
 		return err
 	}
 	return nil
+}
+
+// forgetNeighbour takes back what connect told the host. It is tidiness only: see there.
+func (m *Manager) forgetNeighbour(addr string) {
+	br, ok := m.load()
+	v4, err := netip.ParseAddr(addr)
+	if !ok || err != nil || !v4.Is4() || !br.V4.Contains(v4) {
+		return
+	}
+	rt, err := netlink.Dial(unix.NETLINK_ROUTE)
+	if err != nil {
+		return
+	}
+	defer rt.Close()
+	var r netlink.Request
+	for _, a := range br.addresses(v4) {
+		r.DelNeighbour(br.Index, a.Addr())
+	}
+	rt.Do(&r, nil)
 }

@@ -57,6 +57,11 @@ func private() error {
 		return fmt.Errorf("tmpfs for the state: %w", err)
 	}
 	os.Setenv("TMPDIR", "/run")
+	for _, f := range []string{"iptables", "ip6tables"} { // on from the start in each namespace, where it is built in
+		if err := setSysctl("bridge/bridge-nf-call-"+f, "0"); err != nil {
+			return err
+		}
+	}
 	rt, err := netlink.Dial(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"time"
 
 	"brig/api"
 	"brig/internal/kernel/netlink"
@@ -21,20 +22,14 @@ const (
 )
 
 // newNamespace makes a network namespace, and a socket that speaks for it from outside. The thread goes there for the time of two system calls
-// and comes back; if it cannot come back it is never used again.
-func newNamespace() (ns *os.File, inside *netlink.Conn, err error) {
-	home, err := netlink.Dial(unix.NETLINK_ROUTE)
+// and comes back to where home was made; if it cannot come back it is never used again.
+func newNamespace(home *netlink.Conn) (ns *os.File, inside *netlink.Conn, err error) {
+	back, err := home.Namespace()
 	if err != nil {
-		return nil, nil, err
-	}
-	defer home.Close()
-	runtime.LockOSThread()
-	back, err := home.Namespace() // of this thread, which was not moved since the socket was made, or is moved by its own caller
-	if err != nil {
-		runtime.UnlockOSThread()
 		return nil, nil, err
 	}
 	defer unix.Close(back)
+	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		runtime.UnlockOSThread()
 		return nil, nil, fmt.Errorf("new network namespace: %w; it takes root and a kernel with CONFIG_NET_NS", err)
@@ -42,12 +37,12 @@ func newNamespace() (ns *os.File, inside *netlink.Conn, err error) {
 	if inside, err = netlink.Dial(unix.NETLINK_ROUTE); err == nil {
 		err = writeSysctl("ipv6/conf/default/accept_ra", "0") // a neighbour on the bridge is no router
 	}
-	if back := unix.Setns(back, unix.CLONE_NEWNET); back != nil {
-		err = errors.Join(err, fmt.Errorf("back to the host's network namespace: %w", back)) // the thread stays locked, and dies with its goroutine
+	if lost := unix.Setns(back, unix.CLONE_NEWNET); lost != nil {
+		err = errors.Join(err, fmt.Errorf("back to the host's network namespace: %w", lost)) // the thread stays locked, and dies with its goroutine
 	} else {
 		runtime.UnlockOSThread()
 	}
-	var fd int
+	fd := -1
 	if err == nil {
 		fd, err = inside.Namespace()
 	}
@@ -74,44 +69,46 @@ func peerIndex(inside *netlink.Conn) (uint32, error) {
 
 // connect makes the pair of interfaces between the bridge and the namespace. With hairpin the bridge may send back to the container what
 // came from it: br_netfilter, if it is loaded, makes the bridge itself translate what a container sends to its own published port.
-func (m *Manager) connect(br bridge, ns *os.File, mac netlink.MAC, hairpin bool) (err error) {
-	rt, err := netlink.Dial(unix.NETLINK_ROUTE)
-	if err != nil {
-		return err
-	}
-	defer rt.Close()
+//
+// Host and container are told each other's MAC for good. So no first packet waits for a question that is lost because the kernel on the other
+// side does not listen yet, which would be a second, and no other container can give a false answer. An entry that a lost container
+// leaves is right for the next one with its address, since the MAC follows from that.
+func (m *Manager) connect(rt *netlink.Conn, br *bridge, ns *os.File, addrs []netip.Prefix, hairpin bool) (port string, err error) {
 	index := uint32(firstPeerIndex)
 	for try := range 8 {
 		v := netlink.Veth{
 			Name: fmt.Sprintf("veth%08x", rand.Uint32()), Master: br.Index, MTU: br.MTU,
-			Peer: containerInterface, PeerIndex: index, PeerNS: int(ns.Fd()), PeerMAC: mac,
+			Peer: containerInterface, PeerIndex: index, PeerNS: int(ns.Fd()), PeerMAC: macOf(addrs[0].Addr()),
 		}
 		var r netlink.Request
 		r.AddVeth(v)
+		for _, a := range addrs {
+			r.AddNeighbour(br.Index, a.Addr(), v.PeerMAC)
+		}
 		if hairpin {
 			r.SetHairpin(v.Name)
 		}
 		err = rt.Do(&r, nil)
 		switch {
 		case errors.Is(err, unix.EXFULL):
-			return api.Errorf(api.Exhausted, "bridge %s has its %d containers, the most that Linux allows one: stop some, or use the network %s or %s",
+			return "", api.Errorf(api.Exhausted, "bridge %s has its %d containers, the most that Linux allows one: stop some, or use the network %s or %s",
 				m.name, netlink.PortLimit, modeHost, modeNone)
 		case errors.Is(err, unix.EEXIST), errors.Is(err, unix.EBUSY):
 			index += 16
 		case try == 0 && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV)): // somebody removed the bridge
 			again, serr := m.setup()
 			if serr != nil {
-				return serr
+				return "", serr
 			}
 			if again.V4 != br.V4 {
-				return api.Errorf(api.Unavailable, "bridge %s was made anew with another subnet: try again", m.name)
+				return "", api.Errorf(api.Unavailable, "bridge %s was made anew with another subnet: try again", m.name)
 			}
-			br = again
+			*br = again
 		default:
-			return err
+			return v.Name, err
 		}
 	}
-	return err
+	return "", err
 }
 
 // configure gives the container its addresses and routes, all in one system call. The addresses come without a route to the
@@ -139,6 +136,36 @@ func configureIndex(inside *netlink.Conn, index uint32, addrs []netip.Prefix, ga
 		}
 		r.AddAddress(index, a, flags)
 		r.AddDefaultRoute(index, gateways[i])
+		r.AddNeighbour(index, gateways[i], macOf(gateways[0]))
 	}
 	return inside.Do(&r, nil)
+}
+
+// settle waits until packets can pass between the container, its port of the bridge and the host. The kernel takes a new link, and a
+// new IPv6 address, into use a little after the request was answered; a packet in that moment is lost, and TCP sends the next one a second
+// later. Asking for a link hurries the kernel (Linux 6.8), else it takes a millisecond or two, and only for the first container of an idle bridge.
+func settle(rt, inside *netlink.Conn, br bridge, port string, addrs []netip.Prefix) error {
+	return eventually(func() (bool, error) {
+		l, err := rt.LinkByName(port)
+		if err != nil || l.Flags&unix.IFF_RUNNING == 0 {
+			return false, err
+		}
+		if l, err = rt.LinkByIndex(br.Index); err != nil || l.Flags&unix.IFF_RUNNING == 0 {
+			return false, err
+		}
+		return inside.IsLocal(addrs[len(addrs)-1].Addr())
+	})
+}
+
+// eventually tries until it is done, at most for about a fifth of a second: what takes longer is no reason to refuse a container.
+func eventually(try func() (done bool, err error)) error {
+	pause := 50 * time.Microsecond
+	for waited := time.Duration(0); waited < 200*time.Millisecond; waited += pause {
+		if done, err := try(); done || err != nil {
+			return err
+		}
+		time.Sleep(pause)
+		pause = min(2*pause, 2*time.Millisecond)
+	}
+	return nil
 }

@@ -4,12 +4,12 @@
 //
 // Mode bridge, the default, makes a network namespace with an interface eth0, whose other end is a port of a bridge that all containers
 // share. The bridge, its sysctls and one nftables table are made at first use; afterwards Attach takes no lock, starts no program and
-// lists nothing: it leases an address by making a symbolic link, and sends the kernel three netlink requests. Mode none makes a namespace
+// lists nothing: it leases an address by making a symbolic link, and sends the kernel a handful of netlink requests. Mode none makes a namespace
 // with nothing but lo, mode host none at all.
 //
 // The namespace belongs to whoever holds it open: Attach returns a descriptor, and the kernel takes the interface pair down, in its own
 // time, when the last process or descriptor is gone. That is why [Manager.Detach] does not remove the interface: the kernel would
-// make it wait for 20 ms. Detach gives back what lies on the disk and in nftables, and without published ports that is three small files.
+// make it wait for 20 ms. Detach gives back what lies on the disk and in nftables, and without published ports that is two symbolic links and two neighbour entries.
 //
 // # Between containers
 //
@@ -113,7 +113,12 @@ func (m *Manager) Attach(ctx context.Context, id string, spec api.NetworkSpec) (
 	if spec.Mode == modeHost {
 		return link, nil
 	}
-	ns, inside, err := newNamespace()
+	rt, err := netlink.Dial(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	defer rt.Close()
+	ns, inside, err := newNamespace(rt)
 	if err != nil {
 		return nil, err
 	}
@@ -129,10 +134,11 @@ func (m *Manager) Attach(ctx context.Context, id string, spec api.NetworkSpec) (
 func (m *Manager) attachBridge(id string, spec api.NetworkSpec) (*api.Link, error) {
 	var u undo.Stack
 	defer u.Run()
-	nft, err := netlink.Dial(unix.NETLINK_NETFILTER)
+	rt, nft, err := dialBoth()
 	if err != nil {
 		return nil, err
 	}
+	defer rt.Close()
 	defer nft.Close()
 	br, addr, err := m.join(id, nft)
 	if err != nil {
@@ -147,22 +153,26 @@ func (m *Manager) attachBridge(id string, spec api.NetworkSpec) (*api.Link, erro
 	}
 	u.Add(func() { closeAll(held) })
 
-	ns, inside, err := newNamespace()
+	ns, inside, err := newNamespace(rt)
 	if err != nil {
 		return nil, err
 	}
 	defer inside.Close()
 	u.Add(func() { ns.Close() })
-	mac := macOf(addr)
-	if err := m.connect(br, ns, mac, len(ports) > 0); err != nil {
+	port, err := m.connect(rt, &br, ns, addrs, len(ports) > 0)
+	if err != nil {
 		return nil, err
 	}
 	if err := configure(inside, addrs, br.gateways()); err != nil {
 		return nil, err
 	}
+	if err := settle(rt, inside, br, port, addrs); err != nil {
+		return nil, err
+	}
 	if err := m.publish(nft, id, ports); err != nil {
 		return nil, err
 	}
+	mac := macOf(addr)
 	link := &api.Link{
 		Network: modeBridge, NetNS: ns, Held: held,
 		Interface: containerInterface, MAC: fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]),

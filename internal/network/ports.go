@@ -132,10 +132,9 @@ func bindGroup(group []mapping) ([]*os.File, error) {
 	}
 }
 
-// bind takes a host port. A TCP socket listens, which is what makes other programs' attempts fail whatever options they set, and
-// what ss shows; SO_REUSEADDR only forgives connections of a former server that are about to end. Nothing ever arrives there, since
-// the table translates first, except connections to ::1 with NoLoopback: these shall be refused, so that clients go on to 127.0.0.1, hence
-// that socket gives up listening, and keeps the port.
+// bind takes a host port. A TCP socket listens, which ss shows; SO_REUSEADDR forgives it the connections of a former server that are
+// about to end. Nothing ever arrives there, since the table translates first, except connections to ::1 with NoLoopback: these shall be
+// refused, so that clients go on to 127.0.0.1, hence that socket gives up listening.
 func bind(p mapping) (f *os.File, port uint16, err error) {
 	family, typ := unix.AF_INET, unix.SOCK_STREAM
 	if p.Host.Addr().Is6() {
@@ -163,22 +162,25 @@ func bind(p mapping) (f *os.File, port uint16, err error) {
 	} else {
 		sa = &unix.SockaddrInet4{Port: int(p.Host.Port()), Addr: p.Host.Addr().As4()}
 	}
-	option := unix.SO_REUSEADDR
+	// Listening makes other programs' attempts fail whatever options they set. A port that the kernel chooses nobody else has had, so
+	// there it can be done without.
+	listen := typ == unix.SOCK_STREAM && !(p.NoLoopback && p.Host.Port() == 0)
 	if typ == unix.SOCK_DGRAM {
-		option = unix.SO_RCVBUF // as good as none: a datagram that nobody translated is nobody's
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 0) // a datagram that nobody translated is nobody's
+	} else if listen {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, 1); err != nil {
+	if err != nil {
 		return f, 0, err
 	}
 	if err := unix.Bind(fd, sa); err != nil {
 		return f, 0, err
 	}
-	if typ == unix.SOCK_STREAM {
+	if listen {
 		if err := unix.Listen(fd, 0); err != nil {
 			return f, 0, err
 		}
-		if p.NoLoopback {
-			// Without SO_REUSEADDR on this one, nobody else can listen on the port, though it does not listen either.
+		if p.NoLoopback { // the port stays, and without SO_REUSEADDR on this socket nobody else can listen on it
 			if err := errors.Join(unix.Shutdown(fd, unix.SHUT_RDWR), unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 0)); err != nil {
 				return f, 0, err
 			}

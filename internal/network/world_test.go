@@ -192,16 +192,16 @@ const (
 // outside is another machine on a wire of the host's, which sends everything to the host, also what is for containers.
 func outside(t testing.TB) *os.File {
 	t.Helper()
-	ns, there, err := newNamespace()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer there.Close()
 	rt, err := netlink.Dial(unix.NETLINK_ROUTE)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer rt.Close()
+	ns, there, err := newNamespace(rt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer there.Close()
 	var r netlink.Request
 	r.AddVeth(netlink.Veth{Name: "wire0", MTU: 1400, Peer: "eth0", PeerIndex: 2, PeerNS: int(ns.Fd()), PeerMAC: netlink.MAC{2, 0, 0, 0, 0, 2}})
 	if err := rt.Do(&r, nil); err != nil {
@@ -237,6 +237,14 @@ func outside(t testing.TB) *os.File {
 			t.Fatal(err)
 		}
 	}
+	if err := quickNeighbours("wire0"); err != nil {
+		t.Fatal(err)
+	}
+	within(t, ns, func() {
+		if err := quickNeighbours("eth0"); err != nil {
+			t.Fatal(err)
+		}
+	})
 	var routes netlink.Request
 	routes.AddDefaultRoute(2, netip.MustParseAddr(hostV4))
 	routes.AddDefaultRoute(2, netip.MustParseAddr(hostV6))
@@ -245,6 +253,19 @@ func outside(t testing.TB) *os.File {
 		t.Fatal(err)
 	}
 	return ns
+}
+
+// quickNeighbours makes a machine ask for a MAC again after 30 ms, not after a second: the first question may come before the other
+// takes part in neighbour discovery.
+func quickNeighbours(name string) error {
+	for _, family := range []string{"ipv4", "ipv6"} {
+		for _, s := range [...][2]string{{"/retrans_time_ms", "30"}, {"/mcast_solicit", "60"}} {
+			if err := setSysctl(family+"/neigh/"+name+s[0], s[1]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // helper is what the test binary does when a test starts it as another process: attach ROOT STATE ID [PORT], detach ROOT STATE ID.

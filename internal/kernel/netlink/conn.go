@@ -122,10 +122,10 @@ func dumps(msg []byte) bool {
 // receive reads one datagram from the kernel.
 func (c *Conn) receive() ([]byte, error) {
 	if c.buf == nil {
-		c.buf = make([]byte, 32<<10) // the most that the kernel puts into a part of a dump
+		c.buf = make([]byte, 8<<10) // more than the kernel puts into a part of a dump for who reads so little
 	}
 	for {
-		n, from, err := unix.Recvfrom(c.fd, c.buf, 0)
+		n, from, err := unix.Recvfrom(c.fd, c.buf, unix.MSG_TRUNC)
 		if err == unix.EINTR {
 			continue
 		}
@@ -134,6 +134,9 @@ func (c *Conn) receive() ([]byte, error) {
 		}
 		if sa, ok := from.(*unix.SockaddrNetlink); ok && sa.Pid != 0 {
 			continue // another process, not the kernel
+		}
+		if n > len(c.buf) {
+			return nil, fmt.Errorf("netlink receive: a message of %d bytes, and there is room for %d", n, len(c.buf))
 		}
 		return c.buf[:n], nil
 	}

@@ -2,6 +2,7 @@ package netlink
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -10,6 +11,7 @@ import (
 const (
 	nlaTypeMask  = 0xffff &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER) // NLA_TYPE_MASK
 	vethInfoPeer = 1                                                        // VETH_INFO_PEER of linux/veth.h
+	skipStats    = 1 << 3                                                   // RTEXT_FILTER_SKIP_STATS of linux/rtnetlink.h
 	// PortLimit is how many ports a bridge of Linux can have (BR_PORT_BITS of net/bridge/br_private.h, less the reserved zero).
 	PortLimit = 1023
 )
@@ -125,9 +127,29 @@ func (r *Request) AddDefaultRoute(index uint32, gateway netip.Addr) {
 	r.Uint32(unix.RTA_OIF, index)
 }
 
+// AddNeighbour tells for good which MAC an address on the interface's link has, so that it is never asked for.
+func (r *Request) AddNeighbour(index uint32, addr netip.Addr, mac MAC) {
+	h := make([]byte, unix.SizeofNdMsg)
+	h[0] = family(addr)
+	binary.NativeEndian.PutUint32(h[4:], index)
+	binary.NativeEndian.PutUint16(h[8:], unix.NUD_PERMANENT)
+	r.Start("add neighbour "+addr.String(), unix.RTM_NEWNEIGH, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_REPLACE, h)
+	r.Bytes(unix.NDA_DST, addr.AsSlice())
+	r.Bytes(unix.NDA_LLADDR, mac[:])
+}
+
+// DelNeighbour forgets one; ENOENT if it is not known.
+func (r *Request) DelNeighbour(index uint32, addr netip.Addr) {
+	h := make([]byte, unix.SizeofNdMsg)
+	h[0] = family(addr)
+	binary.NativeEndian.PutUint32(h[4:], index)
+	r.Start("remove neighbour "+addr.String(), unix.RTM_DELNEIGH, unix.NLM_F_ACK, h)
+	r.Bytes(unix.NDA_DST, addr.AsSlice())
+}
+
 // AddLocalRoute makes the host take packets for addr that come in through the interface, behind (by metric) what it has for addr already.
 func (r *Request) AddLocalRoute(index uint32, addr netip.Addr, metric uint32) {
-	r.Start("add local route "+addr.String(), unix.RTM_NEWROUTE, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL,
+	r.Start("add local route "+addr.String(), unix.RTM_NEWROUTE, unix.NLM_F_ACK|unix.NLM_F_CREATE, // with EXCL no second interface could have one
 		rtmsg(family(addr), uint8(addr.BitLen()), unix.RT_TABLE_LOCAL, unix.RTN_LOCAL, 0))
 	r.Bytes(unix.RTA_DST, addr.AsSlice())
 	r.Uint32(unix.RTA_OIF, index)
@@ -165,6 +187,7 @@ func (c *Conn) LinkByIndex(index uint32) (Link, error) {
 
 func (c *Conn) link(r *Request) (Link, error) {
 	var l Link
+	r.Uint32(unix.IFLA_EXT_MASK, skipStats)
 	err := c.Do(r, func(typ uint16, b []byte) {
 		if typ != unix.RTM_NEWLINK || len(b) < unix.SizeofIfInfomsg {
 			return
@@ -186,6 +209,21 @@ func (c *Conn) link(r *Request) (Link, error) {
 		})
 	})
 	return l, err
+}
+
+// IsLocal reports whether packets to addr are delivered here, as they are once the address is in use.
+func (c *Conn) IsLocal(addr netip.Addr) (bool, error) {
+	var r Request
+	r.Start("route to "+addr.String(), unix.RTM_GETROUTE, unix.NLM_F_ACK, rtmsg(family(addr), uint8(addr.BitLen()), 0, 0, 0))
+	r.Bytes(unix.RTA_DST, addr.AsSlice())
+	local := false
+	err := c.Do(&r, func(typ uint16, b []byte) {
+		local = typ == unix.RTM_NEWROUTE && len(b) >= unix.SizeofRtMsg && b[7] == unix.RTN_LOCAL
+	})
+	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
+		err = nil
+	}
+	return local, err
 }
 
 // Route is a destination that the host knows a way to, or an address that it has.
