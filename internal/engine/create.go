@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
+	"path"
 	"runtime"
 	"strings"
 	"time"
@@ -82,8 +83,10 @@ func (e *Engine) imageFor(ctx context.Context, spec *api.ContainerSpec, out api.
 	if err != nil {
 		return api.Image{}, err
 	}
-	s := api.Streams{Stdout: out.Stderr, Stderr: out.Stderr} // standard output is the container's
-	rep, err := e.Transfer(ctx, api.TransferRequest{Op: "pull", Refs: []string{r.String()}, Platform: spec.Platform}, s)
+	s := api.Streams{Stderr: out.Stderr} // standard output is the container's
+	// The base image comes out of Brig itself, in no time: not a word about it.
+	quiet := r.Name() == "docker.io/brig/base"
+	rep, err := e.Transfer(ctx, api.TransferRequest{Op: "pull", Refs: []string{r.String()}, Platform: spec.Platform, Quiet: quiet}, s)
 	if err != nil {
 		return api.Image{}, err
 	}
@@ -140,6 +143,9 @@ func check(s *api.ContainerSpec) error {
 	}
 	if _, err := rlimits(s.Ulimits); err != nil {
 		return err
+	}
+	if s.WorkingDir != "" && !path.IsAbs(s.WorkingDir) {
+		return api.Errorf(api.InvalidArgument, "the working directory %q is invalid: it must be an absolute path", s.WorkingDir)
 	}
 	for _, d := range s.Devices {
 		if _, err := expandDevice(d); err != nil {

@@ -67,7 +67,7 @@ func (e *Engine) devices(s *api.ContainerSpec, r *specs.LinuxResources) ([]specs
 				}
 				return nil
 			}
-			if d.Type()&fs.ModeDevice != 0 && p != "/dev/console" {
+			if d.Type()&fs.ModeDevice != 0 && p != "/dev/console" && p != "/dev/ptmx" {
 				if dev, err := device(p, p); err == nil {
 					list = append(list, dev)
 				}

@@ -212,7 +212,11 @@ func (e *Engine) bundle(c *api.Container, a *api.Attach) (runtime.Bundle, error)
 		Reap:      e.reapCommand(c.ID),
 	}
 	var err error
-	if b.Root, err = e.snapshot.Prepare(c.ID, c.Layers); err != nil {
+	b.Root, err = e.snapshot.Prepare(c.ID, c.Layers)
+	if errors.Is(err, api.AlreadyExists) { // of an earlier run
+		b.Root, err = e.snapshot.Mounts(c.ID, c.Layers), nil
+	}
+	if err != nil {
 		return b, err
 	}
 	spec, err := e.ociSpec(c)

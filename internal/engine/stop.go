@@ -253,7 +253,7 @@ func (e *Engine) Remove(ctx context.Context, name string, force, volumes bool) e
 	}
 	if e.isRunning(c.ID) {
 		if !force {
-			return api.Errorf(api.Conflict, "cannot remove container %q: container is running: stop the container before removing or force remove", c.Name)
+			return api.Errorf(api.Conflict, "cannot remove container %q: it is running: stop it with `brig stop %s`, or remove it with `brig rm -f %s`", c.Name, name, name)
 		}
 		ct, err := e.running(ctx, &c)
 		if err == nil {

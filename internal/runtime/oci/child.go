@@ -15,6 +15,10 @@ type child struct {
 	cgroupNS    bool  // unshare the cgroup namespace after joining
 	cgroupNSFD  int   // or join this one; 0: neither
 
+	procPlace int        // where to mount /proc, which must be done by a process of the new PID namespace; -1: nowhere
+	procOpts  [][2]*byte // fsconfig(2) keys and values; a nil value is a flag
+	procAttr  uintptr    // MOUNT_ATTR_*
+
 	syncRead int // one byte arrives: go; end of file: the parent died
 	report   int // [2]int32{stage, errno} on failure; {stageReady, 0} when waiting; closed by a successful execve
 
@@ -53,6 +57,8 @@ type rlimit struct {
 // Stages of the child, reported with an errno when one fails.
 const (
 	stageReady = iota + 1
+	stageProcMounted
+	stageProc
 	stageCgroup
 	stageCgroupNS
 	stageSession
@@ -75,7 +81,7 @@ const (
 
 // stageNames are the words for each stage in an error.
 var stageNames = [...]string{
-	stageCgroup: "joining the cgroup", stageCgroupNS: "new cgroup namespace", stageSession: "new session", stageConsole: "controlling terminal",
+	stageProc: "mounting /proc", stageCgroup: "joining the cgroup", stageCgroupNS: "new cgroup namespace", stageSession: "new session", stageConsole: "controlling terminal",
 	stageStdio: "standard streams", stageRlimit: "resource limit", stageNoNewPrivs: "no_new_privs", stageSeccomp: "seccomp filter",
 	stageBounding: "capability bounding set", stageGroups: "supplementary groups", stageGID: "group ID", stageUID: "user ID",
 	stageCaps: "capabilities", stageAmbient: "ambient capabilities", stageCwd: "working directory",
@@ -161,6 +167,12 @@ var zero = [1]byte{'0'}
 func runChild(c *child) (int32, syscall.Errno) {
 	// Nobody in the container may look into this process before it executes.
 	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0)
+	if c.procPlace >= 0 {
+		if e := mountProc(c); e != 0 {
+			return stageProc, e
+		}
+		report(c.report, stageProcMounted, 0)
+	}
 	for _, fd := range c.cgroupTasks {
 		if _, _, e := syscall.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&zero)), 1); e != 0 {
 			return stageCgroup, e
@@ -206,6 +218,46 @@ func runChild(c *child) (int32, syscall.Errno) {
 		break
 	}
 	return become(c)
+}
+
+var (
+	procName  = [5]byte{'p', 'r', 'o', 'c', 0}
+	emptyName = [1]byte{0}
+)
+
+// mountProc mounts a new procfs on the place that was made for it.
+//
+//go:nosplit
+//go:noinline
+//go:norace
+//go:nocheckptr
+func mountProc(c *child) syscall.Errno {
+	fs, _, e := syscall.RawSyscall(unix.SYS_FSOPEN, uintptr(unsafe.Pointer(&procName)), unix.FSOPEN_CLOEXEC, 0)
+	if e != 0 {
+		return e
+	}
+	for i := range c.procOpts {
+		o := &c.procOpts[i]
+		cmd := uintptr(unix.FSCONFIG_SET_STRING)
+		if o[1] == nil {
+			cmd = unix.FSCONFIG_SET_FLAG
+		}
+		if _, _, e = syscall.RawSyscall6(unix.SYS_FSCONFIG, fs, cmd, uintptr(unsafe.Pointer(o[0])), uintptr(unsafe.Pointer(o[1])), 0, 0); e != 0 {
+			return e
+		}
+	}
+	if _, _, e = syscall.RawSyscall6(unix.SYS_FSCONFIG, fs, unix.FSCONFIG_CMD_CREATE, 0, 0, 0, 0); e != 0 {
+		return e
+	}
+	fd, _, e := syscall.RawSyscall(unix.SYS_FSMOUNT, fs, unix.FSMOUNT_CLOEXEC, c.procAttr)
+	if e != 0 {
+		return e
+	}
+	empty := uintptr(unsafe.Pointer(&emptyName))
+	_, _, e = syscall.RawSyscall6(unix.SYS_MOVE_MOUNT, fd, empty, uintptr(c.procPlace), empty, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH, 0)
+	syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
+	syscall.RawSyscall(unix.SYS_CLOSE, fs, 0, 0)
+	return e
 }
 
 // become turns the waiting child into the container's process.

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -111,7 +112,7 @@ func build(req *Request, group func() (*cgroup.Group, error)) (*Process, error) 
 	if err := enterNamespaces(req); err != nil {
 		return nil, err
 	}
-	b := &builder{spec: s, req: req, root: -1, null: -1, dev: -1, devpts: -1, proc: -1, mask: -1, group: group}
+	b := &builder{spec: s, req: req, root: -1, null: -1, dev: -1, devpts: -1, proc: -1, procPlace: -1, mask: -1, group: group}
 	defer b.close()
 	unix.Umask(0) // this thread's own since unshare
 	if err := b.mountRoot(); err != nil {
@@ -145,15 +146,6 @@ func build(req *Request, group func() (*cgroup.Group, error)) (*Process, error) 
 // launch finishes the root, prepares the process and forks it.
 func (b *builder) launch(slave *os.File, group func() (*cgroup.Group, error)) (*Process, error) {
 	s := b.spec
-	if err := b.sysctls(); err != nil {
-		return nil, err
-	}
-	if err := b.maskPaths(s.Linux.MaskedPaths); err != nil {
-		return nil, err
-	}
-	if err := b.readonlyPaths(s.Linux.ReadonlyPaths); err != nil {
-		return nil, err
-	}
 	if err := b.workingDir(); err != nil {
 		return nil, err
 	}
@@ -181,6 +173,9 @@ func (b *builder) launch(slave *os.File, group func() (*cgroup.Group, error)) (*
 	}
 	fd := c.join(tasks, unified)
 	c.cgroupNS = hasNamespace(s, specs.CgroupNamespace)
+	if err := c.proc(b.procPlace, b.procOpts); err != nil {
+		return nil, err
+	}
 	if err := b.pivot(); err != nil {
 		return nil, err
 	}
@@ -193,6 +188,16 @@ func (b *builder) launch(slave *os.File, group func() (*cgroup.Group, error)) (*
 	if err != nil {
 		return nil, err
 	}
+	if b.procPlace >= 0 {
+		err = p.expect(stageProcMounted)
+	}
+	if err == nil {
+		err = b.afterProc()
+	}
+	if err != nil {
+		p.Abandon()
+		return nil, err
+	}
 	if adj := s.Process.OOMScoreAdj; adj != nil {
 		if err := setOOMScoreAdj(p.Pid, *adj); err != nil {
 			p.Abandon()
@@ -200,6 +205,26 @@ func (b *builder) launch(slave *os.File, group func() (*cgroup.Group, error)) (*
 		}
 	}
 	return p, nil
+}
+
+// proc has the child mount the container's procfs.
+func (c *child) proc(place int, opts mountOptions) error {
+	c.procPlace, c.procAttr = place, uintptr(opts.set)
+	for _, o := range append([]string{"source=proc"}, opts.data...) {
+		key, value, ok := strings.Cut(o, "=")
+		k, err := syscall.BytePtrFromString(key)
+		if err != nil {
+			return err
+		}
+		var v *byte
+		if ok {
+			if v, err = syscall.BytePtrFromString(value); err != nil {
+				return err
+			}
+		}
+		c.procOpts = append(c.procOpts, [2]*byte{k, v})
+	}
+	return nil
 }
 
 // terminal makes the slave end of a pseudo-terminal the process's standard streams and controlling terminal.

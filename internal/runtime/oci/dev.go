@@ -41,7 +41,7 @@ func (b *builder) furnishDev(dev int) error {
 		}
 	}
 	for _, l := range &defaultLinks {
-		if err := unix.Symlinkat(l[0], dev, l[1]); err != nil {
+		if err := unix.Symlinkat(l[0], dev, l[1]); err != nil && err != unix.EEXIST { // one of linux.devices may stand there
 			return &os.PathError{Op: "symlink", Path: "/dev/" + l[1], Err: err}
 		}
 	}

@@ -48,7 +48,7 @@ func newPipes() (pipes, error) {
 
 // prepare turns an OCI process into the arguments of the forked child. root is a descriptor of the container's root, for users' names.
 func prepare(p *specs.Process, who string, f Filter, root int, io [3]int) (*child, error) {
-	c := &child{setsid: true, console: -1, stdio: io, noNewPrivs: p.NoNewPrivileges, keepFD: 3, umask: 0o022}
+	c := &child{setsid: true, console: -1, procPlace: -1, stdio: io, noNewPrivs: p.NoNewPrivileges, keepFD: 3, umask: 0o022}
 	if err := c.user(p, who, root); err != nil {
 		return nil, err
 	}
@@ -292,12 +292,15 @@ func launch(c *child, cgroup int, name string) (*Process, error) {
 }
 
 // Ready waits until the child is in its cgroups and limits and waits for Start.
-func (p *Process) Ready() error {
+func (p *Process) Ready() error { return p.expect(stageReady) }
+
+// expect waits for one report of the child and is content with stage alone.
+func (p *Process) expect(want int32) error {
 	stage, errno, err := p.read()
 	if err != nil {
 		return err
 	}
-	if stage != stageReady {
+	if stage != want {
 		return p.failure(stage, errno)
 	}
 	return nil

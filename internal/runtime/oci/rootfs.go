@@ -23,15 +23,19 @@ type builder struct {
 	null   int // the container's /dev/null, checked: source of masks; -1 before /dev is made
 	dev    int // detached /dev, -1 when the spec mounts none
 	devpts int
-	proc   int
-	mask   int // read-only empty tmpfs, made on first use
-	group  func() (*cgroup.Group, error)
+	proc   int // the container's procfs, once its child has mounted it
+
+	procPlace int // where the child mounts it, -1: nowhere
+	procOpts  mountOptions
+	late      []*specs.Mount // those below /proc, which come after it
+	mask      int            // read-only empty tmpfs, made on first use
+	group     func() (*cgroup.Group, error)
 
 	rootInPlace bool // the root was attached by mount(2)
 }
 
 func (b *builder) close() {
-	for _, fd := range []int{b.root, b.null, b.dev, b.devpts, b.proc, b.mask} {
+	for _, fd := range []int{b.root, b.null, b.dev, b.devpts, b.proc, b.procPlace, b.mask} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
@@ -106,6 +110,10 @@ func (b *builder) newRoot(m *api.Mount) (int, error) {
 func (b *builder) mounts() error {
 	for i := range b.spec.Mounts {
 		m := &b.spec.Mounts[i]
+		if b.procPlace >= 0 && strings.HasPrefix(m.Destination, "/proc/") {
+			b.late = append(b.late, m)
+			continue
+		}
 		if err := b.mount(m); err != nil {
 			return fmt.Errorf("mount %s: %w", m.Destination, err)
 		}
@@ -125,8 +133,11 @@ func (b *builder) mount(m *specs.Mount) error {
 	if err != nil {
 		return err
 	}
-	if m.Type == "cgroup" {
+	switch m.Type {
+	case "cgroup":
 		return b.mountCgroup(m, opts)
+	case "proc":
+		return b.placeProc(m, opts)
 	}
 	var fd int
 	if opts.bind || m.Type == "bind" {
@@ -159,8 +170,6 @@ func (b *builder) mount(m *specs.Mount) error {
 		b.dev, keep = fd, true
 	case dest == "/dev/pts" && m.Type == "devpts":
 		b.devpts, keep = fd, true
-	case dest == "/proc" && m.Type == "proc":
-		b.proc, keep = fd, true
 	}
 	target, err := b.target(fd, m.Destination)
 	if err != nil {
@@ -251,26 +260,86 @@ func (b *builder) target(fd int, dest string) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if dest == "/proc" || dest == "/sys" || dest == "/dev" {
-		// A root that has these as links would have them mounted somewhere else, where later checks do not look (CVE-2019-19921, CVE-2026-41579).
-		if err := b.sameUnfollowed(dest, at); err != nil {
+	if dest == "/sys" || dest == "/dev" {
+		fd, err := b.openUnfollowed(dest)
+		if err != nil {
 			unix.Close(at)
 			return -1, err
 		}
+		unix.Close(fd)
 	}
 	return at, nil
 }
 
-func (b *builder) sameUnfollowed(dest string, at int) error {
+// openUnfollowed opens a place that must not be reached through a link: a root that has /proc, /sys or /dev as links would have them mounted
+// somewhere else, where later checks do not look (CVE-2019-19921, CVE-2026-41579).
+func (b *builder) openUnfollowed(dest string) (int, error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
-	fd, err := unix.Openat2(b.root, dest[1:], &how)
-	if err != nil {
-		if err == unix.ELOOP {
-			return api.Errorf(api.InvalidArgument, "%s is a symbolic link in the image, which could lead the mount astray", dest)
-		}
-		return &os.PathError{Op: "open", Path: dest, Err: err}
+	fd, err := unix.Openat2(b.root, strings.Trim(dest, "/"), &how)
+	if err == unix.ELOOP {
+		return -1, api.Errorf(api.InvalidArgument, "%s is a symbolic link in the image, which could lead the mount astray", dest)
 	}
-	return unix.Close(fd)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: dest, Err: err}
+	}
+	return fd, nil
+}
+
+// placeProc makes the place for a procfs. The mount itself is the child's: a procfs shows the PID namespace of the process that mounts it.
+func (b *builder) placeProc(m *specs.Mount, opts mountOptions) error {
+	if b.procPlace >= 0 {
+		return api.Errorf(api.Unsupported, "a second proc file system in one container")
+	}
+	if err := checkDestination(m); err != nil {
+		return err
+	}
+	at, err := mount.MkdirAllInRoot(b.root, m.Destination, 0o755)
+	if err != nil {
+		return err
+	}
+	unix.Close(at)
+	b.procOpts = opts
+	b.procPlace, err = b.openUnfollowed(m.Destination)
+	return err
+}
+
+// procMagic is PROC_SUPER_MAGIC of linux/magic.h.
+const procMagic = 0x9fa0
+
+// afterProc does what needs the container's procfs, which its child has mounted by now, and what must come last.
+func (b *builder) afterProc() error {
+	if b.procPlace >= 0 {
+		fd, err := b.openUnfollowed("/proc")
+		if err != nil {
+			return err
+		}
+		b.proc = fd
+		var st unix.Statfs_t
+		if err := unix.Fstatfs(fd, &st); err != nil || st.Type != procMagic {
+			return fmt.Errorf("/proc of the container is not the procfs that was mounted there")
+		}
+	}
+	for _, m := range b.late {
+		if err := b.mount(m); err != nil {
+			return fmt.Errorf("mount %s: %w", m.Destination, err)
+		}
+	}
+	if err := b.sysctls(); err != nil {
+		return err
+	}
+	if err := b.maskPaths(b.spec.Linux.MaskedPaths); err != nil {
+		return err
+	}
+	if err := b.readonlyPaths(b.spec.Linux.ReadonlyPaths); err != nil {
+		return err
+	}
+	if !b.spec.Root.Readonly {
+		return nil
+	}
+	if err := mount.SetAttr(b.root, false, unix.MOUNT_ATTR_RDONLY, 0, 0); err != nil {
+		return fmt.Errorf("read-only root: %w", err)
+	}
+	return nil
 }
 
 // maskPaths hides paths: a folder under an empty read-only file system, a file under the null device. What does not exist needs no mask.
@@ -372,11 +441,6 @@ func (b *builder) pivot() error {
 	}
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("the container's root: %w", err)
-	}
-	if b.spec.Root.Readonly {
-		if err := mount.SetAttr(b.root, false, unix.MOUNT_ATTR_RDONLY, 0, 0); err != nil {
-			return fmt.Errorf("read-only root: %w", err)
-		}
 	}
 	return nil
 }
