@@ -114,6 +114,17 @@ func layOut(network bool) error {
 	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
 		return fmt.Errorf("bring lo up: %w", err)
 	}
+	return plainBridge()
+}
+
+// plainBridge turns br_netfilter off in this network namespace, where it stands for every new one on a machine whose Docker has loaded it.
+func plainBridge() error {
+	for _, name := range []string{"bridge-nf-call-iptables", "bridge-nf-call-ip6tables"} {
+		err := os.WriteFile("/proc/sys/net/bridge/"+name, []byte("0"), 0)
+		if err != nil && !os.IsNotExist(err) {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -96,7 +96,7 @@ func (a *app) runAttach(spec api.ContainerSpec, streams []string, detach bool) (
 		Stdout: slices.Contains(streams, "stdout"), Stderr: slices.Contains(streams, "stderr"),
 	}
 	if at.TTY && at.Stdin && a.streams.Terminal == nil {
-		return nil, errNotTerminal
+		return nil, &exitError{code: codeFailed, err: errNotTerminal}
 	}
 	return &at, nil
 }
