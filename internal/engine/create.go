@@ -43,7 +43,7 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 	if err != nil {
 		return c, err
 	}
-	c.Created = time.Now()
+	c.Created = time.Now().UTC()
 	c.Image, c.ImageName, c.ImageConfig = img.ID, spec.Image, img.Config
 	for _, l := range img.Layers {
 		c.Layers = append(c.Layers, l.DiffID)

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -12,8 +11,10 @@ import (
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/lock"
+	"brig/internal/base/record"
 	"brig/internal/runtime/ns"
 	"brig/internal/runtime/shim"
+	"brig/internal/store/snapshot/tree"
 )
 
 // Reap cleans up after a container that has ended: cgroup, network, sandbox folder, and with --rm the container itself. It may be called any
@@ -27,7 +28,50 @@ func (e *Engine) Reap(ctx context.Context, id string) error {
 	if e.isRunning(id) {
 		return nil
 	}
-	return e.reap(ctx, id)
+	return e.reap(ctx, id, nil)
+}
+
+// reapToTrash is Reap, but what has to be removed file by file is only moved out of sight, for the shim to remove: the user need not wait for it.
+func (e *Engine) reapToTrash(ctx context.Context, id string) ([]string, error) {
+	l, err := e.lockContainer(id)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Release()
+	t := new(trash)
+	for _, dir := range []string{e.rootTrash(), e.stateTrash()} {
+		if err := os.Mkdir(dir, 0o700); err != nil && !os.IsExist(err) {
+			return nil, err
+		}
+	}
+	err = e.reap(ctx, id, t)
+	return t.paths, err
+}
+
+// trash collects folders that nothing knows any more.
+type trash struct{ paths []string }
+
+func (e *Engine) rootTrash() string  { return filepath.Join(e.root, "trash") }
+func (e *Engine) stateTrash() string { return filepath.Join(e.state, "trash") }
+
+// place names one more folder below dir for what of id is thrown away.
+func (t *trash) place(dir, id, what string) string {
+	p := filepath.Join(dir, id+"."+what)
+	t.paths = append(t.paths, p)
+	return p
+}
+
+// emptyTrash removes what shims that were killed have left.
+func (e *Engine) emptyTrash() {
+	for _, dir := range []string{e.rootTrash(), e.stateTrash()} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue
+		}
+		for _, entry := range entries {
+			tree.Remove(filepath.Join(dir, entry.Name()))
+		}
+	}
 }
 
 // lockContainer takes a container's own lock; a container that has no record any more needs none.
@@ -40,7 +84,7 @@ func (e *Engine) lockContainer(id string) (*lock.Lock, error) {
 }
 
 // reap is Reap for who holds the container's lock.
-func (e *Engine) reap(ctx context.Context, id string) error {
+func (e *Engine) reap(ctx context.Context, id string, t *trash) error {
 	dir := e.sandboxDir(id)
 	c, err := e.meta.Container(id)
 	known := err == nil
@@ -59,9 +103,12 @@ func (e *Engine) reap(ctx context.Context, id string) error {
 		return err
 	}
 	if !known || c.Spec.AutoRemove {
-		if err := e.removeAll(&c, id, true); err != nil {
+		if err := e.removeAll(&c, id, true, t); err != nil {
 			return err
 		}
+	}
+	if t != nil {
+		return os.Rename(dir, t.place(e.stateTrash(), id, "sandbox"))
 	}
 	return os.RemoveAll(dir)
 }
@@ -78,8 +125,8 @@ func (e *Engine) keepExit(id, dir string) error {
 		return nil
 	}
 	lost := lostExit
-	lost.At = time.Now()
-	data, err := json.Marshal(shim.ExitRecord{Exit: lost, StartedAt: s.StartedAt})
+	lost.At = time.Now().UTC()
+	data, err := record.Marshal(shim.ExitRecord{Exit: lost, StartedAt: s.StartedAt})
 	if err != nil {
 		return err
 	}
@@ -87,14 +134,21 @@ func (e *Engine) keepExit(id, dir string) error {
 }
 
 // removeAll removes what a container keeps on the disk.
-func (e *Engine) removeAll(c *api.Container, id string, volumes bool) error {
-	if err := e.snapshot.Remove(id); err != nil {
+func (e *Engine) removeAll(c *api.Container, id string, volumes bool, t *trash) error {
+	if t != nil {
+		if err := e.snapshot.Discard(id, t.place(e.rootTrash(), id, "snapshot")); err != nil {
+			return err
+		}
+	} else if err := e.snapshot.Remove(id); err != nil {
 		return err
 	}
 	if volumes && c.ID != "" {
 		if err := e.removeAnonymous(c); err != nil {
 			return err
 		}
+	}
+	if t != nil && c.ID != "" {
+		return e.meta.Discard(id, c.Name, t.place(e.rootTrash(), id, "container"))
 	}
 	return e.meta.RemoveContainer(id)
 }
@@ -111,6 +165,7 @@ func (e *Engine) sweep(ctx context.Context) {
 	if err != nil {
 		return
 	}
+	e.emptyTrash()
 	for _, id := range names {
 		if strings.HasPrefix(id, ".") || ctx.Err() != nil {
 			continue

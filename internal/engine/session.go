@@ -26,9 +26,9 @@ func (e *Engine) session(l *launched, a api.Attach) *api.Session {
 			}
 			return exit, err
 		}
-		err = e.Reap(context.WithoutCancel(ctx), l.c.ID)
+		trash, err := e.reapToTrash(context.WithoutCancel(ctx), l.c.ID)
 		if err == nil {
-			l.owner.Done()
+			l.owner.Done(trash...)
 		}
 		l.owner.Drain(ctx)
 		l.leave()

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -12,6 +11,7 @@ import (
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/lock"
+	"brig/internal/base/record"
 	"brig/internal/base/undo"
 	"brig/internal/network"
 	"brig/internal/runtime"
@@ -226,7 +226,7 @@ func (e *Engine) bundle(c *api.Container, a *api.Attach) (runtime.Bundle, error)
 	if a != nil && c.Spec.TTY && a.Size.Rows > 0 {
 		spec.Process.ConsoleSize = boxOf(a.Size)
 	}
-	data, err := json.Marshal(spec)
+	data, err := record.Marshal(spec)
 	if err != nil {
 		return b, err
 	}
@@ -243,7 +243,7 @@ func (e *Engine) writeFiles(c *api.Container, sandbox string, l *api.Link) error
 	if err != nil {
 		return err
 	}
-	record, err := json.Marshal(l)
+	link, err := record.Marshal(l)
 	if err != nil {
 		return err
 	}
@@ -255,7 +255,7 @@ func (e *Engine) writeFiles(c *api.Container, sandbox string, l *api.Link) error
 		{filepath.Join(dir, "hosts"), hosts, 0o644},
 		{filepath.Join(dir, "resolv.conf"), network.ResolvConf(l), 0o644},
 		{filepath.Join(dir, "hostname"), []byte(hostname(c) + "\n"), 0o644},
-		{filepath.Join(sandbox, linkName), record, 0o600},
+		{filepath.Join(sandbox, linkName), link, 0o600},
 	} {
 		// Not by rename: a container that runs has these very files mounted. Mode whatever the umask: they are the container's.
 		if err := writePlain(f.path, f.data, f.perm); err != nil {

@@ -272,10 +272,10 @@ func (e *Engine) Remove(ctx context.Context, name string, force, volumes bool) e
 	if e.isRunning(c.ID) {
 		return api.Errorf(api.Conflict, "container %s was started again by another process meanwhile", c.Name)
 	}
-	if err := e.reap(ctx, c.ID); err != nil {
+	if err := e.reap(ctx, c.ID, nil); err != nil {
 		return err
 	}
-	return e.removeAll(&c, c.ID, volumes || c.Spec.AutoRemove)
+	return e.removeAll(&c, c.ID, volumes || c.Spec.AutoRemove, nil)
 }
 
 // removeBroken removes a container whose record cannot be read, by its whole ID.
@@ -283,8 +283,8 @@ func (e *Engine) removeBroken(ctx context.Context, id string) error {
 	if err := ns.DeleteCgroup(e.cgroupPath(id)); err != nil {
 		return err
 	}
-	if err := e.reap(ctx, id); err != nil {
+	if err := e.reap(ctx, id, nil); err != nil {
 		return err
 	}
-	return e.removeAll(&api.Container{}, id, false)
+	return e.removeAll(&api.Container{}, id, false, nil)
 }

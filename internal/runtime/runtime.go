@@ -75,8 +75,8 @@ type Container interface {
 
 // Owned is a sandbox that cleans up by itself, with Bundle.Reap, when its opener goes without having done so.
 type Owned interface {
-	// Done tells that the opener has cleaned up.
-	Done() error
+	// Done tells that the opener has cleaned up, but for the folders in trash: whoever keeps the sandbox removes them, at leisure.
+	Done(trash ...string) error
 	// Drain returns when whoever keeps the sandbox has ended.
 	Drain(ctx context.Context) error
 	// Leave lets the sandbox live on by itself.

@@ -110,7 +110,7 @@ func (s *sandbox) Close(ctx context.Context) error {
 	return err
 }
 
-func (s *sandbox) Done() error                     { return s.owner.Done() }
+func (s *sandbox) Done(trash ...string) error      { return s.owner.Done(trash...) }
 func (s *sandbox) Drain(ctx context.Context) error { return s.owner.Drain(ctx) }
 func (s *sandbox) Leave() error                    { return s.owner.Close() }
 

@@ -357,7 +357,7 @@ func exitOf(ws unix.WaitStatus) api.Exit {
 	if ws.Signaled() {
 		code = 128 + int(ws.Signal())
 	}
-	return api.Exit{Code: code, At: time.Now()}
+	return api.Exit{Code: code, At: time.Now().UTC()}
 }
 
 // read takes one report of the child; stage 0 is the end of file.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/lock"
+	"brig/internal/base/record"
 )
 
 // Client is one connection to a shim. Requests and Wait are for one goroutine at a time; input, resizes and Done may come from others.
@@ -101,7 +103,7 @@ func (c *Client) SendFDs(fds []int) error {
 
 // Call sends a request and waits for its reply.
 func (c *Client) Call(ctx context.Context, r *Request) (Reply, error) {
-	data, err := json.Marshal(r)
+	data, err := record.Marshal(r)
 	if err != nil {
 		return Reply{}, err
 	}
@@ -195,8 +197,10 @@ func (c *Client) Resize(w api.WindowSize) error {
 	return c.write(frameResize, b[:])
 }
 
-// Done tells the shim that its owner has cleaned up.
-func (c *Client) Done() error { return c.write(frameDone, nil) }
+// Done tells the shim that its owner has cleaned up. The shim removes the folders in trash, which nothing knows any more, before it ends.
+func (c *Client) Done(trash ...string) error {
+	return c.write(frameDone, []byte(strings.Join(trash, "\x00")))
+}
 
 // Drain returns when the shim, and the clean-up that may follow in its place, has ended.
 func (c *Client) Drain(ctx context.Context) error {
@@ -205,8 +209,8 @@ func (c *Client) Drain(ctx context.Context) error {
 	for {
 		_, err := c.f.Read(buf[:])
 		if err != nil {
-			if c.pid > 0 && ctx.Err() == nil {
-				unix.Wait4(c.pid, nil, 0, nil)
+			if c.pid > 0 { // it may be a moment from its end: then init takes it, or the next call
+				unix.Wait4(c.pid, nil, unix.WNOHANG, nil)
 			}
 			return ctx.Err()
 		}

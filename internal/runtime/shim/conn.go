@@ -2,11 +2,12 @@ package shim
 
 import (
 	"encoding/binary"
-	"encoding/json"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/record"
 )
 
 // High-water marks in bytes: a reader that is this far behind stops the container's writes until it catches up; a container that does not read
@@ -118,6 +119,11 @@ func (c *conn) frame(kind byte, payload []byte) {
 	case frameDone:
 		if c == c.s.owner {
 			c.s.cleaned = true
+			for dir := range strings.SplitSeq(string(payload), "\x00") {
+				if dir != "" {
+					c.s.trash = append(c.s.trash, dir)
+				}
+			}
 			c.s.abandon()
 		}
 	case frameFDs:
@@ -127,7 +133,7 @@ func (c *conn) frame(kind byte, payload []byte) {
 }
 
 func (c *conn) reply(r Reply) {
-	data, err := json.Marshal(r)
+	data, err := record.Marshal(r)
 	if err != nil {
 		data = []byte(`{"error":"shim: reply cannot be encoded"}`)
 	}
@@ -135,7 +141,7 @@ func (c *conn) reply(r Reply) {
 }
 
 func (c *conn) exit(e api.Exit) {
-	data, _ := json.Marshal(e)
+	data, _ := record.Marshal(e)
 	c.send(frameExit, data)
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
+	"brig/internal/base/record"
 	"brig/internal/kernel/cgroup"
 	"brig/internal/kernel/proc"
 	"brig/internal/runtime/oci"
@@ -108,12 +109,12 @@ func (s *server) start(conn *conn, r *Request) (Reply, error) {
 	if c.started {
 		return Reply{}, api.Errorf(api.Conflict, "container %s is running already", r.ID)
 	}
-	c.startedAt = time.Now()
+	c.startedAt = time.Now().UTC()
 	ticks, err := proc.StartTicks(c.proc.Pid)
 	if err != nil {
 		return Reply{}, err
 	}
-	state, err := json.Marshal(State{Pid: c.proc.Pid, StartTicks: ticks, BootID: proc.BootID(), Cgroup: c.cgroupPath, StartedAt: c.startedAt})
+	state, err := record.Marshal(State{Pid: c.proc.Pid, StartTicks: ticks, BootID: proc.BootID(), Cgroup: c.cgroupPath, StartedAt: c.startedAt})
 	if err != nil {
 		return Reply{}, err
 	}
@@ -161,7 +162,7 @@ func (c *container) onExit(e api.Exit) {
 	// What is left in the container when there is no PID namespace to end with its first process.
 	c.cgroup.Kill(unix.SIGKILL)
 	c.log.close()
-	if data, err := json.Marshal(ExitRecord{e, c.startedAt}); err == nil && c.exitPath != "" {
+	if data, err := record.Marshal(ExitRecord{e, c.startedAt}); err == nil && c.exitPath != "" {
 		if err := atomicfile.Write(c.exitPath, data, 0o600, atomicfile.Sync(c.durable)); err != nil {
 			e.Error = "the exit status could not be kept: " + err.Error()
 		}

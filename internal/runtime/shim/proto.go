@@ -85,7 +85,7 @@ type State struct {
 
 // ExitRecord is what is kept of a container's last run.
 type ExitRecord struct {
-	api.Exit
+	Exit      api.Exit  `json:"exit"`
 	StartedAt time.Time `json:"startedAt,omitzero"`
 }
 

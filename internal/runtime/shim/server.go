@@ -27,8 +27,9 @@ type server struct {
 	execs      map[*stream]bool
 	fds        []int // received: network namespace, held ports; kept until the end
 	reap       []string
-	idle       bool // memory has been given back since the last event that used it
-	cleaned    bool // the owner has said so
+	idle       bool     // memory has been given back since the last event that used it
+	cleaned    bool     // the owner has said so
+	trash      []string // folders to remove at the end, after the owner has gone on
 }
 
 // Main runs a shim in the current process: args are the sandbox's folder; descriptor 3 is the owner's connection, 4 the lock.
@@ -158,13 +159,21 @@ func (s *server) end() error {
 	for c := range s.conns {
 		c.flushBlocking()
 	}
-	for _, c := range s.containers {
-		c.release()
+	if !s.cleaned {
+		for _, c := range s.containers {
+			c.release()
+		}
 	}
 	for _, fd := range s.fds {
 		unix.Close(fd)
 	}
 	if s.cleaned || len(s.reap) == 0 {
+		for c := range s.conns { // nobody needs to wait for the rest
+			unix.Close(c.fd)
+		}
+		for _, dir := range s.trash {
+			os.RemoveAll(dir)
+		}
 		return nil
 	}
 	// Those who wait see the end of their connection when the clean-up has ended.

@@ -186,6 +186,20 @@ func (s *Store) RemoveContainer(cid string) error {
 	return os.RemoveAll(dir)
 }
 
+// Discard makes a container gone by moving its folder to trash, a path on the same file system, and frees its name. What is left is to remove trash.
+func (s *Store) Discard(cid, name, trash string) error {
+	if !id.Valid(cid) {
+		return api.Errorf(api.InvalidArgument, "container: %q is not an ID", cid)
+	}
+	if err := os.Rename(s.Dir(cid), trash); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if CheckName(name) != nil {
+		return s.releaseAll(cid)
+	}
+	return s.ReleaseName(name, cid)
+}
+
 // Dir is the folder of a container: for its configuration, its log and its lock.
 func (s *Store) Dir(cid string) string { return filepath.Join(s.root, containerDir, cid) }
 

@@ -28,7 +28,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
-	"brig/internal/store/meta/record"
+	"brig/internal/base/record"
 )
 
 // maxRecord bounds a record, in bytes. A container's own arguments are bounded by the kernel to 2 MiB.

@@ -131,4 +131,15 @@ func (s *Store) Remove(id string) error {
 	return nil
 }
 
+// Discard moves a container's writable layer to trash, a path on the same file system. What is left is to remove trash.
+func (s *Store) Discard(id, trash string) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	if err := os.Rename(s.active(id), trash); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 func (s *Store) layerFS(hex string) string { return filepath.Join(s.dir, "layer", hex, "fs") }
