@@ -26,7 +26,7 @@ type container struct {
 	bundle     string
 	exitPath   string
 	durable    bool
-	cgroup     *cgroup.Group
+	cgroup     *cgroup.Group // see group
 	cgroupPath string
 	waiters    []*conn
 	started    bool
@@ -156,11 +156,13 @@ func (s *server) attach(conn *conn, r *Request) (Reply, error) {
 
 // onExit keeps the exit status on the disk, then tells it.
 func (c *container) onExit(e api.Exit) {
-	if n, err := c.cgroup.OOMKills(); err == nil && n > 0 {
-		e.OOMKilled = true
+	if g, err := c.group(); err == nil {
+		if n, err := g.OOMKills(); err == nil && n > 0 {
+			e.OOMKilled = true
+		}
+		// What is left in the container when there is no PID namespace to end with its first process.
+		g.Kill(unix.SIGKILL)
 	}
-	// What is left in the container when there is no PID namespace to end with its first process.
-	c.cgroup.Kill(unix.SIGKILL)
 	c.log.close()
 	if data, err := record.Marshal(ExitRecord{e, c.startedAt}); err == nil && c.exitPath != "" {
 		if err := atomicfile.Write(c.exitPath, data, 0o600, atomicfile.Sync(c.durable)); err != nil {
@@ -186,9 +188,21 @@ func (s *server) abandon() {
 	}
 }
 
+// group takes up the container's cgroup; a shim that has renewed itself does so when it is needed.
+func (c *container) group() (*cgroup.Group, error) {
+	if c.cgroup != nil {
+		return c.cgroup, nil
+	}
+	var err error
+	c.cgroup, err = cgroup.Load(c.cgroupPath)
+	return c.cgroup, err
+}
+
 // release frees what the kernel still holds of a container that has ended.
 func (c *container) release() {
-	c.cgroup.Remove()
+	if g, err := c.group(); err == nil {
+		g.Remove()
+	}
 }
 
 // exec runs one more process in a container.
@@ -208,7 +222,11 @@ func (s *server) exec(conn *conn, r *Request) (Reply, error) {
 		return Reply{}, err
 	}
 	t := &stream{s: s, in: -1, out: [2]int{-1, -1}, once: true}
-	req := &oci.ExecRequest{Pid: c.proc.Pid, Process: r.Process, User: r.User, Seccomp: filter, Cgroup: c.cgroup}
+	group, err := c.group()
+	if err != nil {
+		return Reply{}, err
+	}
+	req := &oci.ExecRequest{Pid: c.proc.Pid, Process: r.Process, User: r.User, Seccomp: filter, Cgroup: group}
 	if !r.Process.Terminal {
 		if req.Stdio, err = t.pipesFor(r.Stdin); err != nil {
 			return Reply{}, err

@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime/debug"
 	"strconv"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -29,26 +31,25 @@ type server struct {
 	reap       []string
 	idle       bool     // memory has been given back since the last event that used it
 	cleaned    bool     // the owner has said so
+	renewed    bool     // has executed itself anew
 	trash      []string // folders to remove at the end, after the owner has gone on
 }
 
 // Main runs a shim in the current process: args are the sandbox's folder; descriptor 3 is the owner's connection, 4 the lock.
 // It returns when the sandbox has ended.
 func Main(args []string) error {
+	setName("brig-shim")
+	if len(args) == 3 && args[1] == resumeArg {
+		return resume(args[0], args[2])
+	}
 	if len(args) != 1 {
 		return fmt.Errorf("usage: brig-oci shim DIR (started by brig, with descriptors 3 and 4)")
 	}
+	unix.CloseRange(5, math.MaxUint32, 0) // whatever the caller left open is not ours to keep
 	debug.SetGCPercent(50)
-	s := &server{
-		dir: args[0], lock: 4,
-		handlers:   make(map[int]func(uint32)),
-		conns:      make(map[*conn]bool),
-		containers: make(map[string]*container),
-		execs:      make(map[*stream]bool),
-	}
-	var err error
-	if s.ep, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
-		return os.NewSyscallError("epoll_create1", err)
+	s, err := newServer(args[0])
+	if err != nil {
+		return err
 	}
 	unix.CloseOnExec(3)
 	unix.CloseOnExec(4)
@@ -60,6 +61,27 @@ func Main(args []string) error {
 		return err
 	}
 	return s.loop()
+}
+
+func newServer(dir string) (*server, error) {
+	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	return &server{
+		ep: ep, dir: dir, lock: 4,
+		handlers:   make(map[int]func(uint32)),
+		conns:      make(map[*conn]bool),
+		containers: make(map[string]*container),
+		execs:      make(map[*stream]bool),
+	}, nil
+}
+
+// setName is the process's name in ps: it was executed through a descriptor, whose number would stand there.
+func setName(name string) {
+	if b, err := unix.BytePtrFromString(name); err == nil {
+		unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(b)), 0, 0, 0)
+	}
 }
 
 // listen makes shim.sock. The path goes through a descriptor, since a socket's name holds 107 bytes only: unix(7).
@@ -84,13 +106,17 @@ func (s *server) listen() error {
 		return fmt.Errorf("%s/%s: %w", s.dir, SocketName, err)
 	}
 	s.listener = fd
-	s.watch(fd, unix.EPOLLIN, func(uint32) {
-		c, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+	s.accept()
+	return nil
+}
+
+func (s *server) accept() {
+	s.watch(s.listener, unix.EPOLLIN, func(uint32) {
+		c, _, err := unix.Accept4(s.listener, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 		if err == nil {
 			s.addConn(c)
 		}
 	})
-	return nil
 }
 
 func (s *server) watch(fd int, events uint32, f func(uint32)) error {
@@ -128,6 +154,7 @@ func (s *server) loop() error {
 		}
 		if n == 0 && !s.idle {
 			s.idle = true
+			s.renew()
 			giveBack()
 			continue
 		}
