@@ -32,8 +32,8 @@ func (e *Engine) Reap(ctx context.Context, id string) error {
 }
 
 // reapToTrash is Reap, but what has to be removed file by file is only moved out of sight, for the shim to remove: the user need not wait for it.
-func (e *Engine) reapToTrash(ctx context.Context, id string) ([]string, error) {
-	l, err := e.lockContainer(id)
+func (e *Engine) reapToTrash(ctx context.Context, c *api.Container) ([]string, error) {
+	l, err := e.lockContainer(c.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +44,7 @@ func (e *Engine) reapToTrash(ctx context.Context, id string) ([]string, error) {
 			return nil, err
 		}
 	}
-	err = e.reap(ctx, id, t)
+	err = e.reapKnown(ctx, c, c.ID, true, t)
 	return t.paths, err
 }
 
@@ -85,9 +85,13 @@ func (e *Engine) lockContainer(id string) (*lock.Lock, error) {
 
 // reap is Reap for who holds the container's lock.
 func (e *Engine) reap(ctx context.Context, id string, t *trash) error {
-	dir := e.sandboxDir(id)
 	c, err := e.meta.Container(id)
-	known := err == nil
+	return e.reapKnown(ctx, &c, id, err == nil, t)
+}
+
+// reapKnown is reap for who has the record, or knows that there is none.
+func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, known bool, t *trash) error {
+	dir := e.sandboxDir(id)
 	if known && !c.Spec.AutoRemove {
 		if err := e.keepExit(id, dir); err != nil {
 			return err
@@ -103,7 +107,7 @@ func (e *Engine) reap(ctx context.Context, id string, t *trash) error {
 		return err
 	}
 	if !known || c.Spec.AutoRemove {
-		if err := e.removeAll(&c, id, true, t); err != nil {
+		if err := e.removeAll(c, id, true, t); err != nil {
 			return err
 		}
 	}

@@ -26,7 +26,7 @@ func (e *Engine) session(l *launched, a api.Attach) *api.Session {
 			}
 			return exit, err
 		}
-		trash, err := e.reapToTrash(context.WithoutCancel(ctx), l.c.ID)
+		trash, err := e.reapToTrash(context.WithoutCancel(ctx), l.c)
 		if err == nil {
 			l.owner.Done(trash...)
 		}

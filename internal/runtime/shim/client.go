@@ -3,7 +3,6 @@ package shim
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -121,10 +120,7 @@ func (c *Client) Call(ctx context.Context, r *Request) (Reply, error) {
 	if kind != frameReply {
 		return Reply{}, fmt.Errorf("shim: frame %q where a reply is due", kind)
 	}
-	var rep Reply
-	if err := json.Unmarshal(payload, &rep); err != nil {
-		return Reply{}, fmt.Errorf("shim: reply: %w", err)
-	}
+	rep := decodeReply(payload)
 	return rep, rep.err()
 }
 
@@ -164,11 +160,8 @@ func (c *Client) Wait(ctx context.Context, stdout, stderr io.Writer) (api.Exit, 
 				w.Write(payload) // a closed pipe on our side is not the container's end
 			}
 		case frameExit:
-			e := new(api.Exit)
-			if err := json.Unmarshal(payload, e); err != nil {
-				return api.Exit{}, fmt.Errorf("shim: exit status: %w", err)
-			}
-			c.exit = e
+			e := decodeExit(payload)
+			c.exit = &e
 		}
 	}
 	return *c.exit, nil

@@ -7,7 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
-	"brig/internal/base/record"
 )
 
 // High-water marks in bytes: a reader that is this far behind stops the container's writes until it catches up; a container that does not read
@@ -132,18 +131,9 @@ func (c *conn) frame(kind byte, payload []byte) {
 	}
 }
 
-func (c *conn) reply(r Reply) {
-	data, err := record.Marshal(r)
-	if err != nil {
-		data = []byte(`{"error":"shim: reply cannot be encoded"}`)
-	}
-	c.send(frameReply, data)
-}
+func (c *conn) reply(r Reply) { c.send(frameReply, r.encode()) }
 
-func (c *conn) exit(e api.Exit) {
-	data, _ := record.Marshal(e)
-	c.send(frameExit, data)
-}
+func (c *conn) exit(e api.Exit) { c.send(frameExit, encodeExit(e)) }
 
 // send queues a frame and writes what the socket takes.
 func (c *conn) send(kind byte, payload []byte) {

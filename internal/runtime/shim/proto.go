@@ -34,10 +34,10 @@ const (
 	frameFDs     = 'F' // carries descriptors (SCM_RIGHTS)
 	frameDone    = 'D' // the owner has cleaned up
 
-	frameReply  = 'R' // JSON Reply, from the shim
+	frameReply  = 'R' // Reply, from the shim
 	frameStdout = 'O'
 	frameStderr = 'X'
-	frameExit   = 'Z' // JSON api.Exit
+	frameExit   = 'Z' // api.Exit
 )
 
 const (
@@ -68,10 +68,9 @@ type Request struct {
 
 // Reply answers a Request.
 type Reply struct {
-	Pid   int       `json:"pid,omitempty"`
-	Exit  *api.Exit `json:"exit,omitempty"`
-	Error string    `json:"error,omitempty"`
-	Kind  api.Kind  `json:"kind,omitempty"`
+	Pid   int
+	Error string
+	Kind  api.Kind
 }
 
 // State is what the shim records of its container, before the container's command is executed.
@@ -120,6 +119,34 @@ func readFrame(r io.Reader, buf []byte) (kind byte, payload []byte, err error) {
 	buf = buf[:n]
 	_, err = io.ReadFull(r, buf)
 	return h[0], buf, err
+}
+
+// encode writes a reply as a row: what comes back to the command line on the way of every run is read without a JSON decoder getting ready.
+func (r Reply) encode() []byte {
+	v := new(saved)
+	v.putInt(int64(r.Pid))
+	v.putString(r.Error)
+	v.putString(string(r.Kind))
+	return v.b
+}
+
+func decodeReply(b []byte) Reply {
+	v := &saved{b}
+	return Reply{Pid: v.int(), Error: v.string(), Kind: api.Kind(v.string())}
+}
+
+func encodeExit(e api.Exit) []byte {
+	v := new(saved)
+	v.putInt(int64(e.Code))
+	v.putBool(e.OOMKilled)
+	v.putString(e.Error)
+	v.putInt(e.At.UnixNano())
+	return v.b
+}
+
+func decodeExit(b []byte) api.Exit {
+	v := &saved{b}
+	return api.Exit{Code: v.int(), OOMKilled: v.bool(), Error: v.string(), At: time.Unix(0, int64(v.int())).UTC()}
 }
 
 func (r Reply) err() error {
