@@ -241,6 +241,17 @@ func (g *Group) Remove() error {
 	return first
 }
 
+// RemoveEmpty removes the group where that can be done at once: it holds no process and no group. It reports whether it is gone from every hierarchy.
+func (g *Group) RemoveEmpty() bool {
+	gone := true
+	for i := range g.l.mounts {
+		if err := unix.Rmdir(g.l.mounts[i].dir + g.path); err != nil && err != unix.ENOENT {
+			gone = false
+		}
+	}
+	return gone
+}
+
 // removeTree removes a cgroup folder and the groups in it. Its files go with it.
 func removeTree(dir string, deadline time.Time) error {
 	var last error

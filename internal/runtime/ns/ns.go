@@ -222,6 +222,9 @@ func DeleteCgroup(path string) error {
 		}
 		return err
 	}
+	if g.RemoveEmpty() { // nothing runs in it, as after every container that ended by itself
+		return nil
+	}
 	if err := g.Kill(unix.SIGKILL); err != nil {
 		return err
 	}

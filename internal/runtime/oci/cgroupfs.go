@@ -53,17 +53,18 @@ func (b *builder) mountCgroup(m *specs.Mount, opts mountOptions) error {
 		return err
 	}
 	for name, dir := range hierarchies {
-		place, err := unix.Openat(fd, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		group, err := mount.Clone(unix.AT_FDCWD, dir, false)
 		if err != nil {
 			return err
 		}
-		err = bindGroup(dir, place, opts.set)
-		unix.Close(place)
+		// By name: the tmpfs is new and holds nothing but what was made above.
+		err = unix.MoveMount(group, "", fd, name, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		unix.Close(group)
 		if err != nil {
-			return err
+			return os.NewSyscallError("move_mount", err)
 		}
 	}
-	return mount.SetAttr(fd, false, opts.set, 0, 0)
+	return mount.SetAttr(fd, true, opts.set, 0, unix.MS_PRIVATE)
 }
 
 func bindGroup(dir string, at int, attr uint64) error {

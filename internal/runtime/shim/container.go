@@ -28,6 +28,7 @@ type container struct {
 	durable    bool
 	cgroup     *cgroup.Group // see group
 	cgroupPath string
+	ownPIDs    bool // it has a PID namespace of its own
 	waiters    []*conn
 	started    bool
 	startedAt  time.Time
@@ -51,10 +52,9 @@ func (s *server) add(r *Request) (Reply, error) {
 	c.s, c.once, c.ended = s, r.Bundle.StdinOnce, c.onExit
 	if spec.Linux != nil {
 		c.cgroupPath = spec.Linux.CgroupsPath
+		c.ownPIDs = slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace && n.Path == "" })
 	}
-	if c.log, err = openLog(r.Bundle.Log); err != nil {
-		return Reply{}, fmt.Errorf("log: %w", err)
-	}
+	c.log = openLog(r.Bundle.Log)
 	req := &oci.Request{
 		ID: r.ID, Spec: spec, Bundle: r.Bundle.Dir, Root: r.Bundle.Root, MountPoint: s.dir, NetNS: -1,
 		RootPath: rootPath(r.Bundle.Dir, spec),
@@ -160,8 +160,9 @@ func (c *container) onExit(e api.Exit) {
 		if n, err := g.OOMKills(); err == nil && n > 0 {
 			e.OOMKilled = true
 		}
-		// What is left in the container when there is no PID namespace to end with its first process.
-		g.Kill(unix.SIGKILL)
+		if !c.ownPIDs { // else all its processes ended with the first
+			g.Kill(unix.SIGKILL)
+		}
 	}
 	c.log.close()
 	if data, err := record.Marshal(ExitRecord{e, c.startedAt}); err == nil && c.exitPath != "" {

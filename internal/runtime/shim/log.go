@@ -24,12 +24,12 @@ type logger struct {
 	line [2][]byte // unfinished lines of stdout and stderr
 }
 
-func openLog(spec runtime.LogSpec) (*logger, error) {
+// openLog prepares a log; its file is made with the first record.
+func openLog(spec runtime.LogSpec) *logger {
 	if spec.Path == "" {
-		return nil, nil
+		return nil
 	}
-	l := &logger{spec: spec, fd: -1}
-	return l, l.open()
+	return &logger{spec: spec, fd: -1}
 }
 
 func (l *logger) open() error {
@@ -84,7 +84,7 @@ func (l *logger) write(stream int, chunk []byte) {
 
 // close writes unfinished lines and closes the file.
 func (l *logger) close() {
-	if l == nil || l.fd < 0 {
+	if l == nil {
 		return
 	}
 	now := time.Now()
@@ -95,8 +95,10 @@ func (l *logger) close() {
 		}
 	}
 	l.flush()
-	unix.Close(l.fd)
-	l.fd = -1
+	if l.fd >= 0 {
+		unix.Close(l.fd)
+		l.fd = -1
+	}
 }
 
 func (l *logger) record(stream int, line []byte, now time.Time) {
@@ -114,6 +116,9 @@ func (l *logger) record(stream int, line []byte, now time.Time) {
 func (l *logger) flush() {
 	if len(l.buf) == 0 {
 		return
+	}
+	if l.fd < 0 {
+		l.open() // tried again with the next record where it fails
 	}
 	if l.fd >= 0 {
 		n, _ := unix.Write(l.fd, l.buf)

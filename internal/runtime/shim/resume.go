@@ -73,7 +73,7 @@ func (s *server) save() []byte {
 		for _, n := range []int64{c.startedAt.UnixNano(), int64(c.proc.Pid), int64(c.proc.PidFD), int64(c.in), int64(c.out[0]), int64(c.out[1])} {
 			v.putInt(n)
 		}
-		for _, t := range []bool{c.durable, c.tty, c.once, c.log != nil} {
+		for _, t := range []bool{c.durable, c.tty, c.once, c.ownPIDs, c.log != nil} {
 			v.putBool(t)
 		}
 		if c.log != nil {
@@ -130,13 +130,13 @@ func (s *server) resumeContainer(v *saved) *container {
 	c.startedAt = time.Unix(0, int64(v.int())).UTC()
 	c.proc = &oci.Process{Pid: v.int(), PidFD: v.int()}
 	c.in, c.out = v.int(), [2]int{v.int(), v.int()}
-	c.durable, c.tty, c.once = v.bool(), v.bool(), v.bool()
+	c.durable, c.tty, c.once, c.ownPIDs = v.bool(), v.bool(), v.bool(), v.bool()
 	c.s, c.ended = s, c.onExit
 	if v.bool() {
 		spec := runtime.LogSpec{Path: v.string(), MaxSize: int64(v.int()), MaxFiles: v.int()}
 		lines := [2][]byte{[]byte(v.string()), []byte(v.string())}
-		if l, err := openLog(spec); err == nil {
-			l.line, c.log = lines, l
+		if c.log = openLog(spec); c.log != nil {
+			c.log.line = lines
 		}
 	}
 	inherit([]int{c.proc.PidFD, c.in, c.out[0], c.out[1]}, unix.FD_CLOEXEC)

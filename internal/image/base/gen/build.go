@@ -114,6 +114,9 @@ func rootfs(b busybox) map[string]file {
 		"etc/group":         {mode: 0o644, data: "root:x:0:\ndaemon:x:1:\nadm:x:4:\ntty:x:5:\nwww-data:x:33:\nusers:x:100:\nnogroup:x:65534:\n"},
 		"etc/shadow":        {mode: 0o640, data: "root:*:::::::\n"},
 		"etc/hosts":         {mode: 0o644, data: "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n"},
+		// Places for what an engine mounts there: making them in every container would copy /etc up.
+		"etc/hostname":      {mode: 0o644},
+		"etc/resolv.conf":   {mode: 0o644},
 		"etc/nsswitch.conf": {mode: 0o644, data: "passwd: files\ngroup: files\nhosts: files dns\n"},
 		"etc/profile":       {mode: 0o644, data: "export " + searchEnv + "\numask 022\n"},
 		"etc/os-release": {mode: 0o644, data: "NAME=\"Brig base\"\nID=brig-base\nPRETTY_NAME=\"Brig base (BusyBox " + b.version + ")\"\nVERSION_ID=\"" +
