@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"brig/api"
-	"brig/internal/engine/transfer/garbage"
 	"brig/internal/image"
 	"brig/internal/store/content"
+	"brig/internal/store/garbage"
 )
 
 const (

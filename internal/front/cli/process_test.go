@@ -213,7 +213,7 @@ func TestProcessOnPipes(t *testing.T) {
 	cmd.Env = append(os.Environ(), childEnv+"=1")
 	cmd.Stdin = strings.NewReader("q")
 	out, err := cmd.CombinedOutput()
-	if cmd.ProcessState.ExitCode() != 125 || !strings.HasPrefix(string(out), "brig: the input device is not a TTY\n") {
+	if cmd.ProcessState.ExitCode() != 1 || !strings.HasPrefix(string(out), "brig: the input device is not a TTY\n") {
 		t.Errorf("%v: %s", err, out)
 	}
 }
