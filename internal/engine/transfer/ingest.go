@@ -157,7 +157,7 @@ func (in *ingest) stream(ctx context.Context, l api.Layer, src *source, unpack b
 		err = in.unpack(ctx, l, compressed)
 	}
 	if err == nil || errors.Is(err, api.Corrupt) {
-		io.Copy(io.Discard, compressed) // the rest belongs to the digest too; an error is in src.err
+		_, _ = io.Copy(io.Discard, compressed) // the rest belongs to the digest too; an error is in src.err
 	} else {
 		giveUp()
 	}

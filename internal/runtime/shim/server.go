@@ -2,7 +2,6 @@ package shim
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"runtime/debug"
@@ -215,5 +214,3 @@ func (s *server) find(id string) (*container, error) {
 	}
 	return c, nil
 }
-
-var errClosed = errors.New("connection closed")
