@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -90,8 +89,8 @@ func runInit(network bool) int {
 
 // layOut gives the new namespaces their own /proc, a /sys that shows their network, and a loopback interface.
 func layOut(network bool) error {
-	if err := privateMounts(); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
+	if err := CutOffMounts(); err != nil {
+		return err
 	}
 	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
@@ -116,30 +115,6 @@ func layOut(network bool) error {
 		return fmt.Errorf("bring lo up: %w", err)
 	}
 	return plainBridge()
-}
-
-// privateMounts cuts the mount namespace off from the machine's, also where the program runs in a chroot, which is a mount of its own or
-// not. setns(2) with its own namespace leads a thread to the namespace's root, which a thread that is never used again may do.
-func privateMounts() error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		done <- func() error {
-			if err := unix.Unshare(unix.CLONE_FS); err != nil {
-				return err
-			}
-			ns, err := unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(ns)
-			if err := unix.Setns(ns, unix.CLONE_NEWNS); err != nil {
-				return err
-			}
-			return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
-		}()
-	}()
-	return <-done
 }
 
 // plainBridge turns br_netfilter off in this network namespace, where it stands for every new one on a machine whose Docker has loaded it.
