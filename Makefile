@@ -61,10 +61,10 @@ install: build ## programs, completions and man pages below DESTDIR/PREFIX
 	install -D -m 755 bin/brig "$(DESTDIR)$(PREFIX)/bin/brig"; \
 	install -D -m 755 bin/brig-oci "$(DESTDIR)$(PREFIX)/bin/brig-oci"; \
 	install -D -m 755 bin/brig-image "$(DESTDIR)$(PREFIX)/libexec/brig/brig-image"; \
-	install -D -m 644 "$$gen/brig.bash" "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/brig"; \
-	install -D -m 644 "$$gen/_brig" "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_brig"; \
-	install -D -m 644 "$$gen/brig.fish" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/brig.fish"; \
-	for page in "$$gen"/man/*.1; do install -D -m 644 "$$page" "$(DESTDIR)$(PREFIX)/share/man/man1/$${page##*/}"; done
+	install -D -m 644 "$$gen/completion/brig" "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/brig"; \
+	install -D -m 644 "$$gen/completion/_brig" "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_brig"; \
+	install -D -m 644 "$$gen/completion/brig.fish" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/brig.fish"; \
+	for page in "$$gen"/man1/*.1; do install -D -m 644 "$$page" "$(DESTDIR)$(PREFIX)/share/man/man1/$${page##*/}"; done
 
 uninstall: ## takes away what install put there; images and containers stay
 	rm -f "$(DESTDIR)$(PREFIX)/bin/brig" "$(DESTDIR)$(PREFIX)/bin/brig-oci" "$(DESTDIR)$(PREFIX)"/share/man/man1/brig.1 \

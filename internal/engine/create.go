@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path"
-	"runtime"
 	"strings"
 	"time"
 
@@ -182,9 +181,6 @@ var nouns = [...]string{
 	"jetty", "jib", "keel", "ketch", "lagoon", "lantern", "lighthouse", "lugger", "mainsail", "mast", "mooring", "oar", "osprey", "pelican", "pilot", "pier",
 	"porthole", "prow", "quay", "reef", "rigging", "rudder", "schooner", "sextant", "shoal", "sloop", "spar", "tern", "tide", "tiller", "topsail", "wharf",
 }
-
-// machinePlatform is os/arch of this machine.
-func machinePlatform() string { return "linux/" + runtime.GOARCH }
 
 // makeState makes the boot-lived folders.
 func (e *Engine) makeState() error {

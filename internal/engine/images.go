@@ -7,8 +7,8 @@ import (
 	"strings"
 
 	"brig/api"
-	"brig/internal/engine/transfer/garbage"
 	"brig/internal/image/ref"
+	"brig/internal/store/garbage"
 )
 
 // Images returns all image records.

@@ -51,7 +51,7 @@ func (e *Engine) Info(ctx context.Context) (api.Info, error) {
 	layout, err := cgroup.Detect()
 	if err != nil {
 		i.Warnings = append(i.Warnings, "no control groups: "+err.Error())
-		return i, nil
+		return i, nil //nolint:nilerr // it is a warning of the report
 	}
 	i.CgroupVersion = "1"
 	if layout.V2() {

@@ -1,8 +1,6 @@
 package engine
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -153,12 +151,6 @@ func rlimits(list []api.Ulimit) ([]specs.POSIXRlimit, error) {
 		out = append(out, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
 	}
 	return out, nil
-}
-
-// shortHash names things of one state folder: eight hexadecimal digits.
-func shortHash(s string) string {
-	sum := sha256.Sum256([]byte(s))
-	return hex.EncodeToString(sum[:4])
 }
 
 func itoa(n int64) string  { return strconv.FormatInt(n, 10) }

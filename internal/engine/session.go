@@ -98,7 +98,7 @@ func pumpInput(st runtime.Stream, a api.Attach, detached chan<- struct{}) {
 			if len(keys) > 0 && b == keys[held] {
 				held++
 				if held == len(keys) {
-					st.Input(send)
+					_ = st.Input(send)
 					close(detached)
 					return
 				}

@@ -94,5 +94,5 @@ func (m *Manager) forgetNeighbour(addr string) {
 	for _, a := range br.addresses(v4) {
 		r.DelNeighbour(br.Index, a.Addr())
 	}
-	rt.Do(&r, nil)
+	_ = rt.Do(&r, nil) // what stays is right for the next container with the address: connect
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"brig/internal/kernel/netlink"
+	"brig/test/machine"
 
 	"golang.org/x/sys/unix"
 )
@@ -50,8 +51,8 @@ func TestMain(m *testing.M) {
 
 // private keeps mounts to this process and takes lo into service.
 func private() error {
-	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
+	if err := machine.CutOffMounts(); err != nil {
+		return err
 	}
 	if err := syscall.Mount("tmpfs", "/run", "tmpfs", 0, "mode=700"); err != nil { // as the state folder is in memory in real life
 		return fmt.Errorf("tmpfs for the state: %w", err)

@@ -220,7 +220,7 @@ func (m *Manager) explain(id string, err error) error {
 // publisher finds the container that holds a host port.
 func (m *Manager) publisher(id string, p mapping) string {
 	other := ""
-	m.eachPublisher(func(owner string, ports []mapping) {
+	_ = m.eachPublisher(func(owner string, ports []mapping) {
 		for _, o := range ports {
 			a, b := o.Host.Addr(), p.Host.Addr()
 			if owner != id && o.Protocol == p.Protocol && o.Host.Port() == p.Host.Port() && a.Is4() == b.Is4() && (a == b || a.IsUnspecified() || b.IsUnspecified()) {

@@ -89,8 +89,8 @@ func runInit(network bool) int {
 
 // layOut gives the new namespaces their own /proc, a /sys that shows their network, and a loopback interface.
 func layOut(network bool) error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
+	if err := CutOffMounts(); err != nil {
+		return err
 	}
 	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)

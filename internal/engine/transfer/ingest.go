@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"brig/api"
-	"brig/internal/engine/transfer/garbage"
 	"brig/internal/image"
 	"brig/internal/store/content"
+	"brig/internal/store/garbage"
 )
 
 const (
@@ -157,7 +157,7 @@ func (in *ingest) stream(ctx context.Context, l api.Layer, src *source, unpack b
 		err = in.unpack(ctx, l, compressed)
 	}
 	if err == nil || errors.Is(err, api.Corrupt) {
-		io.Copy(io.Discard, compressed) // the rest belongs to the digest too; an error is in src.err
+		_, _ = io.Copy(io.Discard, compressed) // the rest belongs to the digest too; an error is in src.err
 	} else {
 		giveUp()
 	}

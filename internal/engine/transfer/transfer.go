@@ -11,7 +11,7 @@ import (
 	"os"
 
 	"brig/api"
-	"brig/internal/engine/transfer/garbage"
+	"brig/internal/store/garbage"
 )
 
 // Transfer moves images between one store and the world.

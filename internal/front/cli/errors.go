@@ -191,7 +191,7 @@ func (a *app) causes(err error, depth int) {
 		return
 	}
 	a.errorf("debug: %s%T: %s", strings.Repeat("  ", depth), err, strings.ReplaceAll(err.Error(), "\n", " "))
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // it walks the tree itself
 	case interface{ Unwrap() error }:
 		a.causes(e.Unwrap(), depth+1)
 	case interface{ Unwrap() []error }:

@@ -134,7 +134,10 @@ func TestExamplesParse(t *testing.T) {
 			line, _, _ = strings.Cut(line, " >")
 			line = strings.NewReplacer("\"$PWD\"", "/src", "'table {{.Names}}\\t{{.Status}}'", "{{.ID}}", "'table {{.Repository}}:{{.Tag}}\\t{{.Size}}'", "{{.ID}}").Replace(line)
 			line = strings.ReplaceAll(line, "'{{.State.Status}} {{.NetworkSettings.IPAddress}}'", "{{.ID}}")
-			if err := cmd.ParseFlags(strings.Fields(line)); err != nil {
+			cmd, args, err := cmd.Find(strings.Fields(line))
+			if err != nil {
+				t.Errorf("brig %s%s: %v", cmd.Name(), line, err)
+			} else if err := cmd.ParseFlags(args); err != nil {
 				t.Errorf("brig %s%s: %v", cmd.Name(), line, err)
 			} else if err := cmd.ValidateArgs(cmd.Flags().Args()); err != nil {
 				t.Errorf("brig %s%s: %v", cmd.Name(), line, err)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -90,6 +91,6 @@ func (a *app) printInfo(i api.Info) {
 	a.printf("CPUs: %d\nTotal Memory: %s\nName: %s\n", i.CPUs, humanMemory(i.Memory), i.Hostname)
 	a.printf("Root Dir: %s\nState Dir: %s\n", i.Root, i.State)
 	for _, w := range i.Warnings {
-		a.streams.Stderr.Write([]byte("WARNING: " + w + "\n"))
+		fmt.Fprintln(a.streams.Stderr, "WARNING:", w)
 	}
 }

@@ -188,7 +188,6 @@ func TestSpecRefused(t *testing.T) {
 		"-d -a stdout":         "conflicting options: cannot specify both --attach and --detach",
 		"-a stdlog":            "valid streams are",
 		"--detach-keys ctrl-1": "invalid detach keys",
-		"-it":                  "the input device is not a TTY",
 		"--stop-timeout x":     "invalid argument \"x\" for \"--stop-timeout\"",
 	} {
 		f := &fake{}

@@ -49,12 +49,12 @@ func Main(argv []string, stdin, stdout, stderr *os.File) int {
 		return report(err, stderr)
 	}
 	if len(args) == 0 {
-		io.WriteString(stderr, usage)
+		fmt.Fprint(stderr, usage)
 		return 1
 	}
 	switch args[0] {
 	case "help", "--help", "-h":
-		io.WriteString(stdout, usage)
+		fmt.Fprint(stdout, usage)
 		return 0
 	case "--version", "-v", "version":
 		fmt.Fprintf(stdout, "brig-oci version %s\nspec: 1.3.0\n", Version)

@@ -66,14 +66,21 @@ func run(g *globals, args []string, stdio [3]*os.File) (int, error) {
 			}
 		}
 	}()
+	shown := make(chan struct{})
 	if c.Console != nil {
 		restore := rawTerminal(stdio[0], c.Console)
 		defer restore()
-		go io.Copy(c.Console, stdio[0])
-		go io.Copy(stdio[1], c.Console)
+		go func() { _, _ = io.Copy(c.Console, stdio[0]) }()
+		go func() {
+			_, _ = io.Copy(stdio[1], c.Console)
+			close(shown)
+		}()
+	} else {
+		close(shown)
 	}
-	exit, err := c.Reap() // the console may hold output still: it is read to its end by the copier
+	exit, err := c.Reap()
 	c.Cgroup.Kill(unix.SIGKILL)
+	<-shown // the console may have held output still
 	return exit.Code, err
 }
 

@@ -42,7 +42,7 @@ type body struct {
 func (b *body) open() error {
 	ctx, cancel := context.WithCancelCause(b.ctx)
 	stall := time.AfterFunc(stallTime, func() { cancel(errStalled) })
-	resp, err := b.repo.get(ctx, http.MethodGet, b.path, b.accept, b.offset)
+	resp, err := b.repo.get(ctx, http.MethodGet, b.path, b.accept, b.offset) //nolint:bodyclose // shut closes it
 	if err != nil {
 		stall.Stop()
 		cancel(nil)

@@ -67,7 +67,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 			return resp, err
 		}
 		if resp != nil {
-			io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be used again
+			_, _ = io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be used again
 			resp.Body.Close()
 		}
 		if err := pause(req.Context(), wait); err != nil {

@@ -310,7 +310,7 @@ func become(c *child) (int32, syscall.Errno) {
 		return stageCloseFDs, e
 	}
 	// Like execvp(3): the first candidate that exists decides, but one that may not be executed is passed over while others are left.
-	last := syscall.Errno(unix.ENOENT)
+	last := unix.ENOENT
 	for _, p := range c.paths {
 		_, _, e := syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(p)), uintptr(unsafe.Pointer(&c.argv[0])), uintptr(unsafe.Pointer(&c.envp[0])))
 		switch e {

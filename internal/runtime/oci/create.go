@@ -112,7 +112,7 @@ func build(req *Request, group func() (*cgroup.Group, error)) (*Process, error) 
 	if err := enterNamespaces(req); err != nil {
 		return nil, err
 	}
-	b := &builder{spec: s, req: req, root: -1, null: -1, dev: -1, devpts: -1, proc: -1, procPlace: -1, mask: -1, group: group}
+	b := &builder{spec: s, req: req, host: -1, root: -1, null: -1, dev: -1, devpts: -1, proc: -1, procPlace: -1, mask: -1, group: group}
 	defer b.close()
 	unix.Umask(0) // this thread's own since unshare
 	if err := b.mountRoot(); err != nil {

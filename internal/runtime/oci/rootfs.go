@@ -19,6 +19,7 @@ import (
 type builder struct {
 	spec   *specs.Spec
 	req    *Request
+	host   int // the mount namespace's root before pivot, O_PATH
 	root   int // the container's root, O_PATH
 	null   int // the container's /dev/null, checked: source of masks; -1 before /dev is made
 	dev    int // detached /dev, -1 when the spec mounts none
@@ -35,7 +36,7 @@ type builder struct {
 }
 
 func (b *builder) close() {
-	for _, fd := range []int{b.root, b.null, b.dev, b.devpts, b.proc, b.procPlace, b.mask} {
+	for _, fd := range []int{b.host, b.root, b.null, b.dev, b.devpts, b.proc, b.procPlace, b.mask} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
@@ -44,7 +45,6 @@ func (b *builder) close() {
 
 // mountRoot makes the root file system a mount of this thread's namespace and opens it.
 func (b *builder) mountRoot() error {
-	// What the host mounts later may come in; nothing goes out.
 	propagation := uintptr(unix.MS_SLAVE)
 	switch b.spec.Linux.RootfsPropagation {
 	case "", "slave", "rslave", "private", "rprivate":
@@ -53,11 +53,11 @@ func (b *builder) mountRoot() error {
 	default:
 		return api.Errorf(api.InvalidArgument, "config.json: linux.rootfsPropagation: unknown value %q", b.spec.Linux.RootfsPropagation)
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|propagation, ""); err != nil {
-		return fmt.Errorf("mount propagation of /: %w", err)
+	var err error
+	if b.host, err = hostRoot(propagation); err != nil {
+		return err
 	}
 	var fd int
-	var err error
 	switch len(b.req.Root) {
 	case 0:
 		fd, err = mount.Clone(unix.AT_FDCWD, b.req.RootPath, true)
@@ -429,6 +429,9 @@ func (b *builder) readonlyPaths(paths []string) error {
 
 // pivot makes the root the thread's root and lets go of the host's mounts.
 func (b *builder) pivot() error {
+	if err := enterRoot(b.host); err != nil {
+		return err
+	}
 	if err := unix.Fchdir(b.root); err != nil {
 		return os.NewSyscallError("fchdir", err)
 	}

@@ -157,7 +157,7 @@ func (c *Client) Wait(ctx context.Context, stdout, stderr io.Writer) (api.Exit, 
 				w = stderr
 			}
 			if w != nil {
-				w.Write(payload) // a closed pipe on our side is not the container's end
+				_, _ = w.Write(payload) // a closed pipe on our side is not the container's end
 			}
 		case frameExit:
 			e := decodeExit(payload)

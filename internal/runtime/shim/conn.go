@@ -23,7 +23,6 @@ type conn struct {
 	in, out  []byte
 	attached *stream // whose output it gets
 	stdin    *stream // whose input it gives
-	waiting  *stream // whose exit it waits for
 	stalled  bool    // not read from, until stdin has room
 	gone     bool
 }

@@ -2,7 +2,6 @@ package shim
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -251,5 +250,3 @@ func (s *server) find(id string) (*container, error) {
 	}
 	return c, nil
 }
-
-var errClosed = errors.New("connection closed")

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"brig/api"
+	"brig/test/machine"
 
 	"github.com/opencontainers/go-digest"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -246,7 +247,7 @@ func TestCheck(t *testing.T) {
 	for _, bad := range []string{"", "sha256", "sha256:", good, "sha256:" + good[1:], "sha256:" + good + "a", "sha256:" + strings.ToUpper(good), "sha384:" + good,
 		"sha256:../../../../../../../../../../../../../../../../../../../etc/passwd", "sha256:" + good[:63] + "g", "sha512:" + good, "../x:" + good, "sha256:" + good[:62] + "\x00a"} {
 		d := digest.Digest(bad)
-		s := Open("/nonexistent")
+		s := Open(filepath.Join(t.TempDir(), "content"))
 		_, rerr := s.Reader(d)
 		_, werr := s.Writer(context.Background(), d, -1)
 		for _, err := range []error{Check(d), rerr, s.Remove(d)} {
@@ -380,7 +381,7 @@ func TestFullDisk(t *testing.T) {
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // and never unlocked: the thread ends here, and with it the namespace
-		if err := errors.Join(unix.Unshare(unix.CLONE_FS|unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m")); err != nil {
+		if err := errors.Join(machine.OwnMounts(), unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m")); err != nil {
 			t.Error(err)
 			return
 		}

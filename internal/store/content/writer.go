@@ -107,7 +107,7 @@ func (w *Writer) Commit() (digest.Digest, int64, error) {
 
 // Abort drops what was written. After Commit it does nothing.
 func (w *Writer) Abort() {
-	if w.err == errDone {
+	if errors.Is(w.err, errDone) {
 		return
 	}
 	w.err = errDone

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"brig/api"
+	"brig/test/machine"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -270,11 +271,7 @@ func onSmallDisk(t *testing.T, size string, f func(dir string)) {
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // and never unlocked: the thread ends here, and with it the namespace
-		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
-			t.Error(err)
-			return
-		}
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		if err := machine.OwnMounts(); err != nil {
 			t.Error(err)
 			return
 		}

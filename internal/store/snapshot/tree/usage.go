@@ -45,7 +45,7 @@ func (c *counter) folder(f *os.File, depth int) error {
 func (c *counter) entry(dir int, name string, depth int) error {
 	var st unix.Stat_t
 	if unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
-		return nil // removed meanwhile
+		return nil //nolint:nilerr // removed meanwhile
 	}
 	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
 	if !isDir && st.Nlink > 1 {
