@@ -112,11 +112,11 @@ func processes() ([]string, error) {
 		if err != nil {
 			continue // it ended meanwhile, or is a zombie
 		}
-		exe, _ := os.Readlink(dir + "/exe")
-		if ns == mine && !strings.HasPrefix(filepath.Base(exe), "brig") {
+		cmdline, _ := os.ReadFile(dir + "/cmdline")
+		name, _, _ := strings.Cut(string(cmdline), "\x00") // not exe: a shim's is a detached mount, without a name
+		if ns == mine && !strings.HasPrefix(filepath.Base(name), "brig") {
 			continue
 		}
-		cmdline, _ := os.ReadFile(dir + "/cmdline")
 		out = append(out, filepath.Base(dir)+" "+strings.TrimSpace(strings.ReplaceAll(string(cmdline), "\x00", " ")))
 	}
 	return out, nil

@@ -19,8 +19,9 @@ type child struct {
 	procOpts  [][2]*byte // fsconfig(2) keys and values; a nil value is a flag
 	procAttr  uintptr    // MOUNT_ATTR_*
 
-	syncRead int // one byte arrives: go; end of file: the parent died
-	report   int // [2]int32{stage, errno} on failure; {stageReady, 0} when waiting; closed by a successful execve
+	syncRead  int // one byte arrives: go; end of file: the parent died
+	syncWrite int // the parent's end, of which the child has a copy
+	report    int // [2]int32{stage, errno} on failure; {stageReady, 0} when waiting; closed by a successful execve
 
 	setsid       bool
 	console      int // terminal to become the controlling one, -1: none
@@ -165,6 +166,8 @@ var zero = [1]byte{'0'}
 //go:norace
 //go:nocheckptr
 func runChild(c *child) (int32, syscall.Errno) {
+	// With this end open here too, the death of the parent would not end the wait for its byte.
+	syscall.RawSyscall(unix.SYS_CLOSE, uintptr(c.syncWrite), 0, 0)
 	// Nobody in the container may look into this process before it executes.
 	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0)
 	if c.procPlace >= 0 {

@@ -272,7 +272,7 @@ func launch(c *child, cgroup int, name string) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.syncRead, c.report = pp.syncRead, pp.reportWrite
+	c.syncRead, c.syncWrite, c.report = pp.syncRead, pp.syncWrite, pp.reportWrite
 	pid, pidfd, err := fork(c, cgroup)
 	unix.Close(pp.syncRead)
 	unix.Close(pp.reportWrite)
