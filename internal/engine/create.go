@@ -25,7 +25,7 @@ func (e *Engine) Create(ctx context.Context, spec api.ContainerSpec, out api.Str
 	}
 	var u undo.Stack
 	defer u.Run()
-	if err := e.record(&c, &u); err != nil {
+	if err := e.record(ctx, &c, &u); err != nil {
 		return c, err
 	}
 	u.Release()
@@ -100,12 +100,12 @@ func matchesPlatform(img *api.Image, want string) bool {
 	return want == "" || img.Platform == want || strings.HasPrefix(img.Platform, want+"/")
 }
 
-// record reserves the name, makes the volumes and writes the container down.
-func (e *Engine) record(c *api.Container, u *undo.Stack) error {
-	if err := e.resolveVolumes(c); err != nil {
+// record reserves the name, writes the container down and makes its volumes. A name that a process left which died on the way is free.
+func (e *Engine) record(ctx context.Context, c *api.Container, u *undo.Stack) error {
+	anonymous, err := nameVolumes(c)
+	if err != nil {
 		return err
 	}
-	u.Add(func() { e.removeAnonymous(c) })
 	sync := durability(c)
 	given := c.Name != ""
 	for try := 0; ; try++ {
@@ -116,12 +116,16 @@ func (e *Engine) record(c *api.Container, u *undo.Stack) error {
 		if err == nil {
 			break
 		}
-		if given || try > 20 || !errors.Is(err, api.Conflict) {
+		if !errors.Is(err, api.Conflict) || given && try > 0 || try > 20 {
 			return err
+		}
+		if given {
+			e.sweep(ctx)
 		}
 	}
 	u.Add(func() { e.meta.RemoveContainer(c.ID) })
-	return nil
+	u.Add(func() { e.removeAnonymous(c) })
+	return e.makeVolumes(c, anonymous)
 }
 
 // durability: what is removed with its process need not survive a power cut, which ends the process.

@@ -83,20 +83,43 @@ func (e *Engine) lockContainer(id string) (*lock.Lock, error) {
 	return l, err
 }
 
+// claimLimit is how long a command waits for another that starts or cleans up the same container: usually milliseconds, but the other may
+// have been stopped, or may be waiting for who reads its output.
+const claimLimit = 2 * time.Second
+
+// claim takes a container's lock when nobody is just starting it or cleaning it up. Who still is after claimLimit does not get on: what has
+// ended may be cleaned up in its stead, what has not started only by force.
+func (e *Engine) claim(ctx context.Context, c *api.Container, force bool) (*lock.Lock, error) {
+	for deadline := time.Now().Add(claimLimit); ; {
+		l, err := e.lockContainer(c.ID)
+		if err != nil || e.isRunning(c.ID) || !e.occupied(c.ID) {
+			return l, err
+		}
+		if time.Now().After(deadline) {
+			if _, err := readShimState(e.sandboxDir(c.ID)); err == nil || force {
+				return l, nil
+			}
+			l.Release()
+			return nil, api.Errorf(api.Conflict, "container %s is being started by another process: try again, or remove it with `brig rm -f %s`", c.Name, c.Name)
+		}
+		l.Release()
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
 // reap is Reap for who holds the container's lock.
 func (e *Engine) reap(ctx context.Context, id string, t *trash) error {
 	c, err := e.meta.Container(id)
-	return e.reapKnown(ctx, &c, id, err == nil, t)
+	return e.reapKnown(ctx, &c, id, err == nil && c.State.Status != api.StatusDead, t)
 }
 
 // reapKnown is reap for who has the record, or knows that there is none.
-func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, known bool, t *trash) error {
+func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, known bool, t *trash) (err error) {
 	dir := e.sandboxDir(id)
-	if known && !c.Spec.AutoRemove {
-		if err := e.keepExit(id, dir); err != nil {
-			return err
-		}
-	}
 	if !exists(dir) && !(known && c.Spec.AutoRemove && e.wasStarted(id)) {
 		return nil
 	}
@@ -107,9 +130,12 @@ func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, kno
 		return err
 	}
 	if !known || c.Spec.AutoRemove {
-		if err := e.removeAll(c, id, true, t); err != nil {
-			return err
-		}
+		err = e.removeAll(c, id, true, t)
+	} else {
+		err = e.keepExit(id, dir) // last: on a full disk all the rest is free already, and the folder still tells that it ended
+	}
+	if err != nil {
+		return err
 	}
 	if t != nil {
 		return os.Rename(dir, t.place(e.stateTrash(), id, "sandbox"))
@@ -157,9 +183,13 @@ func (e *Engine) removeAll(c *api.Container, id string, volumes bool, t *trash) 
 	return e.meta.RemoveContainer(id)
 }
 
-// sweep reaps what processes that died have left. It looks at the sandboxes only, of which there is one for each container that runs.
+// sweep reaps what processes that died have left. It looks at the sandboxes only, of which there is one for each container that runs; the
+// first time after a boot also at the records, for what --rm would have removed.
 func (e *Engine) sweep(ctx context.Context) {
 	parent := filepath.Join(e.state, "sandbox")
+	if swept := filepath.Join(parent, ".swept"); !exists(swept) && e.sweepRecords(ctx) == nil {
+		writePlain(swept, nil, 0o600)
+	}
 	d, err := os.Open(parent)
 	if err != nil {
 		return
@@ -183,6 +213,26 @@ func (e *Engine) sweep(ctx context.Context) {
 		}
 		e.sweepOne(ctx, id, dir)
 	}
+}
+
+// sweepRecords removes the containers with --rm whose sandbox went with the last boot.
+func (e *Engine) sweepRecords(ctx context.Context) error {
+	ids, err := e.meta.ContainerIDs()
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if c, err := e.meta.Container(id); err != nil || !c.Spec.AutoRemove || exists(e.sandboxDir(id)) {
+			continue
+		}
+		if err := e.Reap(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sweepOne reaps one sandbox unless somebody is making it.

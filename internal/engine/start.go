@@ -50,14 +50,21 @@ func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Se
 	if err != nil {
 		return nil, err
 	}
+	cl, err := e.claim(ctx, &c, false)
+	if err != nil {
+		return nil, err
+	}
+	defer cl.Release()
 	if e.isRunning(c.ID) {
 		if a == nil {
 			return nil, nil // docker start of a running container is no error
 		}
-		s, err := e.Attach(ctx, c.ID, *a)
-		return s, err
+		return e.Attach(ctx, c.ID, *a)
 	}
-	if err := e.Reap(ctx, c.ID); err != nil { // what an earlier run left
+	if err := e.reap(ctx, c.ID, nil); err != nil { // what an earlier run left
+		return nil, err
+	}
+	if c, err = e.meta.Container(c.ID); err != nil { // that was all of it
 		return nil, err
 	}
 	l, err := e.launch(ctx, &c, a, false)
@@ -82,8 +89,11 @@ type launched struct {
 // leave lets the container run on by itself.
 func (l *launched) leave() { l.owner.Leave() }
 
-// launch takes a container from its record to a running process. fresh: the record is not written yet either.
+// launch takes a container from its record to a running process. fresh: the record is not written yet either; else the caller holds the
+// container's lock.
 func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fresh bool) (*launched, error) {
+	cl := lock.None()
+	defer func() { cl.Release() }() // after what is undone
 	var u undo.Stack
 	defer u.Run()
 
@@ -92,15 +102,19 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 		return nil, err
 	}
 	if fresh {
-		if err := e.record(c, &u); err != nil {
+		if err := e.record(ctx, c, &u); err != nil {
+			return nil, err
+		}
+		cl, err = lock.Take(filepath.Join(e.meta.Dir(c.ID), "lock"))
+		if errors.Is(err, os.ErrNotExist) {
+			cl = lock.None()
+			return nil, api.Errorf(api.Conflict, "container %s was removed by another process before it was started", c.Name)
+		}
+		if err != nil {
+			cl = lock.None()
 			return nil, err
 		}
 	}
-	cl, err := lock.Take(filepath.Join(e.meta.Dir(c.ID), "lock"))
-	if err != nil {
-		return nil, err
-	}
-	defer cl.Release()
 
 	bundle, err := e.bundle(c, a)
 	if err != nil {
@@ -109,6 +123,7 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 	if fresh {
 		u.Add(func() { e.snapshot.Remove(c.ID) })
 	}
+	u.Add(func() { e.closeSandbox(ctx, c.ID, sb) }) // first of all: a shim that still writes would be in the way of who removes
 	lk, err := link()
 	if err != nil {
 		return nil, err
@@ -175,12 +190,14 @@ func (e *Engine) openSandbox(ctx context.Context, c *api.Container, u *undo.Stac
 	if err != nil {
 		return "", nil, nil, err
 	}
-	u.Add(func() {
-		// First the shim ends; then nothing holds what is undone next.
-		sb.Close(context.WithoutCancel(ctx))
-		ns.DeleteCgroup(e.cgroupPath(c.ID))
-	})
+	u.Add(func() { e.closeSandbox(ctx, c.ID, sb) })
 	return dir, sb, link, nil
+}
+
+// closeSandbox ends a sandbox that came to nothing, with its shim. It may be called again.
+func (e *Engine) closeSandbox(ctx context.Context, id string, sb runtime.Sandbox) {
+	sb.Close(context.WithoutCancel(ctx))
+	ns.DeleteCgroup(e.cgroupPath(id))
 }
 
 func closeLink(l *api.Link) {

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -103,12 +104,20 @@ func (e *Engine) watch(ctx context.Context, ct live, id string) <-chan error {
 			ended <- ctx.Err()
 			return
 		}
-		if d, ok := st.(interface{ Drain(context.Context) error }); ok {
-			d.Drain(ctx)
-		}
+		drain(ctx, st)
 		ended <- e.settle(ctx, id)
 	}()
 	return ended
+}
+
+// drain waits for the clean-up after a container, but not for an owner that does not get on with it: one that was stopped, or waits for who
+// reads its output.
+func drain(ctx context.Context, st runtime.Stream) {
+	ctx, cancel := context.WithTimeout(ctx, claimLimit)
+	defer cancel()
+	if d, ok := st.(interface{ Drain(context.Context) error }); ok {
+		d.Drain(ctx)
+	}
 }
 
 // settle makes sure of the clean-up, also when who should have done it was killed, and the container with its shim.
@@ -222,9 +231,7 @@ func (e *Engine) Wait(ctx context.Context, name string) (api.Exit, error) {
 			defer st.Close()
 			exit, err := st.Wait(ctx, nil, nil)
 			if err == nil {
-				if d, ok := st.(interface{ Drain(context.Context) error }); ok {
-					d.Drain(ctx)
-				}
+				drain(ctx, st)
 				return exit, nil
 			}
 			if ctx.Err() != nil {
@@ -251,31 +258,43 @@ func (e *Engine) Remove(ctx context.Context, name string, force, volumes bool) e
 		}
 		return err
 	}
-	if e.isRunning(c.ID) {
+	for {
+		l, err := e.claim(ctx, &c, force)
+		if err != nil {
+			return err
+		}
+		if !e.isRunning(c.ID) {
+			defer l.Release()
+			return e.removeEnded(ctx, &c, volumes || c.Spec.AutoRemove)
+		}
+		l.Release()
 		if !force {
 			return api.Errorf(api.Conflict, "cannot remove container %q: it is running: stop it with `brig stop %s`, or remove it with `brig rm -f %s`", c.Name, name, name)
 		}
 		ct, err := e.running(ctx, &c)
-		if err == nil {
-			ended := e.watch(ctx, ct, c.ID)
-			ct.Signal(ctx, unix.SIGKILL)
-			if err := <-ended; err != nil {
-				return err
-			}
+		if err != nil {
+			continue // it ended in between
+		}
+		ended := e.watch(ctx, ct, c.ID)
+		ct.Signal(ctx, unix.SIGKILL)
+		if err := <-ended; err != nil {
+			return err
 		}
 	}
-	l, err := e.lockContainer(c.ID)
-	if err != nil {
+}
+
+// removeEnded removes a container that does not run, for who holds its lock.
+func (e *Engine) removeEnded(ctx context.Context, c *api.Container, volumes bool) error {
+	if err := ns.DeleteCgroup(e.cgroupPath(c.ID)); err != nil {
 		return err
 	}
-	defer l.Release()
-	if e.isRunning(c.ID) {
-		return api.Errorf(api.Conflict, "container %s was started again by another process meanwhile", c.Name)
-	}
-	if err := e.reap(ctx, c.ID, nil); err != nil {
+	if err := e.network.Detach(ctx, c.ID); err != nil {
 		return err
 	}
-	return e.removeAll(&c, c.ID, volumes || c.Spec.AutoRemove, nil)
+	if err := e.removeAll(c, c.ID, volumes, nil); err != nil {
+		return err
+	}
+	return os.RemoveAll(e.sandboxDir(c.ID))
 }
 
 // removeBroken removes a container whose record cannot be read, by its whole ID.

@@ -2,6 +2,8 @@ package engine
 
 import (
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -19,25 +21,21 @@ type volumeRecord struct {
 func (e *Engine) volumeDir(name string) string  { return filepath.Join(e.root, "volume", name) }
 func (e *Engine) volumeData(name string) string { return filepath.Join(e.volumeDir(name), "data") }
 
-// ensureVolume makes a named volume where there is none; an empty name makes an anonymous one.
-func (e *Engine) ensureVolume(name string) (string, error) {
-	rec := volumeRecord{}
-	if name == "" {
-		name, rec.Anonymous = id.New(), true
-	}
+// ensureVolume makes a volume where there is none.
+func (e *Engine) ensureVolume(name string, rec volumeRecord) error {
 	dir := e.volumeDir(name)
 	if exists(filepath.Join(dir, "volume.json")) {
-		return name, nil
+		return nil
 	}
 	for _, d := range []string{e.root, filepath.Join(e.root, "volume"), dir} {
 		if err := os.Mkdir(d, 0o700); err != nil && !os.IsExist(err) {
-			return "", api.Errorf(api.KindOf(err), "volume %s: %w", name, err)
+			return api.Errorf(api.KindOf(err), "volume %s: %w", name, err)
 		}
 	}
 	if err := os.Mkdir(filepath.Join(dir, "data"), 0o755); err != nil && !os.IsExist(err) {
-		return "", err
+		return err
 	}
-	return name, e.putVolume(name, rec)
+	return e.putVolume(name, rec)
 }
 
 func (e *Engine) putVolume(name string, rec volumeRecord) error {
@@ -90,7 +88,9 @@ func (e *Engine) removeAnonymous(c *api.Container) error {
 		if m.Type != "volume" || m.Source == "" {
 			continue
 		}
-		if rec, err := e.volume(m.Source); err == nil && rec.Anonymous {
+		rec, err := e.volume(m.Source)
+		halfMade := errors.Is(err, fs.ErrNotExist) && id.Valid(m.Source)
+		if err == nil && rec.Anonymous || halfMade {
 			if err := os.RemoveAll(e.volumeDir(m.Source)); err != nil {
 				return err
 			}
@@ -99,33 +99,43 @@ func (e *Engine) removeAnonymous(c *api.Container) error {
 	return nil
 }
 
-// resolveVolumes makes the volumes that a container names, and an anonymous one for each that its image declares and no mount covers.
-func (e *Engine) resolveVolumes(c *api.Container) error {
+// nameVolumes gives the anonymous volumes of a container their names, one for each that its image declares and no mount covers too, and
+// returns those. It makes none: the container's record must know them first, so that none is left of a process that dies on the way.
+func nameVolumes(c *api.Container) (anonymous map[string]bool, err error) {
 	covered := map[string]bool{}
+	anonymous = map[string]bool{}
 	for i := range c.Spec.Mounts {
 		m := &c.Spec.Mounts[i]
 		target := filepath.Clean(m.Target)
 		if covered[target] {
-			return api.Errorf(api.InvalidArgument, "two mounts at %s", target)
+			return nil, api.Errorf(api.InvalidArgument, "two mounts at %s", target)
 		}
 		covered[target] = true
-		if m.Type == "volume" {
-			name, err := e.ensureVolume(m.Source)
-			if err != nil {
-				return err
-			}
-			m.Source = name
+		if m.Type == "volume" && m.Source == "" {
+			m.Source = id.New()
+			anonymous[m.Source] = true
 		}
 	}
 	for target := range c.ImageConfig.Volumes {
 		if covered[filepath.Clean(target)] {
 			continue
 		}
-		name, err := e.ensureVolume("")
-		if err != nil {
+		name := id.New()
+		anonymous[name] = true
+		c.Spec.Mounts = append(c.Spec.Mounts, api.MountSpec{Type: "volume", Source: name, Target: filepath.Join("/", target)})
+	}
+	return anonymous, nil
+}
+
+// makeVolumes makes the volumes that a container names.
+func (e *Engine) makeVolumes(c *api.Container, anonymous map[string]bool) error {
+	for _, m := range c.Spec.Mounts {
+		if m.Type != "volume" {
+			continue
+		}
+		if err := e.ensureVolume(m.Source, volumeRecord{Anonymous: anonymous[m.Source]}); err != nil {
 			return err
 		}
-		c.Spec.Mounts = append(c.Spec.Mounts, api.MountSpec{Type: "volume", Source: name, Target: filepath.Join("/", target)})
 	}
 	return nil
 }

@@ -223,6 +223,9 @@ func (m *Manager) Detach(ctx context.Context, id string) error {
 	if err := m.unpublish(id); err != nil {
 		return fmt.Errorf("ports of container %s: %w", id, err)
 	}
+	if err := unix.Unlink(m.draft(id)); err != nil && err != unix.ENOENT {
+		return &fs.PathError{Op: "unlink", Path: m.draft(id), Err: err}
+	}
 	return m.release(id)
 }
 

@@ -7,11 +7,8 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
-	"strings"
 
 	"brig/api"
-	"brig/internal/base/atomicfile"
-
 	"golang.org/x/sys/unix"
 )
 
@@ -238,8 +235,8 @@ func (m *Manager) eachPublisher(each func(id string, ports []mapping)) error {
 		return err
 	}
 	for _, e := range entries {
-		if checkID(e.Name()) != nil || strings.Contains(e.Name(), ".tmp") {
-			continue // half-written by a process that died
+		if checkID(e.Name()) != nil {
+			continue // a draft
 		}
 		ports, err := m.published(e.Name())
 		if err != nil {
@@ -266,13 +263,23 @@ func (m *Manager) published(id string) ([]mapping, error) {
 	return ports, nil
 }
 
+// record writes what a container publishes, which it alone does, by way of a file that Detach knows if the writer dies.
 func (m *Manager) record(id string, ports []mapping) error {
 	data, err := json.Marshal(ports)
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(m.path("ports", id), data, 0o600, atomicfile.Volatile)
+	draft := m.draft(id)
+	if err = os.WriteFile(draft, data, 0o600); err == nil {
+		err = os.Rename(draft, m.path("ports", id))
+	}
+	if err != nil {
+		os.Remove(draft)
+	}
+	return err
 }
+
+func (m *Manager) draft(id string) string { return m.path("ports", "."+id) }
 
 // bridgeFilters reports whether br_netfilter hands the frames of bridges to ip6tables and nftables: then a packet from a container is looked at
 // once more after its translation, and one with a loopback address is dropped.

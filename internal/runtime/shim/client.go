@@ -57,7 +57,8 @@ func newClient(fd int) *Client {
 
 // Spawn starts a shim for the sandbox in dir and returns the owner's connection. program is brig-oci.
 func Spawn(program, dir string) (*Client, error) {
-	l, err := lock.Try(filepath.Join(dir, LockName))
+	// Not Try: who asks whether it is held, holds it for a moment. Nobody else takes the lock of a sandbox that is being made.
+	l, err := lock.Take(filepath.Join(dir, LockName))
 	if err != nil {
 		return nil, err
 	}

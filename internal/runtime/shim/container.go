@@ -177,9 +177,13 @@ func (c *container) onExit(e api.Exit) {
 	c.waiters, c.clients = nil, slices.Delete(c.clients, 0, len(c.clients))
 }
 
-// abandon ends containers that were never started, since nobody is left who would.
+// abandon ends containers that were never started, since nobody is left who would. When the owner has undone them, what it started
+// without waiting for the answer ends too.
 func (s *server) abandon() {
 	for _, c := range s.containers {
+		if c.started && c.exit == nil && s.cleaned {
+			c.cgroup.Kill(unix.SIGKILL)
+		}
 		if !c.started && c.exit == nil {
 			c.proc.Abandon()
 			c.closeFDs()

@@ -147,7 +147,7 @@ func (l *logger) rotate() {
 	for i := l.spec.MaxFiles - 1; i > 1; i-- {
 		os.Rename(name(i-1), name(i))
 	}
-	if os.Rename(l.spec.Path, name(1)) != nil {
+	if err := os.Rename(l.spec.Path, name(1)); err != nil && !os.IsNotExist(err) { // it is not there when a full disk stopped the last try
 		return
 	}
 	old := l.fd

@@ -84,12 +84,14 @@ func (t *stream) run() {
 	t.s.watch(t.proc.PidFD, unix.EPOLLIN, func(uint32) { t.reap() })
 }
 
+const readSize = 32 << 10 // bytes
+
 // read passes one chunk of output on; it reports whether there was one.
 func (t *stream) read(i int) bool {
 	if t.out[i] < 0 {
 		return false
 	}
-	var buf [32 << 10]byte
+	var buf [readSize]byte
 	n, err := unix.Read(t.out[i], buf[:])
 	switch {
 	case err == unix.EAGAIN || err == unix.EINTR:
@@ -266,6 +268,10 @@ func (t *stream) resize(rows, cols uint16) {
 	}
 }
 
+// maxLeft is how many reads take what an ended process left in a pipe, 1 MiB at most: pipe(7). Without a limit one that it started, and that
+// still writes, would keep the shim here for ever.
+const maxLeft = 1 << 20 / readSize
+
 // reap takes the exit status, after which the process's output is complete but for what descendants outside its PID namespace still write.
 func (t *stream) reap() {
 	e, err := t.proc.Reap()
@@ -274,7 +280,7 @@ func (t *stream) reap() {
 	}
 	t.s.unwatch(t.proc.PidFD)
 	for i := range t.out {
-		for t.read(i) {
+		for n := 0; n < maxLeft && t.read(i); n++ {
 		}
 	}
 	t.closeFDs()

@@ -183,7 +183,11 @@ func (s *Store) RemoveContainer(cid string) error {
 	if unix.Rmdir(dir) == nil {
 		return nil
 	}
-	return os.RemoveAll(dir)
+	err := os.RemoveAll(dir)
+	for try := 0; errors.Is(err, unix.ENOTEMPTY) && try < 100; try++ { // somebody still makes a lock file here
+		err = os.RemoveAll(dir)
+	}
+	return err
 }
 
 // Discard makes a container gone by moving its folder to trash, a path on the same file system, and frees its name. What is left is to remove trash.

@@ -110,10 +110,10 @@ func rootfs(b busybox) map[string]file {
 			"The program in this image is /bin/busybox of Debian's package busybox-static " + b.version + ", unchanged.\n" +
 			"Its source code: " + sourceURL(b.version) + ", or apt-get source busybox=" + sourceVersion(b.version) + " on a Debian system.\n"},
 
-		"etc/passwd":        {mode: 0o644, data: "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\nwww-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"},
-		"etc/group":         {mode: 0o644, data: "root:x:0:\ndaemon:x:1:\nadm:x:4:\ntty:x:5:\nwww-data:x:33:\nusers:x:100:\nnogroup:x:65534:\n"},
-		"etc/shadow":        {mode: 0o640, data: "root:*:::::::\n"},
-		"etc/hosts":         {mode: 0o644, data: "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n"},
+		"etc/passwd": {mode: 0o644, data: "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\nwww-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"},
+		"etc/group":  {mode: 0o644, data: "root:x:0:\ndaemon:x:1:\nadm:x:4:\ntty:x:5:\nwww-data:x:33:\nusers:x:100:\nnogroup:x:65534:\n"},
+		"etc/shadow": {mode: 0o640, data: "root:*:::::::\n"},
+		"etc/hosts":  {mode: 0o644, data: "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n"},
 		// Places for what an engine mounts there: making them in every container would copy /etc up.
 		"etc/hostname":      {mode: 0o644},
 		"etc/resolv.conf":   {mode: 0o644},
