@@ -137,7 +137,7 @@ func psRowOf(c *api.Container, now time.Time, trunc bool) psRow {
 		CreatedAt: c.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"), RunningFor: ago(now, c.Created),
 		Labels: labelText(c.Spec.Labels), Networks: networkName(c), Size: "0B", labels: c.Spec.Labels,
 	}
-	command := strings.Join(c.Args, " ")
+	command := commandText(c.Args)
 	if trunc {
 		r.ID, command = shortID(r.ID), ellipsis(command, 20)
 		if digest, ok := strings.CutPrefix(r.Image, "sha256:"); ok {
@@ -164,6 +164,17 @@ func psRowOf(c *api.Container, now time.Time, trunc bool) psRow {
 	}
 	r.Mounts, r.LocalVolumes = strings.Join(mounts, ","), strconv.Itoa(volumes)
 	return r
+}
+
+// commandText joins a command line as docker's COMMAND column does: arguments with a blank in single quotes.
+func commandText(args []string) string {
+	all := slices.Clone(args)
+	for i := 1; i < len(all); i++ {
+		if strings.Contains(all[i], " ") {
+			all[i] = "'" + all[i] + "'"
+		}
+	}
+	return strings.Join(all, " ")
 }
 
 // statusText is docker's STATUS column.

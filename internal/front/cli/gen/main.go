@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
+	"github.com/spf13/pflag"
 
 	"brig/internal/front/cli"
 )
@@ -38,7 +40,7 @@ func generate(dir string) error {
 	root := cli.Tree()
 	epoch := time.Unix(0, 0)
 	header := &doc.GenManHeader{Section: "1", Source: "Brig", Manual: "Brig Manual", Date: &epoch}
-	if err := doc.GenManTree(undated(root), header, man); err != nil {
+	if err := doc.GenManTree(pages(cli.Tree()), header, man); err != nil {
 		return fmt.Errorf("manual pages: %w", err)
 	}
 	// The names are those under which the shells look for a program's completion.
@@ -57,11 +59,13 @@ func generate(dir string) error {
 	return nil
 }
 
-// undated removes the line that says when and by what a page was made.
-func undated(root *cobra.Command) *cobra.Command {
+// pages makes a tree ready to be written as pages: without the line that says when and by what a page was made, and with angle brackets
+// that the writer, which reads Markdown, does not take for HTML.
+func pages(root *cobra.Command) *cobra.Command {
 	root.DisableAutoGenTag = true
+	root.Flags().VisitAll(func(f *pflag.Flag) { f.Usage = strings.ReplaceAll(f.Usage, "<", `\<`) })
 	for _, c := range root.Commands() {
-		undated(c)
+		pages(c)
 	}
 	return root
 }

@@ -15,7 +15,7 @@ func TestGenerate(t *testing.T) {
 	}
 	for file, want := range map[string]string{
 		"man1/brig.1":          "brig-run",
-		"man1/brig-run.1":      "--publish",
+		"man1/brig-run.1":      "(format: <name|uid>[:<group|gid>])",
 		"man1/brig-exec.1":     "--workdir",
 		"completion/brig":      "__start_brig",
 		"completion/_brig":     "#compdef brig",
