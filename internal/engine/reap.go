@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/lock"
@@ -140,7 +142,17 @@ func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, kno
 	if t != nil {
 		return os.Rename(dir, t.place(e.stateTrash(), id, "sandbox"))
 	}
-	return os.RemoveAll(dir)
+	return removeFolder(dir)
+}
+
+// removeFolder removes a sandbox's folder, into which a sweep may put a lock file at any moment.
+func removeFolder(dir string) (err error) {
+	for range 10 {
+		if err = os.RemoveAll(dir); !errors.Is(err, unix.ENOTEMPTY) {
+			break
+		}
+	}
+	return err
 }
 
 // wasStarted reports whether the container ever got as far as its bundle.

@@ -40,7 +40,16 @@ func (e *Engine) Run(ctx context.Context, spec api.ContainerSpec, a *api.Attach,
 		return c, nil, nil
 	}
 	s := e.session(l, *a)
-	go e.sweep(context.WithoutCancel(ctx)) // in the shadow of the container's own time
+	swept := make(chan struct{})
+	go func() { // in the shadow of the container's own time
+		e.sweep(context.WithoutCancel(ctx))
+		close(swept)
+	}()
+	wait := s.Wait
+	s.Wait = func(ctx context.Context) (api.Exit, error) {
+		defer func() { <-swept }() // a sweep that is cut off by this process's end leaves as much as it found
+		return wait(ctx)
+	}
 	return c, s, nil
 }
 

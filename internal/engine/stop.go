@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -294,7 +293,7 @@ func (e *Engine) removeEnded(ctx context.Context, c *api.Container, volumes bool
 	if err := e.removeAll(c, c.ID, volumes, nil); err != nil {
 		return err
 	}
-	return os.RemoveAll(e.sandboxDir(c.ID))
+	return removeFolder(e.sandboxDir(c.ID))
 }
 
 // removeBroken removes a container whose record cannot be read, by its whole ID.
