@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,8 +28,14 @@ func (e *Engine) Reap(ctx context.Context, id string) error {
 	if e.isRunning(id) {
 		return nil
 	}
-	return e.reap(ctx, id)
+	if err := e.reap(ctx, id); !errors.Is(err, errNotKept) {
+		return err
+	}
+	return nil
 }
+
+// errNotKept says that all is cleaned up but the sandbox's folder, which tells the exit status as long as the disk has no room for it.
+var errNotKept = errors.New("the exit status of the last run cannot be kept")
 
 // lockContainer takes a container's own lock; a container that has no record any more needs none.
 func (e *Engine) lockContainer(id string) (*lock.Lock, error) {
@@ -84,7 +91,7 @@ func (e *Engine) reap(ctx context.Context, id string) error {
 	if !known || c.Spec.AutoRemove {
 		err = e.removeAll(&c, id, true)
 	} else {
-		err = e.keepExit(id, dir) // last: on a full disk all the rest is free already, and the folder still tells that it ended
+		err = e.keepExit(id, dir) // last: on a full disk all the rest is free already
 	}
 	if err != nil {
 		return err
@@ -97,19 +104,25 @@ func (e *Engine) wasStarted(id string) bool {
 	return exists(filepath.Join(e.meta.Dir(id), "config.json"))
 }
 
-// keepExit writes down that the exit status is lost where the shim was killed before it could keep it.
+// keepExit writes the exit status down where the shim could not, or that it is lost where the shim was killed.
 func (e *Engine) keepExit(id, dir string) error {
 	s, err := readShimState(dir)
 	if err != nil || exists(e.exitPath(id)) {
 		return nil
 	}
-	lost := lostExit
-	lost.At = time.Now()
-	data, err := json.Marshal(shim.ExitRecord{Exit: lost, StartedAt: s.StartedAt})
+	exit := readExit(filepath.Join(dir, shim.ExitName))
+	if exit == nil {
+		exit = &shim.ExitRecord{Exit: lostExit, StartedAt: s.StartedAt}
+		exit.At = time.Now()
+	}
+	data, err := json.Marshal(exit)
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(e.exitPath(id), data, 0o600, atomicfile.Durable)
+	if err := atomicfile.Write(e.exitPath(id), data, 0o600, atomicfile.Durable); err != nil {
+		return fmt.Errorf("%w: %w", errNotKept, err)
+	}
+	return nil
 }
 
 // removeAll removes what a container keeps on the disk.
