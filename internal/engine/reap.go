@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,7 +31,10 @@ func (e *Engine) Reap(ctx context.Context, id string) error {
 	if e.isRunning(id) {
 		return nil
 	}
-	return e.reap(ctx, id, nil)
+	if err := e.reap(ctx, id, nil); !errors.Is(err, errNotKept) {
+		return err
+	}
+	return nil
 }
 
 // reapToTrash is Reap, but what has to be removed file by file is only moved out of sight, for the shim to remove: the user need not wait for it.
@@ -46,7 +50,9 @@ func (e *Engine) reapToTrash(ctx context.Context, c *api.Container) ([]string, e
 			return nil, err
 		}
 	}
-	err = e.reapKnown(ctx, c, c.ID, true, t)
+	if err = e.reapKnown(ctx, c, c.ID, true, t); errors.Is(err, errNotKept) {
+		err = nil
+	}
 	return t.paths, err
 }
 
@@ -75,6 +81,9 @@ func (e *Engine) emptyTrash() {
 		}
 	}
 }
+
+// errNotKept says that all is cleaned up but the sandbox's folder, which tells the exit status as long as the disk has no room for it.
+var errNotKept = errors.New("the exit status of the last run cannot be kept")
 
 // lockContainer takes a container's own lock; a container that has no record any more needs none.
 func (e *Engine) lockContainer(id string) (*lock.Lock, error) {
@@ -134,7 +143,7 @@ func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, kno
 	if !known || c.Spec.AutoRemove {
 		err = e.removeAll(c, id, true, t)
 	} else {
-		err = e.keepExit(id, dir) // last: on a full disk all the rest is free already, and the folder still tells that it ended
+		err = e.keepExit(id, dir) // last: on a full disk all the rest is free already
 	}
 	if err != nil {
 		return err
@@ -160,19 +169,25 @@ func (e *Engine) wasStarted(id string) bool {
 	return exists(filepath.Join(e.meta.Dir(id), "config.json"))
 }
 
-// keepExit writes down that the exit status is lost where the shim was killed before it could keep it.
+// keepExit writes the exit status down where the shim could not, or that it is lost where the shim was killed.
 func (e *Engine) keepExit(id, dir string) error {
 	s, err := readShimState(dir)
 	if err != nil || exists(e.exitPath(id)) {
 		return nil //nolint:nilerr // without a state there was no process to end
 	}
-	lost := lostExit
-	lost.At = time.Now().UTC()
-	data, err := record.Marshal(shim.ExitRecord{Exit: lost, StartedAt: s.StartedAt})
+	exit := readExit(filepath.Join(dir, shim.ExitName))
+	if exit == nil {
+		exit = &shim.ExitRecord{Exit: lostExit, StartedAt: s.StartedAt}
+		exit.Exit.At = time.Now().UTC()
+	}
+	data, err := record.Marshal(exit)
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(e.exitPath(id), data, 0o600, atomicfile.Durable)
+	if err := atomicfile.Write(e.exitPath(id), data, 0o600, atomicfile.Durable); err != nil {
+		return fmt.Errorf("%w: %w", errNotKept, err)
+	}
+	return nil
 }
 
 // removeAll removes what a container keeps on the disk.

@@ -25,6 +25,9 @@ func (e *Engine) fillState(c *api.Container) {
 		return
 	}
 	exit := readExit(e.exitPath(c.ID))
+	if exit == nil {
+		exit = readExit(filepath.Join(dir, shim.ExitName))
+	}
 	switch {
 	case exit != nil:
 		c.State = api.State{Status: api.StatusExited, StartedAt: exit.StartedAt, Exit: &exit.Exit}

@@ -62,17 +62,18 @@ type world struct {
 }
 
 // newWorld makes a world whose store has the base image. At the test's end it must have left nothing.
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newWorldAt(t, t.TempDir()) }
+
+// newWorldAt is newWorld with a root that the test has prepared.
+func newWorldAt(t *testing.T, root string) *world {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("containers and private namespaces need root")
-	}
+	needRoot(t)
 	for _, p := range []string{"brig", "brig-oci", "brig-image"} { // go test's cache notices when they change
 		if _, err := os.Stat(program(p)); err != nil {
 			t.Fatalf("%v: make build", err)
 		}
 	}
-	w := &world{t: t, root: t.TempDir()}
+	w := &world{t: t, root: root}
 	var err error
 	if w.state, err = os.MkdirTemp("", "s"); err != nil {
 		t.Fatal(err)
@@ -84,6 +85,13 @@ func newWorld(t *testing.T) *world {
 	w.must("run", "--rm", "-p", "1:1", "-v", "/data", "brig/base", "true")
 	w.base = w.things()
 	return w
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("containers and private namespaces need root")
+	}
 }
 
 // end removes the world and reports what stays of it.

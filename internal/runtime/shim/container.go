@@ -167,7 +167,10 @@ func (c *container) onExit(e api.Exit) {
 	c.log.close()
 	if data, err := record.Marshal(ExitRecord{e, c.startedAt}); err == nil && c.exitPath != "" {
 		if err := atomicfile.Write(c.exitPath, data, 0o600, atomicfile.Sync(c.durable)); err != nil {
-			e.Error = "the exit status could not be kept: " + err.Error()
+			// The disk is full, probably. The sandbox's folder lies elsewhere: who cleans up takes it from there, when there is room again.
+			if atomicfile.Write(filepath.Join(c.s.dir, ExitName), data, 0o600, atomicfile.Volatile) != nil {
+				e.Error = "the exit status could not be kept: " + err.Error()
+			}
 		}
 	}
 	c.exit = &e

@@ -44,10 +44,12 @@ const (
 	headerLen = 5
 	// maxFrame bounds a frame's payload, in bytes; a peer that announces more is cut off.
 	maxFrame = 1 << 20
-	// SocketName is the shim's socket in the sandbox's folder, LockName the lock that it holds as long as it lives, StateName its record.
+	// SocketName is the shim's socket in the sandbox's folder, LockName the lock that it holds as long as it lives, StateName its record,
+	// ExitName the ExitRecord that could not be written to its own place.
 	SocketName = "shim.sock"
 	LockName   = "lock"
 	StateName  = "state.json"
+	ExitName   = "exit.json"
 )
 
 // Request asks the shim for something.
