@@ -24,18 +24,31 @@ func (e *Engine) fillState(c *api.Container) {
 		c.Link = readLink(dir)
 		return
 	}
-	exit := readExit(e.exitPath(c.ID))
-	if exit == nil {
-		exit = readExit(filepath.Join(dir, shim.ExitName))
+	exit := e.lastExit(c.ID)
+	ending := false
+	if exit == nil && err == nil {
+		// Its shim may be about to write the status down, or may have done so since we looked.
+		ending = e.occupied(c.ID)
+		exit = e.lastExit(c.ID)
 	}
 	switch {
 	case exit != nil:
 		c.State = api.State{Status: api.StatusExited, StartedAt: exit.StartedAt, Exit: &exit.Exit}
+	case ending:
+		c.State = api.State{Status: api.StatusRunning, Pid: s.Pid, StartedAt: s.StartedAt}
 	case err == nil: // it ran, and who should have kept its exit status is gone
 		c.State = api.State{Status: api.StatusExited, StartedAt: s.StartedAt, Exit: &lostExit}
 	default:
 		c.State = api.State{Status: api.StatusCreated}
 	}
+}
+
+// lastExit is how the container's last run ended, nil when nobody has written it down.
+func (e *Engine) lastExit(id string) *shim.ExitRecord {
+	if exit := readExit(e.exitPath(id)); exit != nil {
+		return exit
+	}
+	return readExit(filepath.Join(e.sandboxDir(id), shim.ExitName))
 }
 
 // lostExit stands for the status of a container whose shim was killed.

@@ -241,11 +241,20 @@ func (e *Engine) Wait(ctx context.Context, name string) (api.Exit, error) {
 			return api.Exit{}, err
 		}
 	}
-	e.fillState(&c)
-	if c.State.Exit != nil {
-		return *c.State.Exit, nil
+	for {
+		e.fillState(&c)
+		if c.State.Exit != nil {
+			return *c.State.Exit, nil
+		}
+		if c.State.Status != api.StatusRunning {
+			return api.Exit{}, nil // never started: docker wait says 0
+		}
+		select { // it ended a moment ago, and its shim writes the status down
+		case <-ctx.Done():
+			return api.Exit{}, ctx.Err()
+		case <-time.After(2 * time.Millisecond):
+		}
 	}
-	return api.Exit{}, nil // never started: docker wait says 0
 }
 
 // Remove removes a container; force ends it first, volumes takes its anonymous volumes along.
