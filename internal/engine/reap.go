@@ -96,7 +96,7 @@ func (e *Engine) reap(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return os.RemoveAll(dir)
+	return lock.RemoveDir(dir)
 }
 
 // wasStarted reports whether the container ever got as far as its bundle.

@@ -26,13 +26,15 @@ func (e *Engine) session(l *launched, a api.Attach) *api.Session {
 			}
 			return exit, err
 		}
-		err = e.Reap(context.WithoutCancel(ctx), l.c.ID)
-		if err == nil {
-			l.owner.Done()
+		if err := e.Reap(context.WithoutCancel(ctx), l.c.ID); err != nil {
+			l.leave() // the shim has another try at it
+			exit.Error = "cleaning up after the container: " + err.Error()
+			return exit, nil
 		}
+		l.owner.Done()
 		l.owner.Drain(ctx)
 		l.leave()
-		return exit, err
+		return exit, nil
 	}
 	return s
 }
