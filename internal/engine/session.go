@@ -27,12 +27,15 @@ func (e *Engine) session(l *launched, a api.Attach) *api.Session {
 			return exit, err
 		}
 		trash, err := e.reapToTrash(context.WithoutCancel(ctx), l.c)
-		if err == nil {
-			l.owner.Done(trash...)
+		if err != nil {
+			l.leave() // the shim has another try at it
+			exit.Error = "cleaning up after the container: " + err.Error()
+			return exit, nil
 		}
+		l.owner.Done(trash...)
 		l.owner.Drain(ctx)
 		l.leave()
-		return exit, err
+		return exit, nil
 	}
 	return s
 }
