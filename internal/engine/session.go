@@ -27,12 +27,14 @@ func (e *Engine) session(l *launched, a api.Attach) *api.Session {
 			return exit, err
 		}
 		trash, err := e.reapToTrash(context.WithoutCancel(ctx), l.c)
-		if err == nil {
-			l.owner.Done(trash...)
+		if err != nil { // the keeper waits for its owner, so do not wait for it: left alone it has the clean-up tried once more
+			l.leave()
+			return exit, err
 		}
+		l.owner.Done(trash...)
 		l.owner.Drain(ctx)
 		l.leave()
-		return exit, err
+		return exit, nil
 	}
 	return s
 }
