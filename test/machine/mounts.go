@@ -16,18 +16,30 @@ func OwnMounts() error {
 	return cutOff()
 }
 
-// CutOffMounts keeps what is mounted in the program's mount namespace from now on from the namespace that it was made from.
-func CutOffMounts() error {
-	done := make(chan error)
+// OnThread runs f on a thread of its own, which is ended afterwards: f may take it into other namespaces. The main thread will not do,
+// since Go parks it instead of ending it.
+func OnThread(f func() error) error {
+	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			done <- err
+		if unix.Gettid() != unix.Getpid() {
+			done <- f()
 			return
 		}
-		done <- cutOff()
+		done <- OnThread(f)
+		runtime.UnlockOSThread()
 	}()
 	return <-done
+}
+
+// CutOffMounts keeps what is mounted in the program's mount namespace from now on from the namespace that it was made from.
+func CutOffMounts() error {
+	return OnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return err
+		}
+		return cutOff()
+	})
 }
 
 // cutOff makes all mounts of this thread's namespace private. They are not all below "/" where the tests run in a chroot, which need not

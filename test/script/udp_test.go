@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 	"strings"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"brig/test/machine"
 )
 
 // cmdUDPEcho serves "got TEXT" for TEXT on a port inside the network of the container, whose first process's ID stands in a file.
@@ -36,22 +37,18 @@ func cmdUDPEcho(ts *testscript.TestScript, neg bool, args []string) {
 
 // listenIn opens a UDP socket in the network namespace of process pid. The thread that went there is not used again.
 func listenIn(pid, address string) (conn net.PacketConn, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // never unlocked: the thread ends with this function
-		var ns *os.File
-		if ns, err = os.Open("/proc/" + pid + "/ns/net"); err != nil {
-			return
+	err = machine.OnThread(func() error {
+		ns, err := os.Open("/proc/" + pid + "/ns/net")
+		if err != nil {
+			return err
 		}
 		defer ns.Close()
-		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			err = fmt.Errorf("enter the network of process %s: %w", pid, err)
-			return
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter the network of process %s: %w", pid, err)
 		}
 		conn, err = net.ListenPacket("udp", address)
-	}()
-	<-done
+		return err
+	})
 	return conn, err
 }
 

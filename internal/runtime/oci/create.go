@@ -101,7 +101,13 @@ func onThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the runtime ends the thread with the goroutine
-		done <- f()
+		if unix.Gettid() != unix.Getpid() {
+			done <- f()
+			return
+		}
+		// The main thread is not ended but parked, and would keep the container's namespaces. While it is locked here another one is used.
+		done <- onThread(f)
+		runtime.UnlockOSThread()
 	}()
 	return <-done
 }
