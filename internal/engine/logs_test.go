@@ -14,11 +14,11 @@ import (
 	"brig/internal/base/atomicfile"
 )
 
-// logged makes an engine with a container "c" whose log has these files, oldest first, a word a record; minutes count from epoch.
+// logged makes an engine with a container "logged" whose log has these files, oldest first, a word a record; minutes count from epoch.
 func logged(t *testing.T, files ...string) (*Engine, string) {
 	t.Helper()
 	e := New(t.TempDir(), t.TempDir(), "test")
-	c := api.Container{ID: strings.Repeat("ab", 32), Name: "c", Created: time.Now()}
+	c := api.Container{ID: strings.Repeat("ab", 32), Name: "logged", Created: time.Now()}
 	if err := e.meta.CreateContainer(c, atomicfile.Volatile); err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestLogsSelect(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			e, _ := logged(t, tc.files...)
 			var got []string
-			err := e.Logs(t.Context(), "c", tc.o, func(l api.LogEntry) error {
+			err := e.Logs(t.Context(), "logged", tc.o, func(l api.LogEntry) error {
 				got = append(got, strings.TrimSuffix(string(l.Line), "\n"))
 				return nil
 			})
@@ -88,7 +88,7 @@ func TestLogsErrors(t *testing.T) {
 	stop, n := errors.New("stop"), 0
 	for _, tail := range []int{-1, 2} {
 		n = 0
-		if err := e.Logs(t.Context(), "c", api.LogOptions{Tail: tail}, func(api.LogEntry) error { n++; return stop }); !errors.Is(err, stop) || n != 1 {
+		if err := e.Logs(t.Context(), "logged", api.LogOptions{Tail: tail}, func(api.LogEntry) error { n++; return stop }); !errors.Is(err, stop) || n != 1 {
 			t.Errorf("tail %d: %v after %d", tail, err, n)
 		}
 	}
