@@ -164,7 +164,7 @@ func TestLogContinues(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "log")
 	for i := range 2 {
-		l := openLog(runtime.LogSpec{Path: path, MaxSize: 150, MaxFiles: 2})
+		l := openLog(runtime.LogSpec{Path: path, MaxSize: 120, MaxFiles: 2})
 		l.write(1, fmt.Appendf(nil, "%d\n", i))
 		l.close()
 	}
