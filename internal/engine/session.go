@@ -119,6 +119,9 @@ func pumpInput(st runtime.Stream, a api.Attach, detached chan<- struct{}) {
 			return
 		}
 		if err != nil {
+			if held > 0 { // half of the detach keys is input after all
+				st.Input(keys[:held])
+			}
 			st.CloseInput()
 			return
 		}

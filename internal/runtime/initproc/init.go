@@ -3,7 +3,9 @@
 package initproc
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -26,7 +28,7 @@ func Main(args []string) int {
 	path, err := exec.LookPath(args[0])
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "brig-init: exec %s: %v\n", args[0], err)
-		if os.IsPermission(err) {
+		if errors.Is(err, fs.ErrPermission) {
 			return 126
 		}
 		return 127

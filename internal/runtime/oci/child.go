@@ -47,8 +47,10 @@ type child struct {
 	argv   []*byte
 	envp   []*byte
 	paths  []*byte // candidates to execute, in order
-	keepFD uintptr // first descriptor to close
 }
+
+// reportFD is where the report pipe is, above the standard streams, when all else is closed.
+const reportFD = 3
 
 type rlimit struct {
 	resource uintptr
@@ -280,6 +282,17 @@ func become(c *child) (int32, syscall.Errno) {
 			return stageStdio, e
 		}
 	}
+	// Nothing of the runtime's stays open, so that no path, of the working directory above all, can lead through it (CVE-2024-21626). Only the
+	// report pipe must live until execve, which closes it.
+	if c.report != reportFD {
+		if _, _, e := syscall.RawSyscall(unix.SYS_DUP3, uintptr(c.report), reportFD, unix.O_CLOEXEC); e != 0 {
+			return stageCloseFDs, e
+		}
+		c.report = reportFD
+	}
+	if _, _, e := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, reportFD+1, ^uintptr(0)>>32, 0); e != 0 {
+		return stageCloseFDs, e
+	}
 	if c.noNewPrivs {
 		if _, _, e := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); e != 0 {
 			return stageNoNewPrivs, e
@@ -307,10 +320,6 @@ func become(c *child) (int32, syscall.Errno) {
 		if s, e := installSeccomp(c); e != 0 {
 			return s, e
 		}
-	}
-	// The report pipe must live until execve, which closes it: mark, do not close.
-	if _, _, e := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, c.keepFD, ^uintptr(0)>>32, unix.CLOSE_RANGE_CLOEXEC); e != 0 {
-		return stageCloseFDs, e
 	}
 	// Like execvp(3): the first candidate that exists decides, but one that may not be executed is passed over while others are left.
 	last := unix.ENOENT

@@ -26,12 +26,13 @@ func lookUpUser(root int, who string) (*user.ExecUser, error) {
 			return nil, api.Errorf(api.InvalidArgument, "user %q is not a valid user or group", who)
 		}
 	}
-	passwd, err := openPlain(root, "etc/passwd")
+	numeric := strings.Trim(who, "0123456789:") == ""
+	passwd, err := openPlain(root, "etc/passwd", numeric)
 	if err != nil {
 		return nil, err
 	}
 	defer passwd.Close()
-	group, err := openPlain(root, "etc/group")
+	group, err := openPlain(root, "etc/group", numeric)
 	if err != nil {
 		return nil, err
 	}
@@ -43,8 +44,9 @@ func lookUpUser(root int, who string) (*user.ExecUser, error) {
 	return u, nil
 }
 
-// openPlain opens a regular file in root; an empty reader when there is none. A fifo or device there must not hang the runtime.
-func openPlain(root int, name string) (io.ReadCloser, error) {
+// openPlain opens a regular file in root; an empty reader when there is none. A fifo or device there must not hang the runtime: it is refused, or
+// passed over where numbers can do without names.
+func openPlain(root int, name string, optional bool) (io.ReadCloser, error) {
 	fd, err := mount.OpenInRoot(root, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return io.NopCloser(strings.NewReader("")), nil //nolint:nilerr // an image may have none
@@ -52,6 +54,9 @@ func openPlain(root int, name string) (io.ReadCloser, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		unix.Close(fd)
+		if optional {
+			return io.NopCloser(strings.NewReader("")), nil
+		}
 		return nil, api.Errorf(api.InvalidArgument, "/%s in the image is not a regular file", name)
 	}
 	f := os.NewFile(uintptr(fd), name)

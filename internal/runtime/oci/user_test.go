@@ -76,8 +76,11 @@ func TestUserFilesOfTheImage(t *testing.T) {
 			if err := place(filepath.Join(dir, file)); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := lookUpUser(root, "0"); api.KindOf(err) != api.InvalidArgument {
+			if _, err := lookUpUser(root, "root:root"); api.KindOf(err) != api.InvalidArgument {
 				t.Errorf("%s as %s: %v", name, file, err)
+			}
+			if u, err := lookUpUser(root, "0:7"); err != nil || u.Uid != 0 || u.Gid != 7 { // numbers can do without names
+				t.Errorf("%s as %s, numbers: %+v, %v", name, file, u, err)
 			}
 		}
 	}
