@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/lock"
@@ -149,19 +147,11 @@ func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, kno
 		return err
 	}
 	if t != nil {
-		return os.Rename(dir, t.place(e.stateTrash(), id, "sandbox"))
-	}
-	return removeFolder(dir)
-}
-
-// removeFolder removes a sandbox's folder, into which a sweep may put a lock file at any moment.
-func removeFolder(dir string) (err error) {
-	for range 10 {
-		if err = os.RemoveAll(dir); !errors.Is(err, unix.ENOTEMPTY) {
-			break
+		if err := os.Rename(dir, t.place(e.stateTrash(), id, "sandbox")); err == nil || errors.Is(err, os.ErrNotExist) {
+			return nil
 		}
 	}
-	return err
+	return lock.RemoveDir(dir)
 }
 
 // wasStarted reports whether the container ever got as far as its bundle.

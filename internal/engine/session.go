@@ -27,9 +27,10 @@ func (e *Engine) session(l *launched, a api.Attach) *api.Session {
 			return exit, err
 		}
 		trash, err := e.reapToTrash(context.WithoutCancel(ctx), l.c)
-		if err != nil { // the keeper waits for its owner, so do not wait for it: left alone it has the clean-up tried once more
-			l.leave()
-			return exit, err
+		if err != nil {
+			l.leave() // the shim has another try at it
+			exit.Error = "cleaning up after the container: " + err.Error()
+			return exit, nil
 		}
 		l.owner.Done(trash...)
 		l.owner.Drain(ctx)

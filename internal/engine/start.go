@@ -170,7 +170,7 @@ func (e *Engine) openSandbox(ctx context.Context, c *api.Container, u *undo.Stac
 		}
 		return "", nil, nil, err
 	}
-	u.Add(func() { os.RemoveAll(dir) })
+	u.Add(func() { lock.RemoveDir(dir) })
 
 	type result struct {
 		link *api.Link

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/lock"
 	"brig/internal/runtime"
 	"brig/internal/runtime/ns"
 )
@@ -302,7 +303,7 @@ func (e *Engine) removeEnded(ctx context.Context, c *api.Container, volumes bool
 	if err := e.removeAll(c, c.ID, volumes, nil); err != nil {
 		return err
 	}
-	return removeFolder(e.sandboxDir(c.ID))
+	return lock.RemoveDir(e.sandboxDir(c.ID))
 }
 
 // removeBroken removes a container whose record cannot be read, by its whole ID.

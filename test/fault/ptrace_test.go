@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,7 +34,18 @@ func killAt(t *testing.T, cmd *exec.Cmd, who victim, n int) (count int) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
+	resume()
 	return tr.count
+}
+
+// resume takes back the SIGSTOP with which the kernel hands a new thread to its tracer, where there was none any more to take it.
+func resume() {
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil && pid > 1 && pid != os.Getpid() {
+			unix.Kill(pid, unix.SIGCONT)
+		}
+	}
 }
 
 // onThread runs f on a thread that ends with it, upon which the kernel lets go of what it traced. The process's first thread never ends.

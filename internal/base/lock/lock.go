@@ -64,6 +64,15 @@ func Held(path string) bool {
 	return unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB) == unix.EWOULDBLOCK
 }
 
+// RemoveDir removes a folder with a lock file in it, which somebody who came too late may make anew while it is being emptied.
+func RemoveDir(dir string) error {
+	err := os.RemoveAll(dir)
+	for try := 0; errors.Is(err, unix.ENOTEMPTY) && try < 100; try++ {
+		err = os.RemoveAll(dir)
+	}
+	return err
+}
+
 // File is the open lock file, to be handed to a child that shall hold the lock too.
 func (l *Lock) File() *os.File { return l.f }
 

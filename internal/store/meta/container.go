@@ -12,6 +12,7 @@ import (
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/id"
+	"brig/internal/base/lock"
 	"brig/internal/base/undo"
 
 	"golang.org/x/sys/unix"
@@ -183,11 +184,7 @@ func (s *Store) RemoveContainer(cid string) error {
 	if unix.Rmdir(dir) == nil {
 		return nil
 	}
-	err := os.RemoveAll(dir)
-	for try := 0; errors.Is(err, unix.ENOTEMPTY) && try < 100; try++ { // somebody still makes a lock file here
-		err = os.RemoveAll(dir)
-	}
-	return err
+	return lock.RemoveDir(dir)
 }
 
 // Discard makes a container gone by moving its folder to trash, a path on the same file system, and frees its name. What is left is to remove trash.
