@@ -205,7 +205,7 @@ func (e *Engine) removeAll(c *api.Container, id string, volumes bool, t *trash) 
 func (e *Engine) sweep(ctx context.Context) {
 	parent := filepath.Join(e.state, "sandbox")
 	if swept := filepath.Join(parent, ".swept"); !exists(swept) && e.sweepRecords(ctx) == nil {
-		writePlain(swept, nil, 0o600)
+		_ = writePlain(swept, nil, 0o600) // without it the next command looks again
 	}
 	d, err := os.Open(parent)
 	if err != nil {

@@ -30,7 +30,7 @@ func (e *Engine) session(l *launched, a api.Attach) *api.Session {
 		if err != nil {
 			l.leave() // the shim has another try at it
 			exit.Error = "cleaning up after the container: " + err.Error()
-			return exit, nil
+			return exit, nil //nolint:nilerr // it is in the exit record
 		}
 		l.owner.Done(trash...)
 		l.owner.Drain(ctx)

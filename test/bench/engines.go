@@ -128,7 +128,7 @@ func tail(s string, n int) string { return s[max(0, len(s)-n):] }
 func (b *bench) openBrig(e *engine) (err error) {
 	brig := []string{filepath.Join(b.bin, "brig"), "--root", filepath.Join(b.dir, "brig-root"), "--state", filepath.Join(b.dir, "brig-state")}
 	with := func(args ...string) []string { return append(brig[:len(brig):len(brig)], args...) }
-	if e.version, err = firstLine(brig[0], "version"); err != nil {
+	if e.version, err = firstLine(brig[0], "--version"); err != nil {
 		return fmt.Errorf("%w: make build", err)
 	}
 	e.down = append(e.down, func() { _ = b.do(with("system", "reset", "--force")...) })

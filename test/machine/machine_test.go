@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -115,5 +116,34 @@ func TestSettleGivesUpWithWhatIsLeft(t *testing.T) {
 	}
 	if !slices.Contains(left, "link: "+now["link"][0]) {
 		t.Errorf("left %q lacks %s", left, now["link"][0])
+	}
+}
+
+// TestForeignGroups: files stand for a control group, as the kernel shows it to this PID namespace.
+func TestForeignGroups(t *testing.T) {
+	for name, c := range map[string]struct {
+		dir, current, procs string
+		want                bool
+	}{
+		"brig-empty":     {"pids/brig-empty", "0\n", "", false},
+		"brig-ours":      {"pids/brig-ours", "2\n", "71\n72\n", false},
+		"brig-foreign":   {"pids/brig-foreign", "1\n", "", true},
+		"brig-foreign-2": {"brig-foreign-2", "1\n", "0\n", true},
+		"brig-mixed":     {"brig-mixed", "2\n", "0\n71\n", false},
+		"brig-none":      {"elsewhere", "1\n", "", false},
+	} {
+		root := t.TempDir()
+		dir := filepath.Join(root, c.dir)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for file, text := range map[string]string{"pids.current": c.current, "cgroup.procs": c.procs} {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := foreign(root, name); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
 	}
 }

@@ -122,7 +122,8 @@ func processes() ([]string, error) {
 	return out, nil
 }
 
-// cgroups lists the groups that Brig may have made: those that have "brig" in their path.
+// cgroups lists the groups that Brig may have made: those that have "brig" in their path. No namespace hides those of containers that
+// somebody else runs on the machine at the same time; they are left out.
 func cgroups() ([]string, error) {
 	const root = "/sys/fs/cgroup"
 	var out []string
@@ -130,10 +131,29 @@ func cgroups() ([]string, error) {
 		if err != nil {
 			return nil // removed meanwhile
 		}
-		if d.IsDir() && strings.Contains(path[len(root):], "brig") {
+		if d.IsDir() && strings.Contains(path[len(root):], "brig") && !foreign(root, d.Name()) {
 			out = append(out, path)
 		}
 		return nil
 	})
 	return out, err
+}
+
+// foreign reports whether the group of this name holds processes, none of which is in this PID namespace or below it.
+func foreign(root, name string) bool {
+	for _, dir := range []string{filepath.Join(root, "pids", name), filepath.Join(root, name)} {
+		count, err := os.ReadFile(filepath.Join(dir, "pids.current"))
+		if err != nil || strings.TrimSpace(string(count)) == "0" {
+			continue
+		}
+		procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err != nil {
+			continue
+		}
+		// A process of another PID namespace is not listed (version 1), or as 0 (version 2): cgroups(7).
+		if !slices.ContainsFunc(strings.Fields(string(procs)), func(pid string) bool { return pid != "0" }) {
+			return true
+		}
+	}
+	return false
 }
