@@ -24,6 +24,7 @@ func (e *Engine) fillState(c *api.Container) {
 		c.Link = readLink(dir)
 		return
 	}
+	ending := err == nil && e.occupied(c.ID) // asked first: when its shim has gone, the exit status is there or never will be
 	exit := readExit(e.exitPath(c.ID))
 	if exit == nil {
 		exit = readExit(filepath.Join(dir, shim.ExitName))
@@ -31,6 +32,9 @@ func (e *Engine) fillState(c *api.Container) {
 	switch {
 	case exit != nil:
 		c.State = api.State{Status: api.StatusExited, StartedAt: exit.StartedAt, Exit: &exit.Exit}
+	case ending: // the process has ended, and its shim is about to say how
+		c.State = api.State{Status: api.StatusRunning, Pid: s.Pid, StartedAt: s.StartedAt}
+		c.Link = readLink(dir)
 	case err == nil: // it ran, and who should have kept its exit status is gone
 		c.State = api.State{Status: api.StatusExited, StartedAt: s.StartedAt, Exit: &lostExit}
 	default:

@@ -51,7 +51,11 @@ func (e *Engine) Stop(ctx context.Context, name string, timeout *int) error {
 	ct, err := e.running(ctx, &c)
 	if err != nil {
 		if errors.Is(err, api.Conflict) {
-			return nil // docker stop of a stopped container is no error
+			l, err := e.claim(ctx, &c, true) // it may have ended a moment ago
+			if err != nil {
+				return err
+			}
+			return l.Release() // docker stop of a stopped container is no error
 		}
 		return err
 	}
@@ -242,7 +246,13 @@ func (e *Engine) Wait(ctx context.Context, name string) (api.Exit, error) {
 			return api.Exit{}, err
 		}
 	}
-	e.fillState(&c)
+	for e.fillState(&c); c.State.Status == api.StatusRunning; e.fillState(&c) { // its shim is about to say how it ended
+		select {
+		case <-ctx.Done():
+			return api.Exit{}, ctx.Err()
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
 	if c.State.Exit != nil {
 		return *c.State.Exit, nil
 	}
