@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -39,8 +40,21 @@ func (e *Engine) Run(ctx context.Context, spec api.ContainerSpec, a *api.Attach,
 		e.sweep(ctx)
 		return c, nil, nil
 	}
+	swept := make(chan struct{})
+	go func() { // in the shadow of the container's own time
+		defer close(swept)
+		e.sweep(context.WithoutCancel(ctx))
+	}()
 	s := e.session(l, *a)
-	go e.sweep(context.WithoutCancel(ctx)) // in the shadow of the container's own time
+	wait := s.Wait
+	s.Wait = func(ctx context.Context) (api.Exit, error) {
+		exit, err := wait(ctx)
+		select { // what it has begun it finishes; with nothing to sweep it has long been done
+		case <-swept:
+		case <-time.After(claimLimit):
+		}
+		return exit, err
+	}
 	return c, s, nil
 }
 
