@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -39,16 +40,20 @@ func (e *Engine) Run(ctx context.Context, spec api.ContainerSpec, a *api.Attach,
 		e.sweep(ctx)
 		return c, nil, nil
 	}
-	s := e.session(l, *a)
 	swept := make(chan struct{})
 	go func() { // in the shadow of the container's own time
+		defer close(swept)
 		e.sweep(context.WithoutCancel(ctx))
-		close(swept)
 	}()
+	s := e.session(l, *a)
 	wait := s.Wait
 	s.Wait = func(ctx context.Context) (api.Exit, error) {
-		defer func() { <-swept }() // a sweep that is cut off by this process's end leaves as much as it found
-		return wait(ctx)
+		exit, err := wait(ctx)
+		select { // what it has begun it finishes; with nothing to sweep it has long been done
+		case <-swept:
+		case <-time.After(claimLimit):
+		}
+		return exit, err
 	}
 	return c, s, nil
 }

@@ -51,7 +51,11 @@ func (e *Engine) Stop(ctx context.Context, name string, timeout *int) error {
 	ct, err := e.running(ctx, &c)
 	if err != nil {
 		if errors.Is(err, api.Conflict) {
-			return nil // docker stop of a stopped container is no error
+			l, err := e.claim(ctx, &c, true) // it may have ended a moment ago
+			if err != nil {
+				return err
+			}
+			return l.Release() // docker stop of a stopped container is no error
 		}
 		return err
 	}

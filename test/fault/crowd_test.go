@@ -194,6 +194,31 @@ func TestOwnerThatDoesNotGetOn(t *testing.T) {
 	}
 }
 
+// TestExitIsNeverLost asks for the status in the moment between a process's end and its shim's word on it.
+func TestExitIsNeverLost(t *testing.T) {
+	w := newWorld(t)
+	w.must("create", "--name", "short", "brig/base", "sh", "-c", "exit 5")
+	for range 20 * scale() {
+		w.must("start", "short")
+		for {
+			s := w.inspect("short").State
+			if s.Running {
+				continue
+			}
+			if s.ExitCode != 5 {
+				t.Errorf("inspect: %+v", s)
+			}
+			break
+		}
+		w.must("start", "short")
+		if code := w.must("wait", "short"); code != "5" {
+			t.Errorf("wait: %s", code)
+		}
+	}
+	w.must("rm", "short")
+	w.mustBeClean("after rm")
+}
+
 // TestExecLeavesAWriter: what an exec left in the background does not keep the shim from its work.
 func TestExecLeavesAWriter(t *testing.T) {
 	w := newWorld(t)

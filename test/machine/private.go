@@ -15,6 +15,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"brig/internal/base/lock"
 )
 
 // stageEnv tells a re-executed program how far it is: "init" in the namespaces' first process, "inside" in the program itself.
@@ -33,6 +35,12 @@ func Private(network bool) error {
 		}
 		os.Exit(runInit(network))
 	}
+	// Control groups are the machine's, whatever the namespaces: one test program at a time, or each finds the other's.
+	turn, err := lock.Take(filepath.Join(os.TempDir(), "brig-test-machine.lock"))
+	if err != nil {
+		return err
+	}
+	defer turn.Release()
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), stageEnv+"=init")
