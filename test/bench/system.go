@@ -76,17 +76,23 @@ func memory(b *bench, c testcase) error {
 			fmt.Printf("  %-12s %v\n", e.name, err)
 			continue
 		}
+		if total == 0 {
+			fmt.Printf("  %-12s none of %s found\n", e.name, strings.Join(keepers, ", "))
+			continue
+		}
 		fmt.Printf("  %-12s %8d\n", e.name, total/containers)
 	}
 	for pid, size := range pss([]string{"dockerd", "containerd"}) {
-		fmt.Printf("  (daemon)     %8d  %s\n", size, exe(pid))
+		fmt.Printf("  (daemon)     %8d  %s\n", size, program(pid))
 	}
 	return nil
 }
 
-func exe(pid int) string {
-	path, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-	return filepath.Base(path)
+// program is what a process was started as. Its file would not do: that of a shim of Brig's is a detached mount, without a name.
+func program(pid int) string {
+	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	name, _, _ := strings.Cut(string(line), "\x00")
+	return filepath.Base(name)
 }
 
 // pss returns the proportional set size in KiB of each process of this PID namespace whose program is among names; nil means any.
@@ -96,7 +102,7 @@ func pss(names []string) map[int]int64 {
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range dirs {
 		pid, _ := strconv.Atoi(filepath.Base(dir))
-		if ns, _ := os.Readlink(dir + "/ns/pid"); ns != mine || names != nil && !slices.Contains(names, exe(pid)) {
+		if ns, _ := os.Readlink(dir + "/ns/pid"); ns != mine || names != nil && !slices.Contains(names, program(pid)) {
 			continue
 		}
 		f, err := os.Open(dir + "/smaps_rollup")
