@@ -117,7 +117,8 @@ func processes() ([]string, error) {
 		if ns == mine && !strings.HasPrefix(filepath.Base(name), "brig") {
 			continue
 		}
-		out = append(out, filepath.Base(dir)+" "+strings.TrimSpace(strings.ReplaceAll(string(cmdline), "\x00", " ")))
+		words, _, _ := strings.Cut(strings.TrimSpace(strings.ReplaceAll(string(cmdline), "\x00", " ")), " --resume ") // a shim that renewed itself is the same one
+		out = append(out, filepath.Base(dir)+" "+words)
 	}
 	return out, nil
 }
