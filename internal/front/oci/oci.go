@@ -1,4 +1,11 @@
-// Package oci is the door of the OCI runtime command line, runc's. It goes straight to the runtime.
+// Package oci is the door of the OCI runtime command line, runc's: the same verbs, flags, output and exit codes, so that engines which call runc can
+// call it instead. It goes straight to the runtime.
+//
+// # What is kept of a container
+//
+// A folder ROOT/ID, which the first to make it owns: config.json as it was when the container was created, state.json as soon as its process
+// waits, start.sock until it has been started, and a lock that whoever changes the container holds. The process itself tells whether it
+// lives. A folder without state.json is what a creator that was killed has left; the next create, or delete, removes it.
 package oci
 
 import (
@@ -7,30 +14,52 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"brig/api"
 	"brig/internal/runtime/initproc"
 	"brig/internal/runtime/shim"
 )
 
-const usage = `brig-oci runs OCI bundles.
-
-Usage:
-  brig-oci [--root DIR] run [-b DIR] ID      run a bundle and wait for it
-  brig-oci spec                              write a config.json
-  brig-oci --version
-
-Used by brig:
-  brig-oci shim DIR                          keep a sandbox
-  brig-oci init [--] COMMAND [ARG...]        first process of a container
-
-Examples:
-  mkdir -p b/rootfs && tar -C b/rootfs -xf root.tar
-  cd b && brig-oci spec && brig-oci run hello
-`
-
 // Version is set by the linker.
 var Version = "dev"
+
+// verb is one command.
+type verb struct {
+	name, args, help string
+	flags            []flag
+	firstArgEnds     bool // what follows the first argument belongs to a command of the user's
+	min, max         int  // how many arguments; max -1: any number
+	run              func(c *call) (int, error)
+}
+
+// call is one command's invocation.
+type call struct {
+	globals
+	values
+	args                  []string
+	stdin, stdout, stderr *os.File
+}
+
+// verbs in the order of runc's help. It is a function so that nothing is built before main.
+func verbs() []verb {
+	id := "CONTAINER"
+	return []verb{
+		{"create", id, "create a container", createFlags(), false, 1, 1, create},
+		{"delete", id, "delete what is kept of a container", []flag{{"force", "f", isBool, "kill it first if it runs, and be content if there is none"}}, false, 1, 1, remove},
+		{"exec", id + " COMMAND [ARG...]", "execute a process in a container", execFlags(), true, 1, -1, execute},
+		{"kill", id + " [SIGNAL]", "send a signal (default SIGTERM) to a container's first process", []flag{{"all", "a", isBool, "send it to all processes"}}, false, 1, 2, kill},
+		{"list", "", "list the containers below --root", listFlags(), false, 0, 0, list},
+		{"pause", id, "stop all processes of a container for a while", nil, false, 1, 1, pause},
+		{"ps", id + " [PS OPTION...]", "list the processes of a container", []flag{{"format", "f", isString, "table (default) or json"}}, true, 1, -1, ps},
+		{"resume", id, "let a paused container go on", nil, false, 1, 1, resume},
+		{"run", id, "create a container, start it and wait for it", runFlags(), false, 1, 1, run},
+		{"spec", "", "write an example config.json", specFlags(), false, 0, 0, spec},
+		{"start", id, "execute the command of a container that was created", nil, false, 1, 1, start},
+		{"state", id, "print the state of a container, as JSON", nil, false, 1, 1, state},
+		{"update", id, "change the limits of a container", updateFlags(), false, 1, 1, update},
+	}
+}
 
 // Main runs one verb and returns the exit code.
 func Main(argv []string, stdin, stdout, stderr *os.File) int {
@@ -38,68 +67,85 @@ func Main(argv []string, stdin, stdout, stderr *os.File) int {
 	if len(args) > 0 {
 		switch args[0] { // these two are on the hot path
 		case "shim":
-			return report(shim.Main(args[1:]), stderr)
+			return report(shim.Main(args[1:]), nil, stderr)
 		case "init":
 			return initproc.Main(args[1:])
 		}
 	}
-	g := globals{root: "/run/brig-oci"}
-	args, err := g.parse(args)
+	c := &call{stdin: stdin, stdout: stdout, stderr: stderr}
+	values, args, err := parse("brig-oci", globalFlags(), args, true)
 	if err != nil {
-		return report(err, stderr)
+		return report(err, nil, stderr)
 	}
-	if len(args) == 0 {
-		fmt.Fprint(stderr, usage)
-		return 1
-	}
-	switch args[0] {
-	case "help", "--help", "-h":
-		fmt.Fprint(stdout, usage)
+	c.globals = newGlobals(values)
+	switch {
+	case values.on("version"):
+		fmt.Fprintf(stdout, "brig-oci version %s\nspec: %s\n", Version, specVersion)
 		return 0
-	case "--version", "-v", "version":
-		fmt.Fprintf(stdout, "brig-oci version %s\nspec: 1.3.0\n", Version)
+	case values.on("help"):
+		usage(stdout)
 		return 0
-	case "spec":
-		return report(writeSpec(args[1:]), stderr)
-	case "run":
-		code, err := run(&g, args[1:], [3]*os.File{stdin, stdout, stderr})
-		if err != nil {
-			return report(err, stderr)
-		}
-		return code
+	case len(args) == 0:
+		usage(stdout)
+		return 0
+	case args[0] == "help":
+		return help(args[1:], stdout, stderr)
 	}
-	return report(api.Errorf(api.InvalidArgument, "%q is not a command of this version: see brig-oci help", args[0]), stderr)
-}
-
-// globals are the flags before the verb.
-type globals struct {
-	root string
-}
-
-func (g *globals) parse(args []string) ([]string, error) {
-	for len(args) > 0 && strings.HasPrefix(args[0], "--") && args[0] != "--version" && args[0] != "--help" {
-		name, value, ok := strings.Cut(args[0], "=")
-		if name != "--root" {
-			return nil, api.Errorf(api.InvalidArgument, "flag %s is not known to this version: see brig-oci help", name)
+	for _, v := range verbs() {
+		if v.name == args[0] {
+			return c.do(&v, args[1:])
 		}
-		args = args[1:]
-		if !ok {
-			if len(args) == 0 {
-				return nil, api.Errorf(api.InvalidArgument, "flag --root needs a folder")
-			}
-			value, args = args[0], args[1:]
-		}
-		g.root = value
 	}
-	return args, nil
+	return report(api.Errorf(api.InvalidArgument, "%q is not a command: see brig-oci --help", args[0]), &c.globals, stderr)
 }
 
-// report prints an error and returns its exit code: runc says 1 for everything of its own.
-func report(err error, stderr io.Writer) int {
+func (c *call) do(v *verb, argv []string) int {
+	flags := append([]flag{{"help", "h", isBool, "show this help"}}, v.flags...)
+	var err error
+	if c.values, c.args, err = parse(v.name, flags, argv, v.firstArgEnds); err != nil {
+		return report(err, &c.globals, c.stderr)
+	}
+	if c.on("help") {
+		verbUsage(v, c.stdout)
+		return 0
+	}
+	if len(c.args) < v.min || v.max >= 0 && len(c.args) > v.max {
+		err := api.Errorf(api.InvalidArgument, "%s takes %s: brig-oci %s [flags] %s", v.name, argCount(v), v.name, v.args)
+		return report(err, &c.globals, c.stderr)
+	}
+	if v.args != "" {
+		if err := checkID(c.args[0]); err != nil {
+			return report(err, &c.globals, c.stderr)
+		}
+	}
+	code, err := v.run(c)
+	if err != nil {
+		return report(err, &c.globals, c.stderr)
+	}
+	return code
+}
+
+func argCount(v *verb) string {
+	switch {
+	case v.max == 0:
+		return "no argument"
+	case v.max == v.min:
+		return fmt.Sprintf("exactly %d argument", v.min)
+	case v.max < 0:
+		return fmt.Sprintf("at least %d argument", v.min)
+	}
+	return fmt.Sprintf("%d to %d arguments", v.min, v.max)
+}
+
+// report prints an error, writes it to the log that an engine reads, and returns its exit code: runc says 1 for everything of its own.
+func report(err error, g *globals, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
 	fmt.Fprintln(stderr, "brig-oci:", err)
+	if g != nil {
+		g.logError(err)
+	}
 	switch {
 	case errors.Is(err, api.CommandNotFound):
 		return 127
@@ -107,4 +153,71 @@ func report(err error, stderr io.Writer) int {
 		return 126
 	}
 	return 1
+}
+
+// logError appends a line to --log. Engines show its last error to their user.
+func (g *globals) logError(err error) { g.logLine("error", err.Error()) }
+
+func (g *globals) warn(err error) { g.logLine("warning", err.Error()) }
+
+func (g *globals) logLine(level, msg string) {
+	if g.log == "" {
+		return
+	}
+	f, err := os.OpenFile(g.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	if err != nil {
+		return // the error itself is on stderr
+	}
+	defer f.Close()
+	now := time.Now().UTC().Format(time.RFC3339)
+	if g.logFormat == "json" {
+		fmt.Fprintf(f, "{\"level\":%s,\"msg\":%s,\"time\":%s}\n", jsonString(level), jsonString(msg), jsonString(now))
+		return
+	}
+	fmt.Fprintf(f, "time=%q level=%s msg=%q\n", now, level, msg)
+}
+
+func usage(w io.Writer) {
+	fmt.Fprint(w, `brig-oci runs OCI bundles: folders with a config.json and a root file system.
+
+Usage:
+  brig-oci [flags] COMMAND [flags] [ARG...]
+
+Commands:
+`)
+	for _, v := range verbs() {
+		fmt.Fprintf(w, "  %-12s %s\n", v.name, v.help)
+	}
+	fmt.Fprint(w, `
+Used by brig:
+  shim DIR                       keep a sandbox
+  init [--] COMMAND [ARG...]     be the first process of a container
+
+Flags:
+`)
+	describe(w, globalFlags())
+	fmt.Fprint(w, `
+Examples:
+  mkdir -p b/rootfs && tar -C b/rootfs -xf root.tar
+  cd b && brig-oci spec && brig-oci run hello
+`)
+}
+
+func help(args []string, stdout, stderr *os.File) int {
+	if len(args) == 0 {
+		usage(stdout)
+		return 0
+	}
+	for _, v := range verbs() {
+		if v.name == args[0] {
+			verbUsage(&v, stdout)
+			return 0
+		}
+	}
+	return report(api.Errorf(api.InvalidArgument, "%q is not a command: see brig-oci --help", args[0]), nil, stderr)
+}
+
+func verbUsage(v *verb, w io.Writer) {
+	fmt.Fprintf(w, "brig-oci %s: %s\n\nUsage:\n  brig-oci %s\n\nFlags:\n", v.name, v.help, strings.TrimSpace(v.name+" [flags] "+v.args))
+	describe(w, append([]flag{{"help", "h", isBool, "show this help"}}, v.flags...))
 }

@@ -1,13 +1,10 @@
 package oci
 
 import (
-	"encoding/json"
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"brig/api"
@@ -15,110 +12,119 @@ import (
 	"brig/internal/runtime/oci"
 )
 
-// run is `brig-oci run [-b DIR] ID`: create, start, wait, delete.
-func run(g *globals, args []string, stdio [3]*os.File) (int, error) {
-	bundle, id, err := runArgs(args)
+func runFlags() []flag {
+	return append(createFlags(),
+		flag{"detach", "d", isBool, "return when the command runs"},
+		flag{"keep", "", isBool, "do not delete the container at its end"},
+		flag{"no-subreaper", "", isBool, "do not become the parent of orphans; brig-oci never does"},
+	)
+}
+
+// run is `brig-oci run`: create, start, wait, delete. The process is started by this one, so it waits at no gate.
+func run(c *call) (int, error) {
+	m, err := c.make(false)
 	if err != nil {
 		return 0, err
 	}
-	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
-	if err != nil {
-		return 0, api.Errorf(api.InvalidArgument, "bundle %s: %w", bundle, err)
-	}
-	spec := new(specs.Spec)
-	if err := json.Unmarshal(data, spec); err != nil {
-		return 0, api.Errorf(api.InvalidArgument, "%s/config.json: %w", bundle, err)
-	}
-	if spec.Root == nil {
-		return 0, api.Errorf(api.InvalidArgument, "%s/config.json: root is missing", bundle)
-	}
-	root := spec.Root.Path
-	if !filepath.IsAbs(root) {
-		root = filepath.Join(bundle, root)
-	}
-	if err := os.MkdirAll(g.root, 0o700); err != nil {
+	if err := m.made.Start(); err != nil {
+		m.undo()
 		return 0, err
 	}
-	held, err := lock.Try(filepath.Join(g.root, id))
-	if err != nil {
-		return 0, api.Errorf(api.AlreadyExists, "container %s exists already", id)
+	if err := c.poststart(m.e, m.spec); err != nil {
+		return 0, err
 	}
-	defer func() {
-		os.Remove(filepath.Join(g.root, id))
-		held.Release()
-	}()
-	req := &oci.Request{ID: id, Spec: spec, Bundle: bundle, RootPath: root, MountPoint: root, NetNS: -1, Stdio: [3]int{0, 1, 2}}
-	c, err := oci.Create(req)
+	m.lock.Release()
+	if c.on("detach") {
+		return 0, nil
+	}
+	exit, err := c.attend(m.made.Process)
 	if err != nil {
 		return 0, err
 	}
-	defer c.Cgroup.Remove()
-	if err := c.Start(); err != nil {
-		c.Reap()
-		return 0, err
+	if c.on("keep") {
+		return exit.Code, nil
 	}
+	_, l, err := c.hold(m.e.ID)
+	if err != nil {
+		return exit.Code, nil //nolint:nilerr // somebody else has deleted it
+	}
+	defer l.Release()
+	return exit.Code, c.destroy(m.e)
+}
+
+// attend passes signals and the terminal on until the process has ended.
+func (c *call) attend(p *oci.Process) (api.Exit, error) {
 	signals := make(chan os.Signal, 32)
 	signal.Notify(signals)
+	defer signal.Stop(signals)
+	in := int(c.stdin.Fd())
 	go func() {
 		for s := range signals {
-			if sig, ok := s.(unix.Signal); ok && sig != unix.SIGCHLD && sig != unix.SIGURG && sig != unix.SIGPIPE {
-				unix.PidfdSendSignal(c.PidFD, sig, nil, 0)
+			sig, ok := s.(unix.Signal)
+			switch {
+			case !ok || sig == unix.SIGCHLD || sig == unix.SIGURG || sig == unix.SIGPIPE:
+			case sig == unix.SIGWINCH && p.Console != nil:
+				copySize(in, int(p.Console.Fd()))
+			default:
+				unix.PidfdSendSignal(p.PidFD, sig, nil, 0)
 			}
 		}
 	}()
 	shown := make(chan struct{})
-	if c.Console != nil {
-		restore := rawTerminal(stdio[0], c.Console)
+	if p.Console != nil {
+		restore := rawTerminal(in, int(p.Console.Fd()))
 		defer restore()
-		go func() { _, _ = io.Copy(c.Console, stdio[0]) }()
+		go func() { _, _ = io.Copy(p.Console, c.stdin) }()
 		go func() {
-			_, _ = io.Copy(stdio[1], c.Console)
+			_, _ = io.Copy(c.stdout, p.Console)
 			close(shown)
 		}()
 	} else {
 		close(shown)
 	}
-	exit, err := c.Reap()
-	c.Cgroup.Kill(unix.SIGKILL)
-	<-shown // the console may have held output still
-	return exit.Code, err
+	exit, err := p.Reap()
+	<-shown // the terminal may have held output still
+	return exit, err
 }
 
-func runArgs(args []string) (bundle, id string, err error) {
-	bundle = "."
-	for len(args) > 0 && len(args[0]) > 1 && args[0][0] == '-' {
-		switch {
-		case (args[0] == "-b" || args[0] == "--bundle") && len(args) > 1:
-			bundle, args = args[1], args[2:]
-		case len(args[0]) > 9 && args[0][:9] == "--bundle=":
-			bundle, args = args[0][9:], args[1:]
-		default:
-			return "", "", api.Errorf(api.InvalidArgument, "run: flag %s is not known to this version: see brig-oci help", args[0])
+// destroy removes all of a container that has ended. The caller holds its lock.
+func (c *call) destroy(e *entry) error {
+	if e.Cgroup != "" {
+		if err := removeCgroup(e.Cgroup); err != nil {
+			return err
 		}
 	}
-	if len(args) != 1 || args[0] == "" || args[0] == "." || args[0] == ".." || filepath.Base(args[0]) != args[0] {
-		return "", "", api.Errorf(api.InvalidArgument, "run takes one container ID, without slashes")
+	if s, err := e.config(); err == nil && s.Hooks != nil && len(s.Hooks.Poststop) > 0 {
+		state, err := e.stateJSON("stopped", 0)
+		if err == nil {
+			err = oci.RunHooks("poststop", s.Hooks.Poststop, state)
+		}
+		if err != nil { // runtime.md, "Lifecycle", step 13: told, and no reason to keep the rest
+			c.warn(err)
+		}
 	}
-	bundle, err = filepath.Abs(bundle)
-	return bundle, args[0], err
+	return lock.RemoveDir(e.dir)
+}
+
+func copySize(from, to int) {
+	if w, err := unix.IoctlGetWinsize(from, unix.TIOCGWINSZ); err == nil {
+		unix.IoctlSetWinsize(to, unix.TIOCSWINSZ, w)
+	}
 }
 
 // rawTerminal puts the caller's terminal into raw mode, with its size passed on, and returns what restores it.
-func rawTerminal(in, console *os.File) func() {
-	fd := int(in.Fd())
-	old, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+func rawTerminal(in, console int) func() {
+	old, err := unix.IoctlGetTermios(in, unix.TCGETS)
 	if err != nil {
 		return func() {}
 	}
-	if w, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ); err == nil {
-		unix.IoctlSetWinsize(int(console.Fd()), unix.TIOCSWINSZ, w)
-	}
+	copySize(in, console)
 	raw := *old
 	raw.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
 	raw.Oflag &^= unix.OPOST
 	raw.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
 	raw.Cflag = raw.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
 	raw.Cc[unix.VMIN], raw.Cc[unix.VTIME] = 1, 0
-	unix.IoctlSetTermios(fd, unix.TCSETS, &raw)
-	return func() { unix.IoctlSetTermios(fd, unix.TCSETS, old) }
+	unix.IoctlSetTermios(in, unix.TCSETS, &raw)
+	return func() { unix.IoctlSetTermios(in, unix.TCSETS, old) }
 }

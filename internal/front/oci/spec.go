@@ -3,31 +3,69 @@ package oci
 import (
 	"encoding/json"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"brig/api"
 )
 
-// writeSpec is `brig-oci spec`: a config.json for a shell in ./rootfs, as runc spec's.
-func writeSpec(args []string) error {
-	if len(args) > 0 {
-		return api.Errorf(api.InvalidArgument, "spec: flag %s is not known to this version: see brig-oci help", args[0])
+func specFlags() []flag {
+	return []flag{
+		{"bundle", "b", isString, "folder to write config.json into (default: the working directory)"},
+		{"rootless", "", isBool, "for a user without root's rights: with a user namespace, without limits"},
 	}
-	f, err := os.OpenFile("config.json", os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+}
+
+// spec is `brig-oci spec`: a config.json for a shell in ./rootfs, as runc spec's.
+func spec(c *call) (int, error) {
+	path := filepath.Join(c.str("bundle"), configName)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		if os.IsExist(err) {
-			return api.Errorf(api.AlreadyExists, "config.json exists: remove it first")
+			return 0, api.Errorf(api.AlreadyExists, "%s exists: remove it first", path)
 		}
-		return err
+		return 0, err
+	}
+	s := example()
+	if c.on("rootless") {
+		makeRootless(s)
 	}
 	enc := json.NewEncoder(f)
 	enc.SetIndent("", "\t")
-	if err := enc.Encode(example()); err != nil {
+	if err := enc.Encode(s); err != nil {
 		f.Close()
-		return err
+		os.Remove(path)
+		return 0, err
 	}
-	return f.Close()
+	return 0, f.Close()
+}
+
+// makeRootless turns the example into one that a normal user may run: the user is root inside, /sys is the host's, the network too.
+func makeRootless(s *specs.Spec) {
+	kept := s.Linux.Namespaces[:0]
+	for _, n := range s.Linux.Namespaces {
+		if n.Type != specs.NetworkNamespace {
+			kept = append(kept, n)
+		}
+	}
+	s.Linux.Namespaces = append(kept, specs.LinuxNamespace{Type: specs.UserNamespace})
+	s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(os.Geteuid()), Size: 1}}
+	s.Linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(os.Getegid()), Size: 1}}
+	var mounts []specs.Mount
+	for _, m := range s.Mounts {
+		m.Options = slices.DeleteFunc(m.Options, func(o string) bool { return strings.HasPrefix(o, "gid=") || strings.HasPrefix(o, "uid=") })
+		if m.Destination == "/sys" {
+			m = specs.Mount{Type: "none", Source: "/sys", Destination: "/sys", Options: []string{"rbind", "nosuid", "noexec", "nodev", "ro"}}
+		}
+		if m.Type != "cgroup" {
+			mounts = append(mounts, m)
+		}
+	}
+	s.Mounts = mounts
+	s.Linux.Resources = nil
 }
 
 func example() *specs.Spec {

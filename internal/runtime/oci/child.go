@@ -19,9 +19,16 @@ type child struct {
 	procOpts  [][2]*byte // fsconfig(2) keys and values; a nil value is a flag
 	procAttr  uintptr    // MOUNT_ATTR_*
 
-	syncRead  int // one byte arrives: go; end of file: the parent died
+	syncRead  int // one byte arrives: syncGo or syncHold; end of file: the parent died
 	syncWrite int // the parent's end, of which the child has a copy
 	report    int // [2]int32{stage, errno} on failure; {stageReady, 0} when waiting; closed by a successful execve
+	gate      int // listening socket at which a held child waits for its start, whoever makes it; -1: none
+	root      int // descriptor of the root to enter before anything of the user's runs; -1: as it is
+	preserve  int // how many descriptors after the standard streams the process inherits
+
+	startHooks []startHook
+	state      []byte // room for the container's state, as start sends it, for the hooks
+	stateLen   uintptr
 
 	setsid       bool
 	console      int // terminal to become the controlling one, -1: none
@@ -49,8 +56,14 @@ type child struct {
 	paths  []*byte // candidates to execute, in order
 }
 
-// reportFD is where the report pipe is, above the standard streams, when all else is closed.
-const reportFD = 3
+// firstFD is the first descriptor after the standard streams: of those that the process inherits, then the report pipe's when all else is closed.
+const firstFD = 3
+
+// What the parent writes to a child that is ready.
+const (
+	syncGo   = 1 // execute
+	syncHold = 2 // wait at the gate: the parent goes away
+)
 
 type rlimit struct {
 	resource uintptr
@@ -62,6 +75,9 @@ const (
 	stageReady = iota + 1
 	stageProcMounted
 	stageProc
+	stageGate
+	stageRoot
+	stageStartHook
 	stageCgroup
 	stageCgroupNS
 	stageSession
@@ -84,7 +100,8 @@ const (
 
 // stageNames are the words for each stage in an error.
 var stageNames = [...]string{
-	stageProc: "mounting /proc", stageCgroup: "joining the cgroup", stageCgroupNS: "new cgroup namespace", stageSession: "new session", stageConsole: "controlling terminal",
+	stageProc: "mounting /proc", stageGate: "waiting to be started", stageRoot: "entering the root", stageStartHook: "startContainer hook",
+	stageCgroup: "joining the cgroup", stageCgroupNS: "new cgroup namespace", stageSession: "new session", stageConsole: "controlling terminal",
 	stageStdio: "standard streams", stageRlimit: "resource limit", stageNoNewPrivs: "no_new_privs", stageSeccomp: "seccomp filter",
 	stageBounding: "capability bounding set", stageGroups: "supplementary groups", stageGID: "group ID", stageUID: "user ID",
 	stageCaps: "capabilities", stageAmbient: "ambient capabilities", stageCwd: "working directory",
@@ -222,10 +239,110 @@ func runChild(c *child) (int32, syscall.Errno) {
 		}
 		break
 	}
+	if b == syncHold {
+		if s, e := letGo(c); e != 0 {
+			return s, e
+		}
+		if e := waitAtGate(c); e != 0 {
+			return stageGate, e
+		}
+	}
+	if c.root >= 0 {
+		if e := enterRootRaw(c); e != 0 {
+			return stageRoot, e
+		}
+	}
+	if len(c.startHooks) > 0 {
+		if e := runStartHooks(c); e != 0 {
+			return stageStartHook, e
+		}
+	}
 	return become(c)
 }
 
+// letGo leaves a child that will wait for long with nothing of its parent's but the streams, what the process inherits, the gate and the root: the parent's
+// lock is held by every copy of its descriptor.
+//
+//go:nosplit
+//go:noinline
+//go:norace
+//go:nocheckptr
+func letGo(c *child) (int32, syscall.Errno) {
+	if e := placeStdio(c); e != 0 {
+		return stageStdio, e
+	}
+	for i := range c.stdio {
+		c.stdio[i] = i
+	}
+	if c.console >= 0 {
+		c.console = 0
+	}
+	first := uintptr(firstFD + c.preserve)
+	gate, _, e := syscall.RawSyscall(unix.SYS_FCNTL, uintptr(c.gate), unix.F_DUPFD_CLOEXEC, first+2)
+	if e != 0 {
+		return stageGate, e
+	}
+	root, _, e := syscall.RawSyscall(unix.SYS_FCNTL, uintptr(c.root), unix.F_DUPFD_CLOEXEC, first+2)
+	if e != 0 {
+		return stageGate, e
+	}
+	if _, _, e = syscall.RawSyscall(unix.SYS_DUP3, gate, first, unix.O_CLOEXEC); e != 0 {
+		return stageGate, e
+	}
+	if _, _, e = syscall.RawSyscall(unix.SYS_DUP3, root, first+1, unix.O_CLOEXEC); e != 0 {
+		return stageGate, e
+	}
+	c.gate, c.root = int(first), int(first+1)
+	_, _, e = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, first+2, ^uintptr(0)>>32, 0)
+	return stageCloseFDs, e
+}
+
+// waitAtGate waits for whoever starts the container. From then on failures are reported on that connection. Who goes away without a word has been killed:
+// the container ends, since nobody can come through the gate again.
+//
+//go:nosplit
+//go:noinline
+//go:norace
+//go:nocheckptr
+func waitAtGate(c *child) syscall.Errno {
+	for {
+		conn, _, e := syscall.RawSyscall6(unix.SYS_ACCEPT4, uintptr(c.gate), 0, 0, unix.SOCK_CLOEXEC, 0, 0)
+		if e == unix.EINTR {
+			continue
+		}
+		if e != 0 {
+			return e
+		}
+		c.report = int(conn)
+		break
+	}
+	for {
+		n, _, e := syscall.RawSyscall(unix.SYS_READ, uintptr(c.report), uintptr(unsafe.Pointer(unsafe.SliceData(c.state))), uintptr(len(c.state)))
+		if e == unix.EINTR {
+			continue
+		}
+		if n == 0 || e != 0 {
+			syscall.RawSyscall(unix.SYS_EXIT_GROUP, 1, 0, 0)
+		}
+		c.stateLen = n
+		return 0
+	}
+}
+
+//go:nosplit
+//go:noinline
+//go:norace
+//go:nocheckptr
+func enterRootRaw(c *child) syscall.Errno {
+	if _, _, e := syscall.RawSyscall(unix.SYS_FCHDIR, uintptr(c.root), 0, 0); e != 0 {
+		return e
+	}
+	_, _, e := syscall.RawSyscall(unix.SYS_CHROOT, uintptr(unsafe.Pointer(&dot)), 0, 0)
+	return e
+}
+
 var (
+	dot       = [2]byte{'.', 0}
 	procName  = [5]byte{'p', 'r', 'o', 'c', 0}
 	emptyName = [1]byte{0}
 )
@@ -265,6 +382,26 @@ func mountProc(c *child) syscall.Errno {
 	return e
 }
 
+// placeStdio puts the standard streams where they belong, to stay open over execve.
+//
+//go:nosplit
+//go:noinline
+//go:norace
+//go:nocheckptr
+func placeStdio(c *child) syscall.Errno {
+	for i := range c.stdio {
+		fd := c.stdio[i]
+		if fd == i {
+			if _, _, e := syscall.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFD, 0); e != 0 {
+				return e
+			}
+		} else if _, _, e := syscall.RawSyscall(unix.SYS_DUP3, uintptr(fd), uintptr(i), 0); e != 0 {
+			return e
+		}
+	}
+	return 0
+}
+
 // become turns the waiting child into the container's process.
 //
 //go:nosplit
@@ -272,25 +409,24 @@ func mountProc(c *child) syscall.Errno {
 //go:norace
 //go:nocheckptr
 func become(c *child) (int32, syscall.Errno) {
-	for i := range c.stdio {
-		fd := c.stdio[i]
-		if fd == i {
-			if _, _, e := syscall.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFD, 0); e != 0 {
-				return stageStdio, e
-			}
-		} else if _, _, e := syscall.RawSyscall(unix.SYS_DUP3, uintptr(fd), uintptr(i), 0); e != 0 {
-			return stageStdio, e
-		}
+	if e := placeStdio(c); e != 0 {
+		return stageStdio, e
 	}
 	// Nothing of the runtime's stays open, so that no path, of the working directory above all, can lead through it (CVE-2024-21626). Only the
 	// report pipe must live until execve, which closes it.
-	if c.report != reportFD {
-		if _, _, e := syscall.RawSyscall(unix.SYS_DUP3, uintptr(c.report), reportFD, unix.O_CLOEXEC); e != 0 {
+	for fd := firstFD; fd < firstFD+c.preserve; fd++ {
+		if _, _, e := syscall.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFD, 0); e != 0 {
+			return stageStdio, e
+		}
+	}
+	last := firstFD + c.preserve
+	if c.report != last {
+		if _, _, e := syscall.RawSyscall(unix.SYS_DUP3, uintptr(c.report), uintptr(last), unix.O_CLOEXEC); e != 0 {
 			return stageCloseFDs, e
 		}
-		c.report = reportFD
+		c.report = last
 	}
-	if _, _, e := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, reportFD+1, ^uintptr(0)>>32, 0); e != 0 {
+	if _, _, e := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, uintptr(last)+1, ^uintptr(0)>>32, 0); e != 0 {
 		return stageCloseFDs, e
 	}
 	if c.noNewPrivs {
@@ -322,18 +458,18 @@ func become(c *child) (int32, syscall.Errno) {
 		}
 	}
 	// Like execvp(3): the first candidate that exists decides, but one that may not be executed is passed over while others are left.
-	last := unix.ENOENT
+	failed := unix.ENOENT
 	for _, p := range c.paths {
 		_, _, e := syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(p)), uintptr(unsafe.Pointer(&c.argv[0])), uintptr(unsafe.Pointer(&c.envp[0])))
 		switch e {
 		case unix.ENOENT, unix.ENOTDIR:
 		case unix.EACCES:
-			last = e
+			failed = e
 		default:
 			return stageExec, e
 		}
 	}
-	return stageExec, last
+	return stageExec, failed
 }
 
 //go:nosplit

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/record"
 	"brig/internal/kernel/cgroup"
 	"brig/internal/kernel/mount"
 )
@@ -28,8 +29,10 @@ type Request struct {
 	RootPath   string
 	MountPoint string // an existing folder that the root is mounted on, in the container's mount namespace only
 
-	NetNS int    // descriptor of the network namespace to join instead of what the spec says; -1: as the spec says
-	Stdio [3]int // descriptors for the process without a terminal; all must be 3 or more, or 0, 1, 2 in their places
+	NetNS    int    // descriptor of the network namespace to join instead of what the spec says; -1: as the spec says
+	Stdio    [3]int // descriptors for the process without a terminal; all must be 3 or more, or 0, 1, 2 in their places
+	Gate     int    // socket of OpenGate, for a process that is held; -1: it is started by Process.Start
+	Preserve int    // how many descriptors after the standard streams the process inherits; they must be open
 }
 
 // Container is a container that has been created: its process waits for Start.
@@ -40,7 +43,7 @@ type Container struct {
 
 // Create builds the container and forks its process, which waits. On error nothing of it is left.
 func Create(req *Request) (*Container, error) {
-	if err := validate(req.Spec); err != nil {
+	if err := Validate(req.Spec); err != nil {
 		return nil, err
 	}
 	layout, err := cgroup.Detect()
@@ -53,7 +56,7 @@ func Create(req *Request) (*Container, error) {
 	}
 	groups := make(chan made, 1)
 	go func() { // beside the mounts: both take about as long
-		g, err := layout.Create(cgroupPath(req), limits(req.Spec.Linux.Resources))
+		g, err := layout.Create(req.CgroupPath(), limits(req.Spec.Linux.Resources))
 		groups <- made{g, err}
 	}()
 	var group *cgroup.Group
@@ -89,7 +92,8 @@ func Create(req *Request) (*Container, error) {
 	return &Container{p, group}, nil
 }
 
-func cgroupPath(req *Request) string {
+// CgroupPath is the path of the container's cgroup in each hierarchy.
+func (req *Request) CgroupPath() string {
 	if p := req.Spec.Linux.CgroupsPath; p != "" {
 		return p
 	}
@@ -149,12 +153,44 @@ func build(req *Request, group func() (*cgroup.Group, error)) (*Process, error) 
 	return p, nil
 }
 
-// launch finishes the root, prepares the process and forks it.
+// launch prepares the process, forks it, finishes the root around it and makes it the root.
 func (b *builder) launch(slave *os.File, group func() (*cgroup.Group, error)) (*Process, error) {
 	s := b.spec
 	if err := b.workingDir(); err != nil {
 		return nil, err
 	}
+	c, err := b.child(slave)
+	if err != nil {
+		return nil, err
+	}
+	g, err := group()
+	if err != nil {
+		return nil, err
+	}
+	tasks, unified, err := g.JoinFiles()
+	if err != nil {
+		return nil, err
+	}
+	fd := c.join(tasks, unified)
+	p, err := launch(c, fd, s.Process.Args[0])
+	for _, f := range append(tasks, unified) {
+		if f != nil {
+			f.Close()
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := b.finish(p); err != nil {
+		p.Abandon()
+		return nil, err
+	}
+	return p, nil
+}
+
+// child prepares what the process will be.
+func (b *builder) child(slave *os.File) (*child, error) {
+	s := b.spec
 	filter, err := FilterOf(s.Annotations, s.Linux.Seccomp)
 	if err != nil {
 		return nil, err
@@ -169,48 +205,77 @@ func (b *builder) launch(slave *os.File, group func() (*cgroup.Group, error)) (*
 			return nil, fmt.Errorf("pseudo-terminal: owner: %w", err)
 		}
 	}
-	g, err := group()
-	if err != nil {
-		return nil, err
-	}
-	tasks, unified, err := g.JoinFiles()
-	if err != nil {
-		return nil, err
-	}
-	fd := c.join(tasks, unified)
 	c.cgroupNS = hasNamespace(s, specs.CgroupNamespace)
-	if err := c.proc(b.procPlace, b.procOpts); err != nil {
-		return nil, err
-	}
-	if err := b.pivot(); err != nil {
-		return nil, err
-	}
-	p, err := launch(c, fd, s.Process.Args[0])
-	for _, f := range append(tasks, unified) {
-		if f != nil {
-			f.Close()
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	if b.procPlace >= 0 {
-		err = p.expect(stageProcMounted)
-	}
-	if err == nil {
-		err = b.afterProc()
-	}
-	if err != nil {
-		p.Abandon()
-		return nil, err
-	}
-	if adj := s.Process.OOMScoreAdj; adj != nil {
-		if err := setOOMScoreAdj(p.Pid, *adj); err != nil {
-			p.Abandon()
+	c.root, c.gate, c.preserve = b.root, b.req.Gate, b.req.Preserve
+	if s.Hooks != nil {
+		if err := c.prepareStartHooks(s.Hooks.StartContainer); err != nil {
 			return nil, err
 		}
 	}
-	return p, nil
+	switch {
+	case c.gate < 0:
+		c.stateLen = 0
+	case len(c.startHooks) > 0:
+		c.state = make([]byte, maxState)
+	default:
+		c.state = make([]byte, 2) // the rest of the message is not wanted
+	}
+	return c, c.proc(b.procPlace, b.procOpts)
+}
+
+// finish does what needs the process: /proc, which it mounts, the hooks, which are told its number, and all that may only be hidden or made read-only
+// behind them.
+func (b *builder) finish(p *Process) error {
+	s := b.spec
+	if b.procPlace >= 0 {
+		if err := p.expect(stageProcMounted); err != nil {
+			return err
+		}
+	}
+	if err := b.afterProc(); err != nil {
+		return err
+	}
+	if err := b.createHooks(p.Pid); err != nil {
+		return err
+	}
+	if err := b.cover(); err != nil {
+		return err
+	}
+	if err := b.pivot(); err != nil {
+		return err
+	}
+	if adj := s.Process.OOMScoreAdj; adj != nil {
+		return setOOMScoreAdj(p.Pid, *adj)
+	}
+	return nil
+}
+
+// createHooks runs the hooks of creation: those of the runtime's namespaces on a thread that is still there, those of the container's here, before the root
+// is changed, so that their paths are the host's: config.md, "createContainer Hooks".
+func (b *builder) createHooks(pid int) error {
+	h := b.spec.Hooks
+	if h == nil {
+		return nil
+	}
+	state, err := StateJSON(b.spec, b.req.ID, b.req.Bundle, specs.StateCreating, pid)
+	if err != nil {
+		return err
+	}
+	//nolint:staticcheck // Prestart is deprecated, and still written by engines.
+	if len(h.Prestart)+len(h.CreateRuntime) > 0 {
+		done := make(chan error)
+		go func() { // this goroutine's thread has left the host, another one has not
+			err := RunHooks("prestart", h.Prestart, state)
+			if err == nil {
+				err = RunHooks("createRuntime", h.CreateRuntime, state)
+			}
+			done <- err
+		}()
+		if err := <-done; err != nil {
+			return err
+		}
+	}
+	return RunHooks("createContainer", h.CreateContainer, state)
 }
 
 // proc has the child mount the container's procfs.
@@ -400,6 +465,11 @@ func (b *builder) workingDir() error {
 		return api.Errorf(api.InvalidArgument, "working directory: %w", err)
 	}
 	return unix.Close(fd)
+}
+
+// StateJSON is the state of a container as runtime.md ("State") has it, which hooks get and `state` prints. pid 0 is left out.
+func StateJSON(s *specs.Spec, id, bundle string, status specs.ContainerState, pid int) ([]byte, error) {
+	return record.Marshal(specs.State{Version: s.Version, ID: id, Status: status, Pid: pid, Bundle: bundle, Annotations: s.Annotations})
 }
 
 // setOOMScoreAdj writes the child's badness adjustment, -1000 to 1000: proc_pid_oom_score_adj(5).

@@ -9,6 +9,7 @@ import (
 
 	"brig/api"
 	"brig/internal/kernel/cgroup"
+	"brig/internal/kernel/proc"
 	"brig/internal/kernel/pty"
 )
 
@@ -17,12 +18,14 @@ const devptsMagic = 0x1cd1
 
 // ExecRequest is one more process for a running container.
 type ExecRequest struct {
-	Pid     int // the container's first process
-	Process *specs.Process
-	User    string // as AnnotationUser
-	Seccomp Filter
-	Cgroup  *cgroup.Group
-	Stdio   [3]int
+	Pid      int    // the container's first process
+	Ticks    uint64 // its start time, to tell it from a later process with its number; 0: it is the caller's child
+	Process  *specs.Process
+	User     string // as AnnotationUser
+	Seccomp  Filter
+	Cgroup   *cgroup.Group // nil: none
+	Stdio    [3]int
+	Preserve int // as in Request
 }
 
 // Exec forks a process into the namespaces and cgroup of a running container. It waits for Start.
@@ -54,15 +57,21 @@ func join(req *ExecRequest) (*Process, error) {
 		return nil, api.Errorf(api.Conflict, "the container is not running")
 	}
 	defer unix.Close(pidfd)
+	if req.Ticks != 0 && !proc.Alive(req.Pid, req.Ticks) { // looked at when it is open: the number cannot become another's any more
+		return nil, api.Errorf(api.Conflict, "the container is not running")
+	}
 	// The child sets the cgroup namespace itself, after it has joined the cgroup from outside.
 	cgroupNS, err := unix.Open(fmt.Sprintf("/proc/%d/ns/cgroup", req.Pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, api.Errorf(api.Conflict, "the container is not running")
 	}
 	defer unix.Close(cgroupNS)
-	tasks, unified, err := req.Cgroup.JoinFiles()
-	if err != nil {
-		return nil, err
+	var tasks []*os.File
+	var unified *os.File
+	if req.Cgroup != nil {
+		if tasks, unified, err = req.Cgroup.JoinFiles(); err != nil {
+			return nil, err
+		}
 	}
 	defer func() {
 		for _, f := range append(tasks, unified) {
@@ -101,7 +110,7 @@ func join(req *ExecRequest) (*Process, error) {
 		unix.Fchown(c.console, int(c.uid), -1)
 		console = master
 	}
-	c.cgroupNSFD = cgroupNS
+	c.cgroupNSFD, c.preserve = cgroupNS, req.Preserve
 	p, err := launch(c, c.join(tasks, unified), req.Process.Args[0])
 	if err != nil {
 		if console != nil {

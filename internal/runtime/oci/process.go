@@ -23,9 +23,9 @@ type Process struct {
 	PidFD   int
 	Console *os.File // master end of its terminal, nil without one
 
-	sync   *os.File // one byte lets it go
-	report *os.File // its failures; end of file when it has executed
-	name   string   // of the command, for errors
+	sync   int    // one byte lets it go; -1: closed
+	report int    // its failures; end of file when it has executed; -1: closed
+	name   string // of the command, for errors
 }
 
 // pipes are the two pipes between a child and its parent.
@@ -48,7 +48,7 @@ func newPipes() (pipes, error) {
 
 // prepare turns an OCI process into the arguments of the forked child. root is a descriptor of the container's root, for users' names.
 func prepare(p *specs.Process, who string, f Filter, root int, io [3]int) (*child, error) {
-	c := &child{setsid: true, console: -1, procPlace: -1, stdio: io, noNewPrivs: p.NoNewPrivileges, umask: 0o022}
+	c := &child{setsid: true, console: -1, procPlace: -1, gate: -1, root: -1, stdio: io, noNewPrivs: p.NoNewPrivileges, umask: 0o022}
 	if err := c.user(p, who, root); err != nil {
 		return nil, err
 	}
@@ -286,8 +286,7 @@ func launch(c *child, cgroup int, name string) (*Process, error) {
 	}
 	return &Process{
 		Pid: pid, PidFD: pidfd, name: name,
-		sync:   os.NewFile(uintptr(pp.syncWrite), "sync"),
-		report: os.NewFile(uintptr(pp.reportRead), "report"),
+		sync: pp.syncWrite, report: pp.reportRead,
 	}, nil
 }
 
@@ -300,6 +299,9 @@ func (p *Process) expect(want int32) error {
 	if err != nil {
 		return err
 	}
+	if stage == 0 {
+		return fmt.Errorf("starting %s: the child was killed: is the memory limit too small to execute anything?", p.name)
+	}
 	if stage != want {
 		return p.failure(stage, errno)
 	}
@@ -308,23 +310,51 @@ func (p *Process) expect(want int32) error {
 
 // Start lets the child execute and returns when it has. Call Ready first.
 func (p *Process) Start() error {
-	if _, err := p.sync.Write([]byte{1}); err != nil {
-		return fmt.Errorf("starting %s: %w", p.name, err)
+	if err := p.release(syncGo); err != nil {
+		return err
 	}
 	stage, errno, err := p.read()
-	p.sync.Close()
-	p.report.Close()
+	p.hangUp()
 	if err != nil || stage == 0 {
 		return err
 	}
 	return p.failure(stage, errno)
 }
 
+// Hold leaves the child waiting at its gate, for StartAt from any process. Call Ready first; the parent may end then.
+func (p *Process) Hold() error {
+	err := p.release(syncHold)
+	p.hangUp()
+	return err
+}
+
+func (p *Process) release(b byte) error {
+	for {
+		_, err := unix.Write(p.sync, []byte{b})
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("starting %s: %w", p.name, err)
+		}
+		return nil
+	}
+}
+
+// hangUp closes the parent's ends of the pipes.
+func (p *Process) hangUp() {
+	for _, fd := range []*int{&p.sync, &p.report} {
+		if *fd >= 0 {
+			unix.Close(*fd)
+			*fd = -1
+		}
+	}
+}
+
 // Abandon ends a child that has not been started and frees what the parent holds of it.
 func (p *Process) Abandon() {
 	unix.PidfdSendSignal(p.PidFD, unix.SIGKILL, nil, 0)
-	p.sync.Close()
-	p.report.Close()
+	p.hangUp()
 	p.Reap()
 	p.Close()
 }
@@ -362,18 +392,25 @@ func exitOf(ws unix.WaitStatus) api.Exit {
 
 // read takes one report of the child; stage 0 is the end of file.
 func (p *Process) read() (stage int32, errno syscall.Errno, err error) {
+	return readReport(p.report, p.name)
+}
+
+func readReport(fd int, name string) (stage int32, errno syscall.Errno, err error) {
 	var msg [8]byte
-	n, err := p.report.Read(msg[:])
-	if n == 0 {
-		if err != nil && err.Error() != "EOF" {
-			return 0, 0, err
+	for {
+		n, err := unix.Read(fd, msg[:])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return 0, 0, fmt.Errorf("starting %s: report of the child: %w", name, err)
+		case n == 0:
+			return 0, 0, nil
+		case n != len(msg):
+			return 0, 0, fmt.Errorf("starting %s: short report from the child", name)
 		}
-		return 0, 0, nil
+		return int32(leUint32(msg[:4])), syscall.Errno(leUint32(msg[4:])), nil
 	}
-	if n != len(msg) {
-		return 0, 0, fmt.Errorf("starting %s: short report from the child", p.name)
-	}
-	return int32(leUint32(msg[:4])), syscall.Errno(leUint32(msg[4:])), nil
 }
 
 func leUint32(b []byte) uint32 {
@@ -382,19 +419,23 @@ func leUint32(b []byte) uint32 {
 
 // failure turns a stage and errno into docker's kinds of error.
 func (p *Process) failure(stage int32, errno syscall.Errno) error {
+	return childError(p.name, stage, errno)
+}
+
+func childError(name string, stage int32, errno syscall.Errno) error {
 	if stage == stageExec {
 		switch errno {
 		case unix.ENOENT, unix.ENOTDIR:
-			if strings.Contains(p.name, "/") {
-				return api.Errorf(api.CommandNotFound, "exec %s: no such file or directory in the container (or its interpreter is missing)", p.name)
+			if strings.Contains(name, "/") {
+				return api.Errorf(api.CommandNotFound, "exec %s: no such file or directory in the container (or its interpreter is missing)", name)
 			}
-			return api.Errorf(api.CommandNotFound, "exec %s: executable file not found in the container's $PATH", p.name)
+			return api.Errorf(api.CommandNotFound, "exec %s: executable file not found in the container's $PATH", name)
 		case unix.EACCES:
-			return api.Errorf(api.CommandNotRunnable, "exec %s: permission denied: is it an executable file?", p.name)
+			return api.Errorf(api.CommandNotRunnable, "exec %s: permission denied: is it an executable file?", name)
 		case unix.ENOEXEC:
-			return api.Errorf(api.CommandNotRunnable, "exec %s: exec format error: not a program for this machine, or a script without #!", p.name)
+			return api.Errorf(api.CommandNotRunnable, "exec %s: exec format error: not a program for this machine, or a script without #!", name)
 		}
-		return api.Errorf(api.CommandNotRunnable, "exec %s: %w", p.name, errno)
+		return api.Errorf(api.CommandNotRunnable, "exec %s: %w", name, errno)
 	}
 	what := "unknown stage"
 	if stage > 0 && int(stage) < len(stageNames) {
@@ -403,10 +444,14 @@ func (p *Process) failure(stage int32, errno syscall.Errno) error {
 	switch {
 	case stage == stageCwd:
 		return api.Errorf(api.CommandNotRunnable, "working directory: %w", errno)
+	case stage == stageStartHook && errno == unix.ECHILD:
+		return fmt.Errorf("starting %s: a startContainer hook failed: its words are on the container's standard error", name)
+	case stage == stageStartHook && errno == unix.ETIMEDOUT:
+		return fmt.Errorf("starting %s: a startContainer hook took longer than its timeout and was killed", name)
 	case stage == stageCwdOutside:
 		return api.Errorf(api.InvalidArgument, "%s", what)
 	case stage == stageRlimit && errno == unix.EPERM:
 		return api.Errorf(api.Unsupported, "%s: %w: raising a limit needs CAP_SYS_RESOURCE, which Brig was not given", what, errno)
 	}
-	return fmt.Errorf("starting %s: %s: %w", p.name, what, errno)
+	return fmt.Errorf("starting %s: %s: %w", name, what, errno)
 }

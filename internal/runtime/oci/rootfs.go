@@ -306,7 +306,7 @@ func (b *builder) placeProc(m *specs.Mount, opts mountOptions) error {
 // procMagic is PROC_SUPER_MAGIC of linux/magic.h.
 const procMagic = 0x9fa0
 
-// afterProc does what needs the container's procfs, which its child has mounted by now, and what must come last.
+// afterProc opens the container's procfs, which its child has mounted by now, and makes the mounts below it.
 func (b *builder) afterProc() error {
 	if b.procPlace >= 0 {
 		fd, err := b.openUnfollowed("/proc")
@@ -324,6 +324,11 @@ func (b *builder) afterProc() error {
 			return fmt.Errorf("mount %s: %w", m.Destination, err)
 		}
 	}
+	return nil
+}
+
+// cover hides and makes read-only what the spec says.
+func (b *builder) cover() error {
 	if err := b.sysctls(); err != nil {
 		return err
 	}
@@ -352,7 +357,7 @@ func (b *builder) maskPaths(paths []string) error {
 		if at < 0 {
 			continue
 		}
-		err = b.cover(at)
+		err = b.hide(at)
 		unix.Close(at)
 		if err != nil {
 			return fmt.Errorf("masked path %s: %w", p, err)
@@ -374,7 +379,7 @@ func (b *builder) openForCover(p string) (int, error) {
 	return at, err
 }
 
-func (b *builder) cover(at int) error {
+func (b *builder) hide(at int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(at, &st); err != nil {
 		return err

@@ -9,8 +9,8 @@ import (
 	"brig/api"
 )
 
-// validate refuses a configuration that is wrong or asks for what is not built, by the field's name, before anything is made.
-func validate(s *specs.Spec) error {
+// Validate refuses a configuration that is wrong or asks for what is not built, by the field's name, before anything is made.
+func Validate(s *specs.Spec) error {
 	if s.Process == nil {
 		return api.Errorf(api.InvalidArgument, "config.json: process is missing")
 	}
@@ -21,6 +21,9 @@ func validate(s *specs.Spec) error {
 		return api.Errorf(api.InvalidArgument, "config.json: linux is missing: this runtime makes Linux containers")
 	}
 	if err := validateProcess(s.Process); err != nil {
+		return err
+	}
+	if err := validateHooks(s.Hooks); err != nil {
 		return err
 	}
 	for i := range s.Mounts {
@@ -35,7 +38,6 @@ func validate(s *specs.Spec) error {
 		name string
 		set  bool
 	}{
-		{"hooks", s.Hooks != nil && hasHooks(s.Hooks)},
 		{"linux.uidMappings", len(s.Linux.UIDMappings) > 0},
 		{"linux.gidMappings", len(s.Linux.GIDMappings) > 0},
 		{"linux.timeOffsets", len(s.Linux.TimeOffsets) > 0},
@@ -130,11 +132,6 @@ func validateSysctl(key string, own map[specs.LinuxNamespaceType]bool) error {
 		return api.Errorf(api.InvalidArgument, "sysctl %q: the container shares that namespace with the host, so it would change the host", key)
 	}
 	return nil
-}
-
-func hasHooks(h *specs.Hooks) bool {
-	//nolint:staticcheck // Prestart is deprecated and still written by engines.
-	return len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0
 }
 
 func unsupported(field string) error {

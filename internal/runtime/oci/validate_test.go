@@ -26,11 +26,10 @@ func validSpec() *specs.Spec {
 
 // TestValidateNamesTheField: every change that makes a valid configuration wrong is refused with its field's name.
 func TestValidateNamesTheField(t *testing.T) {
-	if err := validate(validSpec()); err != nil {
+	if err := Validate(validSpec()); err != nil {
 		t.Fatal(err)
 	}
 	ids := []specs.LinuxIDMapping{{Size: 1}}
-	hook := []specs.Hook{{Path: "/x"}}
 	for _, tc := range []struct {
 		name   string
 		kind   api.Kind
@@ -53,8 +52,8 @@ func TestValidateNamesTheField(t *testing.T) {
 		{"mounts[0].destination", api.InvalidArgument, func(s *specs.Spec) { s.Mounts[0].Destination = "" }},
 		{"mounts[].uidMappings", api.Unsupported, func(s *specs.Spec) { s.Mounts[0].UIDMappings = ids }},
 		{"mounts[].uidMappings", api.Unsupported, func(s *specs.Spec) { s.Mounts[0].GIDMappings = ids }},
-		{"hooks", api.Unsupported, func(s *specs.Spec) { s.Hooks.CreateRuntime = hook }},
-		{"hooks", api.Unsupported, func(s *specs.Spec) { s.Hooks.Poststop = hook }},
+		{"hooks.createRuntime[0].path", api.InvalidArgument, func(s *specs.Spec) { s.Hooks.CreateRuntime = []specs.Hook{{Path: "hook"}} }},
+		{"hooks.poststop[0].timeout", api.InvalidArgument, func(s *specs.Spec) { zero := 0; s.Hooks.Poststop = []specs.Hook{{Path: "/x", Timeout: &zero}} }},
 		{"linux.uidMappings", api.Unsupported, func(s *specs.Spec) { s.Linux.UIDMappings = ids }},
 		{"linux.gidMappings", api.Unsupported, func(s *specs.Spec) { s.Linux.GIDMappings = ids }},
 		{"linux.timeOffsets", api.Unsupported, func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} }},
@@ -74,7 +73,7 @@ func TestValidateNamesTheField(t *testing.T) {
 	} {
 		s := validSpec()
 		tc.change(s)
-		if err := validate(s); err == nil || !strings.Contains(err.Error(), tc.name) || api.KindOf(err) != tc.kind {
+		if err := Validate(s); err == nil || !strings.Contains(err.Error(), tc.name) || api.KindOf(err) != tc.kind {
 			t.Errorf("%s: %v (%s)", tc.name, err, api.KindOf(err))
 		}
 	}

@@ -56,7 +56,7 @@ func (s *server) add(r *Request) (Reply, error) {
 	}
 	c.log = openLog(r.Bundle.Log)
 	req := &oci.Request{
-		ID: r.ID, Spec: spec, Bundle: r.Bundle.Dir, Root: r.Bundle.Root, MountPoint: s.dir, NetNS: -1,
+		ID: r.ID, Spec: spec, Bundle: r.Bundle.Dir, Root: r.Bundle.Root, MountPoint: s.dir, NetNS: -1, Gate: -1,
 		RootPath: rootPath(r.Bundle.Dir, spec),
 	}
 	if r.NetNS && len(s.fds) > 0 {

@@ -1,0 +1,214 @@
+package oci
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"brig/api"
+	"brig/internal/base/lock"
+	"brig/internal/kernel/proc"
+	"brig/internal/runtime/oci"
+)
+
+// createFlags are runc's for create and, with more, for run and restore.
+func createFlags() []flag {
+	return []flag{
+		{"bundle", "b", isString, "folder of config.json (default: the working directory)"},
+		{"console-socket", "", isString, "unix socket that receives the terminal's master end"},
+		{"pidfd-socket", "", isString, "unix socket that receives a pidfd of the container's first process"},
+		{"pid-file", "", isString, "file to write the process's number to"},
+		{"no-pivot", "", isBool, "change the root with chroot(2): for a root file system on a ramdisk, and a weaker wall"},
+		{"no-new-keyring", "", isBool, "leave the caller's session keyring to the container"},
+		{"preserve-fds", "", isInt, "how many descriptors, from 3 on, the process inherits besides those of $LISTEN_FDS"},
+	}
+}
+
+// making is a container on its way.
+type making struct {
+	e    *entry
+	lock *lock.Lock
+	spec *specs.Spec
+	made *oci.Container
+}
+
+// make does what create and run have in common, up to a process that waits and a state that says so. held: it will wait at its gate.
+func (c *call) make(held bool) (*making, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	id := c.args[0]
+	bundle, err := filepath.Abs(c.str("bundle"))
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(bundle, configName)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, api.Errorf(api.InvalidArgument, "bundle: %w", err)
+	}
+	s, err := decodeSpec(data, path)
+	if err != nil {
+		return nil, err
+	}
+	if err := oci.Validate(s); err != nil {
+		return nil, err
+	}
+	if err := c.checkConsole(s.Process.Terminal, held || c.on("detach")); err != nil {
+		return nil, err
+	}
+	root := s.Root.Path
+	if !filepath.IsAbs(root) {
+		root = filepath.Join(bundle, root)
+	}
+	preserve, err := c.preserved(s)
+	if err != nil {
+		return nil, err
+	}
+	l, err := c.claim(id)
+	if err != nil {
+		return nil, err
+	}
+	m := &making{lock: l, spec: s, e: &entry{
+		Version: s.Version, ID: id, Bundle: bundle, Rootfs: root, Created: time.Now().UTC(), Annotations: s.Annotations, Owner: "", dir: c.dir(id),
+	}}
+	req := &oci.Request{
+		ID: id, Spec: s, Bundle: bundle, RootPath: root, MountPoint: root, NetNS: -1, Gate: -1, Stdio: [3]int{0, 1, 2}, Preserve: preserve,
+	}
+	if err := c.build(m, req, data, held); err != nil {
+		m.undo()
+		return nil, err
+	}
+	return m, nil
+}
+
+// build makes the process and records it.
+func (c *call) build(m *making, req *oci.Request, config []byte, held bool) error {
+	e := m.e
+	e.Cgroup = req.CgroupPath()
+	if err := writeNew(filepath.Join(e.dir, cgroupName), []byte(e.Cgroup)); err != nil {
+		return err
+	}
+	if err := writeNew(filepath.Join(e.dir, configName), config); err != nil {
+		return err
+	}
+	if held {
+		gate, err := oci.OpenGate(e.dir)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(gate)
+		req.Gate = gate
+	}
+	made, err := oci.Create(req)
+	if err != nil {
+		return err
+	}
+	m.made = made
+	if err := c.sendConsole(made.Process, held || c.on("detach")); err != nil {
+		return err
+	}
+	if err := c.sendPidfd(made.PidFD); err != nil {
+		return err
+	}
+	e.Pid, e.BootID = made.Pid, proc.BootID()
+	if e.StartTicks, err = proc.StartTicks(made.Pid); err != nil {
+		return err
+	}
+	if err := c.writePidFile(made.Pid); err != nil {
+		return err
+	}
+	return e.save()
+}
+
+// undo takes back a container that could not be made.
+func (m *making) undo() {
+	if m.made != nil {
+		m.made.Abandon()
+		m.made.Cgroup.Remove()
+	}
+	lock.RemoveDir(m.e.dir)
+	m.lock.Release()
+}
+
+// preserved counts the descriptors that the process inherits: those of socket activation (sd_listen_fds(3)) and of --preserve-fds.
+func (c *call) preserved(s *specs.Spec) (int, error) {
+	n := int(c.num("preserve-fds"))
+	if listen := os.Getenv("LISTEN_FDS"); listen != "" {
+		k, err := strconv.Atoi(listen)
+		if err != nil || k < 0 || k > 1<<16 {
+			return 0, api.Errorf(api.InvalidArgument, "environment LISTEN_FDS: %q is not a number of descriptors", listen)
+		}
+		n += k
+		s.Process.Env = append(s.Process.Env, "LISTEN_FDS="+listen, "LISTEN_PID=1")
+	}
+	if n < 0 || n > 1<<16 {
+		return 0, api.Errorf(api.InvalidArgument, "flag --preserve-fds: %d is not a number of descriptors", n)
+	}
+	for fd := 3; fd < 3+n; fd++ {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
+			return 0, api.Errorf(api.InvalidArgument, "flag --preserve-fds: descriptor %d is not open", fd)
+		}
+	}
+	return n, nil
+}
+
+// create is `brig-oci create`: everything but the execution of the command.
+func create(c *call) (int, error) {
+	m, err := c.make(true)
+	if err != nil {
+		return 0, err
+	}
+	if err := m.made.Hold(); err != nil {
+		m.undo()
+		return 0, err
+	}
+	return 0, m.lock.Release()
+}
+
+// start is `brig-oci start`.
+func start(c *call) (int, error) {
+	e, l, err := c.hold(c.args[0])
+	if err != nil {
+		return 0, err
+	}
+	defer l.Release()
+	switch status := e.status(); status {
+	case specs.StateCreated:
+	case specs.StateStopped:
+		return 0, api.Errorf(api.Conflict, "cannot start a container that has stopped")
+	default:
+		return 0, api.Errorf(api.Conflict, "cannot start an already running container")
+	}
+	s, err := e.config()
+	if err != nil {
+		return 0, err
+	}
+	state, err := e.stateJSON(specs.StateCreated, e.Pid)
+	if err != nil {
+		return 0, err
+	}
+	if err := oci.StartAt(e.dir, s.Process.Args[0], state); err != nil {
+		return 0, err
+	}
+	return 0, c.poststart(e, s)
+}
+
+// poststart runs the hooks of hooks.poststart. Their failure is told, and the container runs on: runtime.md, "Lifecycle", step 10.
+func (c *call) poststart(e *entry, s *specs.Spec) error {
+	if s.Hooks == nil || len(s.Hooks.Poststart) == 0 {
+		return nil
+	}
+	state, err := e.stateJSON(specs.StateRunning, e.Pid)
+	if err != nil {
+		return err
+	}
+	if err := oci.RunHooks("poststart", s.Hooks.Poststart, state); err != nil {
+		c.warn(err)
+	}
+	return nil
+}

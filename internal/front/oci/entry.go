@@ -1,0 +1,253 @@
+package oci
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"brig/api"
+	"brig/internal/base/atomicfile"
+	"brig/internal/base/lock"
+	"brig/internal/base/record"
+	"brig/internal/kernel/cgroup"
+	"brig/internal/kernel/proc"
+	"brig/internal/runtime/oci"
+)
+
+// Names in a container's folder.
+const (
+	configName = "config.json"
+	stateName  = "state.json"
+	lockName   = "lock"
+)
+
+// entry is what is kept of a container: state.json.
+type entry struct {
+	Version     string            `json:"ociVersion"`
+	ID          string            `json:"id"`
+	Bundle      string            `json:"bundle"`
+	Rootfs      string            `json:"rootfs"`
+	Pid         int               `json:"pid"`
+	StartTicks  uint64            `json:"startTicks"` // of the process, to tell it from a later one with its number
+	BootID      string            `json:"bootID"`
+	Created     time.Time         `json:"created"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Owner       string            `json:"owner"`
+	Cgroup      string            `json:"cgroup"` // path in each hierarchy; "" where the container has none of its own
+
+	dir string
+}
+
+func (g *globals) dir(id string) string { return filepath.Join(g.root, id) }
+
+// claim makes the folder of a new container and takes its lock. What a creator that was killed has left there goes first.
+func (g *globals) claim(id string) (*lock.Lock, error) {
+	dir := g.dir(id)
+	if err := os.MkdirAll(g.root, 0o700); err != nil {
+		return nil, err
+	}
+	for range 3 {
+		err := os.Mkdir(dir, 0o700)
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return nil, err
+		}
+		held, lerr := lock.Try(filepath.Join(dir, lockName))
+		switch {
+		case errors.Is(lerr, os.ErrNotExist):
+			continue // deleted meanwhile
+		case lerr != nil && err == nil && !errors.Is(lerr, lock.ErrHeld):
+			return nil, lerr
+		case lerr != nil:
+			return nil, api.Errorf(api.AlreadyExists, "container with id %s already exists", id)
+		case err == nil:
+			return held, nil
+		}
+		_, serr := os.Stat(filepath.Join(dir, stateName))
+		if serr == nil {
+			held.Release()
+			return nil, api.Errorf(api.AlreadyExists, "container with id %s already exists", id)
+		}
+		// Its creator was killed: its process ended with it.
+		g.sweep(id)
+		held.Release()
+	}
+	return nil, api.Errorf(api.Conflict, "container %s is being created and deleted by others: try again", id)
+}
+
+// sweep removes what is left of a container whose creation was cut off.
+func (g *globals) sweep(id string) {
+	dir := g.dir(id)
+	if path, err := os.ReadFile(filepath.Join(dir, cgroupName)); err == nil && len(path) > 0 {
+		removeCgroup(string(path))
+	}
+	lock.RemoveDir(dir)
+}
+
+// cgroupName is a file with the path of the cgroup that is about to be made, for who finds a creation cut off.
+const cgroupName = "cgroup"
+
+// load reads a container's state.
+func (g *globals) load(id string) (*entry, error) {
+	dir := g.dir(id)
+	data, err := os.ReadFile(filepath.Join(dir, stateName))
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil, api.Errorf(api.NotFound, "container %s does not exist", id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	e := &entry{dir: dir}
+	if err := json.Unmarshal(data, e); err != nil {
+		return nil, api.Errorf(api.Corrupt, "%s/%s: %w: remove the container with brig-oci delete --force %s", dir, stateName, err, id)
+	}
+	return e, nil
+}
+
+// hold takes the lock of a container that exists and reads its state anew.
+func (g *globals) hold(id string) (*entry, *lock.Lock, error) {
+	if _, err := g.load(id); err != nil { // before the lock, which would make a file
+		return nil, nil, err
+	}
+	l, err := lock.Take(filepath.Join(g.dir(id), lockName))
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			err = api.Errorf(api.NotFound, "container %s does not exist", id)
+		}
+		return nil, nil, err
+	}
+	e, err := g.load(id)
+	if err != nil {
+		l.Release()
+		return nil, nil, err
+	}
+	return e, l, nil
+}
+
+// save writes the state. It lies where a reboot empties, so it is not synced.
+func (e *entry) save() error {
+	data, err := record.Marshal(e)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(filepath.Join(e.dir, stateName), data, 0o600, atomicfile.Volatile)
+}
+
+// statusPaused is runc's word for a container whose processes are frozen; the specification has none.
+const statusPaused specs.ContainerState = "paused"
+
+// status tells what a container is doing.
+func (e *entry) status() specs.ContainerState {
+	switch {
+	case !e.alive():
+		return specs.StateStopped
+	case exists(filepath.Join(e.dir, oci.GateName)):
+		return specs.StateCreated
+	case e.frozen():
+		return statusPaused
+	}
+	return specs.StateRunning
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// alive reports whether the container's first process lives.
+func (e *entry) alive() bool {
+	return e.Pid > 0 && e.BootID == proc.BootID() && proc.Alive(e.Pid, e.StartTicks)
+}
+
+// pidfd opens the container's first process, and nobody else's.
+func (e *entry) pidfd() (int, error) {
+	fd, err := unix.PidfdOpen(e.Pid, 0)
+	if err != nil || !e.alive() { // looked at when it is open: from then on the number cannot become another's
+		if err == nil {
+			unix.Close(fd)
+		}
+		return -1, api.Errorf(api.Conflict, "container %s is not running", e.ID)
+	}
+	return fd, nil
+}
+
+func (e *entry) group() (*cgroup.Group, error) {
+	if e.Cgroup == "" {
+		return nil, api.Errorf(api.Unsupported, "container %s has no cgroup", e.ID)
+	}
+	return cgroup.Load(e.Cgroup)
+}
+
+// config reads the configuration that the container was created with.
+func (e *entry) config() (*specs.Spec, error) {
+	data, err := os.ReadFile(filepath.Join(e.dir, configName))
+	if err != nil {
+		return nil, err
+	}
+	return decodeSpec(data, filepath.Join(e.dir, configName))
+}
+
+func decodeSpec(data []byte, path string) (*specs.Spec, error) {
+	s := new(specs.Spec)
+	if err := json.Unmarshal(data, s); err != nil {
+		return nil, api.Errorf(api.InvalidArgument, "%s: %w", path, err)
+	}
+	return s, nil
+}
+
+// stateJSON is the state as hooks see it.
+func (e *entry) stateJSON(status specs.ContainerState, pid int) ([]byte, error) {
+	return record.Marshal(specs.State{Version: e.Version, ID: e.ID, Status: status, Pid: pid, Bundle: e.Bundle, Annotations: e.Annotations})
+}
+
+// removeCgroup kills what is left in a cgroup and removes it.
+func removeCgroup(path string) error {
+	g, err := cgroup.Load(path)
+	if err != nil {
+		if api.KindOf(err) == api.NotFound {
+			return nil
+		}
+		return err
+	}
+	if g.RemoveEmpty() {
+		return nil
+	}
+	if err := g.Kill(unix.SIGKILL); err != nil {
+		return err
+	}
+	return g.Remove()
+}
+
+// writeNew writes a file of a container's folder, which nobody else does at the time.
+func writeNew(path string, data []byte) error {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return &os.PathError{Op: "create", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	for len(data) > 0 {
+		n, err := unix.Write(fd, data)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return &os.PathError{Op: "write", Path: path, Err: err}
+		}
+		data = data[n:]
+	}
+	return nil
+}
+
+// jsonString quotes s for JSON.
+func jsonString(s string) string {
+	b, err := record.Marshal(s)
+	if err != nil {
+		return fmt.Sprintf("%q", s)
+	}
+	return string(b)
+}

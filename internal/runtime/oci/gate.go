@@ -1,0 +1,83 @@
+package oci
+
+import (
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"brig/api"
+)
+
+// GateName is the socket in a container's folder at which its process waits to be started. As long as it is there, the container is created; who
+// starts it takes it away.
+const GateName = "start.sock"
+
+// OpenGate makes the gate in dir, a container's own folder, and returns the listening socket for Request.Gate. A socket keeps the boundaries of messages, tells
+// both sides when the other has died, and carries the failure of an execution back to whoever started the container, however much later.
+func OpenGate(dir string) (int, error) {
+	at, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer unix.Close(at)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	old := unix.Umask(0o177)
+	err = unix.Bind(fd, gateAddress(at))
+	unix.Umask(old)
+	if err == nil {
+		err = unix.Listen(fd, 1)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, &os.PathError{Op: "listen", Path: dir + "/" + GateName, Err: err}
+	}
+	return fd, nil
+}
+
+// gateAddress goes through a descriptor: the name of a socket has room for 107 bytes only (unix(7)).
+func gateAddress(dir int) *unix.SockaddrUnix {
+	return &unix.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(dir) + "/" + GateName}
+}
+
+// StartAt lets the process at dir's gate execute, with its state for its startContainer hooks, and returns when it has or could not. name is the command's,
+// for errors. The caller holds the container's lock.
+func StartAt(dir, name string, state []byte) error {
+	if len(state) > maxState {
+		return api.Errorf(api.InvalidArgument, "the container's annotations are too long for a startContainer hook: at most %d bytes in all", maxState)
+	}
+	at, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer unix.Close(at)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Connect(fd, gateAddress(at)); err != nil {
+		if err == unix.ECONNREFUSED || err == unix.ENOENT {
+			return api.Errorf(api.Conflict, "its process does not wait to be started")
+		}
+		return &os.PathError{Op: "connect", Path: dir + "/" + GateName, Err: err}
+	}
+	// Gone before the word is said: should this process be killed between the two, the container ends instead of running while it is called created.
+	if err := unix.Unlinkat(at, GateName, 0); err != nil {
+		return &os.PathError{Op: "unlink", Path: dir + "/" + GateName, Err: err}
+	}
+	if len(state) == 0 {
+		state = []byte{'{', '}'}
+	}
+	if err := unix.Send(fd, state, unix.MSG_NOSIGNAL); err != nil {
+		return os.NewSyscallError("send", err)
+	}
+	stage, errno, err := readReport(fd, name)
+	if err != nil || stage == 0 {
+		return err
+	}
+	return childError(name, stage, errno)
+}
