@@ -18,6 +18,7 @@ import (
 
 	"brig/api"
 	"brig/internal/runtime/initproc"
+	"brig/internal/runtime/oci"
 	"brig/internal/runtime/shim"
 )
 
@@ -70,6 +71,10 @@ func Main(argv []string, stdin, stdout, stderr *os.File) int {
 			return report(shim.Main(args[1:]), nil, stderr)
 		case "init":
 			return initproc.Main(args[1:])
+		case oci.StageVerb:
+			if len(args) == 2 {
+				return report(oci.Stage(args[1]), nil, stderr)
+			}
 		}
 	}
 	c := &call{stdin: stdin, stdout: stdout, stderr: stderr}

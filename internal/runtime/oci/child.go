@@ -14,6 +14,7 @@ type child struct {
 	cgroupTasks []int // v1 "tasks" files to join by writing "0"
 	cgroupNS    bool  // unshare the cgroup namespace after joining
 	cgroupNSFD  int   // or join this one; 0: neither
+	userNS      int   // user namespace to join, 0: none
 
 	procPlace int        // where to mount /proc, which must be done by a process of the new PID namespace; -1: nowhere
 	procOpts  [][2]*byte // fsconfig(2) keys and values; a nil value is a flag
@@ -26,6 +27,7 @@ type child struct {
 	root      int // descriptor of the root to enter before anything of the user's runs; -1: as it is
 	preserve  int // how many descriptors after the standard streams the process inherits
 
+	sibling    bool // it is the child of this process's parent
 	startHooks []startHook
 	state      []byte // room for the container's state, as start sends it, for the hooks
 	stateLen   uintptr
@@ -80,6 +82,7 @@ const (
 	stageStartHook
 	stageCgroup
 	stageCgroupNS
+	stageUserNS
 	stageSession
 	stageConsole
 	stageStdio
@@ -101,7 +104,7 @@ const (
 // stageNames are the words for each stage in an error.
 var stageNames = [...]string{
 	stageProc: "mounting /proc", stageGate: "waiting to be started", stageRoot: "entering the root", stageStartHook: "startContainer hook",
-	stageCgroup: "joining the cgroup", stageCgroupNS: "new cgroup namespace", stageSession: "new session", stageConsole: "controlling terminal",
+	stageCgroup: "joining the cgroup", stageCgroupNS: "new cgroup namespace", stageUserNS: "joining the user namespace", stageSession: "new session", stageConsole: "controlling terminal",
 	stageStdio: "standard streams", stageRlimit: "resource limit", stageNoNewPrivs: "no_new_privs", stageSeccomp: "seccomp filter",
 	stageBounding: "capability bounding set", stageGroups: "supplementary groups", stageGID: "group ID", stageUID: "user ID",
 	stageCaps: "capabilities", stageAmbient: "ambient capabilities", stageCwd: "working directory",
@@ -130,6 +133,10 @@ func fork(c *child, cgroupFD int) (pid int, pidfd int, err error) {
 		flags:      unix.CLONE_PIDFD,
 		pidfd:      uint64(uintptr(unsafe.Pointer(&fd))),
 		exitSignal: uint64(unix.SIGCHLD),
+	}
+	if c.sibling {
+		args.flags |= unix.CLONE_PARENT
+		args.exitSignal = 0 // the parent's: clone(2)
 	}
 	if cgroupFD >= 0 {
 		args.flags |= unix.CLONE_INTO_CGROUP
@@ -208,6 +215,11 @@ func runChild(c *child) (int32, syscall.Errno) {
 	if c.cgroupNSFD > 0 {
 		if _, _, e := syscall.RawSyscall(unix.SYS_SETNS, uintptr(c.cgroupNSFD), unix.CLONE_NEWCGROUP, 0); e != 0 {
 			return stageCgroupNS, e
+		}
+	}
+	if c.userNS > 0 {
+		if _, _, e := syscall.RawSyscall(unix.SYS_SETNS, uintptr(c.userNS), unix.CLONE_NEWUSER, 0); e != 0 {
+			return stageUserNS, e
 		}
 	}
 	if c.setsid {

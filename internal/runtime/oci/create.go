@@ -33,12 +33,14 @@ type Request struct {
 	Stdio    [3]int // descriptors for the process without a terminal; all must be 3 or more, or 0, 1, 2 in their places
 	Gate     int    // socket of OpenGate, for a process that is held; -1: it is started by Process.Start
 	Preserve int    // how many descriptors after the standard streams the process inherits; they must be open
+
+	staged *staging // in a stage: what its maker gave it
 }
 
 // Container is a container that has been created: its process waits for Start.
 type Container struct {
 	*Process
-	Cgroup *cgroup.Group
+	Cgroup *cgroup.Group // nil: it has none
 }
 
 // Create builds the container and forks its process, which waits. On error nothing of it is left.
@@ -70,15 +72,21 @@ func Create(req *Request) (*Container, error) {
 		return group, groupErr
 	}
 	var p *Process
-	err = onThread(func() (err error) {
-		p, err = build(req, wait)
-		return err
-	})
-	if _, gerr := wait(); err == nil {
-		err = gerr
-	}
-	if err == nil {
-		err = p.Ready()
+	if usesUserNS(req.Spec) != nil {
+		if _, err = wait(); err == nil {
+			p, err = createStaged(req, group)
+		}
+	} else {
+		err = onThread(func() (err error) {
+			p, err = build(req, wait)
+			return err
+		})
+		if _, gerr := wait(); err == nil {
+			err = gerr
+		}
+		if err == nil {
+			err = p.Ready()
+		}
 	}
 	if err != nil {
 		if p != nil {
@@ -155,13 +163,30 @@ func build(req *Request, group func() (*cgroup.Group, error)) (*Process, error) 
 
 // launch prepares the process, forks it, finishes the root around it and makes it the root.
 func (b *builder) launch(slave *os.File, group func() (*cgroup.Group, error)) (*Process, error) {
-	s := b.spec
 	if err := b.workingDir(); err != nil {
 		return nil, err
 	}
 	c, err := b.child(slave)
 	if err != nil {
 		return nil, err
+	}
+	p, err := b.fork(c, group)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.finish(p); err != nil {
+		p.Abandon()
+		return nil, err
+	}
+	return p, nil
+}
+
+// fork forks the child, which joins the cgroup.
+func (b *builder) fork(c *child, group func() (*cgroup.Group, error)) (*Process, error) {
+	name := b.spec.Process.Args[0]
+	if staged := b.req.staged; staged != nil {
+		c.cgroupTasks, c.sibling = staged.tasks, true
+		return launch(c, -1, name)
 	}
 	g, err := group()
 	if err != nil {
@@ -171,21 +196,14 @@ func (b *builder) launch(slave *os.File, group func() (*cgroup.Group, error)) (*
 	if err != nil {
 		return nil, err
 	}
-	fd := c.join(tasks, unified)
-	p, err := launch(c, fd, s.Process.Args[0])
-	for _, f := range append(tasks, unified) {
-		if f != nil {
-			f.Close()
+	defer func() {
+		for _, f := range append(tasks, unified) {
+			if f != nil {
+				f.Close()
+			}
 		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := b.finish(p); err != nil {
-		p.Abandon()
-		return nil, err
-	}
-	return p, nil
+	}()
+	return launch(c, c.join(tasks, unified), name)
 }
 
 // child prepares what the process will be.
@@ -207,6 +225,9 @@ func (b *builder) child(slave *os.File) (*child, error) {
 	}
 	c.cgroupNS = hasNamespace(s, specs.CgroupNamespace)
 	c.root, c.gate, c.preserve = b.root, b.req.Gate, b.req.Preserve
+	if b.req.staged != nil {
+		c.rlimits = nil // set from outside, where they can be raised
+	}
 	if s.Hooks != nil {
 		if err := c.prepareStartHooks(s.Hooks.StartContainer); err != nil {
 			return nil, err
@@ -253,6 +274,11 @@ func (b *builder) finish(p *Process) error {
 // createHooks runs the hooks of creation: those of the runtime's namespaces on a thread that is still there, those of the container's here, before the root
 // is changed, so that their paths are the host's: config.md, "createContainer Hooks".
 func (b *builder) createHooks(pid int) error {
+	if b.req.staged != nil {
+		if err := b.req.staged.announce(pid); err != nil {
+			return err
+		}
+	}
 	h := b.spec.Hooks
 	if h == nil {
 		return nil
@@ -262,7 +288,7 @@ func (b *builder) createHooks(pid int) error {
 		return err
 	}
 	//nolint:staticcheck // Prestart is deprecated, and still written by engines.
-	if len(h.Prestart)+len(h.CreateRuntime) > 0 {
+	if len(h.Prestart)+len(h.CreateRuntime) > 0 && b.req.staged == nil {
 		done := make(chan error)
 		go func() { // this goroutine's thread has left the host, another one has not
 			err := RunHooks("prestart", h.Prestart, state)
@@ -357,16 +383,28 @@ func namespaceFlag(t specs.LinuxNamespaceType) int {
 func enterNamespaces(req *Request) error {
 	flags := unix.CLONE_FS
 	newNet := false
-	for _, n := range req.Spec.Linux.Namespaces {
+	for i, n := range req.Spec.Linux.Namespaces {
 		flag := namespaceFlag(n.Type)
 		switch {
+		case n.Type == specs.UserNamespace: // this thread is in it
 		case n.Type == specs.NetworkNamespace && req.NetNS >= 0:
+			if req.staged != nil && isHere(req.NetNS, n.Type) {
+				continue
+			}
 			if err := unix.Setns(req.NetNS, unix.CLONE_NEWNET); err != nil {
 				return fmt.Errorf("joining the network namespace: %w", err)
 			}
 		case n.Path != "":
 			if n.Type == specs.MountNamespace || n.Type == specs.CgroupNamespace {
 				return unsupported("linux.namespaces: a path for " + string(n.Type))
+			}
+			if req.staged != nil {
+				if fd := req.staged.namespaces[i]; !isHere(fd, n.Type) {
+					if err := unix.Setns(fd, flag); err != nil {
+						return api.Errorf(api.InvalidArgument, "linux.namespaces[%d]: joining the %s namespace %s: %w", i, n.Type, n.Path, err)
+					}
+				}
+				continue
 			}
 			fd, err := unix.Open(n.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 			if err != nil {

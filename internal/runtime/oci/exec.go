@@ -3,6 +3,8 @@ package oci
 import (
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -66,6 +68,17 @@ func join(req *ExecRequest) (*Process, error) {
 		return nil, api.Errorf(api.Conflict, "the container is not running")
 	}
 	defer unix.Close(cgroupNS)
+	userNS, err := otherUserNS(req.Pid)
+	if err != nil {
+		return nil, err
+	}
+	var uidMap []byte
+	if userNS > 0 {
+		defer unix.Close(userNS)
+		if uidMap, err = os.ReadFile("/proc/" + strconv.Itoa(req.Pid) + "/uid_map"); err != nil { // now, while /proc is the host's
+			return nil, err
+		}
+	}
 	var tasks []*os.File
 	var unified *os.File
 	if req.Cgroup != nil {
@@ -101,16 +114,20 @@ func join(req *ExecRequest) (*Process, error) {
 	}
 	var console *os.File
 	if req.Process.Terminal {
+		owner, err := outerID(uidMap, int(c.uid))
+		if err != nil {
+			return nil, err
+		}
 		master, slave, err := execConsole(req.Process)
 		if err != nil {
 			return nil, err
 		}
 		defer slave.Close()
 		c.terminal(slave)
-		unix.Fchown(c.console, int(c.uid), -1)
+		unix.Fchown(c.console, owner, -1)
 		console = master
 	}
-	c.cgroupNSFD, c.preserve = cgroupNS, req.Preserve
+	c.cgroupNSFD, c.userNS, c.preserve = cgroupNS, userNS, req.Preserve
 	p, err := launch(c, c.join(tasks, unified), req.Process.Args[0])
 	if err != nil {
 		if console != nil {
@@ -120,6 +137,36 @@ func join(req *ExecRequest) (*Process, error) {
 	}
 	p.Console = console
 	return p, nil
+}
+
+// otherUserNS opens the user namespace of a process; 0: it is this process's own.
+func otherUserNS(pid int) (int, error) {
+	fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/ns/user", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, api.Errorf(api.Conflict, "the container is not running")
+	}
+	if isHere(fd, specs.UserNamespace) {
+		unix.Close(fd)
+		return 0, nil
+	}
+	return fd, nil
+}
+
+// outerID is who a user of a user namespace is outside of it, by its uid_map; none: they are the same.
+func outerID(uidMap []byte, id int) (int, error) {
+	if uidMap == nil {
+		return id, nil
+	}
+	for line := range strings.Lines(string(uidMap)) {
+		var inside, outside, size int
+		if _, err := fmt.Sscan(line, &inside, &outside, &size); err != nil {
+			return 0, fmt.Errorf("uid_map: %w", err)
+		}
+		if id >= inside && id < inside+size {
+			return outside + id - inside, nil
+		}
+	}
+	return 0, api.Errorf(api.InvalidArgument, "process.user.uid: %d is not mapped in the container's user namespace", id)
 }
 
 // execConsole makes a pseudo-terminal in the container that this thread has joined. What is at /dev/pts is the container's to say, so it is checked.

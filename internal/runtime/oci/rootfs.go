@@ -58,10 +58,12 @@ func (b *builder) mountRoot() error {
 		return err
 	}
 	var fd int
-	switch len(b.req.Root) {
-	case 0:
+	switch staged := b.req.staged; {
+	case staged != nil && staged.root >= 0:
+		fd = staged.root
+	case len(b.req.Root) == 0:
 		fd, err = mount.Clone(unix.AT_FDCWD, b.req.RootPath, true)
-	case 1:
+	case len(b.req.Root) == 1:
 		fd, err = b.newRoot(&b.req.Root[0])
 	default:
 		return api.Errorf(api.Unsupported, "root file system of %d mounts", len(b.req.Root))
@@ -77,21 +79,40 @@ func (b *builder) mountRoot() error {
 	if b.rootInPlace {
 		return nil
 	}
-	at, err := unix.Open(b.req.MountPoint, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	at, err := b.openMountPoint()
 	if err != nil {
-		return &os.PathError{Op: "open", Path: b.req.MountPoint, Err: err}
+		return err
 	}
 	defer unix.Close(at)
 	return mount.Attach(fd, at)
 }
 
+// openMountPoint opens a folder for the root to be mounted on, which nobody else will see. The root user of a user namespace may not be able to reach the one
+// that was given.
+func (b *builder) openMountPoint() (int, error) {
+	at, err := unix.Open(b.req.MountPoint, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil && b.req.staged != nil {
+		for _, dir := range []string{"/tmp", "/var/tmp", "/mnt", "/run"} {
+			if at, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
+				return at, nil
+			}
+		}
+	}
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: b.req.MountPoint, Err: err}
+	}
+	return at, nil
+}
+
 // maxFsconfig is the longest value that fsconfig(2) takes, in bytes.
 const maxFsconfig = 255
+
+func tooLong(option string) bool { return len(option) > maxFsconfig }
 
 // newRoot makes the root's file system: detached, or in place with mount(2) where an option is too long for fsconfig(2), as an overlay's lowerdir is
 // with some layers. The place is in this thread's own mount namespace, at a path of the engine's own.
 func (b *builder) newRoot(m *api.Mount) (int, error) {
-	long := slices.ContainsFunc(m.Options, func(o string) bool { return len(o) > maxFsconfig })
+	long := slices.ContainsFunc(m.Options, tooLong)
 	bind := slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 	switch {
 	case bind:
@@ -209,6 +230,14 @@ func (*builder) attributes(fd int, opts mountOptions) error {
 
 // cloneSource opens the source of a bind mount: a path of the host, named by the caller.
 func (b *builder) cloneSource(m *specs.Mount, opts mountOptions) (int, error) {
+	if staged := b.req.staged; staged != nil {
+		for i, fd := range staged.sources {
+			if m == &b.spec.Mounts[i] {
+				delete(staged.sources, i) // it is the caller's now
+				return fd, nil
+			}
+		}
+	}
 	if m.Source == "" {
 		return -1, api.Errorf(api.InvalidArgument, "bind mount without a source")
 	}

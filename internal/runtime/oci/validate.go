@@ -7,6 +7,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"brig/api"
+	"brig/internal/kernel/userns"
 )
 
 // Validate refuses a configuration that is wrong or asks for what is not built, by the field's name, before anything is made.
@@ -38,8 +39,6 @@ func Validate(s *specs.Spec) error {
 		name string
 		set  bool
 	}{
-		{"linux.uidMappings", len(s.Linux.UIDMappings) > 0},
-		{"linux.gidMappings", len(s.Linux.GIDMappings) > 0},
 		{"linux.timeOffsets", len(s.Linux.TimeOffsets) > 0},
 		{"linux.intelRdt", s.Linux.IntelRdt != nil},
 		{"linux.mountLabel", s.Linux.MountLabel != ""},
@@ -60,11 +59,18 @@ func Validate(s *specs.Spec) error {
 		seen[n.Type] = true
 		switch n.Type {
 		case specs.PIDNamespace, specs.NetworkNamespace, specs.MountNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace:
-		case specs.UserNamespace, specs.TimeNamespace:
+		case specs.UserNamespace:
+			if err := validateUserNS(s, &n); err != nil {
+				return err
+			}
+		case specs.TimeNamespace:
 			return unsupported("linux.namespaces: " + string(n.Type))
 		default:
 			return api.Errorf(api.InvalidArgument, "config.json: linux.namespaces: unknown type %q", n.Type)
 		}
+	}
+	if !seen[specs.UserNamespace] && len(s.Linux.UIDMappings)+len(s.Linux.GIDMappings) > 0 {
+		return api.Errorf(api.InvalidArgument, "config.json: linux.uidMappings or linux.gidMappings is set, but linux.namespaces has no user namespace")
 	}
 	if !seen[specs.MountNamespace] {
 		return unsupported("a container without a mount namespace")
@@ -76,6 +82,27 @@ func Validate(s *specs.Spec) error {
 		if err := validateSysctl(k, seen); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// validateUserNS wants mappings for a new user namespace, and the process's ids among them.
+func validateUserNS(s *specs.Spec, n *specs.LinuxNamespace) error {
+	uids, gids := s.Linux.UIDMappings, s.Linux.GIDMappings
+	if n.Path == "" && (len(uids) == 0 || len(gids) == 0) {
+		return api.Errorf(api.InvalidArgument, "config.json: linux.uidMappings or linux.gidMappings is missing: a new user namespace has no ids without")
+	}
+	if err := userns.Validate("linux.uidMappings", uids); err != nil {
+		return err
+	}
+	if err := userns.Validate("linux.gidMappings", gids); err != nil {
+		return err
+	}
+	switch u := &s.Process.User; {
+	case len(uids) > 0 && !userns.Has(uids, u.UID):
+		return api.Errorf(api.InvalidArgument, "config.json: process.user.uid: %d is not in linux.uidMappings", u.UID)
+	case len(gids) > 0 && !userns.Has(gids, u.GID):
+		return api.Errorf(api.InvalidArgument, "config.json: process.user.gid: %d is not in linux.gidMappings", u.GID)
 	}
 	return nil
 }
