@@ -54,6 +54,9 @@ func execute(c *call) (int, error) {
 			return 0, api.Errorf(api.Conflict, "cannot exec in a paused container: resume it, or give --ignore-paused, and the process waits until it is resumed")
 		}
 	}
+	if entered, code, err := c.enterUserNS(e); entered || err != nil {
+		return code, err
+	}
 	s, err := e.config()
 	if err != nil {
 		return 0, err
@@ -86,6 +89,28 @@ func execute(c *call) (int, error) {
 		return 0, err
 	}
 	return c.follow(made)
+}
+
+// enterUserNS does the whole exec as root of the container's user namespace, where the caller has no root's rights of its own; elsewhere it does nothing.
+func (c *call) enterUserNS(e *entry) (entered bool, code int, err error) {
+	if os.Geteuid() == 0 {
+		return false, 0, nil
+	}
+	fd, err := oci.OtherUserNS(e.Pid)
+	if err != nil || fd == 0 {
+		return false, 0, err
+	}
+	defer unix.Close(fd)
+	preserve, err := c.preserved(&specs.Spec{Process: &specs.Process{}})
+	if err != nil {
+		return false, 0, err
+	}
+	p, err := oci.Enter(fd, preserve, append([]string{"brig-oci", "--root", c.root}, os.Args[1:]...), os.Environ())
+	if err != nil {
+		return false, 0, err
+	}
+	exit, err := c.attend(p)
+	return true, exit.Code, err
 }
 
 // follow starts a process that waits and, unless detached, sees it to its end.

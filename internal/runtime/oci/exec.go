@@ -68,7 +68,7 @@ func join(req *ExecRequest) (*Process, error) {
 		return nil, api.Errorf(api.Conflict, "the container is not running")
 	}
 	defer unix.Close(cgroupNS)
-	userNS, err := otherUserNS(req.Pid)
+	userNS, err := OtherUserNS(req.Pid)
 	if err != nil {
 		return nil, err
 	}
@@ -139,8 +139,8 @@ func join(req *ExecRequest) (*Process, error) {
 	return p, nil
 }
 
-// otherUserNS opens the user namespace of a process; 0: it is this process's own.
-func otherUserNS(pid int) (int, error) {
+// OtherUserNS opens the user namespace of a process; 0: it is this process's own.
+func OtherUserNS(pid int) (int, error) {
 	fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/ns/user", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0, api.Errorf(api.Conflict, "the container is not running")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -207,23 +208,49 @@ func outerSource(req *Request, m *specs.Mount) (int, error) {
 
 // enterStage forks the child and sees it into its user namespace; it returns when the child has executed the runtime, or could not.
 func enterStage(req *Request, control int, join []int) (pid int, err error) {
+	ns := usesUserNS(req.Spec)
+	userNS := -1
+	if ns.Path != "" {
+		if userNS, err = unix.Open(ns.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			return 0, api.Errorf(api.InvalidArgument, "config.json: linux.namespaces: user: %w", &os.PathError{Op: "open", Path: ns.Path, Err: err})
+		}
+		defer unix.Close(userNS)
+	}
+	argv := []string{"brig-oci", StageVerb, strconv.Itoa(firstFD + req.Preserve)}
+	return inUserNS(argv, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, req.Spec, func(c *stageChild) {
+		c.userNS, c.join, c.control, c.preserve, c.stdio = userNS, join, control, req.Preserve, req.Stdio
+	})
+}
+
+// Enter executes this program anew, with the same streams and inherited descriptors, as root of the user namespace userNS, which belongs to the caller: for
+// an exec by a user without root's rights, who could not join the container's other namespaces from outside. The process is the caller's child.
+func Enter(userNS, preserve int, argv, env []string) (*Process, error) {
+	pid, err := inUserNS(argv, env, nil, func(c *stageChild) {
+		c.userNS, c.preserve, c.stdio = userNS, preserve, [3]int{0, 1, 2}
+	})
+	if err != nil {
+		return nil, err
+	}
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		reapStage(pid)
+		return nil, os.NewSyscallError("pidfd_open", err)
+	}
+	return &Process{Pid: pid, PidFD: pidfd, sync: -1, report: -1, name: argv[0]}, nil
+}
+
+// inUserNS forks, enters the user namespace, with the mappings of s if it is a new one, and executes this program there.
+func inUserNS(argv, env []string, s *specs.Spec, set func(*stageChild)) (pid int, err error) {
 	exe, err := unix.Open("/proc/self/exe", unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0, &os.PathError{Op: "open", Path: "/proc/self/exe", Err: err}
 	}
 	defer unix.Close(exe)
-	c, err := newStageChild(exe, control, req.Preserve, req.Stdio)
+	c, err := newStageChild(exe, argv, env)
 	if err != nil {
 		return 0, err
 	}
-	c.join = join
-	ns := usesUserNS(req.Spec)
-	if ns.Path != "" {
-		if c.userNS, err = unix.Open(ns.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
-			return 0, api.Errorf(api.InvalidArgument, "config.json: linux.namespaces: user: %w", &os.PathError{Op: "open", Path: ns.Path, Err: err})
-		}
-		defer unix.Close(c.userNS)
-	}
+	set(c)
 	sync, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, os.NewSyscallError("socketpair", err)
@@ -239,7 +266,7 @@ func enterStage(req *Request, control int, join []int) (pid int, err error) {
 		return 0, fmt.Errorf("user namespace: clone: %w", errno)
 	}
 	pid = int(n)
-	if err = mapStage(sync[0], pid, req.Spec, ns.Path == ""); err != nil {
+	if err = mapStage(sync[0], pid, s, c.userNS < 0); err != nil {
 		unix.Kill(pid, unix.SIGKILL)
 		reapStage(pid)
 		return 0, err

@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"strconv"
 	"syscall"
 	"unsafe"
 
@@ -10,14 +9,14 @@ import (
 
 // stageChild is what the forked child needs to become a stage: the runtime, executed anew inside the container's user namespace.
 type stageChild struct {
-	exe      int      // descriptor of the program
-	join     []int    // namespaces to join from outside, those that a user namespace would keep out of reach
-	userNS   int      // the user namespace to join; -1: make one and wait for its mappings
-	stdio    [3]int   // the container's standard streams
-	preserve int      // descriptors from 3 on that stay
-	control  int      // socket to the outer process
-	argv     [4]*byte // program, verb, number of the control socket, nil
-	envp     [2]*byte
+	exe      int    // descriptor of the program
+	join     []int  // namespaces to join from outside, those that a user namespace would keep out of reach
+	userNS   int    // the user namespace to join; -1: make one and wait for its mappings
+	stdio    [3]int // the container's standard streams
+	preserve int    // descriptors from 3 on that stay
+	control  int    // socket to the outer process, to be the next descriptor; -1: none
+	argv     []*byte
+	envp     []*byte
 	sync     [2]int32 // socket pair: the child's end is the second
 }
 
@@ -28,16 +27,13 @@ const (
 )
 
 // newStageChild prepares the memory for it.
-func newStageChild(exe, control, preserve int, stdio [3]int) (*stageChild, error) {
-	c := &stageChild{exe: exe, userNS: -1, stdio: stdio, preserve: preserve, control: control}
-	for i, s := range []string{"brig-oci", StageVerb, strconv.Itoa(firstFD + preserve)} {
-		var err error
-		if c.argv[i], err = syscall.BytePtrFromString(s); err != nil {
-			return nil, err
-		}
-	}
+func newStageChild(exe int, argv, env []string) (*stageChild, error) {
+	c := &stageChild{exe: exe, userNS: -1, control: -1}
 	var err error
-	c.envp[0], err = syscall.BytePtrFromString("PATH=/usr/sbin:/usr/bin:/sbin:/bin")
+	if c.argv, err = syscall.SlicePtrFromStrings(argv); err != nil {
+		return nil, err
+	}
+	c.envp, err = syscall.SlicePtrFromStrings(env)
 	return c, err
 }
 
@@ -122,9 +118,12 @@ func execStage(c *stageChild) syscall.Errno {
 	}
 	// Move what is needed out of the way of the control socket's place, then put it there.
 	place := uintptr(firstFD + c.preserve)
-	control, _, e := syscall.RawSyscall(unix.SYS_FCNTL, uintptr(c.control), unix.F_DUPFD_CLOEXEC, place+3)
-	if e != 0 {
-		return e
+	var control uintptr
+	if c.control >= 0 {
+		var e syscall.Errno
+		if control, _, e = syscall.RawSyscall(unix.SYS_FCNTL, uintptr(c.control), unix.F_DUPFD_CLOEXEC, place+3); e != 0 {
+			return e
+		}
 	}
 	exe, _, e := syscall.RawSyscall(unix.SYS_FCNTL, uintptr(c.exe), unix.F_DUPFD_CLOEXEC, place+3)
 	if e != 0 {
@@ -134,8 +133,12 @@ func execStage(c *stageChild) syscall.Errno {
 	if e != 0 {
 		return e
 	}
-	if _, _, e = syscall.RawSyscall(unix.SYS_DUP3, control, place, 0); e != 0 {
-		return e
+	if c.control >= 0 {
+		if _, _, e = syscall.RawSyscall(unix.SYS_DUP3, control, place, 0); e != 0 {
+			return e
+		}
+	} else {
+		syscall.RawSyscall(unix.SYS_CLOSE, place, 0, 0)
 	}
 	if _, _, e = syscall.RawSyscall(unix.SYS_DUP3, exe, place+1, unix.O_CLOEXEC); e != 0 {
 		return e
@@ -147,7 +150,7 @@ func execStage(c *stageChild) syscall.Errno {
 	if _, _, e = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, place+3, ^uintptr(0)>>32, 0); e != 0 {
 		return e
 	}
-	_, _, e = syscall.RawSyscall6(unix.SYS_EXECVEAT, place+1, uintptr(unsafe.Pointer(&emptyName)), uintptr(unsafe.Pointer(&c.argv)),
-		uintptr(unsafe.Pointer(&c.envp)), unix.AT_EMPTY_PATH, 0)
+	_, _, e = syscall.RawSyscall6(unix.SYS_EXECVEAT, place+1, uintptr(unsafe.Pointer(&emptyName)), uintptr(unsafe.Pointer(unsafe.SliceData(c.argv))),
+		uintptr(unsafe.Pointer(unsafe.SliceData(c.envp))), unix.AT_EMPTY_PATH, 0)
 	return e
 }
