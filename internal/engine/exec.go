@@ -2,7 +2,7 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"os"
 	"path"
 	"path/filepath"
@@ -13,6 +13,7 @@ import (
 	"brig/api"
 	"brig/internal/kernel/caps"
 	"brig/internal/runtime"
+	"brig/internal/runtime/config"
 	"brig/internal/runtime/oci"
 )
 
@@ -57,14 +58,14 @@ func (e *Engine) execProcess(c *api.Container, x *api.ExecSpec) (api.Process, st
 	if err != nil {
 		return api.Process{}, "", err
 	}
-	var spec struct {
-		Process     specs.Process     `json:"process"`
-		Annotations map[string]string `json:"annotations"`
+	spec, err := config.DecodePart(data)
+	if err == nil && spec.Process == nil {
+		err = errors.New("config.json: process is missing")
 	}
-	if err := json.Unmarshal(data, &spec); err != nil {
-		return api.Process{}, "", api.Errorf(api.Corrupt, "container %s: config.json: %w", c.Name, err)
+	if err != nil { // Brig itself has written it
+		return api.Process{}, "", &api.Error{Kind: api.Corrupt, Msg: "container " + c.Name, Err: err}
 	}
-	p := spec.Process
+	p := *spec.Process
 	if len(x.Command) == 0 || x.Command[0] == "" {
 		return p, "", api.Errorf(api.InvalidArgument, "exec: no command was given")
 	}

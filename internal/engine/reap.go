@@ -105,7 +105,7 @@ func (e *Engine) claim(ctx context.Context, c *api.Container, force bool) (*lock
 			return l, err
 		}
 		if time.Now().After(deadline) {
-			if _, err := readShimState(e.sandboxDir(c.ID)); err == nil || force {
+			if _, err := shim.ReadState(e.sandboxDir(c.ID)); err == nil || force {
 				return l, nil
 			}
 			l.Release()
@@ -161,7 +161,7 @@ func (e *Engine) wasStarted(id string) bool {
 
 // keepExit writes the exit status down where the shim could not, or that it is lost where the shim was killed.
 func (e *Engine) keepExit(id, dir string) error {
-	s, err := readShimState(dir)
+	s, err := shim.ReadState(dir)
 	if err != nil || exists(e.exitPath(id)) {
 		return nil //nolint:nilerr // without a state there was no process to end
 	}
@@ -225,7 +225,7 @@ func (e *Engine) sweep(ctx context.Context) {
 		if lock.Held(filepath.Join(dir, shim.LockName)) {
 			continue
 		}
-		if s, err := readShimState(dir); err == nil && running(s) {
+		if s, err := shim.ReadState(dir); err == nil && running(s) {
 			continue // its shim was killed, it runs on
 		}
 		e.sweepOne(ctx, id, dir)

@@ -18,7 +18,7 @@ const linkName = "link.json"
 // fillState derives a container's state from what is on the disk and which processes live.
 func (e *Engine) fillState(c *api.Container) {
 	dir := e.sandboxDir(c.ID)
-	s, err := readShimState(dir)
+	s, err := shim.ReadState(dir)
 	if err == nil && running(s) {
 		c.State = api.State{Status: api.StatusRunning, Pid: s.Pid, StartedAt: s.StartedAt}
 		c.Link = readLink(dir)
@@ -55,24 +55,11 @@ func (e *Engine) lastExit(id string) *shim.ExitRecord {
 var lostExit = api.Exit{Code: 255, Error: "exit status unknown: the container's shim was killed, or the machine stopped"}
 
 func readExit(path string) *shim.ExitRecord {
-	data, err := os.ReadFile(path)
+	r, err := shim.ReadExit(path)
 	if err != nil {
 		return nil
 	}
-	r := new(shim.ExitRecord)
-	if json.Unmarshal(data, r) != nil {
-		return nil
-	}
-	return r
-}
-
-func readShimState(dir string) (shim.State, error) {
-	var s shim.State
-	data, err := os.ReadFile(filepath.Join(dir, shim.StateName))
-	if err != nil {
-		return s, err
-	}
-	return s, json.Unmarshal(data, &s)
+	return &r
 }
 
 // running reports whether the process of s lives: it was started since the last boot and is not another with the same number.
@@ -94,7 +81,7 @@ func readLink(dir string) *api.Link {
 
 // isRunning asks for one container without its record.
 func (e *Engine) isRunning(id string) bool {
-	s, err := readShimState(e.sandboxDir(id))
+	s, err := shim.ReadState(e.sandboxDir(id))
 	return err == nil && running(s)
 }
 

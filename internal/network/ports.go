@@ -1,15 +1,17 @@
 package network
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
 
-	"brig/api"
 	"golang.org/x/sys/unix"
+
+	"brig/api"
+	"brig/internal/base/jsonscan"
+	"brig/internal/base/record"
 )
 
 // mapping is one published port in one address family; STATE/network/ports/ID is a list of them.
@@ -20,6 +22,27 @@ type mapping struct {
 	// NoLoopback: [::] was asked for, and ::1 is left out, since br_netfilter would lose the answers.
 	NoLoopback bool `json:"noLoopback,omitempty"`
 }
+
+var mappingNames = [...]string{"protocol", "host", "container", "noLoopback"}
+
+func readMapping(s *jsonscan.Scanner, v *mapping) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(mappingNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Protocol)
+		case 1:
+			jsonscan.Text(s, &v.Host)
+		case 2:
+			jsonscan.Text(s, &v.Container)
+		case 3:
+			jsonscan.Bool(s, &v.NoLoopback)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+func readMappings(s *jsonscan.Scanner, v *[]mapping) { jsonscan.List(s, v, readMapping) }
 
 func (p mapping) spec() api.PortSpec {
 	return api.PortSpec{HostIP: p.Host.Addr().String(), HostPort: p.Host.Port(), ContainerPort: p.Container.Port(), Protocol: p.Protocol}
@@ -257,7 +280,7 @@ func (m *Manager) published(id string) ([]mapping, error) {
 		return nil, err
 	}
 	var ports []mapping
-	if err := json.Unmarshal(data, &ports); err != nil {
+	if err := jsonscan.Decode(data, &ports, readMappings); err != nil {
 		return nil, fmt.Errorf("%s: %w", m.path("ports", id), err)
 	}
 	return ports, nil
@@ -265,7 +288,7 @@ func (m *Manager) published(id string) ([]mapping, error) {
 
 // record writes what a container publishes, which it alone does, by way of a file that Detach knows if the writer dies.
 func (m *Manager) record(id string, ports []mapping) error {
-	data, err := json.Marshal(ports)
+	data, err := record.Marshal(ports)
 	if err != nil {
 		return err
 	}

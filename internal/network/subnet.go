@@ -2,7 +2,6 @@ package network
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"math/rand/v2"
@@ -12,6 +11,8 @@ import (
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
+	"brig/internal/base/jsonscan"
+	"brig/internal/base/record"
 	"brig/internal/kernel/netlink"
 )
 
@@ -21,6 +22,21 @@ type subnetFile struct {
 	V6 netip.Prefix `json:"ipv6"`
 }
 
+var subnetNames = [...]string{"ipv4", "ipv6"}
+
+func readSubnets(s *jsonscan.Scanner, v *subnetFile) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(subnetNames[:]) {
+		case 0:
+			jsonscan.Text(s, &v.V4)
+		case 1:
+			jsonscan.Text(s, &v.V6)
+		default:
+			s.Skip()
+		}
+	}
+}
+
 // subnet returns the subnets of the bridge: those of last time, if nothing on the host has come to use the IPv4 one since, else free ones,
 // which are written down. own is the index of the bridge, if it exists.
 func (m *Manager) subnet(routes []netlink.Route, own uint32) (v4, v6 netip.Prefix, err error) {
@@ -28,7 +44,7 @@ func (m *Manager) subnet(routes []netlink.Route, own uint32) (v4, v6 netip.Prefi
 	var f subnetFile
 	data, err := os.ReadFile(m.subnets)
 	if err == nil {
-		err = json.Unmarshal(data, &f)
+		err = jsonscan.Decode(data, &f, readSubnets)
 	} else if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
@@ -52,7 +68,7 @@ func (m *Manager) subnet(routes []netlink.Route, own uint32) (v4, v6 netip.Prefi
 		return v4, v6, err
 	}
 	f.V6 = chooseV6()
-	if data, err = json.Marshal(f); err != nil {
+	if data, err = record.Marshal(f); err != nil {
 		return v4, v6, err
 	}
 	if err := os.MkdirAll(filepath.Dir(m.subnets), 0o700); err != nil {

@@ -1,6 +1,8 @@
 package jsonscan
 
 import (
+	"encoding"
+	"encoding/base64"
 	"strconv"
 	"unsafe"
 )
@@ -197,4 +199,62 @@ func (s *Scanner) spend(size uintptr) bool {
 		s.fail("lists and maps need more than the limit of 64 MiB", s.pos)
 	}
 	return s.err == nil
+}
+
+// Own reads a value into a type that reads itself. It is given the value's text, null too, as by encoding/json.
+func Own(s *Scanner, v interface{ UnmarshalJSON(text []byte) error }) {
+	s.peek()
+	from := s.pos
+	s.Skip()
+	if s.err != nil {
+		return
+	}
+	if err := v.UnmarshalJSON(s.data[from:s.pos]); err != nil {
+		s.fail(err.Error(), from)
+	}
+}
+
+// Text reads a string into a type that reads itself from one.
+func Text(s *Scanner, v encoding.TextUnmarshaler) {
+	if s.peek() != '"' {
+		s.null("a string")
+		return
+	}
+	from := s.pos
+	if t, ok := s.text(); ok {
+		if err := v.UnmarshalText([]byte(t)); err != nil {
+			s.fail(err.Error(), from)
+		}
+	}
+}
+
+// Bytes reads a string of base64, or a list of numbers; null makes it nil.
+func Bytes(s *Scanner, v *[]byte) {
+	switch s.peek() {
+	case '"':
+	case '[':
+		List(s, v, Uint[byte])
+		return
+	default:
+		if s.null("a string of base64") {
+			*v = nil
+		}
+		return
+	}
+	from := s.pos
+	if t, ok := s.text(); ok {
+		b, err := base64.StdEncoding.DecodeString(t)
+		if err != nil {
+			s.fail(err.Error(), from)
+			return
+		}
+		*v = b
+	}
+}
+
+// Empty reads an object none of whose names mean anything.
+func Empty(s *Scanner, _ *struct{}) {
+	for more := s.Object(); more; more = s.More() {
+		s.Skip()
+	}
 }

@@ -3,7 +3,7 @@ package ns
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -16,6 +16,7 @@ import (
 	"brig/internal/kernel/proc"
 	"brig/internal/runtime"
 	"brig/internal/runtime/shim"
+	"brig/internal/runtime/shim/wire"
 )
 
 // Driver makes sandboxes of namespaces.
@@ -79,7 +80,7 @@ func (s *sandbox) Add(ctx context.Context, b runtime.Bundle) (runtime.Container,
 	for _, f := range link.Held {
 		f.Close()
 	}
-	rep, err := s.owner.Call(ctx, &shim.Request{Op: "add", ID: b.ID, Bundle: b, NetNS: link.NetNS != nil})
+	rep, err := s.owner.Call(ctx, &wire.Request{Op: "add", ID: b.ID, Bundle: b, NetNS: link.NetNS != nil})
 	if err != nil {
 		return nil, err
 	}
@@ -88,15 +89,14 @@ func (s *sandbox) Add(ctx context.Context, b runtime.Bundle) (runtime.Container,
 
 // Find reads the container's record. That of a container whose process has ended is still found, until the sandbox is closed.
 func (s *sandbox) Find(_ context.Context, id string) (runtime.Container, error) {
-	data, err := os.ReadFile(filepath.Join(s.spec.Dir, shim.StateName))
-	if err != nil {
+	state, err := shim.ReadState(s.spec.Dir)
+	if errors.Is(err, api.NotFound) {
 		return nil, api.Errorf(api.NotFound, "container %s is not running", id)
 	}
-	c := &container{s: s, id: id}
-	if err := json.Unmarshal(data, &c.state); err != nil {
-		return nil, api.Errorf(api.Corrupt, "%s/%s: %w", s.spec.Dir, shim.StateName, err)
+	if err != nil {
+		return nil, err
 	}
-	return c, nil
+	return &container{s: s, id: id, state: state}, nil
 }
 
 // Close ends a sandbox in which nothing runs any more, or yet, and returns when its shim has ended.
@@ -132,12 +132,12 @@ func (c *container) Running() bool {
 func (c *container) State() shim.State { return c.state }
 
 func (c *container) Start(ctx context.Context) error {
-	_, err := c.s.owner.Call(ctx, &shim.Request{Op: "start", ID: c.id})
+	_, err := c.s.owner.Call(ctx, &wire.Request{Op: "start", ID: c.id})
 	return err
 }
 
 func (c *container) StartAttached(ctx context.Context, s runtime.Streams) (runtime.Stream, error) {
-	_, err := c.s.owner.Call(ctx, &shim.Request{Op: "start", ID: c.id, Attach: s.Stdout || s.Stderr, Stdin: s.Stdin})
+	_, err := c.s.owner.Call(ctx, &wire.Request{Op: "start", ID: c.id, Attach: s.Stdout || s.Stderr, Stdin: s.Stdin})
 	if err != nil {
 		return nil, err
 	}
@@ -149,11 +149,11 @@ func (c *container) Attach(ctx context.Context, s runtime.Streams) (runtime.Stre
 	if s.Stdout || s.Stderr || s.Stdin {
 		op = "attach"
 	}
-	return c.dial(ctx, &shim.Request{Op: op, ID: c.id, Stdin: s.Stdin}, s)
+	return c.dial(ctx, &wire.Request{Op: op, ID: c.id, Stdin: s.Stdin}, s)
 }
 
 func (c *container) ExecAttached(ctx context.Context, p api.Process, user string, s *runtime.Streams) (runtime.Stream, error) {
-	r := &shim.Request{Op: "exec", ID: c.id, Process: &p, User: user, Detach: s == nil}
+	r := &wire.Request{Op: "exec", ID: c.id, Process: &p, User: user, Detach: s == nil}
 	if s == nil {
 		s = &runtime.Streams{}
 	}
@@ -162,7 +162,7 @@ func (c *container) ExecAttached(ctx context.Context, p api.Process, user string
 }
 
 // dial makes a request on a connection of its own, which then carries the stream.
-func (c *container) dial(ctx context.Context, r *shim.Request, s runtime.Streams) (runtime.Stream, error) {
+func (c *container) dial(ctx context.Context, r *wire.Request, s runtime.Streams) (runtime.Stream, error) {
 	client, err := shim.Dial(c.s.spec.Dir)
 	if err != nil {
 		return nil, err

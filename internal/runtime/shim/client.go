@@ -17,7 +17,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/lock"
-	"brig/internal/base/record"
+	"brig/internal/runtime/shim/wire"
 )
 
 // Client is one connection to a shim. Requests and Wait are for one goroutine at a time; input, resizes and Done may come from others.
@@ -83,8 +83,8 @@ func (c *Client) SendFDs(fds []int) error {
 	const most = 200 // the kernel takes 253 in one message: SCM_MAX_FD, unix(7)
 	for len(fds) > 0 {
 		n := min(len(fds), most)
-		var h [headerLen]byte
-		header(h[:], frameFDs, 0)
+		var h [wire.HeaderLen]byte
+		wire.Header(h[:], wire.FrameFDs, 0)
 		rc, err := c.f.SyscallConn()
 		if err != nil {
 			return err
@@ -102,27 +102,27 @@ func (c *Client) SendFDs(fds []int) error {
 }
 
 // Call sends a request and waits for its reply.
-func (c *Client) Call(ctx context.Context, r *Request) (Reply, error) {
-	data, err := record.Marshal(r)
+func (c *Client) Call(ctx context.Context, r *wire.Request) (wire.Reply, error) {
+	data, err := r.Encode()
 	if err != nil {
-		return Reply{}, err
+		return wire.Reply{}, err
 	}
-	if err := c.write(frameRequest, data); err != nil {
-		return Reply{}, ErrGone
+	if err := c.write(wire.FrameRequest, data); err != nil {
+		return wire.Reply{}, ErrGone
 	}
 	defer c.deadline(ctx)()
-	kind, payload, err := readFrame(c.f, c.buf)
+	kind, payload, err := wire.ReadFrame(c.f, c.buf)
 	if err != nil {
 		if ctx.Err() != nil {
-			return Reply{}, ctx.Err()
+			return wire.Reply{}, ctx.Err()
 		}
-		return Reply{}, ErrGone
+		return wire.Reply{}, ErrGone
 	}
-	if kind != frameReply {
-		return Reply{}, fmt.Errorf("shim: frame %q where a reply is due", kind)
+	if kind != wire.FrameReply {
+		return wire.Reply{}, fmt.Errorf("shim: frame %q where a reply is due", kind)
 	}
-	rep := decodeReply(payload)
-	return rep, rep.err()
+	rep := wire.DecodeReply(payload)
+	return rep, rep.Err()
 }
 
 // deadline breaks reads off when ctx ends; the returned function stops that.
@@ -143,7 +143,7 @@ func (c *Client) deadline(ctx context.Context) func() {
 func (c *Client) Wait(ctx context.Context, stdout, stderr io.Writer) (api.Exit, error) {
 	defer c.deadline(ctx)()
 	for c.exit == nil {
-		kind, payload, err := readFrame(c.f, c.buf)
+		kind, payload, err := wire.ReadFrame(c.f, c.buf)
 		if err != nil {
 			if ctx.Err() != nil {
 				return api.Exit{}, ctx.Err()
@@ -152,16 +152,16 @@ func (c *Client) Wait(ctx context.Context, stdout, stderr io.Writer) (api.Exit, 
 		}
 		c.buf = payload[:0]
 		switch kind {
-		case frameStdout, frameStderr:
+		case wire.FrameStdout, wire.FrameStderr:
 			w := stdout
-			if kind == frameStderr {
+			if kind == wire.FrameStderr {
 				w = stderr
 			}
 			if w != nil {
 				_, _ = w.Write(payload) // a closed pipe on our side is not the container's end
 			}
-		case frameExit:
-			e := decodeExit(payload)
+		case wire.FrameExit:
+			e := wire.DecodeExit(payload)
 			c.exit = &e
 		}
 	}
@@ -172,7 +172,7 @@ func (c *Client) Wait(ctx context.Context, stdout, stderr io.Writer) (api.Exit, 
 func (c *Client) Input(b []byte) error {
 	for len(b) > 0 {
 		n := min(len(b), 32<<10)
-		if err := c.write(frameStdin, b[:n]); err != nil {
+		if err := c.write(wire.FrameStdin, b[:n]); err != nil {
 			return err
 		}
 		b = b[n:]
@@ -181,19 +181,19 @@ func (c *Client) Input(b []byte) error {
 }
 
 // CloseInput ends standard input.
-func (c *Client) CloseInput() error { return c.write(frameStdin, nil) }
+func (c *Client) CloseInput() error { return c.write(wire.FrameStdin, nil) }
 
 // Resize tells the terminal's size.
 func (c *Client) Resize(w api.WindowSize) error {
 	var b [4]byte
 	binary.LittleEndian.PutUint16(b[:], w.Rows)
 	binary.LittleEndian.PutUint16(b[2:], w.Cols)
-	return c.write(frameResize, b[:])
+	return c.write(wire.FrameResize, b[:])
 }
 
 // Done tells the shim that its owner has cleaned up. The shim removes the folders in trash, which nothing knows any more, before it ends.
 func (c *Client) Done(trash ...string) error {
-	return c.write(frameDone, []byte(strings.Join(trash, "\x00")))
+	return c.write(wire.FrameDone, []byte(strings.Join(trash, "\x00")))
 }
 
 // Drain returns when the shim, and the clean-up that may follow in its place, has ended.
@@ -217,5 +217,5 @@ func (c *Client) Close() error { return c.f.Close() }
 func (c *Client) write(kind byte, payload []byte) error {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
-	return writeFrame(c.f, kind, payload)
+	return wire.WriteFrame(c.f, kind, payload)
 }

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/runtime/shim/wire"
 )
 
 // High-water marks in bytes: a reader that is this far behind stops the container's writes until it catches up; a container that does not read
@@ -84,18 +85,17 @@ func (c *conn) takeFDs(oob []byte) {
 
 // frames handles the whole frames that have come in.
 func (c *conn) frames() {
-	for !c.gone && !c.stalled && len(c.in) >= headerLen {
-		n := int(binary.LittleEndian.Uint32(c.in[1:]))
-		if n > maxFrame {
+	for !c.gone && !c.stalled {
+		kind, payload, rest, whole, err := wire.Split(c.in)
+		if err != nil {
 			c.close()
 			return
 		}
-		if len(c.in) < headerLen+n {
-			return
+		if !whole {
+			break
 		}
-		kind, payload := c.in[0], c.in[headerLen:headerLen+n]
 		c.frame(kind, payload)
-		c.in = c.in[headerLen+n:]
+		c.in = rest
 	}
 	if len(c.in) == 0 {
 		c.in = nil
@@ -104,17 +104,17 @@ func (c *conn) frames() {
 
 func (c *conn) frame(kind byte, payload []byte) {
 	switch kind {
-	case frameRequest:
+	case wire.FrameRequest:
 		c.s.handle(c, payload)
-	case frameStdin:
+	case wire.FrameStdin:
 		if c.stdin != nil {
 			c.stdin.input(c, payload)
 		}
-	case frameResize:
+	case wire.FrameResize:
 		if c.attached != nil && len(payload) == 4 {
 			c.attached.resize(binary.LittleEndian.Uint16(payload), binary.LittleEndian.Uint16(payload[2:]))
 		}
-	case frameDone:
+	case wire.FrameDone:
 		if c == c.s.owner {
 			c.s.cleaned = true
 			for dir := range strings.SplitSeq(string(payload), "\x00") {
@@ -124,23 +124,23 @@ func (c *conn) frame(kind byte, payload []byte) {
 			}
 			c.s.abandon()
 		}
-	case frameFDs:
+	case wire.FrameFDs:
 	default:
 		c.close()
 	}
 }
 
-func (c *conn) reply(r Reply) { c.send(frameReply, r.encode()) }
+func (c *conn) reply(r wire.Reply) { c.send(wire.FrameReply, r.Encode()) }
 
-func (c *conn) exit(e api.Exit) { c.send(frameExit, encodeExit(e)) }
+func (c *conn) exit(e api.Exit) { c.send(wire.FrameExit, wire.EncodeExit(e)) }
 
 // send queues a frame and writes what the socket takes.
 func (c *conn) send(kind byte, payload []byte) {
 	if c.gone {
 		return
 	}
-	var h [headerLen]byte
-	header(h[:], kind, len(payload))
+	var h [wire.HeaderLen]byte
+	wire.Header(h[:], kind, len(payload))
 	c.out = append(append(c.out, h[:]...), payload...)
 	c.flush()
 }

@@ -1,8 +1,6 @@
 package shim
 
 import (
-	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,7 +14,9 @@ import (
 	"brig/internal/base/record"
 	"brig/internal/kernel/cgroup"
 	"brig/internal/kernel/proc"
+	"brig/internal/runtime/config"
 	"brig/internal/runtime/oci"
+	"brig/internal/runtime/shim/wire"
 )
 
 // container is one container of the sandbox.
@@ -36,17 +36,17 @@ type container struct {
 }
 
 // add builds a container from its bundle, up to the point where its process waits.
-func (s *server) add(r *Request) (Reply, error) {
+func (s *server) add(r *wire.Request) (wire.Reply, error) {
 	if s.containers[r.ID] != nil {
-		return Reply{}, api.Errorf(api.AlreadyExists, "container %s is in this sandbox already", r.ID)
+		return wire.Reply{}, api.Errorf(api.AlreadyExists, "container %s is in this sandbox already", r.ID)
 	}
 	data, err := os.ReadFile(filepath.Join(r.Bundle.Dir, "config.json"))
 	if err != nil {
-		return Reply{}, err
+		return wire.Reply{}, err
 	}
-	spec := new(specs.Spec)
-	if err := json.Unmarshal(data, spec); err != nil {
-		return Reply{}, api.Errorf(api.InvalidArgument, "%s/config.json: %w", r.Bundle.Dir, err)
+	spec, err := config.Decode(data)
+	if err != nil {
+		return wire.Reply{}, api.Errorf(api.InvalidArgument, "bundle %s: %w", r.Bundle.Dir, err)
 	}
 	c := &container{id: r.ID, bundle: r.Bundle.Dir, exitPath: r.Bundle.ExitPath, durable: r.Bundle.Durable}
 	c.s, c.once, c.ended = s, r.Bundle.StdinOnce, c.onExit
@@ -67,7 +67,7 @@ func (s *server) add(r *Request) (Reply, error) {
 		c.in, c.out = -1, [2]int{-1, -1}
 	} else if req.Stdio, err = c.pipesFor(r.Bundle.Stdin); err != nil {
 		c.log.close()
-		return Reply{}, err
+		return wire.Reply{}, err
 	}
 	made, err := oci.Create(req)
 	if !terminal {
@@ -76,18 +76,18 @@ func (s *server) add(r *Request) (Reply, error) {
 	if err != nil {
 		c.closeFDs()
 		c.log.close()
-		return Reply{}, err
+		return wire.Reply{}, err
 	}
 	c.proc, c.cgroup = made.Process, made.Cgroup
 	if terminal {
 		if err := c.terminal(made.Process, r.Bundle.Stdin); err != nil {
 			made.Abandon()
-			return Reply{}, err
+			return wire.Reply{}, err
 		}
 	}
 	s.containers[r.ID] = c
 	s.reap = r.Bundle.Reap
-	return Reply{Pid: made.Pid}, nil
+	return wire.Reply{Pid: made.Pid}, nil
 }
 
 func rootPath(bundle string, spec *specs.Spec) string {
@@ -101,25 +101,25 @@ func rootPath(bundle string, spec *specs.Spec) string {
 }
 
 // start records the process, then lets it execute.
-func (s *server) start(conn *conn, r *Request) (Reply, error) {
+func (s *server) start(conn *conn, r *wire.Request) (wire.Reply, error) {
 	c, err := s.find(r.ID)
 	if err != nil {
-		return Reply{}, err
+		return wire.Reply{}, err
 	}
 	if c.started {
-		return Reply{}, api.Errorf(api.Conflict, "container %s is running already", r.ID)
+		return wire.Reply{}, api.Errorf(api.Conflict, "container %s is running already", r.ID)
 	}
 	c.startedAt = time.Now().UTC()
 	ticks, err := proc.StartTicks(c.proc.Pid)
 	if err != nil {
-		return Reply{}, err
+		return wire.Reply{}, err
 	}
 	state, err := record.Marshal(State{Pid: c.proc.Pid, StartTicks: ticks, BootID: proc.BootID(), Cgroup: c.cgroupPath, StartedAt: c.startedAt})
 	if err != nil {
-		return Reply{}, err
+		return wire.Reply{}, err
 	}
 	if err := atomicfile.Write(filepath.Join(s.dir, StateName), state, 0o600, atomicfile.Volatile); err != nil {
-		return Reply{}, err
+		return wire.Reply{}, err
 	}
 	c.started = true
 	if r.Attach {
@@ -132,15 +132,15 @@ func (s *server) start(conn *conn, r *Request) (Reply, error) {
 	c.run()
 	if err := c.proc.Start(); err != nil {
 		os.Remove(filepath.Join(s.dir, StateName))
-		return Reply{}, err
+		return wire.Reply{}, err
 	}
-	return Reply{Pid: c.proc.Pid}, nil
+	return wire.Reply{Pid: c.proc.Pid}, nil
 }
 
-func (s *server) attach(conn *conn, r *Request) (Reply, error) {
+func (s *server) attach(conn *conn, r *wire.Request) (wire.Reply, error) {
 	c, err := s.find(r.ID)
 	if err != nil {
-		return Reply{}, err
+		return wire.Reply{}, err
 	}
 	if r.Op == "attach" && c.exit == nil {
 		c.attach(conn)
@@ -151,7 +151,7 @@ func (s *server) attach(conn *conn, r *Request) (Reply, error) {
 	if c.exit == nil {
 		c.waiters = append(c.waiters, conn)
 	}
-	return Reply{Pid: c.proc.Pid}, nil
+	return wire.Reply{Pid: c.proc.Pid}, nil
 }
 
 // onExit keeps the exit status on the disk, then tells it.
@@ -214,30 +214,30 @@ func (c *container) release() {
 }
 
 // exec runs one more process in a container.
-func (s *server) exec(conn *conn, r *Request) (Reply, error) {
+func (s *server) exec(conn *conn, r *wire.Request) (wire.Reply, error) {
 	c, err := s.find(r.ID)
 	if err != nil {
-		return Reply{}, err
+		return wire.Reply{}, err
 	}
 	if !c.started || c.exit != nil {
-		return Reply{}, api.Errorf(api.Conflict, "container %s is not running", r.ID)
+		return wire.Reply{}, api.Errorf(api.Conflict, "container %s is not running", r.ID)
 	}
 	if r.Process == nil {
-		return Reply{}, api.Errorf(api.InvalidArgument, "exec: the process is missing")
+		return wire.Reply{}, api.Errorf(api.InvalidArgument, "exec: the process is missing")
 	}
 	filter, err := bundleSeccomp(c.bundle)
 	if err != nil {
-		return Reply{}, err
+		return wire.Reply{}, err
 	}
 	t := &stream{s: s, in: -1, out: [2]int{-1, -1}, once: true}
 	group, err := c.group()
 	if err != nil {
-		return Reply{}, err
+		return wire.Reply{}, err
 	}
 	req := &oci.ExecRequest{Pid: c.proc.Pid, Process: r.Process, User: r.User, Seccomp: filter, Cgroup: group}
 	if !r.Process.Terminal {
 		if req.Stdio, err = t.pipesFor(r.Stdin); err != nil {
-			return Reply{}, err
+			return wire.Reply{}, err
 		}
 	}
 	p, err := oci.Exec(req)
@@ -246,13 +246,13 @@ func (s *server) exec(conn *conn, r *Request) (Reply, error) {
 	}
 	if err != nil {
 		t.closeFDs()
-		return Reply{}, err
+		return wire.Reply{}, err
 	}
 	t.proc = p
 	if r.Process.Terminal {
 		if err := t.terminal(p, r.Stdin); err != nil {
 			p.Abandon()
-			return Reply{}, err
+			return wire.Reply{}, err
 		}
 	}
 	s.execs[t] = true
@@ -271,9 +271,9 @@ func (s *server) exec(conn *conn, r *Request) (Reply, error) {
 	t.run()
 	if err := p.Start(); err != nil {
 		t.ended = func(api.Exit) { delete(s.execs, t) } // the reply tells
-		return Reply{}, err
+		return wire.Reply{}, err
 	}
-	return Reply{Pid: p.Pid}, nil
+	return wire.Reply{Pid: p.Pid}, nil
 }
 
 // bundleSeccomp reads only the filter of a bundle's config.json: the shim keeps no configuration in memory.
@@ -282,14 +282,9 @@ func bundleSeccomp(dir string) (oci.Filter, error) {
 	if err != nil {
 		return oci.Filter{}, err
 	}
-	var spec struct {
-		Annotations map[string]string `json:"annotations"`
-		Linux       struct {
-			Seccomp *specs.LinuxSeccomp `json:"seccomp"`
-		} `json:"linux"`
+	part, err := config.DecodePart(data)
+	if err != nil {
+		return oci.Filter{}, api.Errorf(api.InvalidArgument, "bundle %s: %w", dir, err)
 	}
-	if err := json.Unmarshal(data, &spec); err != nil {
-		return oci.Filter{}, fmt.Errorf("%s/config.json: %w", dir, err)
-	}
-	return oci.FilterOf(spec.Annotations, spec.Linux.Seccomp)
+	return oci.FilterOf(part.Annotations, part.Seccomp())
 }

@@ -12,38 +12,22 @@
 //
 // # Protocol
 //
-// A connection carries frames both ways: one byte of type, four bytes of length (little endian), payload. See the frame constants.
+// A connection carries frames both ways: one byte of type, four bytes of length (little endian), payload: package wire.
 // Everything is on one thread around epoll(7), so there are no locks.
 package shim
 
 import (
-	"encoding/binary"
-	"fmt"
-	"io"
+	"os"
+	"path/filepath"
 	"time"
 
 	"brig/api"
-	"brig/internal/runtime"
+	"brig/internal/base/jsonscan"
 )
 
-// Types of frames.
-const (
-	frameRequest = 'Q' // JSON Request, to the shim
-	frameStdin   = 'I' // bytes for standard input; empty: end of it
-	frameResize  = 'W' // rows and columns, two little endian 16-bit numbers
-	frameFDs     = 'F' // carries descriptors (SCM_RIGHTS)
-	frameDone    = 'D' // the owner has cleaned up
-
-	frameReply  = 'R' // Reply, from the shim
-	frameStdout = 'O'
-	frameStderr = 'X'
-	frameExit   = 'Z' // api.Exit
-)
+//go:generate go run ./gen
 
 const (
-	headerLen = 5
-	// maxFrame bounds a frame's payload, in bytes; a peer that announces more is cut off.
-	maxFrame = 1 << 20
 	// SocketName is the shim's socket in the sandbox's folder, LockName the lock that it holds as long as it lives, StateName its record,
 	// ExitName the ExitRecord that could not be written to its own place.
 	SocketName = "shim.sock"
@@ -51,29 +35,6 @@ const (
 	StateName  = "state.json"
 	ExitName   = "exit.json"
 )
-
-// Request asks the shim for something.
-type Request struct {
-	Op string `json:"op"` // add, start, attach, exec, wait
-	ID string `json:"id"` // container
-
-	Bundle runtime.Bundle `json:"bundle,omitzero"` // add
-	NetNS  bool           `json:"netNS,omitempty"` // add: the first descriptor sent is the network namespace
-
-	Stdin bool `json:"stdin,omitempty"` // start, attach, exec: this connection gives standard input
-
-	Attach  bool         `json:"attach,omitempty"`  // start: output follows on this connection
-	Process *api.Process `json:"process,omitempty"` // exec
-	User    string       `json:"user,omitempty"`    // exec
-	Detach  bool         `json:"detach,omitempty"`  // exec: no streams, no exit status
-}
-
-// Reply answers a Request.
-type Reply struct {
-	Pid   int
-	Error string
-	Kind  api.Kind
-}
 
 // State is what the shim records of its container, before the container's command is executed.
 type State struct {
@@ -90,73 +51,27 @@ type ExitRecord struct {
 	StartedAt time.Time `json:"startedAt,omitzero"`
 }
 
-// header writes a frame's header.
-func header(b []byte, kind byte, n int) {
-	b[0] = kind
-	binary.LittleEndian.PutUint32(b[1:], uint32(n))
-}
-
-// writeFrame sends one frame over a blocking writer.
-func writeFrame(w io.Writer, kind byte, payload []byte) error {
-	buf := make([]byte, headerLen+len(payload))
-	header(buf, kind, len(payload))
-	copy(buf[headerLen:], payload)
-	_, err := w.Write(buf)
-	return err
-}
-
-// readFrame takes one frame; buf is reused where it is large enough.
-func readFrame(r io.Reader, buf []byte) (kind byte, payload []byte, err error) {
-	var h [headerLen]byte
-	if _, err := io.ReadFull(r, h[:]); err != nil {
-		return 0, nil, err
+// ReadState reads the record of the container in the sandbox in dir; api.NotFound when there is none.
+func ReadState(dir string) (s State, err error) {
+	path := filepath.Join(dir, StateName)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return s, &api.Error{Kind: api.NotFound, Err: err}
 	}
-	n := binary.LittleEndian.Uint32(h[1:])
-	if n > maxFrame {
-		return 0, nil, fmt.Errorf("shim: frame of %d bytes is over the limit of %d", n, maxFrame)
+	if err := jsonscan.Decode(data, &s, readState); err != nil {
+		return s, api.Errorf(api.Corrupt, "%s: %w", path, err)
 	}
-	if int(n) > cap(buf) {
-		buf = make([]byte, n)
+	return s, nil
+}
+
+// ReadExit reads the record of a container's last run; api.NotFound when there is none.
+func ReadExit(path string) (e ExitRecord, err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return e, &api.Error{Kind: api.NotFound, Err: err}
 	}
-	buf = buf[:n]
-	_, err = io.ReadFull(r, buf)
-	return h[0], buf, err
-}
-
-// encode writes a reply as a row: what comes back to the command line on the way of every run is read without a JSON decoder getting ready.
-func (r Reply) encode() []byte {
-	v := new(saved)
-	v.putInt(int64(r.Pid))
-	v.putString(r.Error)
-	v.putString(string(r.Kind))
-	return v.b
-}
-
-func decodeReply(b []byte) Reply {
-	v := &saved{b}
-	return Reply{Pid: v.int(), Error: v.string(), Kind: api.Kind(v.string())}
-}
-
-func encodeExit(e api.Exit) []byte {
-	v := new(saved)
-	v.putInt(int64(e.Code))
-	v.putBool(e.OOMKilled)
-	v.putString(e.Error)
-	v.putInt(e.At.UnixNano())
-	return v.b
-}
-
-func decodeExit(b []byte) api.Exit {
-	v := &saved{b}
-	return api.Exit{Code: v.int(), OOMKilled: v.bool(), Error: v.string(), At: time.Unix(0, int64(v.int())).UTC()}
-}
-
-func (r Reply) err() error {
-	if r.Error == "" {
-		return nil
+	if err := jsonscan.Decode(data, &e, readExitRecord); err != nil {
+		return e, api.Errorf(api.Corrupt, "%s: %w", path, err)
 	}
-	if r.Kind == "" {
-		return fmt.Errorf("%s", r.Error)
-	}
-	return api.Errorf(r.Kind, "%s", r.Error)
+	return e, nil
 }

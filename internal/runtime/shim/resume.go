@@ -5,12 +5,11 @@ import (
 	"os"
 	"runtime/debug"
 	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 
-	"brig/internal/runtime"
 	"brig/internal/runtime/oci"
+	"brig/internal/runtime/shim/wire"
 )
 
 // resumeArg tells a shim that it takes over from itself.
@@ -55,36 +54,23 @@ func inherit(fds []int, flag int) {
 }
 
 func (s *server) save() []byte {
-	v := new(saved)
-	v.putInt(int64(s.listener))
-	v.putInt(int64(len(s.fds)))
-	for _, fd := range s.fds {
-		v.putInt(int64(fd))
-	}
-	v.putInt(int64(len(s.reap)))
-	for _, a := range s.reap {
-		v.putString(a)
-	}
-	v.putInt(int64(len(s.containers)))
+	saved := wire.Saved{ListenerFD: s.listener, FDs: s.fds, Reap: s.reap}
 	for _, c := range s.containers {
-		for _, str := range []string{c.id, c.bundle, c.exitPath, c.cgroupPath} {
-			v.putString(str)
-		}
-		for _, n := range []int64{c.startedAt.UnixNano(), int64(c.proc.Pid), int64(c.proc.PidFD), int64(c.in), int64(c.out[0]), int64(c.out[1])} {
-			v.putInt(n)
-		}
-		for _, t := range []bool{c.durable, c.tty, c.once, c.ownPIDs, c.log != nil} {
-			v.putBool(t)
-		}
-		if c.log != nil {
-			v.putString(c.log.spec.Path)
-			v.putInt(c.log.spec.MaxSize)
-			v.putInt(int64(c.log.spec.MaxFiles))
-			v.putString(string(c.log.line[0]))
-			v.putString(string(c.log.line[1]))
-		}
+		saved.Containers = append(saved.Containers, c.save())
 	}
-	return v.b
+	return saved.Encode()
+}
+
+func (c *container) save() wire.SavedContainer {
+	v := wire.SavedContainer{
+		ID: c.id, Bundle: c.bundle, ExitPath: c.exitPath, CgroupPath: c.cgroupPath, StartedAt: c.startedAt,
+		Pid: c.proc.Pid, PidFD: c.proc.PidFD, InFD: c.in, OutFD: c.out,
+		Durable: c.durable, TTY: c.tty, Once: c.once, OwnPIDs: c.ownPIDs,
+	}
+	if c.log != nil {
+		v.Log = &wire.SavedLog{Spec: c.log.spec, Line: [2]string{string(c.log.line[0]), string(c.log.line[1])}}
+	}
+	return v
 }
 
 // resume takes over what save wrote.
@@ -107,17 +93,11 @@ func resume(dir, arg string) error {
 		return err
 	}
 	s.renewed = true
-	v := &saved{data[:n]}
-	s.listener = v.int()
-	for range v.int() {
-		s.fds = append(s.fds, v.int())
-	}
-	for range v.int() {
-		s.reap = append(s.reap, v.string())
-	}
+	saved := wire.DecodeSaved(data[:n])
+	s.listener, s.fds, s.reap = saved.ListenerFD, saved.FDs, saved.Reap
 	inherit(append([]int{s.lock, s.listener}, s.fds...), unix.FD_CLOEXEC)
-	for range v.int() {
-		c := s.resumeContainer(v)
+	for i := range saved.Containers {
+		c := s.resumeContainer(&saved.Containers[i])
 		s.containers[c.id] = c
 		c.run()
 	}
@@ -125,18 +105,15 @@ func resume(dir, arg string) error {
 	return s.loop()
 }
 
-func (s *server) resumeContainer(v *saved) *container {
-	c := &container{id: v.string(), bundle: v.string(), exitPath: v.string(), cgroupPath: v.string(), started: true}
-	c.startedAt = time.Unix(0, int64(v.int())).UTC()
-	c.proc = &oci.Process{Pid: v.int(), PidFD: v.int()}
-	c.in, c.out = v.int(), [2]int{v.int(), v.int()}
-	c.durable, c.tty, c.once, c.ownPIDs = v.bool(), v.bool(), v.bool(), v.bool()
+func (s *server) resumeContainer(v *wire.SavedContainer) *container {
+	c := &container{id: v.ID, bundle: v.Bundle, exitPath: v.ExitPath, cgroupPath: v.CgroupPath, started: true, startedAt: v.StartedAt}
+	c.proc = &oci.Process{Pid: v.Pid, PidFD: v.PidFD}
+	c.in, c.out = v.InFD, v.OutFD
+	c.durable, c.tty, c.once, c.ownPIDs = v.Durable, v.TTY, v.Once, v.OwnPIDs
 	c.s, c.ended = s, c.onExit
-	if v.bool() {
-		spec := runtime.LogSpec{Path: v.string(), MaxSize: int64(v.int()), MaxFiles: v.int()}
-		lines := [2][]byte{[]byte(v.string()), []byte(v.string())}
-		if c.log = openLog(spec); c.log != nil {
-			c.log.line = lines
+	if v.Log != nil {
+		if c.log = openLog(v.Log.Spec); c.log != nil {
+			c.log.line = [2][]byte{[]byte(v.Log.Line[0]), []byte(v.Log.Line[1])}
 		}
 	}
 	inherit([]int{c.proc.PidFD, c.in, c.out[0], c.out[1]}, unix.FD_CLOEXEC)

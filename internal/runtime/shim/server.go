@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
 	"os"
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/runtime/shim/wire"
 )
 
 // server is the shim's one thread: everything happens in callbacks of epoll.
@@ -213,27 +213,26 @@ func (s *server) end() error {
 // handle answers one request.
 func (s *server) handle(c *conn, payload []byte) {
 	s.idle = false
-	var r Request
-	if err := json.Unmarshal(payload, &r); err != nil {
-		c.reply(Reply{Error: "shim: malformed request: " + err.Error(), Kind: api.InvalidArgument})
+	r, err := wire.DecodeRequest(payload)
+	if err != nil {
+		c.reply(wire.Reply{Error: err.Error(), Kind: api.InvalidArgument})
 		return
 	}
-	var rep Reply
-	var err error
+	var rep wire.Reply
 	switch r.Op {
 	case "add":
-		rep, err = s.add(&r)
+		rep, err = s.add(r)
 	case "start":
-		rep, err = s.start(c, &r)
+		rep, err = s.start(c, r)
 	case "attach", "wait":
-		rep, err = s.attach(c, &r)
+		rep, err = s.attach(c, r)
 	case "exec":
-		rep, err = s.exec(c, &r)
+		rep, err = s.exec(c, r)
 	default:
 		err = api.Errorf(api.InvalidArgument, "shim: unknown request %q", r.Op)
 	}
 	if err != nil {
-		rep = Reply{Error: err.Error(), Kind: api.KindOf(err)}
+		rep = wire.Reply{Error: err.Error(), Kind: api.KindOf(err)}
 	}
 	c.reply(rep)
 	if err == nil {

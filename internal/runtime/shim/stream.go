@@ -8,6 +8,7 @@ import (
 	"brig/api"
 	"brig/internal/kernel/pty"
 	"brig/internal/runtime/oci"
+	"brig/internal/runtime/shim/wire"
 )
 
 // stream is a process's standard streams: its ends of pipes or its terminal, and the clients that are attached to them.
@@ -102,9 +103,9 @@ func (t *stream) read(i int) bool {
 	}
 	t.s.idle = false
 	t.log.write(i+1, buf[:n])
-	kind := byte(frameStdout)
+	kind := byte(wire.FrameStdout)
 	if i == 1 {
-		kind = frameStderr
+		kind = wire.FrameStderr
 	}
 	for _, c := range slices.Clone(t.clients) {
 		c.send(kind, buf[:n])

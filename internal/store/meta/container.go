@@ -12,6 +12,7 @@ import (
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/id"
+	"brig/internal/base/jsonscan"
 	"brig/internal/base/lock"
 	"brig/internal/base/undo"
 
@@ -131,7 +132,7 @@ func (s *Store) container(cid string) (api.Container, error) {
 	}
 	path := filepath.Join(s.Dir(cid), recordFile)
 	var c api.Container
-	err := read(path, &c)
+	err := read(path, &c, readContainer)
 	if errors.Is(err, fs.ErrNotExist) {
 		fi, err := os.Lstat(s.Dir(cid))
 		if err != nil || time.Since(fi.ModTime()).Abs() < making {
@@ -159,6 +160,18 @@ func (s *Store) ContainerIDs() ([]string, error) {
 	return ids, nil
 }
 
+var onlyName = [...]string{"name"}
+
+func readNameOnly(s *jsonscan.Scanner, v *string) {
+	for more := s.Object(); more; more = s.More() {
+		if s.Field(onlyName[:]) == 0 {
+			jsonscan.String(s, v)
+		} else {
+			s.Skip()
+		}
+	}
+}
+
 // RemoveContainer frees the name of the container and removes its record and folder. It may be called again, and for a container
 // that is dead or not there: then it removes what is left.
 func (s *Store) RemoveContainer(cid string) error {
@@ -167,11 +180,9 @@ func (s *Store) RemoveContainer(cid string) error {
 	}
 	dir := s.Dir(cid)
 	record := filepath.Join(dir, recordFile)
-	var c struct { // all that is needed: decoding the whole costs a quarter of a millisecond the first time
-		Name string `json:"name"`
-	}
-	if err := read(record, &c); err == nil && CheckName(c.Name) == nil {
-		if err := s.ReleaseName(c.Name, cid); err != nil {
+	var name string // all that is needed: a record that is wrong elsewhere can be removed like any other
+	if err := read(record, &name, readNameOnly); err == nil && CheckName(name) == nil {
+		if err := s.ReleaseName(name, cid); err != nil {
 			return err
 		}
 	} else if err := s.releaseAll(cid); err != nil {

@@ -42,7 +42,7 @@ func (s *Store) PutImage(img api.Image) error {
 func (s *Store) Image(fullName string) (api.Image, error) {
 	path := s.imagePath(fullName)
 	var img api.Image
-	err := read(path, &img)
+	err := read(path, &img, readImage)
 	if errors.Is(err, fs.ErrNotExist) {
 		return api.Image{}, noImage(fullName)
 	}
@@ -94,7 +94,7 @@ func (s *Store) Images() ([]api.Image, error) {
 			continue // being written
 		}
 		var img api.Image
-		err := read(filepath.Join(s.root, imageDir, name), &img)
+		err := read(filepath.Join(s.root, imageDir, name), &img, readImage)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

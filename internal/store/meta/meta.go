@@ -18,7 +18,6 @@
 package meta
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -28,8 +27,11 @@ import (
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
+	"brig/internal/base/jsonscan"
 	"brig/internal/base/record"
 )
+
+//go:generate go run ./gen
 
 // maxRecord bounds a record, in bytes. A container's own arguments are bounded by the kernel to 2 MiB.
 const maxRecord = 16 << 20
@@ -53,7 +55,7 @@ func write(path string, v any, sync atomicfile.Sync) error {
 }
 
 // read decodes the record at path. The error of a missing one is fs.ErrNotExist, that of a damaged one api.Corrupt.
-func read(path string, v any) error {
+func read[T any](path string, v *T, decode func(*jsonscan.Scanner, *T)) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -76,7 +78,7 @@ func read(path string, v any) error {
 			buf = append(buf, 0)[:len(buf)]
 		}
 	}
-	if err := json.Unmarshal(buf, v); err != nil {
+	if err := jsonscan.Decode(buf, v, decode); err != nil {
 		return &api.Error{Kind: api.Corrupt, Msg: path + ": not a record", Err: err}
 	}
 	return nil

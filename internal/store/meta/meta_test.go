@@ -18,6 +18,7 @@ import (
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/id"
+	"brig/internal/base/jsonscan"
 
 	"golang.org/x/sys/unix"
 )
@@ -404,15 +405,22 @@ func FuzzRecords(f *testing.F) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		var c api.Container
-		var img api.Image
-		if err := read(path, &c); err != nil && !errors.Is(err, api.Corrupt) {
-			t.Error(err)
-		}
-		if err := read(path, &img); err != nil && !errors.Is(err, api.Corrupt) {
-			t.Error(err)
-		}
+		asJSON(t, path, b, readContainer)
+		asJSON(t, path, b, readImage)
 	})
+}
+
+// asJSON holds read against encoding/json: both refuse, or both read the same.
+func asJSON[T any](t *testing.T, path string, b []byte, decode func(*jsonscan.Scanner, *T)) {
+	t.Helper()
+	got, want := new(T), new(T)
+	err, wantErr := read(path, got, decode), json.Unmarshal(b, want)
+	if err != nil && !errors.Is(err, api.Corrupt) {
+		t.Error(err)
+	}
+	if (err == nil) != (wantErr == nil) || err == nil && !reflect.DeepEqual(got, want) {
+		t.Errorf("%.300q: %+v, %v; encoding/json: %+v, %v", b, got, err, want, wantErr)
+	}
 }
 
 func FuzzEscape(f *testing.F) {

@@ -16,6 +16,7 @@ import (
 type Options struct {
 	Command string         // for the first line: who writes this
 	Package string         // of the file
+	Path    string         // its import path, where it has types of its own that are read
 	Roots   []reflect.Type // structs to read; those within follow by themselves
 	// Skip reports whether a field is not read, its syntax aside. Nil: none.
 	Skip func(in reflect.Type, f reflect.StructField) bool
@@ -35,7 +36,7 @@ type writer struct {
 	body    bytes.Buffer
 }
 
-// Source returns the Go file. Types that encoding/json treats specially are refused, never read otherwise than it would.
+// Source returns the Go file. What it cannot read as encoding/json would is an error.
 func Source(o Options) ([]byte, error) {
 	w := &writer{Options: o, imports: map[string]bool{"brig/internal/base/jsonscan": true}, names: map[string]reflect.Type{}}
 	for _, t := range o.Roots {
@@ -98,10 +99,20 @@ func (w *writer) structFunc(t reflect.Type) (string, error) {
 
 // typeName is t as the file writes it.
 func (w *writer) typeName(t reflect.Type) string {
-	if t.PkgPath() == "" {
-		return t.String()
+	switch {
+	case t.Name() != "" && t.PkgPath() != "":
+		w.imports[t.PkgPath()] = true
+		if t.PkgPath() == w.Path {
+			delete(w.imports, t.PkgPath())
+			return t.Name()
+		}
+	case t.Kind() == reflect.Slice:
+		return "[]" + w.typeName(t.Elem())
+	case t.Kind() == reflect.Pointer:
+		return "*" + w.typeName(t.Elem())
+	case t.Kind() == reflect.Map:
+		return "map[" + w.typeName(t.Key()) + "]" + w.typeName(t.Elem())
 	}
-	w.imports[t.PkgPath()] = true
 	return t.String()
 }
 
@@ -173,56 +184,69 @@ func (w *writer) fields(t reflect.Type, prefix string) ([]field, error) {
 
 // call is the statement that reads into the variable at place.
 func (w *writer) call(t reflect.Type, place string) (string, error) {
-	outer := map[reflect.Kind]string{reflect.Pointer: "Pointer", reflect.Slice: "List", reflect.Map: "Map"}[t.Kind()]
-	if outer == "" {
-		f, err := w.fn(t, false)
-		return fmt.Sprintf("%s(s, %s)", f, place), err
-	}
-	if t.Kind() == reflect.Map && t.Key().Kind() != reflect.String {
-		return "", fmt.Errorf("a map by %s", t.Key())
-	}
-	if t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8 {
-		return "", fmt.Errorf("bytes, which are base64")
-	}
-	if err := plain(t); err != nil {
-		return "", err
-	}
-	f, err := w.fn(t.Elem(), true)
-	return fmt.Sprintf("jsonscan.%s(s, %s, %s)", outer, place, f), err
+	f, extra, err := w.reader(t)
+	return fmt.Sprintf("%s(s, %s%s)", f, place, extra), err
 }
 
-// fn is the function that reads a t, with its type argument where it is a value.
-func (w *writer) fn(t reflect.Type, value bool) (string, error) {
-	if err := plain(t); err != nil {
-		return "", err
+// reader is the function that reads a t, and what it is given beside the scanner and the place.
+func (w *writer) reader(t reflect.Type) (f, extra string, err error) {
+	switch own := reflect.PointerTo(t); {
+	case has(own, "UnmarshalJSON"):
+		return "jsonscan.Own", "", nil
+	case has(own, "UnmarshalText"):
+		return "jsonscan.Text", "", nil
 	}
-	var f string
 	switch t.Kind() {
 	case reflect.Struct:
-		return w.structFunc(t)
+		if t.Name() == "" && t.NumField() == 0 {
+			return "jsonscan.Empty", "", nil
+		}
+		f, err = w.structFunc(t)
+		return f, "", err
 	case reflect.String:
-		f = "jsonscan.String"
+		return "jsonscan.String", "", nil
 	case reflect.Bool:
-		f = "jsonscan.Bool"
+		return "jsonscan.Bool", "", nil
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		f = "jsonscan.Int"
+		return "jsonscan.Int", "", nil
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		f = "jsonscan.Uint"
+		return "jsonscan.Uint", "", nil
+	case reflect.Pointer:
+		f = "jsonscan.Pointer"
+	case reflect.Slice:
+		if t.Elem().Kind() == reflect.Uint8 {
+			return "jsonscan.Bytes", "", nil
+		}
+		f = "jsonscan.List"
+	case reflect.Map:
+		if t.Key().Kind() != reflect.String || has(t.Key(), "UnmarshalText") || has(reflect.PointerTo(t.Key()), "UnmarshalText") {
+			return "", "", fmt.Errorf("a map by %s", t.Key())
+		}
+		f = "jsonscan.Map"
 	default:
-		return "", fmt.Errorf("cannot read a %s", t)
+		return "", "", fmt.Errorf("cannot read a %s", t)
 	}
-	if value {
-		f += "[" + w.typeName(t) + "]"
+	extra, err = w.value(t.Elem())
+	return f, ", " + extra, err
+}
+
+// value is reader for what is in a list, map or pointer: a function that can be handed on.
+func (w *writer) value(t reflect.Type) (string, error) {
+	f, extra, err := w.reader(t)
+	switch {
+	case err != nil:
+		return "", err
+	case extra != "":
+		return fmt.Sprintf("func(s *jsonscan.Scanner, v *%s) { %s(s, v%s) }", w.typeName(t), f, extra), nil
+	case f == "jsonscan.Own" || f == "jsonscan.Text":
+		return fmt.Sprintf("func(s *jsonscan.Scanner, v *%s) { %s(s, v) }", w.typeName(t), f), nil
+	case strings.HasPrefix(f, "jsonscan.") && f != "jsonscan.Empty" && f != "jsonscan.Bytes":
+		return f + "[" + w.typeName(t) + "]", nil
 	}
 	return f, nil
 }
 
-// plain refuses types that read themselves.
-func plain(t reflect.Type) error {
-	for _, m := range []string{"UnmarshalJSON", "UnmarshalText"} {
-		if _, ok := reflect.PointerTo(t).MethodByName(m); ok {
-			return fmt.Errorf("%s has a method %s", t, m)
-		}
-	}
-	return nil
+func has(t reflect.Type, method string) bool {
+	_, ok := t.MethodByName(method)
+	return ok
 }

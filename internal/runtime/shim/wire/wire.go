@@ -1,0 +1,233 @@
+// Package wire is what a shim and its clients say to each other, and what a shim leaves to itself when it executes itself anew: frames,
+// and the rows that are in them. It does nothing but encode and decode, so that it can be fuzzed by itself.
+//
+// Whoever can open the shim's socket is as mighty as the shim, but a broken frame must not end the keeper of a container: no input
+// makes a decoder fail, read past its end or take more memory than a multiple of the input.
+package wire
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"time"
+
+	"brig/api"
+	"brig/internal/base/record"
+	"brig/internal/runtime"
+	"brig/internal/runtime/config"
+)
+
+// Types of frames.
+const (
+	FrameRequest = 'Q' // a Request, to the shim
+	FrameStdin   = 'I' // bytes for standard input; empty: end of it
+	FrameResize  = 'W' // rows and columns, two little endian 16-bit numbers
+	FrameFDs     = 'F' // carries descriptors (SCM_RIGHTS)
+	FrameDone    = 'D' // the owner has cleaned up
+
+	FrameReply  = 'R' // Reply, from the shim
+	FrameStdout = 'O'
+	FrameStderr = 'X'
+	FrameExit   = 'Z' // api.Exit
+)
+
+const (
+	// HeaderLen is the length of a frame's header, in bytes: type, length of the payload (little endian).
+	HeaderLen = 5
+	// MaxFrame bounds a frame's payload, in bytes; a peer that announces more is cut off.
+	MaxFrame = 1 << 20
+)
+
+// Request asks the shim for something.
+type Request struct {
+	Op string // add, start, attach, exec, wait
+	ID string // container
+
+	Bundle runtime.Bundle // add
+	NetNS  bool           // add: the first descriptor sent is the network namespace
+
+	Stdin bool // start, attach, exec: this connection gives standard input
+
+	Attach  bool         // start: output follows on this connection
+	Process *api.Process // exec
+	User    string       // exec
+	Detach  bool         // exec: no streams, no exit status
+}
+
+// Reply answers a Request.
+type Reply struct {
+	Pid   int
+	Error string
+	Kind  api.Kind
+}
+
+// Header writes a frame's header.
+func Header(b []byte, kind byte, n int) {
+	b[0] = kind
+	binary.LittleEndian.PutUint32(b[1:], uint32(n))
+}
+
+// Split takes the first frame off b; ok is false where b does not hold a whole one yet. The error is that of a frame over [MaxFrame].
+func Split(b []byte) (kind byte, payload, rest []byte, ok bool, err error) {
+	if len(b) < HeaderLen {
+		return 0, nil, b, false, nil
+	}
+	n := binary.LittleEndian.Uint32(b[1:])
+	if n > MaxFrame {
+		return 0, nil, b, false, tooLong(n)
+	}
+	end := HeaderLen + int(n)
+	if len(b) < end {
+		return 0, nil, b, false, nil
+	}
+	return b[0], b[HeaderLen:end], b[end:], true, nil
+}
+
+func tooLong(n uint32) error {
+	return fmt.Errorf("shim: frame of %d bytes is over the limit of %d", n, MaxFrame)
+}
+
+// WriteFrame sends one frame over a blocking writer.
+func WriteFrame(w io.Writer, kind byte, payload []byte) error {
+	buf := make([]byte, HeaderLen+len(payload))
+	Header(buf, kind, len(payload))
+	copy(buf[HeaderLen:], payload)
+	_, err := w.Write(buf)
+	return err
+}
+
+// ReadFrame takes one frame; buf is reused where it is large enough.
+func ReadFrame(r io.Reader, buf []byte) (kind byte, payload []byte, err error) {
+	var h [HeaderLen]byte
+	if _, err := io.ReadFull(r, h[:]); err != nil {
+		return 0, nil, err
+	}
+	n := binary.LittleEndian.Uint32(h[1:])
+	if n > MaxFrame {
+		return 0, nil, tooLong(n)
+	}
+	if int(n) > cap(buf) {
+		buf = make([]byte, n)
+	}
+	buf = buf[:n]
+	_, err = io.ReadFull(r, buf)
+	return h[0], buf, err
+}
+
+// Encode writes a request as a row. A process, which has many fields and comes with exec only, is in it as JSON.
+func (r *Request) Encode() ([]byte, error) {
+	var process []byte
+	if r.Process != nil {
+		var err error
+		if process, err = record.Marshal(r.Process); err != nil {
+			return nil, err
+		}
+	}
+	v := &row{make([]byte, 0, 1024)}
+	v.putString(r.Op)
+	v.putString(r.ID)
+	for _, t := range []bool{r.NetNS, r.Stdin, r.Attach, r.Detach} {
+		v.putBool(t)
+	}
+	v.putString(r.User)
+	v.putString(string(process))
+	v.putBundle(&r.Bundle)
+	return v.b, nil
+}
+
+func (v *row) putBundle(b *runtime.Bundle) {
+	for _, s := range []string{b.ID, b.Dir, b.ExitPath} {
+		v.putString(s)
+	}
+	for _, t := range []bool{b.Stdin, b.StdinOnce, b.Durable} {
+		v.putBool(t)
+	}
+	v.putLog(b.Log)
+	v.putStrings(b.Reap)
+	v.putInt(int64(len(b.Root)))
+	for _, m := range b.Root {
+		v.putString(m.Type)
+		v.putString(m.Source)
+		v.putString(m.Target)
+		v.putStrings(m.Options)
+	}
+}
+
+func (v *row) putLog(l runtime.LogSpec) {
+	v.putString(l.Path)
+	v.putInt(l.MaxSize)
+	v.putInt(int64(l.MaxFiles))
+}
+
+// DecodeRequest reads what Encode wrote. The error, of kind api.InvalidArgument, is that of the process in it.
+func DecodeRequest(b []byte) (*Request, error) {
+	v := &row{b}
+	r := &Request{Op: v.string(), ID: v.string()}
+	r.NetNS, r.Stdin, r.Attach, r.Detach = v.bool(), v.bool(), v.bool(), v.bool()
+	r.User = v.string()
+	if process := v.string(); process != "" {
+		var err error
+		if r.Process, err = config.DecodeProcess([]byte(process)); err != nil {
+			return nil, api.Errorf(api.InvalidArgument, "the request's process: %w", err)
+		}
+	}
+	r.Bundle = v.bundle()
+	return r, nil
+}
+
+func (v *row) bundle() (b runtime.Bundle) {
+	b.ID, b.Dir, b.ExitPath = v.string(), v.string(), v.string()
+	b.Stdin, b.StdinOnce, b.Durable = v.bool(), v.bool(), v.bool()
+	b.Log = v.log()
+	b.Reap = v.strings()
+	for n := v.count(); v.more(&n); {
+		b.Root = append(b.Root, api.Mount{Type: v.string(), Source: v.string(), Target: v.string(), Options: v.strings()})
+	}
+	return b
+}
+
+func (v *row) log() runtime.LogSpec {
+	return runtime.LogSpec{Path: v.string(), MaxSize: int64(v.int()), MaxFiles: v.int()}
+}
+
+// Encode writes a reply as a row.
+func (r Reply) Encode() []byte {
+	v := new(row)
+	v.putInt(int64(r.Pid))
+	v.putString(r.Error)
+	v.putString(string(r.Kind))
+	return v.b
+}
+
+// DecodeReply reads what Encode wrote.
+func DecodeReply(b []byte) Reply {
+	v := &row{b}
+	return Reply{Pid: v.int(), Error: v.string(), Kind: api.Kind(v.string())}
+}
+
+// Err is the failure that a reply tells of, nil for none.
+func (r Reply) Err() error {
+	if r.Error == "" {
+		return nil
+	}
+	if r.Kind == "" {
+		return fmt.Errorf("%s", r.Error)
+	}
+	return api.Errorf(r.Kind, "%s", r.Error)
+}
+
+// EncodeExit writes how a process ended.
+func EncodeExit(e api.Exit) []byte {
+	v := new(row)
+	v.putInt(int64(e.Code))
+	v.putBool(e.OOMKilled)
+	v.putString(e.Error)
+	v.putInt(e.At.UnixNano())
+	return v.b
+}
+
+// DecodeExit reads what EncodeExit wrote.
+func DecodeExit(b []byte) api.Exit {
+	v := &row{b}
+	return api.Exit{Code: v.int(), OOMKilled: v.bool(), Error: v.string(), At: time.Unix(0, int64(v.int())).UTC()}
+}
