@@ -12,6 +12,7 @@ import (
 	"brig/api"
 	"brig/internal/base/lock"
 	"brig/internal/kernel/proc"
+	"brig/internal/runtime/config"
 	"brig/internal/runtime/oci"
 )
 
@@ -51,7 +52,7 @@ func (c *call) make(held bool) (*making, error) {
 	if err != nil {
 		return nil, api.Errorf(api.InvalidArgument, "bundle: %w", err)
 	}
-	s, err := decodeSpec(data, path)
+	s, err := config.Decode(data)
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -13,10 +12,12 @@ import (
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
+	"brig/internal/base/jsonscan"
 	"brig/internal/base/lock"
 	"brig/internal/base/record"
 	"brig/internal/kernel/cgroup"
 	"brig/internal/kernel/proc"
+	"brig/internal/runtime/config"
 	"brig/internal/runtime/oci"
 )
 
@@ -42,6 +43,39 @@ type entry struct {
 	Cgroup      string            `json:"cgroup"` // path in each hierarchy; "" where the container has none of its own
 
 	dir string
+}
+
+var entryNames = [...]string{"ociVersion", "id", "bundle", "rootfs", "pid", "startTicks", "bootID", "created", "annotations", "owner", "cgroup"}
+
+func readEntry(s *jsonscan.Scanner, e *entry) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(entryNames[:]) {
+		case 0:
+			jsonscan.String(s, &e.Version)
+		case 1:
+			jsonscan.String(s, &e.ID)
+		case 2:
+			jsonscan.String(s, &e.Bundle)
+		case 3:
+			jsonscan.String(s, &e.Rootfs)
+		case 4:
+			jsonscan.Int(s, &e.Pid)
+		case 5:
+			jsonscan.Uint(s, &e.StartTicks)
+		case 6:
+			jsonscan.String(s, &e.BootID)
+		case 7:
+			jsonscan.Own(s, &e.Created)
+		case 8:
+			jsonscan.Map(s, &e.Annotations, jsonscan.String[string])
+		case 9:
+			jsonscan.String(s, &e.Owner)
+		case 10:
+			jsonscan.String(s, &e.Cgroup)
+		default:
+			s.Skip()
+		}
+	}
 }
 
 func (g *globals) dir(id string) string { return filepath.Join(g.root, id) }
@@ -103,7 +137,7 @@ func (g *globals) load(id string) (*entry, error) {
 		return nil, err
 	}
 	e := &entry{dir: dir}
-	if err := json.Unmarshal(data, e); err != nil {
+	if err := jsonscan.Decode(data, e, readEntry); err != nil {
 		return nil, api.Errorf(api.Corrupt, "%s/%s: %w: remove the container with brig-oci delete --force %s", dir, stateName, err, id)
 	}
 	return e, nil
@@ -189,15 +223,7 @@ func (e *entry) config() (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	return decodeSpec(data, filepath.Join(e.dir, configName))
-}
-
-func decodeSpec(data []byte, path string) (*specs.Spec, error) {
-	s := new(specs.Spec)
-	if err := json.Unmarshal(data, s); err != nil {
-		return nil, api.Errorf(api.InvalidArgument, "%s: %w", path, err)
-	}
-	return s, nil
+	return config.Decode(data)
 }
 
 // stateJSON is the state as hooks see it.

@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"encoding/json"
 	"os"
 	"slices"
 	"strconv"
@@ -12,6 +11,7 @@ import (
 
 	"brig/api"
 	"brig/internal/kernel/cgroup"
+	"brig/internal/runtime/config"
 	"brig/internal/runtime/oci"
 )
 
@@ -146,8 +146,7 @@ func (c *call) process(s *specs.Spec) (*specs.Process, error) {
 		if err != nil {
 			return nil, api.Errorf(api.InvalidArgument, "flag --process: %w", err)
 		}
-		p = new(specs.Process)
-		if err := json.Unmarshal(data, p); err != nil {
+		if p, err = config.DecodeProcess(data); err != nil {
 			return nil, api.Errorf(api.InvalidArgument, "%s: %w", file, err)
 		}
 		return p, nil

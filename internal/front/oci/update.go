@@ -1,13 +1,13 @@
 package oci
 
 import (
-	"encoding/json"
 	"io"
 	"os"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"brig/api"
+	"brig/internal/runtime/config"
 )
 
 func updateFlags() []flag {
@@ -59,7 +59,7 @@ func (c *call) resources() (*specs.LinuxResources, error) {
 	if file := c.str("resources"); file != "" {
 		data, err := readInput(file, c.stdin)
 		if err == nil {
-			err = json.Unmarshal(data, r)
+			r, err = config.DecodeResources(data)
 		}
 		if err != nil {
 			return nil, api.Errorf(api.InvalidArgument, "flag --resources: %w", err)

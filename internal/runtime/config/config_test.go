@@ -101,7 +101,7 @@ func TestSamples(t *testing.T) {
 			continue
 		}
 		data = []byte(strings.TrimSpace(string(data)))
-		for n := range len(data) {
+		for n := 0; n < len(data); n += 1 + n/500 {
 			if _, err := Decode(data[:n]); err == nil {
 				t.Fatalf("%s: its first %d of %d bytes are no whole text", name, n, len(data))
 			}
