@@ -5,7 +5,7 @@
 // what is written is looked at: a field that is left out costs nothing but the look at its tag.
 //
 // What it writes is plain JSON, and encoding/json reads the same values from it. It knows the kinds of types that records are made of; any other
-// is an error, never a silent loss: embedded structs without a tag, interfaces, floating point and types with MarshalJSON (but for
+// is an error, never a silent loss: embedded pointers, interfaces, floating point and types with MarshalJSON (but for
 // time.Time) are not among them.
 package record
 
@@ -64,23 +64,34 @@ func encode(b []byte, v reflect.Value) ([]byte, error) {
 }
 
 func encodeStruct(b []byte, v reflect.Value) ([]byte, error) {
-	b = append(b, '{')
-	first := true
+	b, err := encodeFields(append(b, '{'), v)
+	return append(b, '}'), err
+}
+
+// encodeFields appends the fields of a struct, those of an embedded one in their place, without the braces.
+func encodeFields(b []byte, v reflect.Value) ([]byte, error) {
 	t := v.Type()
 	for i := range v.NumField() {
 		field := t.Field(i)
 		tag := field.Tag.Get("json")
+		name, options, _ := strings.Cut(tag, ",")
+		f := v.Field(i)
+		var err error
+		if field.Anonymous && tag == "" {
+			if f.Kind() != reflect.Struct {
+				return nil, fmt.Errorf("record: cannot write the embedded %s", field.Type)
+			}
+			if b, err = encodeFields(b, f); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		if !field.IsExported() || tag == "-" {
 			continue
 		}
-		name, options, _ := strings.Cut(tag, ",")
 		if name == "" {
-			if field.Anonymous {
-				return nil, fmt.Errorf("record: cannot write the embedded %s", field.Type)
-			}
 			name = field.Name
 		}
-		f := v.Field(i)
 		if options != "" {
 			switch {
 			case options == "omitempty" && isEmpty(f), options == "omitzero" && isZero(f):
@@ -89,17 +100,15 @@ func encodeStruct(b []byte, v reflect.Value) ([]byte, error) {
 				return nil, fmt.Errorf("record: field %s.%s: unknown option %q", t, field.Name, options)
 			}
 		}
-		if !first {
+		if b[len(b)-1] != '{' { // no value ends so
 			b = append(b, ',')
 		}
-		first = false
 		b = append(quote(b, name), ':')
-		var err error
 		if b, err = encode(b, f); err != nil {
 			return nil, err
 		}
 	}
-	return append(b, '}'), nil
+	return b, nil
 }
 
 func encodeMap(b []byte, v reflect.Value) ([]byte, error) {

@@ -107,7 +107,7 @@ func TestSameAsEncodingJSON(t *testing.T) {
 func TestUnknownKindsAreErrors(t *testing.T) {
 	for _, v := range []any{
 		1.5, make(chan int), []any{1}, map[int]string{1: "x"}, json.RawMessage("1"),
-		struct{ api.Resources }{}, struct {
+		struct{ *api.Resources }{}, struct {
 			A int `json:"a,string"`
 		}{1},
 	} {
@@ -120,4 +120,31 @@ func TestUnknownKindsAreErrors(t *testing.T) {
 func FuzzStrings(f *testing.F) {
 	f.Add("a\"\\\x1f\x7f\xff\u2028é")
 	f.Fuzz(func(t *testing.T, s string) { same(t, map[string]string{s: s}) })
+}
+
+type (
+	Inner struct {
+		A int `json:"a,omitempty"`
+		B string
+	}
+	hidden   struct{ C []int }
+	embedder struct {
+		Inner
+		hidden
+		D *int `json:"d,omitempty"`
+	}
+)
+
+// TestEmbedded: the fields of an embedded struct stand in its place, as in encoding/json.
+func TestEmbedded(t *testing.T) {
+	for _, v := range []any{embedder{}, embedder{Inner{1, "x"}, hidden{[]int{2}}, nil}, embedder{D: new(int)}, struct{ hidden }{}, struct{ Inner }{}} {
+		got, err := Marshal(v)
+		want, wantErr := json.Marshal(v)
+		if err != nil || wantErr != nil || string(got) != string(want) {
+			t.Errorf("%s, %v; encoding/json: %s, %v", got, err, want, wantErr)
+		}
+	}
+	if b, err := Marshal(struct{ *Inner }{&Inner{}}); err == nil {
+		t.Errorf("an embedded pointer became %s", b)
+	}
 }

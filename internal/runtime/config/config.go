@@ -1,6 +1,6 @@
 // Package config reads a bundle's config.json, and the parts of one that commands are given, into the types of runtime-spec.
 //
-// It reads what encoding/json would (package jsonscan says how), at a tenth of the cost in a process that has just started, and its errors
+// It reads what encoding/json would (package jsonscan says how), at a fraction of the cost in a process that has just started, and its errors
 // name the field, what is wanted and where it stands. The sections for Solaris, Windows, virtual machines, z/OS and FreeBSD are skipped: their
 // fields stay nil, and of what they hold only the syntax is checked.
 //
@@ -25,6 +25,9 @@ func Decode(data []byte) (*specs.Spec, error) {
 	}
 	return spec, nil
 }
+
+// Read reads a configuration that is within another text.
+func Read(s *jsonscan.Scanner, v *specs.Spec) { readSpec(s, v) }
 
 // DecodeProcess reads a process as it stands in a config.json: `exec --process FILE`. The error does not name the file.
 func DecodeProcess(data []byte) (*specs.Process, error) {

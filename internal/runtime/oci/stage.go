@@ -2,7 +2,6 @@ package oci
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/record"
 	"brig/internal/kernel/cgroup"
 	"brig/internal/kernel/mount"
 	"brig/internal/kernel/userns"
@@ -327,7 +327,7 @@ func reapStage(pid int) {
 
 // build sends the order and serves the stage until the process is ready.
 func (o *order) build(req *Request, control int, fds []int) (*Process, error) {
-	data, err := json.Marshal(o)
+	data, err := record.Marshal(o)
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,6 @@ package oci
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/jsonscan"
 	"brig/internal/kernel/cgroup"
 )
 
@@ -104,7 +104,7 @@ func receiveOrder(control int) (*order, []int, error) {
 		return nil, nil, err
 	}
 	o := new(order)
-	if err := json.Unmarshal(data, o); err != nil {
+	if err := jsonscan.Decode(data, o, readOrder); err != nil {
 		return nil, nil, fmt.Errorf("stage: order: %w", err)
 	}
 	return o, fds[1:], nil
