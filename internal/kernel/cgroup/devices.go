@@ -2,7 +2,9 @@ package cgroup
 
 import (
 	"errors"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -80,23 +82,19 @@ func resolveDevices(rules []specs.LinuxDeviceCgroup) (deviceSet, error) {
 
 func parseRule(r specs.LinuxDeviceCgroup) (rule deviceRule, all bool, err error) {
 	rule = deviceRule{major: wild, minor: wild}
+	for _, n := range []*int64{r.Major, r.Minor} {
+		if n != nil && (*n < wild || *n > math.MaxInt32) {
+			return rule, false, api.Errorf(api.InvalidArgument, "linux.resources.devices: number %d: it is 0 to %d, or -1 for all", *n, math.MaxInt32)
+		}
+	}
 	if r.Major != nil {
 		rule.major = *r.Major
 	}
 	if r.Minor != nil {
 		rule.minor = *r.Minor
 	}
-	for _, c := range r.Access {
-		switch c {
-		case 'r':
-			rule.access |= accRead
-		case 'w':
-			rule.access |= accWrite
-		case 'm':
-			rule.access |= accMknod
-		default:
-			return rule, false, api.Errorf(api.InvalidArgument, "device rule: access %q: it is made of r, w and m", r.Access)
-		}
+	if rule.access, err = parseAccess(r.Access); err != nil {
+		return rule, false, err
 	}
 	if rule.access == 0 {
 		rule.access = accAll
@@ -110,11 +108,11 @@ func parseRule(r specs.LinuxDeviceCgroup) (rule deviceRule, all bool, err error)
 		return rule, false, nil
 	case "", "a":
 		if rule.major != wild || rule.minor != wild || rule.access != accAll {
-			return rule, false, api.Errorf(api.InvalidArgument, "device rule of type %q: a rule for all types can have no numbers and only access rwm", r.Type)
+			return rule, false, api.Errorf(api.InvalidArgument, "linux.resources.devices: rule of type %q: a rule for all types can have no numbers and only access rwm", r.Type)
 		}
 		return rule, true, nil
 	}
-	return rule, false, api.Errorf(api.InvalidArgument, "device rule: type %q: it is a, b or c", r.Type)
+	return rule, false, api.Errorf(api.InvalidArgument, "linux.resources.devices: type %q: it is a, b or c", r.Type)
 }
 
 func (r deviceRule) same(o deviceRule) bool {
@@ -151,7 +149,7 @@ func (s *deviceSet) remove(r deviceRule) error {
 		case r.covers(*e):
 			e.access &^= r.access
 		case r.overlaps(*e):
-			return api.Errorf(api.Unsupported, "device rule for %s: it would cut a hole into the earlier rule for %s, which the kernel cannot keep", r.line(), e.line())
+			return api.Errorf(api.Unsupported, "linux.resources.devices: rule for %s: it would cut a hole into the earlier rule for %s, which the kernel cannot keep", r.line(), e.line())
 		}
 	}
 	s.exceptions = slices.DeleteFunc(s.exceptions, func(e deviceRule) bool { return e.access == 0 })
@@ -178,44 +176,124 @@ func (g *Group) setDevices(rules []specs.LinuxDeviceCgroup) error {
 	if err != nil {
 		return err
 	}
-	if m := g.l.find("devices"); m != nil {
-		return set.write1(m.dir + g.path)
+	if dir := g.v1("devices"); dir != "" {
+		return set.write1(dir)
 	}
-	if m := g.l.unifiedMount(); m != nil {
-		return set.attach(m.dir + g.path)
+	if dir := g.v2(); dir != "" {
+		return set.attach(dir)
 	}
-	return api.Errorf(api.Unsupported, "device rules: neither the cgroup controller devices nor cgroup version 2 is mounted")
+	return api.Errorf(api.Unsupported, "linux.resources.devices: neither the cgroup controller devices nor cgroup version 2 is mounted")
 }
 
-// write1 writes the rules to a v1 group: the default, which forgets all exceptions, then the exceptions, a write each. The first write
-// alone leaves a moment in which less is allowed than before and after.
+// write1 makes the rules stand in a v1 group. Where the group denies by default already, as at every update, only the difference is
+// written, what is new first, so that a process in it never loses a device that it keeps. Else the default goes first, which forgets all
+// exceptions, then the exceptions: that leaves a moment in which less is allowed than before and after.
 func (s *deviceSet) write1(dir string) error {
 	first, second := dir+"/devices.deny", dir+"/devices.allow"
+	add, drop := s.exceptions, []deviceRule(nil)
 	if s.allow {
 		first, second = second, first
 	}
-	if err := writeFile(first, "a"); err != nil && !(s.allow && errors.Is(err, unix.EPERM)) { // below a restricted parent, "all" is all that it has
+	have, err := readFile(dir + "/devices.list")
+	if err != nil {
 		return deviceError(err)
 	}
-	if len(s.exceptions) == 0 {
+	if now, ok := parseList(have); ok && !s.allow {
+		add, drop = minus(s.exceptions, now), minus(now, s.exceptions)
+	} else if err := writeFile(first, "a"); err != nil && !(s.allow && errors.Is(err, unix.EPERM)) { // below a restricted parent, "all" is all that it has
+		return deviceError(err)
+	}
+	if err := writeRules(second, add); err != nil {
+		return err
+	}
+	return writeRules(first, drop)
+}
+
+func writeRules(path string, rules []deviceRule) error {
+	if len(rules) == 0 {
 		return nil
 	}
-	fd, err := open(second, unix.O_WRONLY)
+	fd, err := open(path, unix.O_WRONLY)
 	if err != nil {
 		return deviceError(err)
 	}
 	defer unix.Close(fd)
-	for _, e := range s.exceptions {
-		if err := writeTo(fd, second, e.line()); err != nil {
+	for _, e := range rules {
+		if err := writeTo(fd, path, e.line()); err != nil {
 			return deviceError(err)
 		}
 	}
 	return nil
 }
 
+// parseList reads devices.list (cgroup-v1/devices.rst): the exceptions of a group that denies by default. One that allows by default
+// shows "a *:* rwm", whatever its exceptions are.
+func parseList(list []byte) (rules []deviceRule, ok bool) {
+	for line := range strings.Lines(string(list)) {
+		kind, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+		numbers, access, ok := strings.Cut(rest, " ")
+		major, minor, ok2 := strings.Cut(numbers, ":")
+		if !ok || !ok2 || kind != "b" && kind != "c" {
+			return nil, false
+		}
+		r := deviceRule{kind: kind[0]}
+		var err error
+		if r.major, err = parseNumber(major); err != nil {
+			return nil, false
+		}
+		if r.minor, err = parseNumber(minor); err != nil {
+			return nil, false
+		}
+		if r.access, err = parseAccess(access); err != nil || r.access == 0 {
+			return nil, false
+		}
+		rules = append(rules, r)
+	}
+	return rules, true
+}
+
+func parseNumber(s string) (int64, error) {
+	if s == "*" {
+		return wild, nil
+	}
+	n, err := strconv.ParseUint(s, 10, 32)
+	return int64(n), err
+}
+
+func parseAccess(s string) (access uint8, err error) {
+	for _, c := range s {
+		switch c {
+		case 'r':
+			access |= accRead
+		case 'w':
+			access |= accWrite
+		case 'm':
+			access |= accMknod
+		default:
+			return 0, api.Errorf(api.InvalidArgument, "linux.resources.devices: access %q: it is made of r, w and m", s)
+		}
+	}
+	return access, nil
+}
+
+// minus gives the rules of a with the access that b has not: each device is in a list once.
+func minus(a, b []deviceRule) (list []deviceRule) {
+	for _, r := range a {
+		for _, o := range b {
+			if r.same(o) {
+				r.access &^= o.access
+			}
+		}
+		if r.access != 0 {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
 func deviceError(err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-		return api.Errorf(api.Unsupported, "device rules: %w: the parent group, or being no root, does not allow it", err)
+		return api.Errorf(api.Unsupported, "linux.resources.devices: %w: the parent group, or being no root, does not allow it", err)
 	}
-	return api.Errorf(api.KindOf(err), "device rules: %w", err)
+	return api.Errorf(api.KindOf(err), "linux.resources.devices: %w", err)
 }

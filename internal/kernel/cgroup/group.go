@@ -15,46 +15,104 @@ import (
 	"brig/internal/base/undo"
 )
 
-// Group is one path in every hierarchy of a layout.
+// Group is a folder in every hierarchy of a layout.
 type Group struct {
 	l    *Layout
-	path string // clean, begins with a slash
+	path string   // see Path
+	dirs []string // by index of l.mounts; "" where the group has no part of that hierarchy
+
+	rootless bool // device rules that are not permitted are left out
 }
 
 // removeLimit bounds the wait for dying tasks in Remove.
 const removeLimit = 5 * time.Second
 
-// Create makes the group at path, with the parents that are missing, and sets its limits; r may be nil. A path that exists is taken over
-// with who is in it. On error what was made is gone again, but not what a parent got enabled.
+// Create makes the group at path (see Path in path.go), with the parents that are missing, and sets its limits; r may be nil. A group
+// that exists is taken over when nobody is in it; api.Conflict otherwise. On error what was made is gone again, but not what a parent
+// got enabled.
 func (l *Layout) Create(path string, r *specs.LinuxResources) (*Group, error) {
 	g, err := l.group(path)
 	if err != nil {
 		return nil, err
 	}
+	if err := g.make(r); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+func (g *Group) make(r *specs.LinuxResources) error {
+	if err := Validate(r); err != nil {
+		return err
+	}
+	l := g.l
 	var u undo.Stack
 	defer u.Run()
+	old := false
 	for i := range l.mounts {
 		m := &l.mounts[i]
-		made, err := l.makeDir(m, g.path)
+		if g.dirs[i] == "" {
+			continue
+		}
+		made, err := l.makeDir(m, g.dirs[i])
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if made {
-			u.Add(func() { removeTree(m.dir+g.path, time.Now().Add(removeLimit)) })
+			u.Add(func() { removeTree(g.dirs[i], time.Now().Add(removeLimit)) })
+		}
+		old = old || !made
+	}
+	if old {
+		if err := g.unused(); err != nil {
+			return err
 		}
 	}
 	if m := l.unifiedMount(); m != nil {
-		if err := m.enable(g.path, needs(l, r)); err != nil {
-			return nil, err
+		if dir := g.dir(m); dir != "" {
+			need := needs(l, r)
+			if err := m.enable(dir, need); err != nil {
+				return err
+			}
+			if err := domain(m, dir, need); err != nil {
+				return err
+			}
 		}
 	}
 	if r != nil {
 		if err := g.Set(r); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	u.Release()
-	return g, nil
+	return nil
+}
+
+// takeoverLimit is how long the last processes of a former life of a group may take to die.
+const takeoverLimit = 200 * time.Millisecond
+
+// unused refuses a group that was there before and that somebody is in, as runc does since 1.2: limits would then be those of the last
+// who came, and deleting one container would kill the other. A frozen group would never start its process.
+func (g *Group) unused() error {
+	var list []int
+	var err error
+	if !retry(takeoverLimit, func() bool {
+		list, err = g.Pids()
+		return err != nil || len(list) == 0
+	}) {
+		return api.Errorf(api.Conflict, "cgroup %s exists and holds %d process(es), %d among them: give another linux.cgroupsPath, or end them", g.path, len(list), list[0])
+	}
+	if err != nil {
+		return err
+	}
+	frozen, err := g.Frozen()
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	if frozen {
+		return api.Errorf(api.Conflict, "cgroup %s exists and is frozen: thaw or remove it, or give another linux.cgroupsPath", g.path)
+	}
+	return nil
 }
 
 // Load takes up a group that another process made; api.NotFound where no hierarchy has it.
@@ -72,26 +130,42 @@ func (l *Layout) Load(path string) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(g.Paths()) == 0 {
+	if !g.exists() {
 		return nil, api.Errorf(api.NotFound, "cgroup %s does not exist", g.path)
 	}
 	return g, nil
 }
 
-func (l *Layout) group(path string) (*Group, error) {
-	clean := filepath.Clean("/" + path)
-	if !strings.HasPrefix(path, "/") || clean == "/" {
-		return nil, api.Errorf(api.InvalidArgument, "cgroup path %q: it must be absolute and below the root, such as /brig/ID", path)
+// dir is the group's folder in a hierarchy of its layout, "" where it has none.
+func (g *Group) dir(m *mount) string {
+	for i := range g.l.mounts {
+		if &g.l.mounts[i] == m {
+			return g.dirs[i]
+		}
 	}
-	return &Group{l, clean}, nil
+	return ""
 }
 
-// makeDir makes the folder of path in m and says whether it was new.
-func (l *Layout) makeDir(m *mount, path string) (bool, error) {
-	dir := m.dir + path
+// v1 is the folder in the v1 hierarchy of a controller, "" where there is none.
+func (g *Group) v1(controller string) string { return g.dir(g.l.find(controller)) }
+
+// v2 is the folder in the v2 hierarchy, "" where there is none.
+func (g *Group) v2() string { return g.dir(g.l.unifiedMount()) }
+
+func (g *Group) exists() bool {
+	for _, dir := range g.dirs {
+		if dir != "" && exists(dir) {
+			return true
+		}
+	}
+	return false
+}
+
+// makeDir makes a folder in m and says whether it was new.
+func (l *Layout) makeDir(m *mount, dir string) (bool, error) {
 	err := unix.Mkdir(dir, 0o755)
 	if err == unix.ENOENT {
-		if err := l.makeParent(m, filepath.Dir(path)); err != nil {
+		if err := l.makeParent(m, filepath.Dir(dir)[len(m.dir):]); err != nil {
 			return false, err
 		}
 		err = unix.Mkdir(dir, 0o755)
@@ -113,7 +187,7 @@ func (l *Layout) makeDir(m *mount, path string) (bool, error) {
 // makeParent makes the folders down to path. In a v1 cpuset hierarchy they hand their processors and memory nodes to their children, so
 // that a new child can be joined at once.
 func (l *Layout) makeParent(m *mount, path string) error {
-	if path == "/" {
+	if path == "/" || path == "" {
 		return api.Errorf(api.Unavailable, "cgroup hierarchy %s is gone", m.dir)
 	}
 	cpuset := !m.v2 && slices.Contains(m.controllers, "cpuset")
@@ -171,17 +245,16 @@ func inheritCpuset(dir string) error {
 	return nil
 }
 
-// Path is the path in each hierarchy.
+// Path is the path in each hierarchy, when it is absolute; of a relative one it is what was given, and Paths tells where it lies.
 func (g *Group) Path() string { return g.path }
 
 // Paths are the folders of the group that exist: by controller for version 1 (a name of several controllers is there for each), and ""
-// for version 2.
+// for version 2. A runtime's state file keeps them, and LoadPaths takes them back.
 func (g *Group) Paths() map[string]string {
 	paths := make(map[string]string, len(g.l.mounts))
 	for i := range g.l.mounts {
-		m := &g.l.mounts[i]
-		dir := m.dir + g.path
-		if !exists(dir) {
+		m, dir := &g.l.mounts[i], g.dirs[i]
+		if dir == "" || !exists(dir) {
 			continue
 		}
 		if m.v2 {
@@ -193,6 +266,30 @@ func (g *Group) Paths() map[string]string {
 		}
 	}
 	return paths
+}
+
+// Hierarchy is a group's part of one hierarchy.
+type Hierarchy struct {
+	Mount       string   // where the hierarchy is mounted
+	Dir         string   // the group's folder in it
+	Controllers []string // of version 1, "name=systemd" among them; nil for version 2
+}
+
+// Hierarchies lists the group's folders that exist, one for each hierarchy, in the order of their mounting.
+func (g *Group) Hierarchies() []Hierarchy {
+	list := make([]Hierarchy, 0, len(g.l.mounts))
+	for i := range g.l.mounts {
+		m := &g.l.mounts[i]
+		if g.dirs[i] == "" || !exists(g.dirs[i]) {
+			continue
+		}
+		h := Hierarchy{Mount: m.dir, Dir: g.dirs[i]}
+		if !m.v2 {
+			h.Controllers = m.controllers
+		}
+		list = append(list, h)
+	}
+	return list
 }
 
 // JoinFiles opens what a child needs to join: v1 are the tasks files, to each of which the child's only thread writes "0"; v2 is the
@@ -208,7 +305,10 @@ func (g *Group) JoinFiles() (v1 []*os.File, v2 *os.File, err error) {
 	}()
 	for i := range g.l.mounts {
 		m := &g.l.mounts[i]
-		path, flags := m.dir+g.path, unix.O_RDONLY|unix.O_DIRECTORY
+		path, flags := g.dirs[i], unix.O_RDONLY|unix.O_DIRECTORY
+		if path == "" {
+			continue
+		}
 		if !m.v2 {
 			path, flags = path+"/tasks", unix.O_WRONLY
 		}
@@ -233,8 +333,11 @@ func (g *Group) JoinFiles() (v1 []*os.File, v2 *os.File, err error) {
 func (g *Group) Remove() error {
 	deadline := time.Now().Add(removeLimit)
 	var first error
-	for i := range g.l.mounts {
-		if err := removeTree(g.l.mounts[i].dir+g.path, deadline); err != nil && first == nil {
+	for _, dir := range g.dirs {
+		if dir == "" {
+			continue
+		}
+		if err := removeTree(dir, deadline); err != nil && first == nil {
 			first = err
 		}
 	}
@@ -244,8 +347,11 @@ func (g *Group) Remove() error {
 // RemoveEmpty removes the group where that can be done at once: it holds no process and no group. It reports whether it is gone from every hierarchy.
 func (g *Group) RemoveEmpty() bool {
 	gone := true
-	for i := range g.l.mounts {
-		if err := unix.Rmdir(g.l.mounts[i].dir + g.path); err != nil && err != unix.ENOENT {
+	for _, dir := range g.dirs {
+		if dir == "" {
+			continue
+		}
+		if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT {
 			gone = false
 		}
 	}

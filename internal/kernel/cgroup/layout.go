@@ -1,10 +1,12 @@
 // Package cgroup makes, limits, watches and removes control groups, straight on the file system: version 1, version 2, and hybrid.
 //
-// A Layout says where the hierarchies are mounted. A Group is one path, such as /brig/ID, in all of them. Its makers promise:
+// A Layout says where the hierarchies are mounted. A Group is one path, such as /brig/ID, in all of them, or one relative to where the
+// runtime itself is in each. Its makers promise:
 //
 //   - Limits stand before anyone joins: Create returns a group that is ready, or an error and no group.
 //   - A limit that was not asked for is never an error; one that was, and that this kernel or mount cannot keep, is
-//     api.Unsupported and names controller, file and option.
+//     api.Unsupported and names the field of the OCI spec, the controller and the file.
+//   - Nobody else is in it: a group that exists is taken over when it is empty and thawed, and refused when it is not.
 //   - Nobody is moved. A child joins by itself, through the files of JoinFiles, since moving another process through cgroup.procs of a
 //     v1 hierarchy waits 5 to 16 ms for an RCU grace period, while writing "0" to tasks costs 10 µs and CLONE_INTO_CGROUP nothing.
 //   - Another process may take a group up again with Load: all state is in the kernel.
@@ -27,6 +29,7 @@ import (
 // mount is one hierarchy.
 type mount struct {
 	dir         string   // mount point
+	root        string   // the group that is mounted there, "" for the hierarchy's root
 	controllers []string // v1: those of this hierarchy, "name=systemd" among them; v2: of the root's cgroup.controllers
 	v2          bool
 }
@@ -84,7 +87,7 @@ func parse(info []byte) *Layout {
 		if len(tail) < 3 || len(head) < 5 {
 			continue
 		}
-		m := mount{dir: unescape(head[4])}
+		m := mount{dir: unescape(head[4]), root: strings.TrimSuffix(unescape(head[3]), "/")}
 		switch tail[0] {
 		case "cgroup2":
 			m.v2, m.controllers = true, v2Controllers(m.dir)

@@ -201,7 +201,7 @@ func TestLiveLimits(t *testing.T) {
 	if err := g.Set(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(-1))}}); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := g.Stats(); err != nil || s.Memory.Limit != Unlimited || s.Pids.Limit != 50 {
+	if s, err := g.Stats(); err != nil || s.Memory.Usage.Limit < 1<<60 || s.Pids.Limit != 50 {
 		t.Errorf("stats: %+v, %v", s, err)
 	}
 	if err := g.Set(&specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(-1))}}); err != nil {
@@ -228,8 +228,54 @@ func TestLiveOOMAndStats(t *testing.T) {
 		t.Errorf("OOMKills = %d, %v after a process of 100 MB in 16 MB", n, err)
 	}
 	s, err := g.Stats()
-	if err != nil || s.CPU.Usage == 0 || s.Memory.Peak == 0 || s.Memory.Limit != 16<<20 {
+	if err != nil || s.CPU.Usage.Total == 0 || s.Memory.Usage.Max == 0 || s.Memory.Usage.Limit != 16<<20 {
 		t.Errorf("stats: %+v, %v", s, err)
+	}
+}
+
+// An OOM kill is told through a descriptor that poll(2) waits on; so is the end of the group.
+func TestLiveNotifyOOM(t *testing.T) {
+	g := liveGroup(t, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(16 << 20)), Swap: ptr(int64(16 << 20))}})
+	n, err := g.NotifyOOM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	pressure, err := g.NotifyPressure("critical")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pressure.Close()
+	if times, gone, err := n.Read(); times != 0 || gone || err != nil {
+		t.Errorf("before: %d, %v, %v", times, gone, err)
+	}
+	cmd := join(t, g, "x=$(head -c 100000000 /dev/zero | tr '\\000' x)")
+	start(t, cmd)
+	poll := []unix.PollFd{{Fd: int32(n.Fd()), Events: unix.POLLIN}}
+	total := uint64(0)
+	eventually(t, "news of the OOM kill", func() bool {
+		unix.Poll(poll, 1000)
+		times, gone, err := n.Read()
+		if gone || err != nil {
+			t.Fatalf("gone %v, %v", gone, err)
+		}
+		total += times
+		return total > 0
+	})
+	cmd.Wait()
+	if err := g.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "news of the end", func() bool {
+		unix.Poll(poll, 1000)
+		_, gone, err := n.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return gone
+	})
+	if _, err := g.NotifyPressure("high"); !errors.Is(err, api.InvalidArgument) {
+		t.Errorf("a level that is none: %v", err)
 	}
 }
 
@@ -416,8 +462,7 @@ func TestLiveRemoveBusy(t *testing.T) {
 	g := liveGroup(t, nil)
 	start(t, join(t, g, "sleep 100"))
 	eventually(t, "a process", func() bool { p, _ := g.Pids(); return len(p) > 0 })
-	for i := range g.l.mounts {
-		dir := g.l.mounts[i].dir + g.path
+	for _, dir := range g.dirs {
 		if err := removeTree(dir, time.Now().Add(2*time.Millisecond)); !errors.Is(err, api.Conflict) || !exists(dir) {
 			t.Errorf("%s: %v", dir, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -16,8 +17,9 @@ type knob struct {
 	v2         bool
 	file       string
 	value      string
-	option     string // docker's option, or the field of the OCI spec, that asked for it
+	field      string // of the OCI spec, that asked for it
 	optional   bool   // a kernel that does not have the file has nothing to limit
+	once       bool   // not written where it stands so already
 	alt        *knob  // written instead where the file is missing
 }
 
@@ -38,7 +40,11 @@ func (l *Layout) plan(r *specs.LinuxResources) ([]knob, error) {
 		p.cpu(r.CPU)
 	}
 	if r.Pids != nil && r.Pids.Limit != nil {
-		p.set(p.on("pids", "pids"), "pids.max", limit(*r.Pids.Limit), "--pids-limit")
+		value := limit(*r.Pids.Limit)
+		if *r.Pids.Limit == 0 {
+			value = "1" // systemd knows no TasksMax of 0, and 1 lets as little fork: so does runc since 1.4, with both drivers
+		}
+		p.set(p.on("pids", "pids"), "pids.max", value, "linux.resources.pids.limit")
 	}
 	if r.BlockIO != nil {
 		p.blockIO(r.BlockIO)
@@ -49,18 +55,24 @@ func (l *Layout) plan(r *specs.LinuxResources) ([]knob, error) {
 	if r.Network != nil {
 		p.network(r.Network)
 	}
-	for device, limits := range r.Rdma {
-		value := device
-		if limits.HcaHandles != nil {
-			value += " hca_handle=" + strconv.FormatUint(uint64(*limits.HcaHandles), 10)
-		}
-		if limits.HcaObjects != nil {
-			value += " hca_object=" + strconv.FormatUint(uint64(*limits.HcaObjects), 10)
-		}
-		p.set(p.on("rdma", "rdma"), "rdma.max", value, "linux.resources.rdma")
-	}
+	p.rdma(r.Rdma)
 	p.unified(r.Unified)
 	return p.knobs, p.err
+}
+
+// Asks names the first field of r that asks for a limit, "" where none does; device rules do not count.
+func Asks(r *specs.LinuxResources) string {
+	if r == nil {
+		return ""
+	}
+	knobs, _ := (&Layout{v1: true}).plan(r) // without a mount all is version 1's, which has every field but one
+	switch {
+	case len(knobs) > 0:
+		return knobs[0].field
+	case len(r.Unified) > 0:
+		return "linux.resources.unified"
+	}
+	return ""
 }
 
 // needs lists the v2 controllers that r asks for.
@@ -74,7 +86,7 @@ func needs(l *Layout, r *specs.LinuxResources) []string {
 	}
 	var list []string
 	for _, k := range knobs {
-		if k.v2 && !slices.Contains(list, k.controller) {
+		if k.v2 && k.controller != "cgroup" && !slices.Contains(list, k.controller) {
 			list = append(list, k.controller)
 		}
 	}
@@ -95,14 +107,16 @@ func (p *planner) on(v1, v2 string) side {
 	return side{v2, true}
 }
 
-func (p *planner) set(s side, file, value, option string) {
-	p.knobs = append(p.knobs, knob{controller: s.controller, v2: s.v2, file: file, value: value, option: option})
+func (p *planner) set(s side, file, value, field string) {
+	p.knobs = append(p.knobs, knob{controller: s.controller, v2: s.v2, file: file, value: value, field: field})
 }
 
-func (p *planner) setOptional(s side, file, value, option string) {
-	p.set(s, file, value, option)
-	p.knobs[len(p.knobs)-1].optional = true
+func (p *planner) setOptional(s side, file, value, field string) {
+	p.set(s, file, value, field)
+	p.last().optional = true
 }
+
+func (p *planner) last() *knob { return &p.knobs[len(p.knobs)-1] }
 
 // fail keeps the first error.
 func (p *planner) fail(kind api.Kind, format string, args ...any) {
@@ -112,11 +126,11 @@ func (p *planner) fail(kind api.Kind, format string, args ...any) {
 }
 
 // only1 refuses what version 2 has no file for.
-func (p *planner) only1(option, instead string) {
-	p.fail(api.Unsupported, "%s: cgroup version 2 has no such limit%s", option, instead)
+func (p *planner) only1(field, instead string) {
+	p.fail(api.Unsupported, "%s: cgroup version 2 has no such limit%s", field, instead)
 }
 
-// limit writes a number where -1 (and 0, as docker has it) is none.
+// limit writes a number where -1 is none.
 func limit(n int64) string {
 	if n <= 0 {
 		return "max"
@@ -138,94 +152,126 @@ func (p *planner) memory(m *specs.LinuxMemory) {
 	if max == -1 && swap == 0 {
 		swap = -1 // memory and swap are one limit on version 1: the larger must go with the smaller
 	}
-	if swap > 0 && (max > swap || max == -1) {
-		p.fail(api.InvalidArgument, "--memory-swap %d: it counts memory and swap together and cannot be less than --memory %d", swap, max)
-	}
 	if s.v2 {
 		p.memory2(s, m, max, swap)
 		return
 	}
+	if m.UseHierarchy != nil {
+		value := "0"
+		if *m.UseHierarchy {
+			value = "1"
+		}
+		p.set(s, "memory.use_hierarchy", value, "linux.resources.memory.useHierarchy")
+		p.last().once = true
+	}
 	if max != 0 {
-		p.set(s, "memory.limit_in_bytes", strconv.FormatInt(max, 10), "--memory")
+		p.set(s, "memory.limit_in_bytes", strconv.FormatInt(max, 10), "linux.resources.memory.limit")
 	}
 	if swap != 0 {
-		p.set(s, "memory.memsw.limit_in_bytes", strconv.FormatInt(swap, 10), "--memory-swap")
-		p.knobs[len(p.knobs)-1].optional = swap == -1
+		p.set(s, "memory.memsw.limit_in_bytes", strconv.FormatInt(swap, 10), "linux.resources.memory.swap")
+		p.last().optional = swap == -1
 	}
 	if asked(m.Reservation) {
-		p.set(s, "memory.soft_limit_in_bytes", strconv.FormatInt(*m.Reservation, 10), "--memory-reservation")
+		p.set(s, "memory.soft_limit_in_bytes", strconv.FormatInt(*m.Reservation, 10), "linux.resources.memory.reservation")
 	}
+	// memory.kernel is not written: no kernel since 5.4 keeps such a limit, and the spec lets a runtime pass over it.
 	if asked(m.KernelTCP) {
 		p.set(s, "memory.kmem.tcp.limit_in_bytes", strconv.FormatInt(*m.KernelTCP, 10), "linux.resources.memory.kernelTCP")
 	}
 	if m.Swappiness != nil {
-		p.set(s, "memory.swappiness", strconv.FormatUint(*m.Swappiness, 10), "--memory-swappiness")
+		p.set(s, "memory.swappiness", strconv.FormatUint(*m.Swappiness, 10), "linux.resources.memory.swappiness")
 	}
-	if m.DisableOOMKiller != nil && *m.DisableOOMKiller {
-		p.set(s, "memory.oom_control", "1", "--oom-kill-disable")
+	if m.DisableOOMKiller != nil {
+		value := "0"
+		if *m.DisableOOMKiller {
+			value = "1"
+		}
+		p.set(s, "memory.oom_control", value, "linux.resources.memory.disableOOMKiller")
+		p.last().optional = !*m.DisableOOMKiller
 	}
 }
 
+// memory2 writes the swap limit first, as runc does: under a lowered memory limit nothing shall go to swap that may not be there.
 func (p *planner) memory2(s side, m *specs.LinuxMemory, max, swap int64) {
-	if max != 0 {
-		p.set(s, "memory.max", limit(max), "--memory")
+	if m.UseHierarchy != nil && !*m.UseHierarchy {
+		p.only1("linux.resources.memory.useHierarchy", ": it always counts what lies below a group")
 	}
-	switch {
-	case swap > 0 && max == 0:
-		p.fail(api.InvalidArgument, "--memory-swap %d: it counts memory and swap together and needs --memory beside it", swap)
-	case swap > 0:
-		p.set(s, "memory.swap.max", strconv.FormatInt(swap-max, 10), "--memory-swap")
-	case swap == -1:
-		p.setOptional(s, "memory.swap.max", "max", "--memory-swap")
+	value, set, err := swap2(max, swap)
+	if err != nil && p.err == nil {
+		p.err = err
+	}
+	if set {
+		p.set(s, "memory.swap.max", value, "linux.resources.memory.swap")
+		p.last().optional = value == "max" || value == "0" // without swap accounting there is no swap to limit
+	}
+	if max != 0 {
+		p.set(s, "memory.max", limit(max), "linux.resources.memory.limit")
 	}
 	if asked(m.Reservation) {
-		p.set(s, "memory.low", limit(*m.Reservation), "--memory-reservation")
+		p.set(s, "memory.low", limit(*m.Reservation), "linux.resources.memory.reservation")
 	}
 	if asked(m.KernelTCP) {
 		p.only1("linux.resources.memory.kernelTCP", ": its memory limit counts socket buffers")
 	}
 	if m.Swappiness != nil {
-		p.only1("--memory-swappiness", ": --memory-swap bounds swap")
+		p.only1("linux.resources.memory.swappiness", ": linux.resources.memory.swap bounds swap")
 	}
 	if m.DisableOOMKiller != nil && *m.DisableOOMKiller {
-		p.only1("--oom-kill-disable", "")
+		p.only1("linux.resources.memory.disableOOMKiller", "")
 	}
+}
+
+// swap2 turns the spec's swap, which counts memory and swap together, into version 2's, which counts swap alone. 0 leaves it as it is.
+func swap2(max, swap int64) (value string, set bool, err error) {
+	switch {
+	case swap == 0:
+		return "", false, nil
+	case swap < 0:
+		return "max", true, nil
+	case max <= 0:
+		return "", false, api.Errorf(api.InvalidArgument, "linux.resources.memory.swap %d: it counts memory and swap together, and on cgroup version 2 "+
+			"it needs a linux.resources.memory.limit beside it", swap)
+	}
+	return strconv.FormatInt(swap-max, 10), true, nil
 }
 
 func (p *planner) cpu(c *specs.LinuxCPU) {
 	s := p.on("cpu", "cpu")
-	if c.Idle != nil {
-		p.set(s, "cpu.idle", strconv.FormatInt(*c.Idle, 10), "linux.resources.cpu.idle")
-	}
 	if s.v2 {
 		p.cpu2(s, c)
 	} else {
 		p.cpu1(s, c)
 	}
+	if c.Idle != nil { // behind the shares: the kernel takes none from a group that is idle
+		p.set(s, "cpu.idle", strconv.FormatInt(*c.Idle, 10), "linux.resources.cpu.idle")
+	}
 	set := p.on("cpuset", "cpuset")
 	if c.Cpus != "" {
-		p.set(set, "cpuset.cpus", c.Cpus, "--cpuset-cpus")
+		p.set(set, "cpuset.cpus", c.Cpus, "linux.resources.cpu.cpus")
 	}
 	if c.Mems != "" {
-		p.set(set, "cpuset.mems", c.Mems, "--cpuset-mems")
+		p.set(set, "cpuset.mems", c.Mems, "linux.resources.cpu.mems")
 	}
 }
 
 func (p *planner) cpu1(s side, c *specs.LinuxCPU) {
 	if c.Shares != nil && *c.Shares != 0 {
-		p.set(s, "cpu.shares", strconv.FormatUint(*c.Shares, 10), "--cpu-shares")
+		if *c.Shares < leastShares || *c.Shares > mostShares { // the kernel would take the nearest, and say nothing
+			p.fail(api.InvalidArgument, "linux.resources.cpu.shares %d: the kernel keeps %d to %d", *c.Shares, leastShares, mostShares)
+		}
+		p.set(s, "cpu.shares", strconv.FormatUint(*c.Shares, 10), "linux.resources.cpu.shares")
 	}
 	if c.RealtimePeriod != nil && *c.RealtimePeriod != 0 {
-		p.set(s, "cpu.rt_period_us", strconv.FormatUint(*c.RealtimePeriod, 10), "--cpu-rt-period")
+		p.set(s, "cpu.rt_period_us", strconv.FormatUint(*c.RealtimePeriod, 10), "linux.resources.cpu.realtimePeriod")
 	}
 	if asked(c.RealtimeRuntime) {
-		p.set(s, "cpu.rt_runtime_us", strconv.FormatInt(*c.RealtimeRuntime, 10), "--cpu-rt-runtime")
+		p.set(s, "cpu.rt_runtime_us", strconv.FormatInt(*c.RealtimeRuntime, 10), "linux.resources.cpu.realtimeRuntime")
 	}
 	if c.Period != nil && *c.Period != 0 {
-		p.set(s, "cpu.cfs_period_us", strconv.FormatUint(*c.Period, 10), "--cpu-period")
+		p.set(s, "cpu.cfs_period_us", strconv.FormatUint(*c.Period, 10), "linux.resources.cpu.period")
 	}
 	if asked(c.Quota) {
-		p.set(s, "cpu.cfs_quota_us", strconv.FormatInt(*c.Quota, 10), "--cpu-quota")
+		p.set(s, "cpu.cfs_quota_us", strconv.FormatInt(*c.Quota, 10), "linux.resources.cpu.quota")
 	}
 	if c.Burst != nil {
 		p.set(s, "cpu.cfs_burst_us", strconv.FormatUint(*c.Burst, 10), "linux.resources.cpu.burst")
@@ -234,37 +280,40 @@ func (p *planner) cpu1(s side, c *specs.LinuxCPU) {
 
 func (p *planner) cpu2(s side, c *specs.LinuxCPU) {
 	if c.Shares != nil && *c.Shares != 0 {
-		p.set(s, "cpu.weight", strconv.FormatUint(cpuWeight(*c.Shares), 10), "--cpu-shares")
+		p.set(s, "cpu.weight", strconv.FormatUint(CPUWeight(*c.Shares), 10), "linux.resources.cpu.shares")
 	}
 	if c.RealtimePeriod != nil && *c.RealtimePeriod != 0 {
-		p.only1("--cpu-rt-period", "")
+		p.only1("linux.resources.cpu.realtimePeriod", "")
 	}
 	if asked(c.RealtimeRuntime) {
-		p.only1("--cpu-rt-runtime", "")
+		p.only1("linux.resources.cpu.realtimeRuntime", "")
 	}
 	period := c.Period != nil && *c.Period != 0
 	if asked(c.Quota) || period {
-		value := "" // an empty quota stands for the present one, filled in when written
+		value, field := "", "linux.resources.cpu.period" // an empty quota stands for the present one, filled in when written
 		if asked(c.Quota) {
-			value = limit(*c.Quota)
+			value, field = limit(*c.Quota), "linux.resources.cpu.quota"
 		}
 		if period {
 			value += " " + strconv.FormatUint(*c.Period, 10)
 		}
-		p.set(s, "cpu.max", value, "--cpu-quota")
+		p.set(s, "cpu.max", value, field)
 	}
 	if c.Burst != nil {
 		p.set(s, "cpu.max.burst", strconv.FormatUint(*c.Burst, 10), "linux.resources.cpu.burst")
 	}
 }
 
-// cpuWeight maps shares (2 to 262144, default 1024) to a weight (1 to 10000, default 100) so that least, default and most fall on each
+// Bounds of cpu.shares (kernel/sched/sched.h, MIN_SHARES and MAX_SHARES).
+const leastShares, mostShares = 2, 1 << 18
+
+// CPUWeight maps shares (2 to 262144, default 1024) to a weight (1 to 10000, default 100) so that least, default and most fall on each
 // other: the quadratic through those three points in logarithms, on which crun 1.23 and runc 1.3.2 agreed.
-func cpuWeight(shares uint64) uint64 {
+func CPUWeight(shares uint64) uint64 {
 	switch {
-	case shares <= 2:
+	case shares <= leastShares:
 		return 1
-	case shares >= 262144:
+	case shares >= mostShares:
 		return 10000
 	}
 	l := math.Log2(float64(shares))
@@ -292,7 +341,21 @@ func (p *planner) network(n *specs.LinuxNetwork) {
 	}
 }
 
-// unified takes files of version 2 as they are, in the order of their names.
+func (p *planner) rdma(devices map[string]specs.LinuxRdma) {
+	for _, device := range sorted(devices) {
+		value, limits := device, devices[device]
+		if limits.HcaHandles != nil {
+			value += " hca_handle=" + strconv.FormatUint(uint64(*limits.HcaHandles), 10)
+		}
+		if limits.HcaObjects != nil {
+			value += " hca_object=" + strconv.FormatUint(uint64(*limits.HcaObjects), 10)
+		}
+		p.set(p.on("rdma", "rdma"), "rdma.max", value, "linux.resources.rdma")
+	}
+}
+
+// unified takes files of version 2 as they are, in the order of their names, a write for each line of a value. Validate has looked at
+// the names.
 func (p *planner) unified(files map[string]string) {
 	if len(files) == 0 {
 		return
@@ -301,20 +364,19 @@ func (p *planner) unified(files map[string]string) {
 		p.fail(api.Unsupported, "linux.resources.unified: cgroup version 2 is not mounted")
 		return
 	}
-	names := make([]string, 0, len(files))
-	for name := range files {
+	for _, name := range sorted(files) {
+		controller, _, _ := strings.Cut(name, ".")
+		for line := range strings.SplitSeq(strings.TrimRight(files[name], "\n"), "\n") {
+			p.set(side{controller, true}, name, line, "linux.resources.unified["+strconv.Quote(name)+"]")
+		}
+	}
+}
+
+func sorted[V any](m map[string]V) []string {
+	names := make([]string, 0, len(m))
+	for name := range m {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	for _, name := range names {
-		dot := 0
-		for dot < len(name) && name[dot] != '.' && name[dot] != '/' {
-			dot++
-		}
-		if dot == 0 || dot == len(name) || slices.Contains([]byte(name), '/') {
-			p.fail(api.InvalidArgument, "linux.resources.unified: %q is not the name of a cgroup file", name)
-			return
-		}
-		p.set(side{name[:dot], true}, name, files[name], "linux.resources.unified")
-	}
+	return names
 }

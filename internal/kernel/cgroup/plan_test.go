@@ -53,19 +53,23 @@ func TestPlan(t *testing.T) {
 		{"empty", specs.LinuxResources{Memory: &specs.LinuxMemory{}, CPU: &specs.LinuxCPU{}, Pids: &specs.LinuxPids{}, BlockIO: &specs.LinuxBlockIO{}, Network: &specs.LinuxNetwork{}}, "", ""},
 		{"memory", memory(specs.LinuxMemory{Limit: ptr(int64(100))}), "memory.limit_in_bytes=100", "memory.max=100"},
 		{"memory and swap", memory(specs.LinuxMemory{Limit: ptr(int64(100)), Swap: ptr(int64(300))}),
-			"memory.limit_in_bytes=100; memory.memsw.limit_in_bytes=300", "memory.max=100; memory.swap.max=200"},
+			"memory.limit_in_bytes=100; memory.memsw.limit_in_bytes=300", "memory.swap.max=200; memory.max=100"},
 		{"no swap", memory(specs.LinuxMemory{Limit: ptr(int64(100)), Swap: ptr(int64(100))}),
-			"memory.limit_in_bytes=100; memory.memsw.limit_in_bytes=100", "memory.max=100; memory.swap.max=0"},
+			"memory.limit_in_bytes=100; memory.memsw.limit_in_bytes=100", "memory.swap.max=0?; memory.max=100"},
 		{"unlimited swap", memory(specs.LinuxMemory{Limit: ptr(int64(100)), Swap: ptr(int64(-1))}),
-			"memory.limit_in_bytes=100; memory.memsw.limit_in_bytes=-1?", "memory.max=100; memory.swap.max=max?"},
+			"memory.limit_in_bytes=100; memory.memsw.limit_in_bytes=-1?", "memory.swap.max=max?; memory.max=100"},
 		{"unlimited", memory(specs.LinuxMemory{Limit: ptr(int64(-1))}),
-			"memory.limit_in_bytes=-1; memory.memsw.limit_in_bytes=-1?", "memory.max=max; memory.swap.max=max?"},
-		{"less swap than memory", memory(specs.LinuxMemory{Limit: ptr(int64(100)), Swap: ptr(int64(50))}), "!invalid argument", "!invalid argument"},
+			"memory.limit_in_bytes=-1; memory.memsw.limit_in_bytes=-1?", "memory.swap.max=max?; memory.max=max"},
 		{"swap alone", memory(specs.LinuxMemory{Swap: ptr(int64(50))}), "memory.memsw.limit_in_bytes=50", "!invalid argument"},
 		{"reservation", memory(specs.LinuxMemory{Reservation: ptr(int64(7))}), "memory.soft_limit_in_bytes=7", "memory.low=7"},
 		{"swappiness", memory(specs.LinuxMemory{Swappiness: ptr(uint64(0))}), "memory.swappiness=0", "!not supported"},
 		{"oom kill disable", memory(specs.LinuxMemory{DisableOOMKiller: ptr(true)}), "memory.oom_control=1", "!not supported"},
-		{"oom kill", memory(specs.LinuxMemory{DisableOOMKiller: ptr(false), Kernel: ptr(int64(5))}), "", ""},
+		{"oom kill", memory(specs.LinuxMemory{DisableOOMKiller: ptr(false), Kernel: ptr(int64(5))}), "memory.oom_control=0?", ""},
+		{"hierarchy", memory(specs.LinuxMemory{UseHierarchy: ptr(true)}), "memory.use_hierarchy=1", ""},
+		{"no hierarchy", memory(specs.LinuxMemory{UseHierarchy: ptr(false)}), "memory.use_hierarchy=0", "!not supported"},
+		{"few shares", cpu(specs.LinuxCPU{Shares: ptr(uint64(1))}), "!invalid argument", "cpu.weight=1"},
+		{"many shares", cpu(specs.LinuxCPU{Shares: ptr(uint64(262145))}), "!invalid argument", "cpu.weight=10000"},
+		{"shares before idle", cpu(specs.LinuxCPU{Shares: ptr(uint64(2)), Idle: ptr(int64(1))}), "cpu.shares=2; cpu.idle=1", "cpu.weight=1; cpu.idle=1"},
 		{"kernel tcp", memory(specs.LinuxMemory{KernelTCP: ptr(int64(9))}), "memory.kmem.tcp.limit_in_bytes=9", "!not supported"},
 		{"shares", cpu(specs.LinuxCPU{Shares: ptr(uint64(1024))}), "cpu.shares=1024", "cpu.weight=100"},
 		{"quota", cpu(specs.LinuxCPU{Quota: ptr(int64(50000)), Period: ptr(uint64(100000)), Burst: ptr(uint64(10))}),
@@ -75,6 +79,7 @@ func TestPlan(t *testing.T) {
 		{"real time", cpu(specs.LinuxCPU{RealtimePeriod: ptr(uint64(5)), RealtimeRuntime: ptr(int64(4))}), "cpu.rt_period_us=5; cpu.rt_runtime_us=4", "!not supported"},
 		{"cpuset", cpu(specs.LinuxCPU{Cpus: "0-1", Mems: "0", Idle: ptr(int64(1))}), "cpu.idle=1; cpuset.cpus=0-1; cpuset.mems=0", "cpu.idle=1; cpuset.cpus=0-1; cpuset.mems=0"},
 		{"pids", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(5))}}, "pids.max=5", "pids.max=5"},
+		{"no pids", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(0))}}, "pids.max=1", "pids.max=1"},
 		{"no pids limit", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(-1))}}, "pids.max=max", "pids.max=max"},
 		{"weight", specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{Weight: ptr(uint16(500)), WeightDevice: []specs.LinuxWeightDevice{weightDevice(8, 0, 1000)}}},
 			"blkio.bfq.weight=500|blkio.weight=500; blkio.bfq.weight_device=8:0 1000|blkio.weight_device=8:0 1000",
@@ -92,7 +97,8 @@ func TestPlan(t *testing.T) {
 		{"network", specs.LinuxResources{Network: &specs.LinuxNetwork{ClassID: ptr(uint32(7)), Priorities: []specs.LinuxInterfacePriority{{Name: "eth0", Priority: 3}}}},
 			"net_cls.classid=7; net_prio.ifpriomap=eth0 3", "net_cls.classid=7; net_prio.ifpriomap=eth0 3"}, // refused when written: see TestMissing
 		{"unified", specs.LinuxResources{Unified: map[string]string{"pids.max": "9", "memory.high": "1"}}, "!not supported", "memory.high=1; pids.max=9"},
-		{"unified path", specs.LinuxResources{Unified: map[string]string{"../pids.max": "9"}}, "!not supported", "!invalid argument"},
+		{"unified lines", specs.LinuxResources{Unified: map[string]string{"io.max": "8:0 rbps=1\n8:16 wbps=2\n", "cgroup.max.depth": "3"}},
+			"!not supported", "cgroup.max.depth=3; io.max=8:0 rbps=1; io.max=8:16 wbps=2"},
 	} {
 		for i, l := range []*Layout{only1, only2} {
 			want := []string{c.v1, c.v2}[i]
@@ -123,22 +129,22 @@ func TestPlanHybrid(t *testing.T) {
 }
 
 func TestWeights(t *testing.T) {
-	for shares, want := range map[uint64]uint64{0: 1, 2: 1, 1024: 100, 262144: 10000, 1 << 40: 10000} {
-		if got := cpuWeight(shares); got != want {
-			t.Errorf("cpuWeight(%d) = %d, want %d", shares, got, want)
+	for shares, want := range map[uint64]uint64{0: 1, 2: 1, 3: 2, 512: 59, 1024: 100, 2048: 174, 4096: 303, 262144: 10000, 1 << 40: 10000} {
+		if got := CPUWeight(shares); got != want {
+			t.Errorf("CPUWeight(%d) = %d, want %d", shares, got, want)
 		}
 	}
 	last := uint64(0)
 	for shares := uint64(2); shares <= 262144; shares *= 2 {
-		if w := cpuWeight(shares); w < last || w < 1 || w > 10000 {
-			t.Errorf("cpuWeight(%d) = %d after %d", shares, w, last)
+		if w := CPUWeight(shares); w < last || w < 1 || w > 10000 {
+			t.Errorf("CPUWeight(%d) = %d after %d", shares, w, last)
 		} else {
 			last = w
 		}
 	}
 	for weight, want := range map[uint64]uint64{10: 1, 1000: 10000, 5: 1, 2000: 10000} {
-		if got := ioWeight2(weight); got != want {
-			t.Errorf("ioWeight2(%d) = %d, want %d", weight, got, want)
+		if got := IOWeight(weight); got != want {
+			t.Errorf("IOWeight(%d) = %d, want %d", weight, got, want)
 		}
 	}
 }
@@ -195,12 +201,12 @@ func TestResolveDevices(t *testing.T) {
 }
 
 func TestGroupPath(t *testing.T) {
-	for path, want := range map[string]string{"/a": "/a", "/a/b/": "/a/b", "/a/../b": "/b", "//a": "/a"} {
+	for path, want := range map[string]string{"/a": "/a", "/a/b/": "/a/b", "/a/./b": "/a/b", "//a": "/a"} {
 		if g, err := only2.group(path); err != nil || g.Path() != want {
 			t.Errorf("%q: %v, %v", path, g, err)
 		}
 	}
-	for _, path := range []string{"", "/", "a", "/..", "a/b"} {
+	for _, path := range []string{"", "/", ".", "/..", "/a/../b", "../a", "/a\nb", "/" + strings.Repeat("x", 256), strings.Repeat("/x", 2048)} {
 		if _, err := only2.group(path); !errors.Is(err, api.InvalidArgument) {
 			t.Errorf("%q: %v", path, err)
 		}

@@ -2,7 +2,6 @@ package cgroup
 
 import (
 	"errors"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,13 +14,19 @@ import (
 
 // Set changes the limits that r names, and leaves the others. Device rules, where there are any, replace those of before.
 func (g *Group) Set(r *specs.LinuxResources) error {
+	if r == nil {
+		return nil
+	}
+	if err := Validate(r); err != nil {
+		return err
+	}
 	knobs, err := g.l.plan(r)
 	if err != nil {
 		return err
 	}
-	if m := r.Memory; m != nil && m.CheckBeforeUpdate != nil && *m.CheckBeforeUpdate && m.Limit != nil && *m.Limit > 0 {
-		if s, _ := g.Stats(); s.Memory.Usage > uint64(*m.Limit) { // what cannot be read is for the write to tell
-			return api.Errorf(api.Conflict, "--memory %d: the container uses %d bytes now", *m.Limit, s.Memory.Usage)
+	if m := r.Memory; m != nil && m.CheckBeforeUpdate != nil && *m.CheckBeforeUpdate {
+		if err := g.fits(m); err != nil {
+			return err
 		}
 	}
 	// Pairs such as quota and period, or memory and memory with swap, bound each other: which one goes first depends on what stands
@@ -40,7 +45,38 @@ func (g *Group) Set(r *specs.LinuxResources) error {
 		}
 	}
 	if len(r.Devices) > 0 {
-		return g.setDevices(r.Devices)
+		err := g.setDevices(r.Devices)
+		if g.rootless && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)) {
+			return nil
+		}
+		return err
+	}
+	return nil
+}
+
+// fits refuses limits that are not above what is in use now (linux.resources.memory.checkBeforeUpdate): the kernel would kill for them.
+// What cannot be read is for the write to tell.
+func (g *Group) fits(m *specs.LinuxMemory) error {
+	memory, both := g.v1("memory"), true
+	file, swapFile := "/memory.usage_in_bytes", "/memory.memsw.usage_in_bytes"
+	if memory == "" {
+		memory, both, file, swapFile = g.v2(), false, "/memory.current", "/memory.swap.current"
+	}
+	b, err := readFile(memory + file)
+	if err != nil {
+		return nil
+	}
+	usage := parseUint(string(b))
+	if m.Limit != nil && *m.Limit > 0 && uint64(*m.Limit) <= usage {
+		return api.Errorf(api.Conflict, "linux.resources.memory.limit %d: the container uses %d bytes now", *m.Limit, usage)
+	}
+	if b, err := readFile(memory + swapFile); err == nil && both {
+		usage = parseUint(string(b))
+	} else if err == nil {
+		usage += parseUint(string(b))
+	}
+	if m.Swap != nil && *m.Swap > 0 && uint64(*m.Swap) <= usage {
+		return api.Errorf(api.Conflict, "linux.resources.memory.swap %d: the container uses %d bytes of memory and swap now", *m.Swap, usage)
 	}
 	return nil
 }
@@ -51,11 +87,16 @@ func (g *Group) write(k knob) error {
 	if k.v2 {
 		m = g.l.unifiedMount()
 	}
-	if m == nil {
-		return api.Errorf(api.Unsupported, "%s: the cgroup controller %s is not mounted (layout: %s)", k.option, k.controller, g.l.Mode())
+	dir := g.dir(m)
+	if dir == "" {
+		return api.Errorf(api.Unsupported, "%s: the cgroup controller %s is not mounted (layout: %s)", k.field, k.controller, g.l.Mode())
 	}
-	dir := m.dir + g.path
 	value := k.value
+	if k.once {
+		if have, err := readFile(dir + "/" + k.file); err == nil && strings.TrimSpace(string(have)) == value {
+			return nil
+		}
+	}
 	if k.v2 && k.file == "cpu.max" && strings.HasPrefix(value, " ") { // a period alone: the quota stays
 		have, err := readFile(dir + "/cpu.max")
 		if err == nil {
@@ -74,81 +115,31 @@ func (g *Group) write(k knob) error {
 		if k.optional {
 			return nil
 		}
-		return g.missing(k, m)
+		return missing(k, dir)
+	case errors.Is(err, unix.EINVAL) && !k.v2 && k.file == "memory.limit_in_bytes":
+		swap, _ := readFile(dir + "/memory.memsw.limit_in_bytes")
+		return api.Errorf(api.InvalidArgument, "%s: the kernel refuses the value: %w: it cannot be more than memory and swap together, which is %s now: "+
+			"give linux.resources.memory.swap with it", k.field, err, strings.TrimSpace(string(swap)))
 	case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ERANGE) || errors.Is(err, unix.ENODEV):
-		return api.Errorf(api.InvalidArgument, "%s: the kernel refuses the value: %w", k.option, err)
+		return api.Errorf(api.InvalidArgument, "%s: the kernel refuses the value: %w", k.field, err)
 	case errors.Is(err, unix.EBUSY):
-		return api.Errorf(api.Conflict, "%s: the container uses more than that now: %w", k.option, err)
+		return api.Errorf(api.Conflict, "%s: the container uses more than that now: %w", k.field, err)
 	case errors.Is(err, unix.EOPNOTSUPP):
-		return api.Errorf(api.Unsupported, "%s: %w", k.option, err)
+		return api.Errorf(api.Unsupported, "%s: %w", k.field, err)
 	}
-	return api.Errorf(api.KindOf(err), "%s: %w", k.option, err)
+	return api.Errorf(api.KindOf(err), "%s: %w", k.field, err)
 }
 
 // missing says why a file that a limit needs is not there.
-func (g *Group) missing(k knob, m *mount) error {
-	dir := m.dir + g.path
+func missing(k knob, dir string) error {
 	if !exists(dir) {
-		return api.Errorf(api.NotFound, "%s: cgroup %s is gone", k.option, dir)
+		return api.Errorf(api.NotFound, "%s: cgroup %s is gone", k.field, dir)
 	}
-	if k.v2 && !slices.Contains(v2Controllers(dir), k.controller) {
+	if k.v2 && k.controller != "cgroup" && !slices.Contains(v2Controllers(dir), k.controller) {
 		return api.Errorf(api.Unsupported, "%s: the cgroup controller %s is not enabled for %s: it must be in cgroup.subtree_control of each folder above; "+
-			"a normal user gets it with Delegate=%s in user@.service", k.option, k.controller, dir, k.controller)
+			"a normal user gets it with Delegate=%s in user@.service", k.field, k.controller, dir, k.controller)
 	}
-	return api.Errorf(api.Unsupported, "%s: this kernel's cgroup controller %s has no file %s", k.option, k.controller, k.file)
-}
-
-// enabled are the controllers that every group gets on version 2, so that it can be measured, and limited later.
-var enabled = [...]string{"cpu", "memory", "pids", "io", "cpuset", "hugetlb", "rdma"}
-
-// enable hands the controllers down from the root of a v2 hierarchy to path. Those in need must arrive; the others may be missing.
-func (m *mount) enable(path string, need []string) error {
-	var want []string
-	for _, c := range m.controllers {
-		if slices.Contains(enabled[:], c) || slices.Contains(need, c) {
-			want = append(want, c)
-		}
-	}
-	if len(want) == 0 {
-		return nil // Set names what is missing
-	}
-	lacking := func() []string {
-		have := v2Controllers(m.dir + path)
-		return slices.DeleteFunc(slices.Clone(want), func(c string) bool { return slices.Contains(have, c) })
-	}
-	todo := lacking()
-	if len(todo) == 0 {
-		return nil
-	}
-	var cause error
-	for i := range len(path) {
-		if path[i] != '/' {
-			continue
-		}
-		file := m.dir + path[:i] + "/cgroup.subtree_control"
-		if writeFile(file, "+"+strings.Join(todo, " +")) == nil {
-			continue
-		}
-		for _, c := range todo { // one refused controller refuses all: the others deserve their own try
-			if err := writeFile(file, "+"+c); err != nil && slices.Contains(need, c) && cause == nil {
-				cause = err
-			}
-		}
-	}
-	for _, c := range lacking() {
-		if !slices.Contains(need, c) {
-			continue
-		}
-		var pe *os.PathError
-		switch {
-		case errors.Is(cause, unix.EBUSY) && errors.As(cause, &pe):
-			return api.Errorf(api.Conflict, "cgroup controller %s cannot be enabled below a group that holds processes itself (version 2's rule of no "+
-				"internal processes): %w: move them to a group beside, or give another --cgroup-parent", c, cause)
-		case cause != nil:
-			return api.Errorf(api.Unsupported, "cgroup controller %s cannot be enabled for %s: %w", c, path, cause)
-		}
-	}
-	return nil
+	return api.Errorf(api.Unsupported, "%s: this kernel's cgroup controller %s has no file %s", k.field, k.controller, k.file)
 }
 
 // SwapLimit reports whether memory and swap together can be limited (swapaccount=1 on the kernel's command line on old ones).
