@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -79,6 +80,7 @@ func (c *call) make(held bool) (*making, error) {
 	}}
 	req := &oci.Request{
 		ID: id, Spec: s, Bundle: bundle, RootPath: root, MountPoint: root, NetNS: -1, Gate: -1, Stdio: [3]int{0, 1, 2}, Preserve: preserve,
+		Rootless: c.goWithoutCgroup(),
 	}
 	if err := c.build(m, req, data, held); err != nil {
 		m.undo()
@@ -110,6 +112,11 @@ func (c *call) build(m *making, req *oci.Request, config []byte, held bool) erro
 		return err
 	}
 	m.made = made
+	if made.Cgroup == nil {
+		e.Cgroup = ""
+	} else if !filepath.IsAbs(e.Cgroup) {
+		e.CgroupPaths = made.Cgroup.Paths()
+	}
 	if err := c.sendConsole(made.Process, held || c.on("detach")); err != nil {
 		return err
 	}
@@ -130,10 +137,30 @@ func (c *call) build(m *making, req *oci.Request, config []byte, held bool) erro
 func (m *making) undo() {
 	if m.made != nil {
 		m.made.Abandon()
-		m.made.Cgroup.Remove()
+		if m.made.Cgroup != nil {
+			m.made.Cgroup.Remove()
+		}
 	}
 	lock.RemoveDir(m.e.dir)
 	m.lock.Release()
+}
+
+// goWithoutCgroup reports whether a container may do without a cgroup, as runc decides: rootless containers may, unless the flag says otherwise. In a user
+// namespace root has root's number and not its rights.
+func (c *call) goWithoutCgroup() bool {
+	switch c.rootless {
+	case "true":
+		return true
+	case "false":
+		return false
+	}
+	return os.Geteuid() != 0 || inUserNS()
+}
+
+// inUserNS reports whether this process is in a user namespace that does not map all ids to themselves.
+func inUserNS() bool {
+	data, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && strings.Join(strings.Fields(string(data)), " ") != "0 0 4294967295"
 }
 
 // preserved counts the descriptors that the process inherits: those of socket activation (sd_listen_fds(3)) and of --preserve-fds.

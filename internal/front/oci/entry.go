@@ -40,7 +40,9 @@ type entry struct {
 	Created     time.Time         `json:"created"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Owner       string            `json:"owner"`
-	Cgroup      string            `json:"cgroup"` // path in each hierarchy; "" where the container has none of its own
+	Cgroup      string            `json:"cgroup"` // path; "" where the container has none of its own
+	// CgroupPaths are its folders by controller, "" for version 2, where the path is relative and cannot be found by itself.
+	CgroupPaths map[string]string `json:"cgroupPaths,omitempty"`
 
 	dir string
 }
@@ -118,7 +120,7 @@ func (g *globals) claim(id string) (*lock.Lock, error) {
 func (g *globals) sweep(id string) {
 	dir := g.dir(id)
 	if path, err := os.ReadFile(filepath.Join(dir, cgroupName)); err == nil && len(path) > 0 {
-		removeCgroup(string(path))
+		removeCgroup(string(path), nil)
 	}
 	lock.RemoveDir(dir)
 }
@@ -214,7 +216,18 @@ func (e *entry) group() (*cgroup.Group, error) {
 	if e.Cgroup == "" {
 		return nil, api.Errorf(api.Unsupported, "container %s has no cgroup", e.ID)
 	}
-	return cgroup.Load(e.Cgroup)
+	return loadGroup(e.Cgroup, e.CgroupPaths)
+}
+
+func loadGroup(path string, paths map[string]string) (*cgroup.Group, error) {
+	if len(paths) == 0 {
+		return cgroup.Load(path)
+	}
+	layout, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	return layout.LoadPaths(path, paths)
 }
 
 // config reads the configuration that the container was created with.
@@ -232,8 +245,8 @@ func (e *entry) stateJSON(status specs.ContainerState, pid int) ([]byte, error) 
 }
 
 // removeCgroup kills what is left in a cgroup and removes it.
-func removeCgroup(path string) error {
-	g, err := cgroup.Load(path)
+func removeCgroup(path string, paths map[string]string) error {
+	g, err := loadGroup(path, paths)
 	if err != nil {
 		if api.KindOf(err) == api.NotFound {
 			return nil

@@ -48,6 +48,7 @@ func verbs() []verb {
 	return []verb{
 		{"create", id, "create a container", createFlags(), false, 1, 1, create},
 		{"delete", id, "delete what is kept of a container", []flag{{"force", "f", isBool, "kill it first if it runs, and be content if there is none"}}, false, 1, 1, remove},
+		{"events", id, "print a container's statistics and out-of-memory events", eventsFlags(), false, 1, 1, events},
 		{"exec", id + " COMMAND [ARG...]", "execute a process in a container", execFlags(), true, 1, -1, execute},
 		{"kill", id + " [SIGNAL]", "send a signal (default SIGTERM) to a container's first process", []flag{{"all", "a", isBool, "send it to all processes"}}, false, 1, 2, kill},
 		{"list", "", "list the containers below --root", listFlags(), false, 0, 0, list},

@@ -90,7 +90,7 @@ func (c *call) attend(p *oci.Process) (api.Exit, error) {
 // destroy removes all of a container that has ended. The caller holds its lock.
 func (c *call) destroy(e *entry) error {
 	if e.Cgroup != "" {
-		if err := removeCgroup(e.Cgroup); err != nil {
+		if err := removeCgroup(e.Cgroup, e.CgroupPaths); err != nil {
 			return err
 		}
 	}

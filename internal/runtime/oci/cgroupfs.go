@@ -8,6 +8,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"brig/api"
 	"brig/internal/kernel/mount"
 )
 
@@ -17,6 +18,9 @@ func (b *builder) mountCgroup(m *specs.Mount, opts mountOptions) error {
 	g, err := b.group()
 	if err != nil {
 		return err
+	}
+	if g == nil {
+		return api.Errorf(api.Unsupported, "the container has no cgroup of its own to show: leave this mount out")
 	}
 	at, err := mount.MkdirAllInRoot(b.root, m.Destination, 0o755)
 	if err != nil {

@@ -34,6 +34,8 @@ type Request struct {
 	Gate     int    // socket of OpenGate, for a process that is held; -1: it is started by Process.Start
 	Preserve int    // how many descriptors after the standard streams the process inherits; they must be open
 
+	Rootless bool // go without a cgroup where the caller may make none and none was asked for
+
 	staged *staging // in a stage: what its maker gave it
 }
 
@@ -58,7 +60,7 @@ func Create(req *Request) (*Container, error) {
 	}
 	groups := make(chan made, 1)
 	go func() { // beside the mounts: both take about as long
-		g, err := layout.Create(req.CgroupPath(), limits(req.Spec.Linux.Resources))
+		g, err := createGroup(layout, req)
 		groups <- made{g, err}
 	}()
 	var group *cgroup.Group
@@ -98,6 +100,14 @@ func Create(req *Request) (*Container, error) {
 		return nil, err
 	}
 	return &Container{p, group}, nil
+}
+
+func createGroup(layout *cgroup.Layout, req *Request) (*cgroup.Group, error) {
+	r := limits(req.Spec.Linux.Resources)
+	if req.Rootless {
+		return layout.CreateRootless(req.CgroupPath(), req.Spec.Linux.CgroupsPath != "", r)
+	}
+	return layout.Create(req.CgroupPath(), r)
 }
 
 // CgroupPath is the path of the container's cgroup in each hierarchy.
@@ -191,6 +201,9 @@ func (b *builder) fork(c *child, group func() (*cgroup.Group, error)) (*Process,
 	g, err := group()
 	if err != nil {
 		return nil, err
+	}
+	if g == nil {
+		return launch(c, -1, name)
 	}
 	tasks, unified, err := g.JoinFiles()
 	if err != nil {

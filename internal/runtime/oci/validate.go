@@ -7,6 +7,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"brig/api"
+	"brig/internal/kernel/cgroup"
 	"brig/internal/kernel/userns"
 )
 
@@ -77,6 +78,9 @@ func Validate(s *specs.Spec) error {
 	}
 	if s.Hostname != "" && !seen[specs.UTSNamespace] {
 		return api.Errorf(api.InvalidArgument, "config.json: hostname is set, but the container has no UTS namespace of its own")
+	}
+	if err := cgroup.Validate(s.Linux.Resources); err != nil {
+		return err
 	}
 	for k := range s.Linux.Sysctl {
 		if err := validateSysctl(k, seen); err != nil {
