@@ -80,7 +80,11 @@ func (c *call) make(held bool) (*making, error) {
 	}}
 	req := &oci.Request{
 		ID: id, Spec: s, Bundle: bundle, RootPath: root, MountPoint: root, NetNS: -1, Gate: -1, Stdio: [3]int{0, 1, 2}, Preserve: preserve,
-		Rootless: c.goWithoutCgroup(),
+		Rootless: c.goWithoutCgroup(), NoNewKeyring: c.on("no-new-keyring"),
+	}
+	m.e.NoNewKeyring = req.NoNewKeyring
+	for _, w := range oci.Warnings(s.Process) {
+		c.logLine("warning", w)
 	}
 	if err := c.build(m, req, data, held); err != nil {
 		m.undo()
@@ -220,7 +224,7 @@ func start(c *call) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := oci.StartAt(e.dir, s.Process.Args[0], state); err != nil {
+	if err := oci.StartAt(e.dir, s, e.Pid, state); err != nil {
 		return 0, err
 	}
 	return 0, c.poststart(e, s)

@@ -44,6 +44,8 @@ type entry struct {
 	// CgroupPaths are its folders by controller, "" for version 2, where the path is relative and cannot be found by itself.
 	CgroupPaths map[string]string `json:"cgroupPaths,omitempty"`
 
+	NoNewKeyring bool `json:"noNewKeyring,omitempty"` // exec joins none either
+
 	dir string
 }
 

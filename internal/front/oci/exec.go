@@ -80,7 +80,8 @@ func execute(c *call) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	req := &oci.ExecRequest{Pid: e.Pid, Ticks: e.StartTicks, Process: p, Seccomp: filter, Cgroup: group, Stdio: [3]int{0, 1, 2}, Preserve: preserve}
+	req := &oci.ExecRequest{Pid: e.Pid, Ticks: e.StartTicks, Process: p, Seccomp: filter, Cgroup: group, Stdio: [3]int{0, 1, 2}, Preserve: preserve,
+		ID: e.ID, Bundle: e.Bundle, NoNewKeyring: e.NoNewKeyring, Container: s}
 	if !c.has("process") && !c.has("user") {
 		req.User = s.Annotations[oci.AnnotationUser]
 	}

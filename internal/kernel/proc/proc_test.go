@@ -1,8 +1,10 @@
 package proc
 
 import (
+	"errors"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -98,5 +100,30 @@ func TestBootID(t *testing.T) {
 	a := BootID()
 	if len(a) != 36 || strings.Count(a, "-") != 4 || a != BootID() {
 		t.Errorf("boot ID %s", strconv.Quote(a))
+	}
+}
+
+func TestWriteThroughTheHandle(t *testing.T) {
+	fd, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	tid, err := ThreadID(fd)
+	if err != nil || tid != strconv.Itoa(unix.Gettid()) {
+		t.Errorf("thread %s, %v; want %d", tid, err, unix.Gettid())
+	}
+	if err := Write(fd, tid+"/comm", "renamed"); err != nil {
+		t.Error(err)
+	}
+	if got, _ := os.ReadFile("/proc/thread-self/comm"); string(got) != "renamed\n" {
+		t.Errorf("comm is %q", got)
+	}
+	for name, want := range map[string]error{"thread-self/root/etc/passwd": unix.ELOOP, "../etc/passwd": unix.EXDEV, "no-such": unix.ENOENT} {
+		if err := Write(fd, name, "x"); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", name, err, want)
+		}
 	}
 }

@@ -6,8 +6,6 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-
-	"brig/api"
 )
 
 // A call has a slot in an array by number. ARM's private calls, which begin at 0xf0000, have the last slots.
@@ -81,7 +79,7 @@ func (f family) compile(s *specs.LinuxSeccomp) (*Filter, error) {
 	}
 	switch s.DefaultAction {
 	case specs.ActNotify:
-		return nil, api.Errorf(api.InvalidArgument, "seccomp: SCMP_ACT_NOTIFY cannot be the default action: the call that hands the listener over would wait for it")
+		return nil, errNotifyAll()
 	case specs.ActAllow, specs.ActLog, specs.ActTrace: // a tracer may emulate calls that are newer than it
 	default:
 		c.stub = true
@@ -100,9 +98,7 @@ func (f family) compile(s *specs.LinuxSeccomp) (*Filter, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.notify {
-		flags |= unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
-	}
+	flags = withListener(flags, c.notify)
 	return &Filter{Prog: prog, Flags: flags, Notify: c.notify}, nil
 }
 
@@ -112,8 +108,8 @@ func (c *compiler) architectures(list []specs.Arch) error {
 		c.calls = append(c.calls, &calls{arch: a, enabled: i == 0 || slices.Contains(list, a.name), newest: -1})
 	}
 	for _, a := range list {
-		if len(a) < len("SCMP_ARCH_X") || a[:len("SCMP_ARCH_")] != "SCMP_ARCH_" {
-			return api.Errorf(api.InvalidArgument, "seccomp: unknown architecture %q: they are named like SCMP_ARCH_X86_64", a)
+		if err := checkArch(a); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -135,7 +131,7 @@ func (c *compiler) add(s *specs.LinuxSyscall) error {
 	for _, name := range s.Names {
 		if s.Action == specs.ActNotify {
 			if name == "write" {
-				return api.Errorf(api.InvalidArgument, "seccomp: SCMP_ACT_NOTIFY cannot be used for write: the runtime needs it after the filter stands")
+				return errNotifyWrite()
 			}
 			c.notify = true
 		}
@@ -161,19 +157,9 @@ func (c *compiler) add(s *specs.LinuxSyscall) error {
 
 // addRules turns conditions into one rule, or into a rule each where an argument comes twice.
 func (c *compiler) addRules(ret uint32, conds []specs.LinuxSeccompArg) error {
-	var seen [6]bool
-	twice := false
-	for _, a := range conds {
-		if a.Index >= uint(len(seen)) {
-			return api.Errorf(api.InvalidArgument, "seccomp: argument index %d: a system call has six, 0 to 5", a.Index)
-		}
-		switch a.Op {
-		case specs.OpEqualTo, specs.OpNotEqual, specs.OpLessThan, specs.OpLessEqual, specs.OpGreaterEqual, specs.OpGreaterThan, specs.OpMaskedEqual:
-		default:
-			return api.Errorf(api.InvalidArgument, "seccomp: unknown operator %q", a.Op)
-		}
-		twice = twice || seen[a.Index]
-		seen[a.Index] = true
+	twice, err := checkArgs(conds)
+	if err != nil {
+		return err
 	}
 	if !twice {
 		c.rules = append(c.rules, rule{ret, conds})

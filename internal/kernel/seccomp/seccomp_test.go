@@ -199,9 +199,12 @@ func TestFlagsAndNotify(t *testing.T) {
 		{specs.LinuxSeccomp{DefaultAction: specs.ActAllow}, spec, false},
 		{specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{}}, 0, false},
 		{specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagLog, specs.LinuxSeccompFlagWaitKillableRecv}},
-			unix.SECCOMP_FILTER_FLAG_LOG | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, false},
+			unix.SECCOMP_FILTER_FLAG_LOG, false}, // the kernel refuses the second without a listener
 		{specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"mount"}, Action: specs.ActNotify}}},
 			spec | unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, true},
+		{specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{"SECCOMP_FILTER_FLAG_TSYNC", specs.LinuxSeccompFlagWaitKillableRecv},
+			Syscalls: []specs.LinuxSyscall{{Names: []string{"mount"}, Action: specs.ActNotify}}},
+			unix.SECCOMP_FILTER_FLAG_TSYNC | unix.SECCOMP_FILTER_FLAG_TSYNC_ESRCH | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV | unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, true},
 	} {
 		f, err := Compile(&c.p)
 		if errors.Is(err, api.Unsupported) {
@@ -209,6 +212,9 @@ func TestFlagsAndNotify(t *testing.T) {
 		}
 		if err != nil || f.Flags != c.flags || f.Notify != c.notify {
 			t.Errorf("%+v: %+v, %v", c.p, f, err)
+		}
+		if notify, err := Check(&c.p); err != nil || notify != c.notify {
+			t.Errorf("Check: %+v: %v, %v", c.p, notify, err)
 		}
 	}
 }
@@ -233,6 +239,9 @@ func TestErrors(t *testing.T) {
 	} {
 		if _, err := amd64().compile(&p); !errors.Is(err, api.InvalidArgument) {
 			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := Check(&p); !errors.Is(err, api.InvalidArgument) {
+			t.Errorf("Check passes %s: %v", name, err)
 		}
 	}
 	if _, err := CompileFor("sparc", &specs.LinuxSeccomp{DefaultAction: allow}); !errors.Is(err, api.Unsupported) {

@@ -31,7 +31,7 @@ func (b *builder) mountCgroup(m *specs.Mount, opts mountOptions) error {
 	if dir, ok := paths[""]; ok && len(paths) == 1 {
 		return bindGroup(dir, at, opts.set)
 	}
-	fd, err := mount.New("tmpfs", "tmpfs", []string{"mode=755"}, int(opts.set&^unix.MOUNT_ATTR_RDONLY))
+	fd, err := mount.New("tmpfs", "tmpfs", b.labelled("tmpfs", []string{"mode=755"}), int(opts.set&^unix.MOUNT_ATTR_RDONLY))
 	if err != nil {
 		return err
 	}

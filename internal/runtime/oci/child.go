@@ -49,6 +49,9 @@ type child struct {
 		data caps.Data
 	}
 	ambient []uintptr
+	attr    attributes
+
+	listener *listener // nil without SCMP_ACT_NOTIFY
 
 	umask  uintptr
 	cwd    *byte
@@ -168,9 +171,13 @@ func forkChild(args *cloneArgs, c *child) (uintptr, syscall.Errno) {
 	}
 	afterForkInChild()
 	stage, errno := runChild(c)
+	if errno == 0 {
+		stage, errno = become(c) // here, for the sake of the stack: what is nosplit has 792 bytes
+	}
 	report(c.report, stage, errno)
 	for {
 		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 127, 0, 0)
+		crash() // the filter refuses even that
 	}
 }
 
@@ -185,7 +192,7 @@ func report(fd int, stage int32, errno syscall.Errno) {
 
 var zero = [1]byte{'0'}
 
-// runChild is the child's life up to execve. It returns only when a stage failed.
+// runChild is the child's life until it may become the container's process.
 //
 //go:nosplit
 //go:noinline
@@ -217,10 +224,16 @@ func runChild(c *child) (int32, syscall.Errno) {
 			return stageCgroupNS, e
 		}
 	}
+	if s, e := applyAttributes(&c.attr); e != 0 { // some ask for rights in the first user namespace
+		return s, e
+	}
 	if c.userNS > 0 {
 		if _, _, e := syscall.RawSyscall(unix.SYS_SETNS, uintptr(c.userNS), unix.CLONE_NEWUSER, 0); e != 0 {
 			return stageUserNS, e
 		}
+	}
+	if s, e := joinKeyring(&c.attr); e != 0 { // by a name that means something in the container's user namespace only
+		return s, e
 	}
 	if c.setsid {
 		if _, _, e := syscall.RawSyscall(unix.SYS_SETSID, 0, 0, 0); e != 0 {
@@ -269,7 +282,7 @@ func runChild(c *child) (int32, syscall.Errno) {
 			return stageStartHook, e
 		}
 	}
-	return become(c)
+	return 0, 0
 }
 
 // letGo leaves a child that will wait for long with nothing of its parent's but the streams, what the process inherits, the gate and the root: the parent's
@@ -492,8 +505,12 @@ func installSeccomp(c *child) (int32, syscall.Errno) {
 	if c.seccomp == nil {
 		return 0, 0
 	}
-	if _, _, e := syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, c.seccompFlags, uintptr(unsafe.Pointer(c.seccomp))); e != 0 {
+	fd, _, e := syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, c.seccompFlags, uintptr(unsafe.Pointer(c.seccomp)))
+	if e != 0 {
 		return stageSeccomp, e
+	}
+	if c.listener != nil {
+		handListener(c, fd)
 	}
 	return 0, 0
 }

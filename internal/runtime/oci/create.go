@@ -7,6 +7,7 @@ import (
 	"path"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -17,6 +18,7 @@ import (
 	"brig/internal/base/record"
 	"brig/internal/kernel/cgroup"
 	"brig/internal/kernel/mount"
+	"brig/internal/kernel/proc"
 )
 
 // Request is what a container is made of.
@@ -29,10 +31,12 @@ type Request struct {
 	RootPath   string
 	MountPoint string // an existing folder that the root is mounted on, in the container's mount namespace only
 
-	NetNS    int    // descriptor of the network namespace to join instead of what the spec says; -1: as the spec says
-	Stdio    [3]int // descriptors for the process without a terminal; all must be 3 or more, or 0, 1, 2 in their places
-	Gate     int    // socket of OpenGate, for a process that is held; -1: it is started by Process.Start
-	Preserve int    // how many descriptors after the standard streams the process inherits; they must be open
+	NetNS        int    // descriptor of the network namespace to join instead of what the spec says; -1: as the spec says
+	Stdio        [3]int // descriptors for the process without a terminal; all must be 3 or more, or 0, 1, 2 in their places
+	Gate         int    // socket of OpenGate, for a process that is held; -1: it is started by Process.Start
+	NoNewKeyring bool   // keep the caller's session keyring
+
+	Preserve int // how many descriptors after the standard streams the process inherits; they must be open
 
 	Rootless bool // go without a cgroup where the caller may make none and none was asked for
 
@@ -180,6 +184,12 @@ func (b *builder) launch(slave *os.File, group func() (*cgroup.Group, error)) (*
 	if err != nil {
 		return nil, err
 	}
+	attr, err := containerAttributes(b.req)
+	if err != nil {
+		return nil, err
+	}
+	c.give(attr)
+	defer c.attr.close()
 	p, err := b.fork(c, group)
 	if err != nil {
 		return nil, err
@@ -260,7 +270,6 @@ func (b *builder) child(slave *os.File) (*child, error) {
 // finish does what needs the process: /proc, which it mounts, the hooks, which are told its number, and all that may only be hidden or made read-only
 // behind them.
 func (b *builder) finish(p *Process) error {
-	s := b.spec
 	if b.procPlace >= 0 {
 		if err := p.expect(stageProcMounted); err != nil {
 			return err
@@ -275,13 +284,7 @@ func (b *builder) finish(p *Process) error {
 	if err := b.cover(); err != nil {
 		return err
 	}
-	if err := b.pivot(); err != nil {
-		return err
-	}
-	if adj := s.Process.OOMScoreAdj; adj != nil {
-		return setOOMScoreAdj(p.Pid, *adj)
-	}
-	return nil
+	return b.pivot()
 }
 
 // createHooks runs the hooks of creation: those of the runtime's namespaces on a thread that is still there, those of the container's here, before the root
@@ -388,6 +391,8 @@ func namespaceFlag(t specs.LinuxNamespaceType) int {
 		return unix.CLONE_NEWIPC
 	case specs.UTSNamespace:
 		return unix.CLONE_NEWUTS
+	case specs.TimeNamespace:
+		return unix.CLONE_NEWTIME // which this thread's children enter, not the thread
 	}
 	return 0 // the child makes its cgroup namespace, after it has joined
 }
@@ -400,6 +405,7 @@ func enterNamespaces(req *Request) error {
 		flag := namespaceFlag(n.Type)
 		switch {
 		case n.Type == specs.UserNamespace: // this thread is in it
+		case n.Type == specs.TimeNamespace && n.Path != "": // the child joins: setns(2), EUSERS
 		case n.Type == specs.NetworkNamespace && req.NetNS >= 0:
 			if req.staged != nil && isHere(req.NetNS, n.Type) {
 				continue
@@ -443,9 +449,11 @@ func enterNamespaces(req *Request) error {
 		return fmt.Errorf("new namespaces: %w", err)
 	}
 	if newNet {
-		return loopbackUp()
+		if err := loopbackUp(); err != nil {
+			return err
+		}
 	}
-	return nil
+	return timeOffsets(req.Spec.Linux.TimeOffsets)
 }
 
 // loopbackUp sets lo up in this thread's network namespace.
@@ -523,15 +531,19 @@ func StateJSON(s *specs.Spec, id, bundle string, status specs.ContainerState, pi
 	return record.Marshal(specs.State{Version: s.Version, ID: id, Status: status, Pid: pid, Bundle: bundle, Annotations: s.Annotations})
 }
 
-// setOOMScoreAdj writes the child's badness adjustment, -1000 to 1000: proc_pid_oom_score_adj(5).
+// setOOMScoreAdj writes the badness adjustment of a stage's child from outside: proc_pid_oom_score_adj(5).
 func setOOMScoreAdj(pid, adj int) error {
-	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), os.O_WRONLY, 0)
+	procfs, err := proc.Open()
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	if _, err := fmt.Fprint(f, adj); err != nil {
-		return api.Errorf(api.Unsupported, "process.oomScoreAdj %d: %w: lowering it needs CAP_SYS_RESOURCE, which Brig was not given", adj, errors.Unwrap(err))
+	defer unix.Close(procfs)
+	err = proc.Write(procfs, strconv.Itoa(pid)+"/oom_score_adj", strconv.Itoa(adj))
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		if told := attrFailure(stageOOM, errno); told != nil {
+			return told
+		}
 	}
-	return nil
+	return err
 }

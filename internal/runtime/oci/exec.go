@@ -28,6 +28,13 @@ type ExecRequest struct {
 	Cgroup   *cgroup.Group // nil: none
 	Stdio    [3]int
 	Preserve int // as in Request
+
+	// ID names the session keyring to join; "" or NoNewKeyring: none. It and Bundle are for the agent of a seccomp listener too.
+	ID           string
+	Bundle       string
+	NoNewKeyring bool
+	// Container is the container's configuration, whose first process's attributes hold where Process names none; nil: they do not.
+	Container *specs.Spec
 }
 
 // Exec forks a process into the namespaces and cgroup of a running container. It waits for Start.
@@ -62,6 +69,11 @@ func join(req *ExecRequest) (*Process, error) {
 	if req.Ticks != 0 && !proc.Alive(req.Pid, req.Ticks) { // looked at when it is open: the number cannot become another's any more
 		return nil, api.Errorf(api.Conflict, "the container is not running")
 	}
+	attr, err := execAttributes(req)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { attr.close() }()
 	// The child sets the cgroup namespace itself, after it has joined the cgroup from outside.
 	cgroupNS, err := unix.Open(fmt.Sprintf("/proc/%d/ns/cgroup", req.Pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -112,6 +124,9 @@ func join(req *ExecRequest) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.give(attr)
+	attr = attributes{}
+	defer c.attr.close()
 	var console *os.File
 	if req.Process.Terminal {
 		owner, err := outerID(uidMap, int(c.uid))

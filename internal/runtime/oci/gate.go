@@ -1,9 +1,11 @@
 package oci
 
 import (
+	"encoding/json"
 	"os"
 	"strconv"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"brig/api"
@@ -43,9 +45,10 @@ func gateAddress(dir int) *unix.SockaddrUnix {
 	return &unix.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(dir) + "/" + GateName}
 }
 
-// StartAt lets the process at dir's gate execute, with its state for its startContainer hooks, and returns when it has or could not. name is the command's,
-// for errors. The caller holds the container's lock.
-func StartAt(dir, name string, state []byte) error {
+// StartAt lets the process at dir's gate execute, with its state for its startContainer hooks, and returns when it has or could not. s is its
+// configuration; pid is the process's number. The caller holds the container's lock.
+func StartAt(dir string, s *specs.Spec, pid int, state []byte) error {
+	name := s.Process.Args[0]
 	if len(state) > maxState {
 		return api.Errorf(api.InvalidArgument, "the container's annotations are too long for a startContainer hook: at most %d bytes in all", maxState)
 	}
@@ -76,8 +79,28 @@ func StartAt(dir, name string, state []byte) error {
 		return os.NewSyscallError("send", err)
 	}
 	stage, errno, err := readReport(fd, name)
+	if err == nil && stage == stageListener && s.Linux.Seccomp != nil {
+		if err = handOverAt(fd, s.Linux.Seccomp, pid, int(errno), state); err == nil {
+			stage, errno, err = readReport(fd, name)
+		}
+	}
 	if err != nil || stage == 0 {
 		return err
 	}
 	return childError(name, stage, errno)
+}
+
+// handOverAt is handOver by who starts a container that another process has created.
+func handOverAt(conn int, s *specs.LinuxSeccomp, pid, fd int, state []byte) error {
+	l := newListener(s, specs.State{})
+	if err := json.Unmarshal(state, &l.state); err != nil {
+		return err
+	}
+	l.state.Version, l.state.Status = specs.Version, specs.StateCreating
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return os.NewSyscallError("pidfd_open", err)
+	}
+	defer unix.Close(pidfd)
+	return l.handOver(pid, pidfd, fd, conn)
 }

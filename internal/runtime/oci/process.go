@@ -26,19 +26,27 @@ type Process struct {
 	sync   int    // one byte lets it go; -1: closed
 	report int    // its failures; end of file when it has executed; -1: closed
 	name   string // of the command, for errors
+
+	listener *listener // who is to have the seccomp listener, nil: nobody
 }
 
-// pipes are the two pipes between a child and its parent.
+// pipes are the two pipes between a child and its parent; that of reports is a socket where they are answered.
 type pipes struct {
 	syncRead, syncWrite, reportRead, reportWrite int
 }
 
-func newPipes() (pipes, error) {
+func newPipes(answered bool) (pipes, error) {
 	var a, b [2]int
 	if err := unix.Pipe2(a[:], unix.O_CLOEXEC); err != nil {
 		return pipes{}, os.NewSyscallError("pipe2", err)
 	}
-	if err := unix.Pipe2(b[:], unix.O_CLOEXEC); err != nil {
+	var err error
+	if answered {
+		b, err = unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	} else {
+		err = unix.Pipe2(b[:], unix.O_CLOEXEC)
+	}
+	if err != nil {
 		unix.Close(a[0])
 		unix.Close(a[1])
 		return pipes{}, os.NewSyscallError("pipe2", err)
@@ -72,16 +80,14 @@ func prepare(p *specs.Process, who string, f Filter, root int, io [3]int) (*chil
 	if err := c.candidates(p.Args[0], env); err != nil {
 		return nil, err
 	}
-	for _, r := range p.Rlimits {
-		n, ok := rlimitNumber(r.Type)
-		if !ok {
-			return nil, api.Errorf(api.InvalidArgument, "process.rlimits: unknown type %q", r.Type)
-		}
-		c.rlimits = append(c.rlimits, rlimit{n, unix.Rlimit{Cur: r.Soft, Max: r.Hard}})
-	}
-	if err := c.capabilities(p.Capabilities); err != nil {
+	if err := validateRlimits(p.Rlimits); err != nil {
 		return nil, err
 	}
+	for _, r := range p.Rlimits {
+		n, _ := rlimitNumber(r.Type)
+		c.rlimits = append(c.rlimits, rlimit{n, unix.Rlimit{Cur: r.Soft, Max: r.Hard}})
+	}
+	c.capabilities(p.Capabilities)
 	return c, c.filter(f, p.Capabilities)
 }
 
@@ -152,7 +158,7 @@ func (c *child) filter(f Filter, l *specs.LinuxCapabilities) error {
 		return err
 	}
 	if program.Notify {
-		return unsupported("linux.seccomp: action SCMP_ACT_NOTIFY")
+		c.listener = newListener(f.Spec, specs.State{})
 	}
 	if len(program.Prog) > 0 {
 		c.seccomp = &unix.SockFprog{Len: uint16(len(program.Prog)), Filter: &program.Prog[0]}
@@ -161,17 +167,14 @@ func (c *child) filter(f Filter, l *specs.LinuxCapabilities) error {
 	return nil
 }
 
-func (c *child) capabilities(l *specs.LinuxCapabilities) error {
+func (c *child) capabilities(l *specs.LinuxCapabilities) {
 	var m [5]caps.Set
 	if l == nil {
 		l = &specs.LinuxCapabilities{}
 	}
+	known := caps.Set(2)<<max(caps.Last(), 0) - 1
 	for i, names := range [][]string{l.Bounding, l.Effective, l.Inheritable, l.Permitted, l.Ambient} {
-		mask, err := caps.Parse(names)
-		if err != nil {
-			return err
-		}
-		m[i] = mask
+		m[i] = caps.Known(names) & known // Warnings tells of the others
 	}
 	bounding, effective, inheritable, permitted, ambient := m[0], m[1], m[2], m[3], m[4]
 	last := caps.Last()
@@ -185,7 +188,6 @@ func (c *child) capabilities(l *specs.LinuxCapabilities) error {
 	}
 	c.caps.set = true
 	c.caps.data = caps.NewData(effective, permitted, inheritable)
-	return nil
 }
 
 // candidates lists the files to try for a command: itself when it has a slash, else one in each folder of the container's PATH.
@@ -268,7 +270,7 @@ func rlimitNumber(name string) (uintptr, bool) {
 
 // launch forks the prepared child; files are the parent's ends. On the builder's thread only.
 func launch(c *child, cgroup int, name string) (*Process, error) {
-	pp, err := newPipes()
+	pp, err := newPipes(c.listener != nil)
 	if err != nil {
 		return nil, err
 	}
@@ -286,7 +288,7 @@ func launch(c *child, cgroup int, name string) (*Process, error) {
 	}
 	return &Process{
 		Pid: pid, PidFD: pidfd, name: name,
-		sync: pp.syncWrite, report: pp.reportRead,
+		sync: pp.syncWrite, report: pp.reportRead, listener: c.listener,
 	}, nil
 }
 
@@ -314,6 +316,11 @@ func (p *Process) Start() error {
 		return err
 	}
 	stage, errno, err := p.read()
+	if err == nil && stage == stageListener && p.listener != nil {
+		if err = p.listener.handOver(p.Pid, p.PidFD, int(errno), p.report); err == nil {
+			stage, errno, err = p.read()
+		}
+	}
 	p.hangUp()
 	if err != nil || stage == 0 {
 		return err
@@ -437,7 +444,10 @@ func childError(name string, stage int32, errno syscall.Errno) error {
 		}
 		return api.Errorf(api.CommandNotRunnable, "exec %s: %w", name, errno)
 	}
-	what := "unknown stage"
+	if err := attrFailure(stage, errno); err != nil {
+		return err
+	}
+	what := attrStageName(stage)
 	if stage > 0 && int(stage) < len(stageNames) {
 		what = stageNames[stage]
 	}

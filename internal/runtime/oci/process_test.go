@@ -44,12 +44,9 @@ func TestCandidates(t *testing.T) {
 func TestCapabilitySets(t *testing.T) {
 	c := new(child)
 	all := []string{"CAP_CHOWN", "CAP_NET_RAW", "CAP_KILL"}
-	err := c.capabilities(&specs.LinuxCapabilities{
+	c.capabilities(&specs.LinuxCapabilities{
 		Bounding: all, Effective: all[:1], Permitted: all[:2], Inheritable: all[1:], Ambient: all,
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	if !slices.Equal(c.ambient, []uintptr{unix.CAP_NET_RAW}) { // alone permitted and inheritable
 		t.Errorf("ambient %v", c.ambient)
 	}
@@ -62,11 +59,22 @@ func TestCapabilitySets(t *testing.T) {
 		t.Error("the sets are not set")
 	}
 	none := new(child)
-	if err := none.capabilities(nil); err != nil || len(none.dropBounding) < 38 || !none.caps.set || len(none.ambient) != 0 {
-		t.Errorf("none: %v, %d dropped", err, len(none.dropBounding))
+	if none.capabilities(nil); len(none.dropBounding) < 38 || !none.caps.set || len(none.ambient) != 0 {
+		t.Errorf("none: %d dropped", len(none.dropBounding))
 	}
-	if err := new(child).capabilities(&specs.LinuxCapabilities{Bounding: []string{"CAP_NO_SUCH"}}); err == nil {
-		t.Error("an unknown capability is taken")
+	unknown, without := new(child), &specs.LinuxCapabilities{Bounding: all, Permitted: []string{"CAP_KILL"}}
+	with := &specs.LinuxCapabilities{Bounding: append(all, "CAP_NO_SUCH"), Permitted: []string{"CAP_KILL", "CAP_NO_SUCH"}}
+	unknown.capabilities(with)
+	known := new(child)
+	known.capabilities(without)
+	if unknown.caps != known.caps || !slices.Equal(unknown.dropBounding, known.dropBounding) {
+		t.Error("an unknown capability changes the sets")
+	}
+	if w := Warnings(&specs.Process{Capabilities: with}); len(w) != 1 || !strings.Contains(w[0], "CAP_NO_SUCH") {
+		t.Errorf("warnings: %q", w)
+	}
+	if w := Warnings(&specs.Process{Capabilities: without}); len(w) != 0 {
+		t.Errorf("warnings of known ones: %q", w)
 	}
 }
 

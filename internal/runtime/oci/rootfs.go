@@ -168,7 +168,7 @@ func (b *builder) mount(m *specs.Mount) error {
 		if source == "" {
 			source = m.Type
 		}
-		fd, err = mount.New(m.Type, source, opts.data, int(opts.set))
+		fd, err = mount.New(m.Type, source, b.labelled(m.Type, opts.data), int(opts.set))
 	}
 	if err != nil {
 		return err
@@ -203,6 +203,9 @@ func (b *builder) mount(m *specs.Mount) error {
 		}
 	}
 	if err := mount.Attach(fd, target); err != nil {
+		return err
+	}
+	if err := b.labelQueues(fd, m.Type); err != nil {
 		return err
 	}
 	return b.attributes(fd, opts)
@@ -416,7 +419,7 @@ func (b *builder) hide(at int) error {
 	src := b.null
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		if b.mask < 0 {
-			fd, err := mount.New("tmpfs", "tmpfs", []string{"size=0", "nr_inodes=2", "mode=0555"}, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+			fd, err := mount.New("tmpfs", "tmpfs", b.labelled("tmpfs", []string{"size=0", "nr_inodes=2", "mode=0555"}), unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 			if err != nil {
 				return err
 			}

@@ -78,7 +78,7 @@ func createStaged(req *Request, group *cgroup.Group) (*Process, error) {
 	defer unix.Close(pair[0])
 	o := &order{
 		ID: req.ID, Bundle: req.Bundle, RootPath: req.RootPath, MountPoint: req.MountPoint, Root: req.Root, Spec: req.Spec,
-		Preserve: req.Preserve,
+		Preserve: req.Preserve, NoNewKeyring: req.NoNewKeyring,
 	}
 	var fds []int
 	defer func() {
@@ -365,6 +365,9 @@ func (o *order) build(req *Request, control int, fds []int) (*Process, error) {
 			}
 		case msg[0] == msgReady && len(msg) == 9 && (len(got) == 3 || len(got) == 4):
 			p := &Process{Pid: int(binary.LittleEndian.Uint64(msg[1:])), PidFD: got[0], sync: got[1], report: got[2], name: req.Spec.Process.Args[0]}
+			if s := req.Spec.Linux.Seccomp; s != nil {
+				p.listener = newListener(s, agentState(req))
+			}
 			if len(got) == 4 {
 				p.Console = os.NewFile(uintptr(got[3]), "ptmx")
 			}
@@ -389,6 +392,11 @@ func (o *order) onProcess(pid int) error {
 		limit := unix.Rlimit{Cur: r.Soft, Max: r.Hard}
 		if _, _, e := unix.RawSyscall6(unix.SYS_PRLIMIT64, uintptr(pid), n, uintptr(unsafe.Pointer(&limit)), 0, 0, 0); e != 0 {
 			return api.Errorf(api.Unsupported, "process.rlimits[%d]: %s: %w: raising a limit needs CAP_SYS_RESOURCE", i, r.Type, e)
+		}
+	}
+	if adj := o.Spec.Process.OOMScoreAdj; adj != nil {
+		if err := setOOMScoreAdj(pid, *adj); err != nil {
+			return err
 		}
 	}
 	h := o.Spec.Hooks

@@ -40,13 +40,8 @@ func Validate(s *specs.Spec) error {
 		name string
 		set  bool
 	}{
-		{"linux.timeOffsets", len(s.Linux.TimeOffsets) > 0},
 		{"linux.intelRdt", s.Linux.IntelRdt != nil},
-		{"linux.mountLabel", s.Linux.MountLabel != ""},
 		{"linux.netDevices", len(s.Linux.NetDevices) > 0},
-		{"linux.memoryPolicy", s.Linux.MemoryPolicy != nil},
-		{"linux.personality", s.Linux.Personality != nil && s.Linux.Personality.Domain != specs.PerLinux},
-		{"linux.seccomp.listenerPath", s.Linux.Seccomp != nil && s.Linux.Seccomp.ListenerPath != ""},
 	} {
 		if f.set {
 			return unsupported(f.name)
@@ -59,13 +54,11 @@ func Validate(s *specs.Spec) error {
 		}
 		seen[n.Type] = true
 		switch n.Type {
-		case specs.PIDNamespace, specs.NetworkNamespace, specs.MountNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace:
+		case specs.PIDNamespace, specs.NetworkNamespace, specs.MountNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace, specs.TimeNamespace:
 		case specs.UserNamespace:
 			if err := validateUserNS(s, &n); err != nil {
 				return err
 			}
-		case specs.TimeNamespace:
-			return unsupported("linux.namespaces: " + string(n.Type))
 		default:
 			return api.Errorf(api.InvalidArgument, "config.json: linux.namespaces: unknown type %q", n.Type)
 		}
@@ -87,7 +80,7 @@ func Validate(s *specs.Spec) error {
 			return err
 		}
 	}
-	return nil
+	return validateLinuxAttributes(s.Linux)
 }
 
 // validateUserNS wants mappings for a new user namespace, and the process's ids among them.
@@ -125,19 +118,7 @@ func validateProcess(p *specs.Process) error {
 			}
 		}
 	}
-	switch {
-	case p.ApparmorProfile != "":
-		return unsupported("process.apparmorProfile")
-	case p.SelinuxLabel != "":
-		return unsupported("process.selinuxLabel")
-	case p.Scheduler != nil:
-		return unsupported("process.scheduler")
-	case p.IOPriority != nil:
-		return unsupported("process.ioPriority")
-	case p.ExecCPUAffinity != nil:
-		return unsupported("process.execCPUAffinity")
-	}
-	return nil
+	return validateAttributes(p)
 }
 
 // validateSysctl allows what a namespace of the container's own holds, as runc does: anything else would change the host.

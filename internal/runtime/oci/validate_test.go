@@ -18,7 +18,7 @@ func validSpec() *specs.Spec {
 		Linux: &specs.Linux{
 			Namespaces:  []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}, {Type: specs.UTSNamespace}},
 			Personality: &specs.LinuxPersonality{Domain: specs.PerLinux},
-			Seccomp:     &specs.LinuxSeccomp{},
+			Seccomp:     &specs.LinuxSeccomp{DefaultAction: specs.ActAllow},
 		},
 		Hooks: &specs.Hooks{},
 	}
@@ -44,11 +44,39 @@ func TestValidateNamesTheField(t *testing.T) {
 		{"NUL", api.InvalidArgument, func(s *specs.Spec) { s.Process.Args = []string{"a\x00"} }},
 		{"NUL", api.InvalidArgument, func(s *specs.Spec) { s.Process.Env = []string{"a\x00=b"} }},
 		{"NUL", api.InvalidArgument, func(s *specs.Spec) { s.Process.Cwd = "/\x00" }},
-		{"process.apparmorProfile", api.Unsupported, func(s *specs.Spec) { s.Process.ApparmorProfile = "p" }},
-		{"process.selinuxLabel", api.Unsupported, func(s *specs.Spec) { s.Process.SelinuxLabel = "l" }},
-		{"process.scheduler", api.Unsupported, func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{} }},
-		{"process.ioPriority", api.Unsupported, func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{} }},
-		{"process.execCPUAffinity", api.Unsupported, func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{} }},
+		{"process.scheduler.policy is missing", api.InvalidArgument, func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{} }},
+		{"process.scheduler.policy: unknown value \"X\"", api.InvalidArgument, func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: "X"} }},
+		{"process.ioPriority.class is missing", api.InvalidArgument, func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{} }},
+		{"process.execCPUAffinity.initial", api.InvalidArgument, func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "x"} }},
+		{"process.execCPUAffinity.final", api.InvalidArgument, func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Final: "3-1"} }},
+		{"process.oomScoreAdj", api.InvalidArgument, func(s *specs.Spec) { s.Process.OOMScoreAdj = new(int); *s.Process.OOMScoreAdj = 1001 }},
+		{"process.oomScoreAdj", api.InvalidArgument, func(s *specs.Spec) { s.Process.OOMScoreAdj = new(int); *s.Process.OOMScoreAdj = -1001 }},
+		{"process.rlimits[0].type", api.InvalidArgument, func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "X"}} }},
+		{"RLIMIT_CPU is listed twice", api.InvalidArgument, func(s *specs.Spec) {
+			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CPU"}, {Type: "RLIMIT_CPU"}}
+		}},
+		{"soft 2 is more than hard 1", api.InvalidArgument, func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CPU", Soft: 2, Hard: 1}} }},
+		{"process.apparmorProfile", api.InvalidArgument, func(s *specs.Spec) { s.Process.ApparmorProfile = "p\x00" }},
+		{"process.selinuxLabel", api.InvalidArgument, func(s *specs.Spec) { s.Process.SelinuxLabel = "l\n" }},
+		{"linux.mountLabel", api.InvalidArgument, func(s *specs.Spec) { s.Linux.MountLabel = "a\"b" }},
+		{"linux.memoryPolicy.mode is missing", api.InvalidArgument, func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} }},
+		{"linux.personality.domain: unknown value \"X\"", api.InvalidArgument, func(s *specs.Spec) { s.Linux.Personality.Domain = "X" }},
+		{"linux.personality.flags", api.InvalidArgument, func(s *specs.Spec) { s.Linux.Personality.Flags = []specs.LinuxPersonalityFlag{"X"} }},
+		{"linux.timeOffsets", api.InvalidArgument, func(s *specs.Spec) { s.Linux.TimeOffsets = offset("boottime", 1, 0) }},
+		{"linux.timeOffsets", api.InvalidArgument, func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace, Path: "/proc/1/ns/time"})
+			s.Linux.TimeOffsets = offset("boottime", 1, 0)
+		}},
+		{"unknown clock \"tai\"", api.InvalidArgument, func(s *specs.Spec) { addNS(s, specs.TimeNamespace); s.Linux.TimeOffsets = offset("tai", 1, 0) }},
+		{"nanosecs", api.InvalidArgument, func(s *specs.Spec) { addNS(s, specs.TimeNamespace); s.Linux.TimeOffsets = offset("monotonic", 1, 1e9) }},
+		{"secs", api.InvalidArgument, func(s *specs.Spec) {
+			addNS(s, specs.TimeNamespace)
+			s.Linux.TimeOffsets = offset("monotonic", 1<<62, 0)
+		}},
+		{"linux.seccomp: unknown flag \"X\"", api.InvalidArgument, func(s *specs.Spec) { s.Linux.Seccomp.Flags = []specs.LinuxSeccompFlag{"X"} }},
+		{"linux.seccomp: unknown action \"X\"", api.InvalidArgument, func(s *specs.Spec) { s.Linux.Seccomp.DefaultAction = "X" }},
+		{"linux.seccomp: SCMP_ACT_NOTIFY", api.InvalidArgument, func(s *specs.Spec) { s.Linux.Seccomp.DefaultAction = specs.ActNotify }},
+		{"linux.seccomp.listenerMetadata", api.InvalidArgument, func(s *specs.Spec) { s.Linux.Seccomp.ListenerMetadata = "m" }},
 		{"mounts[0].destination", api.InvalidArgument, func(s *specs.Spec) { s.Mounts[0].Destination = "" }},
 		{"mounts[].uidMappings", api.Unsupported, func(s *specs.Spec) { s.Mounts[0].UIDMappings = ids }},
 		{"mounts[].uidMappings", api.Unsupported, func(s *specs.Spec) { s.Mounts[0].GIDMappings = ids }},
@@ -56,16 +84,10 @@ func TestValidateNamesTheField(t *testing.T) {
 		{"hooks.poststop[0].timeout", api.InvalidArgument, func(s *specs.Spec) { zero := 0; s.Hooks.Poststop = []specs.Hook{{Path: "/x", Timeout: &zero}} }},
 		{"linux.uidMappings", api.InvalidArgument, func(s *specs.Spec) { s.Linux.UIDMappings = ids }},
 		{"linux.gidMappings", api.InvalidArgument, func(s *specs.Spec) { s.Linux.GIDMappings = ids }},
-		{"linux.timeOffsets", api.Unsupported, func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} }},
 		{"linux.intelRdt", api.Unsupported, func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} }},
-		{"linux.mountLabel", api.Unsupported, func(s *specs.Spec) { s.Linux.MountLabel = "l" }},
 		{"linux.netDevices", api.Unsupported, func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} }},
-		{"linux.memoryPolicy", api.Unsupported, func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} }},
-		{"linux.personality", api.Unsupported, func(s *specs.Spec) { s.Linux.Personality.Domain = specs.PerLinux32 }},
-		{"linux.seccomp.listenerPath", api.Unsupported, func(s *specs.Spec) { s.Linux.Seccomp.ListenerPath = "/s" }},
 		{"linux.namespaces: pid is listed twice", api.InvalidArgument, func(s *specs.Spec) { addNS(s, specs.PIDNamespace) }},
 		{"linux.uidMappings", api.InvalidArgument, func(s *specs.Spec) { addNS(s, specs.UserNamespace) }},
-		{"linux.namespaces: time", api.Unsupported, func(s *specs.Spec) { addNS(s, specs.TimeNamespace) }},
 		{"linux.namespaces: unknown type \"x\"", api.InvalidArgument, func(s *specs.Spec) { addNS(s, "x") }},
 		{"mount namespace", api.Unsupported, func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }},
 		{"hostname", api.InvalidArgument, func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[:2] }},
@@ -77,6 +99,10 @@ func TestValidateNamesTheField(t *testing.T) {
 			t.Errorf("%s: %v (%s)", tc.name, err, api.KindOf(err))
 		}
 	}
+}
+
+func offset(clock string, secs int64, nanos uint32) map[string]specs.LinuxTimeOffset {
+	return map[string]specs.LinuxTimeOffset{clock: {Secs: secs, Nanosecs: nanos}}
 }
 
 func addNS(s *specs.Spec, n specs.LinuxNamespaceType) {

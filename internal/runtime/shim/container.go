@@ -234,7 +234,7 @@ func (s *server) exec(conn *conn, r *wire.Request) (wire.Reply, error) {
 	if err != nil {
 		return wire.Reply{}, err
 	}
-	req := &oci.ExecRequest{Pid: c.proc.Pid, Process: r.Process, User: r.User, Seccomp: filter, Cgroup: group}
+	req := &oci.ExecRequest{Pid: c.proc.Pid, Process: r.Process, User: r.User, Seccomp: filter, Cgroup: group, ID: c.id, Bundle: c.bundle}
 	if !r.Process.Terminal {
 		if req.Stdio, err = t.pipesFor(r.Stdin); err != nil {
 			return wire.Reply{}, err
