@@ -409,3 +409,45 @@ func TestExecAttributes(t *testing.T) {
 		t.Errorf("without the container's configuration: %+v", got)
 	}
 }
+
+// TestAttributesInAUserNamespace: the same where the container is built from inside of its user namespace.
+func TestAttributesInAUserNamespace(t *testing.T) {
+	a := newAgent(t)
+	l := newLive(t, "tell")
+	s, adj := l.req.Spec, 77
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
+	s.Linux.UIDMappings, s.Linux.GIDMappings = ids, ids
+	addNS(s, specs.UserNamespace)
+	addNS(s, specs.TimeNamespace)
+	s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 86400}}
+	s.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32}
+	s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0"}
+	s.Linux.Seccomp = notifyFilter(a, "getsid")
+	s.Process.OOMScoreAdj = &adj
+	s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Nice: 3}
+	s.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 6}
+	for dir := l.root; dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) { // its root user must be able to reach the root
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{".", "proc", "tmp", "dev"} { // and own it
+		if err := os.Chown(filepath.Join(l.root, dir), 100000, 100000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	host := clock(unix.CLOCK_BOOTTIME)
+	got := l.tell()
+	if got.OOM != "77" || got.Sched.Policy != 3 || got.Sched.Nice != 3 || got.IO != 2<<13|6 || got.Persona != 8 || got.Policy != unix.MPOL_BIND {
+		t.Errorf("%+v", got)
+	}
+	if d := got.Boottime - host; d < 86400 || d > 86400+60 {
+		t.Errorf("boot clock %d s off", d)
+	}
+	if want := "keyring;0;0;3f130008;_ses." + l.req.ID; got.Keyring != want {
+		t.Errorf("session keyring %s, want %s", got.Keyring, want)
+	}
+	if st := (<-a.states).State; st.ID != l.req.ID || st.Pid == 0 {
+		t.Errorf("%+v", st)
+	}
+}

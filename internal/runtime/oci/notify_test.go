@@ -237,6 +237,62 @@ func TestNotifyExec(t *testing.T) {
 	}
 }
 
+// TestNotifyAtTheGate: who starts a container that was created and left hands its listener over.
+func TestNotifyAtTheGate(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		a := newAgent(t)
+		l := newLive(t, "mkdir", "/tmp/by-agent")
+		l.req.Spec.Linux.Seccomp = notifyFilter(a, "mkdirat", "read")
+		dir := t.TempDir()
+		gate, err := OpenGate(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.req.Gate = gate
+		fds, out, done := stdio(t)
+		l.req.Stdio = fds
+		c, err := Create(l.req)
+		done()
+		unix.Close(gate)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Cgroup.Remove()
+		if err := c.Hold(); err != nil {
+			t.Fatal(err)
+		}
+		state, err := StateJSON(l.req.Spec, l.req.ID, l.req.Bundle, specs.StateCreated, c.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if gone {
+			os.Remove(a.socket)
+		}
+		err = StartAt(dir, l.req.Spec, c.Pid, state)
+		if gone {
+			if api.KindOf(err) != api.Unavailable || !strings.Contains(err.Error(), "linux.seccomp.listenerPath") {
+				t.Errorf("agent gone: %v", err)
+			}
+			c.Reap() // it does not wait for an answer
+			c.Close()
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := (<-a.states).State; s.ID != l.req.ID || s.Pid != c.Pid || s.Status != specs.StateCreating || s.Bundle != l.req.Bundle {
+			t.Errorf("%+v", s)
+		}
+		text := make([]byte, 200)
+		n, _ := out.Read(text)
+		if got := string(text[:n]); got != "/tmp/by-agent is a folder: true\n" {
+			t.Errorf("the container: %s", got)
+		}
+		c.Reap()
+		c.Close()
+	}
+}
+
 // TestNotifyAgentGone: an agent that cannot be reached is an error with the field's name, and the container, which waits, is ended.
 func TestNotifyAgentGone(t *testing.T) {
 	dir := t.TempDir()
