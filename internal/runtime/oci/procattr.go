@@ -49,7 +49,7 @@ func containerAttributes(req *Request) (attributes, error) {
 			continue
 		}
 		if req.staged == nil {
-			if a.timeNS, err = unix.Open(n.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			if a.timeNS, err = unix.Open(n.Path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err != nil { // whatever it is, a pipe too
 				a.timeNS = 0
 				err = api.Errorf(api.InvalidArgument, "linux.namespaces: time: %w", &os.PathError{Op: "open", Path: n.Path, Err: err})
 			}
