@@ -224,7 +224,7 @@ func start(c *call) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := oci.StartAt(e.dir, s, e.Pid, state); err != nil {
+	if err := oci.StartAt(e.dir, s, specs.State{ID: e.ID, Bundle: e.Bundle, Pid: e.Pid}, state); err != nil {
 		return 0, err
 	}
 	return 0, c.poststart(e, s)

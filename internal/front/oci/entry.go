@@ -49,7 +49,7 @@ type entry struct {
 	dir string
 }
 
-var entryNames = [...]string{"ociVersion", "id", "bundle", "rootfs", "pid", "startTicks", "bootID", "created", "annotations", "owner", "cgroup"}
+var entryNames = [...]string{"ociVersion", "id", "bundle", "rootfs", "pid", "startTicks", "bootID", "created", "annotations", "owner", "cgroup", "noNewKeyring"}
 
 func readEntry(s *jsonscan.Scanner, e *entry) {
 	for more := s.Object(); more; more = s.More() {
@@ -76,6 +76,8 @@ func readEntry(s *jsonscan.Scanner, e *entry) {
 			jsonscan.String(s, &e.Owner)
 		case 10:
 			jsonscan.String(s, &e.Cgroup)
+		case 11:
+			jsonscan.Bool(s, &e.NoNewKeyring)
 		default:
 			s.Skip()
 		}

@@ -24,6 +24,8 @@ func TestEntryComesBack(t *testing.T) {
 			f.SetString(v.Type().Field(i).Name)
 		case reflect.Int:
 			f.SetInt(-5)
+		case reflect.Bool:
+			f.SetBool(true)
 		case reflect.Uint64:
 			f.SetUint(1 << 63)
 		}

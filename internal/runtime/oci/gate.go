@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"encoding/json"
 	"os"
 	"strconv"
 
@@ -46,8 +45,8 @@ func gateAddress(dir int) *unix.SockaddrUnix {
 }
 
 // StartAt lets the process at dir's gate execute, with its state for its startContainer hooks, and returns when it has or could not. s is its
-// configuration; pid is the process's number. The caller holds the container's lock.
-func StartAt(dir string, s *specs.Spec, pid int, state []byte) error {
+// configuration; of has its ID, bundle and process. The caller holds the container's lock.
+func StartAt(dir string, s *specs.Spec, of specs.State, state []byte) error {
 	name := s.Process.Args[0]
 	if len(state) > maxState {
 		return api.Errorf(api.InvalidArgument, "the container's annotations are too long for a startContainer hook: at most %d bytes in all", maxState)
@@ -80,7 +79,7 @@ func StartAt(dir string, s *specs.Spec, pid int, state []byte) error {
 	}
 	stage, errno, err := readReport(fd, name)
 	if err == nil && stage == stageListener && s.Linux.Seccomp != nil {
-		if err = handOverAt(fd, s.Linux.Seccomp, pid, int(errno), state); err == nil {
+		if err = handOverAt(fd, s, of, int(errno)); err == nil {
 			stage, errno, err = readReport(fd, name)
 		}
 	}
@@ -91,16 +90,12 @@ func StartAt(dir string, s *specs.Spec, pid int, state []byte) error {
 }
 
 // handOverAt is handOver by who starts a container that another process has created.
-func handOverAt(conn int, s *specs.LinuxSeccomp, pid, fd int, state []byte) error {
-	l := newListener(s, specs.State{})
-	if err := json.Unmarshal(state, &l.state); err != nil {
-		return err
-	}
-	l.state.Version, l.state.Status = specs.Version, specs.StateCreating
-	pidfd, err := unix.PidfdOpen(pid, 0)
+func handOverAt(conn int, s *specs.Spec, of specs.State, fd int) error {
+	l := newListener(s.Linux.Seccomp, agentState(&Request{ID: of.ID, Bundle: of.Bundle, Spec: s}))
+	pidfd, err := unix.PidfdOpen(of.Pid, 0)
 	if err != nil {
 		return os.NewSyscallError("pidfd_open", err)
 	}
 	defer unix.Close(pidfd)
-	return l.handOver(pid, pidfd, fd, conn)
+	return l.handOver(of.Pid, pidfd, fd, conn)
 }

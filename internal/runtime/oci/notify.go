@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 
@@ -9,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/record"
 )
 
 // listener is the agent that answers the system calls which a filter hands over (SCMP_ACT_NOTIFY): config-linux.md, "Seccomp", and
@@ -49,7 +49,7 @@ func (l *listener) send(pid, pidfd, fd int) error {
 	if state.Pid == 0 {
 		state.Pid = pid
 	}
-	data, err := json.Marshal(&specs.ContainerProcessState{
+	data, err := record.Marshal(specs.ContainerProcessState{
 		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: pid, Metadata: l.metadata, State: state,
 	})
 	if err != nil {

@@ -268,7 +268,7 @@ func TestNotifyAtTheGate(t *testing.T) {
 		if gone {
 			os.Remove(a.socket)
 		}
-		err = StartAt(dir, l.req.Spec, c.Pid, state)
+		err = StartAt(dir, l.req.Spec, specs.State{ID: l.req.ID, Bundle: l.req.Bundle, Pid: c.Pid}, state)
 		if gone {
 			if api.KindOf(err) != api.Unavailable || !strings.Contains(err.Error(), "linux.seccomp.listenerPath") {
 				t.Errorf("agent gone: %v", err)
