@@ -86,6 +86,22 @@ func TestLiveInternalProcesses2(t *testing.T) {
 	if !errors.Is(err, api.Conflict) || !strings.Contains(err.Error(), "no internal processes") || exists(g.v2()+"/child") {
 		t.Errorf("%v", err)
 	}
+	if b, _ := readFile(g.v2() + "/cgroup.type"); string(b) != "domain\n" {
+		t.Errorf("the refusal left the group %q", b)
+	}
+	// Controllers that know threads come through; the child is then a threaded group, and can be joined all the same.
+	child, err := l.Create(g.path+"/child", &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(7))}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := readFile(child.v2() + "/pids.max"); string(b) != "7\n" {
+		t.Errorf("pids.max = %q, %v", b, err)
+	}
+	start(t, join(t, child, "sleep 100"))
+	eventually(t, "a process in the child", func() bool { p, _ := child.Pids(); return len(p) > 0 })
+	if err := child.Kill(unix.SIGKILL); err != nil {
+		t.Error(err)
+	}
 }
 
 // Below a threaded group there are only threaded ones, which know no memory (cgroups(7)).
