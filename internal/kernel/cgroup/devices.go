@@ -156,6 +156,27 @@ func (s *deviceSet) remove(r deviceRule) error {
 	return nil
 }
 
+// AllowedDevice is a kind of device, with its numbers, -1 for all, and the access to it that is allowed.
+type AllowedDevice struct {
+	Kind         byte // 'b' or 'c'
+	Major, Minor int64
+	Access       string // of r, w and m
+}
+
+// AllowedDevices works rules out for who can keep a list of what is allowed, as systemd does. list is false for rules that allow by
+// default, with or without exceptions.
+func AllowedDevices(rules []specs.LinuxDeviceCgroup) (allowed []AllowedDevice, list bool, err error) {
+	set, err := resolveDevices(rules)
+	if err != nil || set.allow {
+		return nil, false, err
+	}
+	for _, e := range set.exceptions {
+		_, access, _ := strings.Cut(e.line()[2:], " ")
+		allowed = append(allowed, AllowedDevice{e.kind, e.major, e.minor, access})
+	}
+	return allowed, true, nil
+}
+
 // line is the rule as devices.allow and devices.deny take it.
 func (r deviceRule) line() string {
 	var access strings.Builder

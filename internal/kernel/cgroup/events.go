@@ -103,6 +103,11 @@ func (g *Group) notify2(pressed bool) (*Notice, error) {
 		}
 		return nil, &os.PathError{Op: "inotify_add_watch", Path: path, Err: err}
 	}
+	// Kernels before 7.0 do not tell of a removed file: that the group has emptied is what its end looks like.
+	if _, err := unix.InotifyAddWatch(fd, g.v2()+"/cgroup.events", unix.IN_MODIFY); err != nil {
+		n.Close()
+		return nil, &os.PathError{Op: "inotify_add_watch", Path: g.v2() + "/cgroup.events", Err: err}
+	}
 	if n.count, err = n.read2(); err != nil {
 		n.Close()
 		return nil, err
@@ -114,7 +119,7 @@ func (g *Group) notify2(pressed bool) (*Notice, error) {
 func (n *Notice) Fd() int { return n.fd }
 
 // Read takes what has come in, without waiting, and reports how often the thing has happened since the last Read. gone is true when the
-// group is: no more will come.
+// group is, or, on version 2, when its last process is: no more will come.
 func (n *Notice) Read() (times uint64, gone bool, err error) {
 	var buf [4096]byte // one inotify event without a name is 16 bytes; what does not fit is read the next time
 	size, err := unix.Read(n.fd, buf[:])
@@ -142,7 +147,9 @@ func (n *Notice) Read() (times uint64, gone bool, err error) {
 		return 0, false, err
 	}
 	times, n.count = count-n.count, count
-	return times, ignored(buf[:size]), nil
+	events, err := readFile(n.g.v2() + "/cgroup.events")
+	gone = errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || err == nil && field(events, "populated") == 0
+	return times, gone, nil
 }
 
 // read2 gives the counter of memory.events that is watched.
@@ -152,21 +159,6 @@ func (n *Notice) read2() (uint64, error) {
 		return field(b, "high") + field(b, "max"), err
 	}
 	return field(b, "oom_kill"), err
-}
-
-// ignored looks for IN_IGNORED among inotify events (inotify(7)): the watched file is gone.
-func ignored(events []byte) bool {
-	for len(events) >= unix.SizeofInotifyEvent {
-		if binary.NativeEndian.Uint32(events[4:])&unix.IN_IGNORED != 0 {
-			return true
-		}
-		next := uint64(unix.SizeofInotifyEvent) + uint64(binary.NativeEndian.Uint32(events[12:]))
-		if next > uint64(len(events)) {
-			return false
-		}
-		events = events[next:]
-	}
-	return false
 }
 
 // Close ends the watching.

@@ -22,6 +22,7 @@ type Group struct {
 	dirs []string // by index of l.mounts; "" where the group has no part of that hierarchy
 
 	rootless bool // device rules that are not permitted are left out
+	adopted  bool // see Adopt
 }
 
 // removeLimit bounds the wait for dying tasks in Remove.
@@ -35,6 +36,23 @@ func (l *Layout) Create(path string, r *specs.LinuxResources) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := g.make(r); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// Adopt is Create for a group that somebody else, such as systemd, has made for the caller, with a process of its own in it. On version 2
+// it must be there, and Adopt never makes or removes it; a v1 hierarchy that its maker does not know gets its part.
+func (l *Layout) Adopt(path string, r *specs.LinuxResources) (*Group, error) {
+	g, err := l.group(path)
+	if err != nil {
+		return nil, err
+	}
+	if !g.exists() || l.V2() && !exists(g.v2()) {
+		return nil, api.Errorf(api.NotFound, "cgroup %s does not exist", g.path)
+	}
+	g.adopted = true
 	if err := g.make(r); err != nil {
 		return nil, err
 	}
@@ -63,7 +81,7 @@ func (g *Group) make(r *specs.LinuxResources) error {
 		}
 		old = old || !made
 	}
-	if old {
+	if old && !g.adopted {
 		if err := g.unused(); err != nil {
 			return err
 		}

@@ -24,10 +24,8 @@ func (g *Group) Set(r *specs.LinuxResources) error {
 	if err != nil {
 		return err
 	}
-	if m := r.Memory; m != nil && m.CheckBeforeUpdate != nil && *m.CheckBeforeUpdate {
-		if err := g.fits(m); err != nil {
-			return err
-		}
+	if err := g.Fits(r); err != nil {
+		return err
 	}
 	// Pairs such as quota and period, or memory and memory with swap, bound each other: which one goes first depends on what stands
 	// there. What the kernel calls invalid is tried once more after the others.
@@ -54,9 +52,13 @@ func (g *Group) Set(r *specs.LinuxResources) error {
 	return nil
 }
 
-// fits refuses limits that are not above what is in use now (linux.resources.memory.checkBeforeUpdate): the kernel would kill for them.
-// What cannot be read is for the write to tell.
-func (g *Group) fits(m *specs.LinuxMemory) error {
+// Fits refuses limits that are not above what is in use now, where linux.resources.memory.checkBeforeUpdate asks for that: the kernel
+// would kill for them. What cannot be read is for the write to tell. Set asks it too.
+func (g *Group) Fits(r *specs.LinuxResources) error {
+	m := r.Memory
+	if m == nil || m.CheckBeforeUpdate == nil || !*m.CheckBeforeUpdate {
+		return nil
+	}
 	memory, both := g.v1("memory"), true
 	file, swapFile := "/memory.usage_in_bytes", "/memory.memsw.usage_in_bytes"
 	if memory == "" {

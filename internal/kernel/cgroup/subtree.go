@@ -41,10 +41,19 @@ func (m *mount) enable(dir string, need []string) error {
 			continue
 		}
 		file := dir[:i] + "/cgroup.subtree_control"
-		if writeFile(file, "+"+strings.Join(todo, " +")) == nil {
+		err := writeFile(file, "+"+strings.Join(todo, " +"))
+		if err == nil {
 			continue
 		}
-		for _, c := range todo { // one refused controller refuses all: the others deserve their own try
+		each := todo // one refused controller refuses all: the others deserve their own try
+		if errors.Is(err, unix.EBUSY) {
+			// The group has processes. It would take those controllers that know threads, and be a threaded one ever after, in which its
+			// children are "domain invalid": only on demand, and not when others are in need, which could not follow then.
+			if each = need; slices.ContainsFunc(need, whole) {
+				each, cause = nil, err
+			}
+		}
+		for _, c := range each {
 			if err := writeFile(file, "+"+c); err != nil && slices.Contains(need, c) && cause == nil {
 				cause = err
 			}
@@ -60,12 +69,22 @@ func (m *mount) enable(dir string, need []string) error {
 			return api.Errorf(api.Conflict, "cgroup controller %s cannot be enabled below a group that holds processes itself (version 2's rule of no "+
 				"internal processes): %w: move them to a group beside, or take another linux.cgroupsPath", c, cause)
 		case errors.Is(cause, unix.EOPNOTSUPP):
-			return api.Errorf(api.Unsupported, "cgroup controller %s cannot be enabled for %s: %w: a group above it is threaded (cgroups(7)): take another linux.cgroupsPath", c, dir, cause)
+			return api.Errorf(api.Unsupported, "cgroup controller %s cannot be enabled for %s: %w: a group above it is threaded, or holds "+
+				"processes itself (cgroups(7)): take another linux.cgroupsPath", c, dir, cause)
 		case cause != nil:
 			return api.Errorf(api.Unsupported, "cgroup controller %s cannot be enabled for %s: %w", c, dir, cause)
 		}
 	}
 	return nil
+}
+
+// whole reports whether a controller knows no threads, but whole processes only.
+func whole(controller string) bool {
+	switch controller {
+	case "cpu", "cpuset", "perf_event", "pids":
+		return false
+	}
+	return true
 }
 
 // domain looks at the type of a v2 group (cgroups(7), "thread mode"). Below a threaded group a new one is "domain invalid": nobody can
@@ -83,9 +102,7 @@ func domain(m *mount, dir string, need []string) error {
 		return nil
 	}
 	for _, c := range need {
-		switch c {
-		case "cpu", "cpuset", "perf_event", "pids":
-		default:
+		if whole(c) {
 			return api.Errorf(api.Unsupported, "cgroup %s is %q, for a group above it is threaded (cgroups(7)), and the controller %s knows no threads: "+
 				"leave its limit out, or take another linux.cgroupsPath", dir, kind, c)
 		}
