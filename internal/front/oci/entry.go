@@ -49,7 +49,7 @@ type entry struct {
 	dir string
 }
 
-var entryNames = [...]string{"ociVersion", "id", "bundle", "rootfs", "pid", "startTicks", "bootID", "created", "annotations", "owner", "cgroup", "noNewKeyring"}
+var entryNames = [...]string{"ociVersion", "id", "bundle", "rootfs", "pid", "startTicks", "bootID", "created", "annotations", "owner", "cgroup", "noNewKeyring", "cgroupPaths"}
 
 func readEntry(s *jsonscan.Scanner, e *entry) {
 	for more := s.Object(); more; more = s.More() {
@@ -78,6 +78,8 @@ func readEntry(s *jsonscan.Scanner, e *entry) {
 			jsonscan.String(s, &e.Cgroup)
 		case 11:
 			jsonscan.Bool(s, &e.NoNewKeyring)
+		case 12:
+			jsonscan.Map(s, &e.CgroupPaths, jsonscan.String[string])
 		default:
 			s.Skip()
 		}

@@ -11,7 +11,7 @@ import (
 
 // TestEntryComesBack: every field of the state is read again.
 func TestEntryComesBack(t *testing.T) {
-	e := entry{Created: time.Unix(1700000000, 5).UTC(), Annotations: map[string]string{"a": "ä\x00"}}
+	e := entry{Created: time.Unix(1700000000, 5).UTC(), Annotations: map[string]string{"a": "ä\x00"}, CgroupPaths: map[string]string{"": "/x"}}
 	v := reflect.ValueOf(&e).Elem()
 	fields := 0
 	for i := range v.NumField() {
