@@ -3,6 +3,7 @@ package oci
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -111,16 +112,19 @@ func (c *call) build(m *making, req *oci.Request, config []byte, held bool) erro
 		defer unix.Close(gate)
 		req.Gate = gate
 	}
+	runtime.LockOSThread() // for Here
 	made, err := oci.Create(req)
+	runtime.UnlockOSThread()
 	if err != nil {
 		return err
 	}
 	m.made = made
-	if made.Cgroup == nil {
-		e.Cgroup = ""
-	} else if !filepath.IsAbs(e.Cgroup) {
-		e.CgroupPaths = made.Cgroup.Paths()
+	if e.Cgroup = ""; made.Cgroup != nil {
+		if e.Cgroup = made.Cgroup.Path(); !filepath.IsAbs(e.Cgroup) {
+			e.CgroupPaths = made.Cgroup.Paths()
+		}
 	}
+	e.Unit, e.RDT = made.Unit, made.RDT
 	if err := c.sendConsole(made.Process, held || c.on("detach")); err != nil {
 		return err
 	}
@@ -141,9 +145,6 @@ func (c *call) build(m *making, req *oci.Request, config []byte, held bool) erro
 func (m *making) undo() {
 	if m.made != nil {
 		m.made.Abandon()
-		if m.made.Cgroup != nil {
-			m.made.Cgroup.Remove()
-		}
 	}
 	lock.RemoveDir(m.e.dir)
 	m.lock.Release()

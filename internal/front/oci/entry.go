@@ -17,6 +17,7 @@ import (
 	"brig/internal/base/record"
 	"brig/internal/kernel/cgroup"
 	"brig/internal/kernel/proc"
+	"brig/internal/kernel/resctrl"
 	"brig/internal/runtime/config"
 	"brig/internal/runtime/oci"
 )
@@ -44,12 +45,15 @@ type entry struct {
 	// CgroupPaths are its folders by controller, "" for version 2, where the path is relative and cannot be found by itself.
 	CgroupPaths map[string]string `json:"cgroupPaths,omitempty"`
 
+	Unit string         `json:"systemdUnit,omitempty"` // that the cgroup belongs to
+	RDT  *resctrl.Group `json:"intelRdt,omitempty"`
+
 	NoNewKeyring bool `json:"noNewKeyring,omitempty"` // exec joins none either
 
 	dir string
 }
 
-var entryNames = [...]string{"ociVersion", "id", "bundle", "rootfs", "pid", "startTicks", "bootID", "created", "annotations", "owner", "cgroup", "noNewKeyring", "cgroupPaths"}
+var entryNames = [...]string{"ociVersion", "id", "bundle", "rootfs", "pid", "startTicks", "bootID", "created", "annotations", "owner", "cgroup", "noNewKeyring", "cgroupPaths", "systemdUnit", "intelRdt"}
 
 func readEntry(s *jsonscan.Scanner, e *entry) {
 	for more := s.Object(); more; more = s.More() {
@@ -80,6 +84,27 @@ func readEntry(s *jsonscan.Scanner, e *entry) {
 			jsonscan.Bool(s, &e.NoNewKeyring)
 		case 12:
 			jsonscan.Map(s, &e.CgroupPaths, jsonscan.String[string])
+		case 13:
+			jsonscan.String(s, &e.Unit)
+		case 14:
+			jsonscan.Pointer(s, &e.RDT, readRDT)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var rdtNames = [...]string{"dir", "mon", "own"}
+
+func readRDT(s *jsonscan.Scanner, g *resctrl.Group) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(rdtNames[:]) {
+		case 0:
+			jsonscan.String(s, &g.Dir)
+		case 1:
+			jsonscan.String(s, &g.Monitor)
+		case 2:
+			jsonscan.Bool(s, &g.Own)
 		default:
 			s.Skip()
 		}

@@ -9,6 +9,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/lock"
+	"brig/internal/kernel/systemd"
 	"brig/internal/runtime/oci"
 )
 
@@ -91,6 +92,16 @@ func (c *call) attend(p *oci.Process) (api.Exit, error) {
 func (c *call) destroy(e *entry) error {
 	if e.Cgroup != "" {
 		if err := removeCgroup(e.Cgroup, e.CgroupPaths); err != nil {
+			return err
+		}
+	}
+	if e.Unit != "" { // its processes have ended, but one that failed stays known
+		if err := systemd.Stop(e.Unit, c.goWithoutCgroup()); err != nil {
+			c.warn(err)
+		}
+	}
+	if e.RDT != nil {
+		if err := e.RDT.Remove(); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"brig/api"
+	"brig/internal/kernel/resctrl"
+	"brig/internal/kernel/systemd"
 	"brig/internal/runtime/config"
 )
 
@@ -50,7 +52,28 @@ func update(c *call) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if err := c.updateRDT(e); err != nil {
+		return 0, err
+	}
+	if e.Unit != "" {
+		return 0, systemd.Update(e.Unit, c.goWithoutCgroup(), g, r)
+	}
 	return 0, g.Set(r)
+}
+
+// updateRDT changes the shares of caches and memory bandwidth.
+func (c *call) updateRDT(e *entry) error {
+	if !c.has("l3-cache-schema") && !c.has("mem-bw-schema") || c.has("resources") {
+		return nil
+	}
+	if e.RDT == nil {
+		return api.Errorf(api.Conflict, "update: flags --l3-cache-schema and --mem-bw-schema: container %s was created without linux.intelRdt", e.ID)
+	}
+	tree, err := resctrl.Find()
+	if err != nil {
+		return err
+	}
+	return tree.Set(e.RDT, &specs.LinuxIntelRdt{L3CacheSchema: c.str("l3-cache-schema"), MemBwSchema: c.str("mem-bw-schema")})
 }
 
 // resources are the limits to change; what is nil stays.
@@ -66,9 +89,6 @@ func (c *call) resources() (*specs.LinuxResources, error) {
 		}
 		r.Devices = nil // runc passes over them as well: changing rules under a running process would cut it off what it has open
 		return r, nil
-	}
-	if c.has("l3-cache-schema") || c.has("mem-bw-schema") {
-		return nil, api.Errorf(api.Unsupported, "update: flags --l3-cache-schema and --mem-bw-schema: this kernel mounts no resctrl file system")
 	}
 	cpu, memory := new(specs.LinuxCPU), new(specs.LinuxMemory)
 	unsigned := func(name string) (*uint64, error) {

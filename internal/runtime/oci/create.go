@@ -5,10 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"runtime"
-	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -19,6 +18,7 @@ import (
 	"brig/internal/kernel/cgroup"
 	"brig/internal/kernel/mount"
 	"brig/internal/kernel/proc"
+	"brig/internal/kernel/resctrl"
 )
 
 // Request is what a container is made of.
@@ -38,6 +38,8 @@ type Request struct {
 
 	Preserve int // how many descriptors after the standard streams the process inherits; they must be open
 
+	Here     bool // build on the calling thread, which must be locked to its goroutine, and come back: a new thread costs more. Else on a thread of its own
+	Systemd  bool // let systemd make the cgroup
 	Rootless bool // go without a cgroup where the caller may make none and none was asked for
 
 	staged *staging // in a stage: what its maker gave it
@@ -46,7 +48,17 @@ type Request struct {
 // Container is a container that has been created: its process waits for Start.
 type Container struct {
 	*Process
-	Cgroup *cgroup.Group // nil: it has none
+	Cgroup *cgroup.Group  // nil: it has none
+	Unit   string         // of systemd, which Cgroup belongs to; "": none
+	RDT    *resctrl.Group // nil: none
+
+	place *place
+}
+
+// Abandon ends the process, which must not have been started, and removes what was made for it.
+func (c *Container) Abandon() {
+	c.Process.Abandon()
+	c.place.remove()
 }
 
 // Create builds the container and forks its process, which waits. On error nothing of it is left.
@@ -54,64 +66,85 @@ func Create(req *Request) (*Container, error) {
 	if err := Validate(req.Spec); err != nil {
 		return nil, err
 	}
-	layout, err := cgroup.Detect()
-	if err != nil {
-		return nil, err
-	}
-	type made struct {
-		group *cgroup.Group
-		err   error
-	}
-	groups := make(chan made, 1)
-	go func() { // beside the mounts: both take about as long
-		g, err := createGroup(layout, req)
-		groups <- made{g, err}
-	}()
-	var group *cgroup.Group
-	var groupErr error
-	waited := false
-	wait := func() (*cgroup.Group, error) {
-		if !waited {
-			m := <-groups
-			group, groupErr, waited = m.group, m.err, true
-		}
-		return group, groupErr
-	}
-	var p *Process
-	if usesUserNS(req.Spec) != nil {
-		if _, err = wait(); err == nil {
-			p, err = createStaged(req, group)
-		}
-	} else {
-		err = onThread(func() (err error) {
-			p, err = build(req, wait)
-			return err
-		})
-		if _, gerr := wait(); err == nil {
-			err = gerr
-		}
-		if err == nil {
-			err = p.Ready()
-		}
-	}
-	if err != nil {
-		if p != nil {
+	p, where, err := create(req)
+	if err == nil {
+		if err = where.settle(p.Pid); err != nil {
 			p.Abandon()
 		}
-		if group != nil {
-			group.Remove()
+	}
+	if err != nil {
+		if where != nil {
+			where.remove()
 		}
 		return nil, err
 	}
-	return &Container{p, group}, nil
+	c := &Container{Process: p, Cgroup: where.group, RDT: where.rdt, place: where}
+	if where.scope != nil {
+		c.Unit = where.scope.Unit
+	}
+	return c, nil
 }
 
-func createGroup(layout *cgroup.Layout, req *Request) (*cgroup.Group, error) {
-	r := limits(req.Spec.Linux.Resources)
-	if req.Rootless {
-		return layout.CreateRootless(req.CgroupPath(), req.Spec.Linux.CgroupsPath != "", r)
+func create(req *Request) (*Process, *place, error) {
+	if usesUserNS(req.Spec) != nil {
+		where, err := makePlace(req)
+		if err != nil {
+			return nil, nil, err
+		}
+		p, err := createStaged(req, where.group)
+		return p, where, err
 	}
-	return layout.Create(req.CgroupPath(), r)
+	var p *Process
+	var where *place
+	var err error
+	if req.Here && !hasNamespace(req.Spec, specs.TimeNamespace) { // a thread of many cannot come back from a time namespace: setns(2), EUSERS
+		if where, err = makePlace(req); err != nil {
+			return nil, nil, err
+		}
+		err = thereAndBack(func() error {
+			p, err = build(req, func() (*cgroup.Group, error) { return where.group, nil })
+			return err
+		})
+	} else {
+		p, where, err = createBeside(req)
+	}
+	if err == nil {
+		err = p.Ready()
+	}
+	if err != nil && p != nil {
+		p.Abandon()
+	}
+	return p, where, err
+}
+
+// createBeside makes the cgroup while a thread of its own mounts: both take about as long.
+func createBeside(req *Request) (*Process, *place, error) {
+	type made struct {
+		where *place
+		err   error
+	}
+	places := make(chan made, 1)
+	go func() {
+		where, err := makePlace(req)
+		places <- made{where, err}
+	}()
+	wait := sync.OnceValue(func() made { return <-places })
+	var p *Process
+	err := onThread(func() (err error) {
+		p, err = build(req, func() (*cgroup.Group, error) {
+			m := wait()
+			if m.err != nil {
+				return nil, m.err
+			}
+			return m.where.group, nil
+		})
+		return err
+	})
+	m := wait()
+	if err == nil {
+		err = m.err
+	}
+	return p, m.where, err
 }
 
 // CgroupPath is the path of the container's cgroup in each hierarchy.
@@ -120,22 +153,6 @@ func (req *Request) CgroupPath() string {
 		return p
 	}
 	return "/" + req.ID
-}
-
-// onThread runs f on a thread of its own, which is ended afterwards: it may leave the host's namespaces.
-func onThread(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the runtime ends the thread with the goroutine
-		if unix.Gettid() != unix.Getpid() {
-			done <- f()
-			return
-		}
-		// The main thread is not ended but parked, and would keep the container's namespaces. While it is locked here another one is used.
-		done <- onThread(f)
-		runtime.UnlockOSThread()
-	}()
-	return <-done
 }
 
 // build makes everything of the container on this thread and forks.
@@ -355,19 +372,6 @@ func (c *child) join(tasks []*os.File, unified *os.File) int {
 		return -1
 	}
 	return int(unified.Fd())
-}
-
-// limits adds the devices that every container has behind the rules of its own, as runc does.
-func limits(r *specs.LinuxResources) *specs.LinuxResources {
-	if r == nil || len(r.Devices) == 0 {
-		return r
-	}
-	if last := r.Devices[len(r.Devices)-1]; last.Allow && last.Type == "" && last.Major == nil && last.Minor == nil {
-		return r // everything is allowed
-	}
-	with := *r
-	with.Devices = append(slices.Clone(r.Devices), cgroup.DefaultDevices()[1:]...) // without the rule that denies all
-	return &with
 }
 
 func hasNamespace(s *specs.Spec, t specs.LinuxNamespaceType) bool {

@@ -8,6 +8,7 @@ import (
 
 	"brig/api"
 	"brig/internal/kernel/cgroup"
+	"brig/internal/kernel/resctrl"
 	"brig/internal/kernel/userns"
 )
 
@@ -40,7 +41,6 @@ func Validate(s *specs.Spec) error {
 		name string
 		set  bool
 	}{
-		{"linux.intelRdt", s.Linux.IntelRdt != nil},
 		{"linux.netDevices", len(s.Linux.NetDevices) > 0},
 	} {
 		if f.set {
@@ -73,6 +73,9 @@ func Validate(s *specs.Spec) error {
 		return api.Errorf(api.InvalidArgument, "config.json: hostname is set, but the container has no UTS namespace of its own")
 	}
 	if err := cgroup.Validate(s.Linux.Resources); err != nil {
+		return err
+	}
+	if err := resctrl.Validate(s.Linux.IntelRdt); err != nil {
 		return err
 	}
 	for k := range s.Linux.Sysctl {

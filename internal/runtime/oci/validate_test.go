@@ -84,7 +84,6 @@ func TestValidateNamesTheField(t *testing.T) {
 		{"hooks.poststop[0].timeout", api.InvalidArgument, func(s *specs.Spec) { zero := 0; s.Hooks.Poststop = []specs.Hook{{Path: "/x", Timeout: &zero}} }},
 		{"linux.uidMappings", api.InvalidArgument, func(s *specs.Spec) { s.Linux.UIDMappings = ids }},
 		{"linux.gidMappings", api.InvalidArgument, func(s *specs.Spec) { s.Linux.GIDMappings = ids }},
-		{"linux.intelRdt", api.Unsupported, func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} }},
 		{"linux.netDevices", api.Unsupported, func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} }},
 		{"linux.namespaces: pid is listed twice", api.InvalidArgument, func(s *specs.Spec) { addNS(s, specs.PIDNamespace) }},
 		{"linux.uidMappings", api.InvalidArgument, func(s *specs.Spec) { addNS(s, specs.UserNamespace) }},

@@ -1,0 +1,99 @@
+package oci
+
+import (
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"brig/internal/kernel/cgroup"
+	"brig/internal/kernel/resctrl"
+	"brig/internal/kernel/systemd"
+)
+
+// place is where a container's processes are counted and limited.
+type place struct {
+	group *cgroup.Group // nil: the caller may make none
+	scope *systemd.Scope
+	rdt   *resctrl.Group
+
+	rootless bool
+}
+
+// makePlace makes it. On error nothing is left of it.
+func makePlace(req *Request) (*place, error) {
+	p := &place{rootless: req.Rootless}
+	var err error
+	switch r := limits(req.Spec.Linux.Resources); {
+	case req.Systemd:
+		p.scope, err = systemd.Create(&systemd.Request{
+			CgroupsPath: req.Spec.Linux.CgroupsPath, ID: req.ID, Resources: r, Annotations: req.Spec.Annotations, Rootless: req.Rootless,
+		})
+		if err == nil {
+			p.group = p.scope.Group
+		}
+	default:
+		var layout *cgroup.Layout
+		if layout, err = cgroup.Detect(); err != nil {
+			return nil, err
+		}
+		if req.Rootless {
+			p.group, err = layout.CreateRootless(req.CgroupPath(), req.Spec.Linux.CgroupsPath != "", r)
+		} else {
+			p.group, err = layout.Create(req.CgroupPath(), r)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if rdt := req.Spec.Linux.IntelRdt; rdt != nil {
+		tree, err := resctrl.Find()
+		if err == nil {
+			p.rdt, err = tree.Create(rdt, req.ID)
+		}
+		if err != nil {
+			p.remove()
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// settle puts the process in, as far as it does not go by itself, and lets go of what held the place for it.
+func (p *place) settle(pid int) error {
+	if p.scope != nil {
+		p.scope.Release()
+	}
+	if p.rdt != nil {
+		return p.rdt.Join(pid)
+	}
+	return nil
+}
+
+// remove takes it back, with whoever is still in it.
+func (p *place) remove() {
+	if p.group != nil {
+		if !p.group.RemoveEmpty() {
+			p.group.Remove()
+		}
+	}
+	if p.scope != nil {
+		p.scope.Release()
+		systemd.Stop(p.scope.Unit, p.rootless) //nolint:errcheck // best effort: the error that led here is told
+	}
+	if p.rdt != nil {
+		p.rdt.Remove()
+	}
+}
+
+// limits adds the devices that every container has behind the rules of its own, as runc does.
+func limits(r *specs.LinuxResources) *specs.LinuxResources {
+	if r == nil || len(r.Devices) == 0 {
+		return r
+	}
+	if last := r.Devices[len(r.Devices)-1]; last.Allow && last.Type == "" && last.Major == nil && last.Minor == nil {
+		return r // everything is allowed
+	}
+	with := *r
+	with.Devices = append(slices.Clone(r.Devices), cgroup.DefaultDevices()[1:]...) // without the rule that denies all
+	return &with
+}
