@@ -1,0 +1,199 @@
+package conform
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	tableFile = "runtime-tools.tsv"
+	// programLimit is for one validation program; the slowest waits out a timeout of 10 s of its own.
+	programLimit = 90 * time.Second
+)
+
+// verdict is how a validation program ended with a runtime: "pass", "skip" where it had nothing to check, or "fail".
+type verdict string
+
+func judge(e ended) (verdict, string) {
+	p := parseTAP(e.stdout)
+	switch {
+	case e.hung:
+		return "fail", fmt.Sprintf("no end after %s", programLimit)
+	case e.code != 0:
+		return "fail", strings.Join(append(p.complaints, fmt.Sprintf("exit code %d: %s", e.code, lastLines(e.stderr, 3))), "; ")
+	case len(p.complaints) > 0:
+		return "fail", strings.Join(append(p.complaints, lastLines(e.stderr, 3)), "; ")
+	case p.ok == 0:
+		return "skip", ""
+	}
+	return "pass", ""
+}
+
+func lastLines(s string, n int) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], " | ")
+}
+
+// row is a line of the table: what a program is known to do here, and why it does not pass with brig-oci.
+type row struct {
+	program, runc, crun, brig, reason string
+}
+
+func (r row) of(runtime string) verdict {
+	return verdict(map[string]string{"runc": r.runc, "crun": r.crun, "brig-oci": r.brig}[runtime])
+}
+
+// readTable reads runtime-tools.tsv: comments, and five columns a line.
+func readTable() ([]row, error) {
+	data, err := os.ReadFile(tableFile)
+	if err != nil {
+		return nil, err
+	}
+	var rows []row
+	for n, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		f := strings.Split(line, "\t")
+		if len(f) != 5 {
+			return nil, fmt.Errorf("%s:%d: %d columns, want program, runc, crun, brig-oci and reason", tableFile, n+1, len(f))
+		}
+		rows = append(rows, row{f[0], f[1], f[2], f[3], f[4]})
+	}
+	return rows, nil
+}
+
+// TestTable: each line has known verdicts, a reason where brig-oci does not pass, and no line lets brig-oci fail where another passes.
+func TestTable(t *testing.T) {
+	rows := must[[]row](t)(readTable())
+	if len(rows) != 58 {
+		t.Errorf("%d programs; runtime-tools v0.9.0 has 58", len(rows))
+	}
+	for i, r := range rows {
+		for _, v := range []string{r.runc, r.crun, r.brig} {
+			if !slices.Contains([]string{"pass", "skip", "fail"}, v) {
+				t.Errorf("%s: verdict %q, want pass, skip or fail", r.program, v)
+			}
+		}
+		if (r.brig == "pass") != (r.reason == "") {
+			t.Errorf("%s: brig-oci %s, with the reason %q", r.program, r.brig, r.reason)
+		}
+		if r.brig != "pass" && (r.runc == "pass" || r.crun == "pass") {
+			t.Errorf("%s: runc %s, crun %s, brig-oci %s", r.program, r.runc, r.crun, r.brig)
+		}
+		if i > 0 && rows[i-1].program >= r.program {
+			t.Errorf("%s stands behind %s", r.program, rows[i-1].program)
+		}
+	}
+}
+
+// TestRuntimeTools runs every validation program with runc, crun and brig-oci. With brig-oci each must end as the table says, worse or
+// better, and must pass where it passed with another.
+func TestRuntimeTools(t *testing.T) {
+	gated(t)
+	installed(t, "runc crun", "runc", "crun")
+	rows := must[[]row](t)(readTable())
+	dir := must[string](t)(filepath.Abs(filepath.Join(cache, "runtimetools")))
+	runtimes, rounds := []string{"runc", "crun", "brig-oci"}, 1
+	if names := os.Getenv("BRIG_CONFORM_RUNTIMES"); names != "" {
+		runtimes = strings.Fields(names)
+	}
+	if n := os.Getenv("BRIG_CONFORM_ROUNDS"); n != "" {
+		rounds = must[int](t)(strconv.Atoi(n))
+	}
+	got := map[string]map[string][]verdict{} // program, runtime, round
+	for _, r := range rows {
+		got[r.program] = map[string][]verdict{}
+		for _, name := range runtimes {
+			t.Run(r.program+"/"+name, func(t *testing.T) {
+				if noHugetlb != "" && strings.Contains(r.program, "hugetlb") {
+					t.Skip(noHugetlb)
+				}
+				for range rounds {
+					got[r.program][name] = append(got[r.program][name], validate(t, dir, name, r))
+				}
+			})
+		}
+		for _, other := range []string{"runc", "crun"} {
+			for round, v := range got[r.program]["brig-oci"] {
+				if o := got[r.program][other]; v != "pass" && len(o) > round && o[round] == "pass" {
+					t.Errorf("%s: %s passes, brig-oci: %s", r.program, other, v)
+				}
+			}
+		}
+	}
+	t.Log("\n" + sheet(rows, runtimes, got))
+}
+
+// validate runs one program with one runtime once.
+func validate(t *testing.T, dir, name string, r row) verdict {
+	t.Helper()
+	path := name
+	if name == "brig-oci" {
+		path = brigOCI()
+	}
+	tmp := must[string](t)(os.MkdirTemp("", "conform"))
+	defer os.RemoveAll(tmp)
+	if err := os.Chmod(tmp, 0o755); err != nil { // a user namespace's root must get at the bundle in it
+		t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(dir, r.program))
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "RUNTIME="+path, "TMPDIR="+tmp)
+	e, err := confine(path, cmd, programLimit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, why := judge(e)
+	for _, l := range e.left {
+		t.Logf("left behind: %s", l)
+	}
+	t.Logf("%s after %.1f s: %s", v, e.took.Seconds(), why)
+	switch {
+	case v == r.of(name):
+	case name == "brig-oci":
+		t.Errorf("%s: %s, and %s says %s: %s\nstandard output:\n%sstandard error:\n%s", r.program, v, tableFile, r.brig, why, e.stdout, e.stderr)
+	default:
+		t.Logf("%s says %s", tableFile, r.of(name))
+	}
+	if os.Getenv("BRIG_CONFORM_OUTPUT") != "" {
+		t.Logf("standard output:\n%sstandard error:\n%s", e.stdout, e.stderr)
+	}
+	return v
+}
+
+// sheet is one line a program, one column a runtime: the verdict, or those of all rounds where they differ.
+func sheet(rows []row, runtimes []string, got map[string]map[string][]verdict) string {
+	var b strings.Builder
+	passed := map[string]int{}
+	fmt.Fprintf(&b, "%-34s", "program")
+	for _, name := range runtimes {
+		fmt.Fprintf(&b, "%-16s", name)
+	}
+	for _, r := range rows {
+		fmt.Fprintf(&b, "\n%-34s", r.program)
+		for _, name := range runtimes {
+			all := slices.Compact(slices.Clone(got[r.program][name]))
+			words := make([]string, len(all))
+			for i, v := range all {
+				words[i] = string(v)
+			}
+			if slices.Equal(words, []string{"pass"}) {
+				passed[name]++
+			}
+			fmt.Fprintf(&b, "%-16s", strings.Join(words, ","))
+		}
+	}
+	fmt.Fprintf(&b, "\n%-34s", fmt.Sprintf("pass, of %d", len(rows)))
+	for _, name := range runtimes {
+		fmt.Fprintf(&b, "%-16d", passed[name])
+	}
+	return b.String()
+}
