@@ -86,7 +86,7 @@ func clock(argv []string) (time.Duration, error) {
 		if again == nil {
 			return took, fmt.Errorf("%v: %s; a second try went well", argv, state)
 		}
-		err = fmt.Errorf("%v: %s; once more: %w: %s", argv, state, again, tail(string(out), 400))
+		err = fmt.Errorf("%v: %s; once more: %w: %s", argv, state, again, out[max(0, len(out)-400):])
 	}
 	return took, err
 }

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"brig/test/machine"
 )
 
 // engine is one competitor. A nil function means that it has no such thing.
@@ -82,49 +82,6 @@ func firstLine(argv ...string) (string, error) {
 	return line, nil
 }
 
-// daemon starts a long-lived program, waits until the socket answers, and ends it by its process ID when e is closed.
-func (b *bench) daemon(e *engine, socket string, argv ...string) error {
-	log, err := os.Create(filepath.Join(b.dir, filepath.Base(argv[0])+".log"))
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
-	e.down = append(e.down, func() {
-		_ = cmd.Process.Signal(unix.SIGTERM)
-		select {
-		case <-done:
-		case <-time.After(20 * time.Second):
-			_ = cmd.Process.Kill()
-			<-done
-		}
-	})
-	for range 300 {
-		select {
-		case err := <-done:
-			done <- err // for the one who ends it
-			if err == nil {
-				return fmt.Errorf("%s ended at once", argv[0])
-			}
-			text, _ := os.ReadFile(log.Name())
-			return fmt.Errorf("%s ended: %w: %s", argv[0], err, tail(string(text), 400))
-		case <-time.After(100 * time.Millisecond):
-		}
-		if dial(socket) {
-			return nil
-		}
-	}
-	return fmt.Errorf("%s does not answer on %s after 30 s", argv[0], socket)
-}
-
-func tail(s string, n int) string { return s[max(0, len(s)-n):] }
-
 func (b *bench) openBrig(e *engine) (err error) {
 	brig := []string{filepath.Join(b.bin, "brig"), "--root", filepath.Join(b.dir, "brig-root"), "--state", filepath.Join(b.dir, "brig-state")}
 	with := func(args ...string) []string { return append(brig[:len(brig):len(brig)], args...) }
@@ -146,17 +103,19 @@ func (b *bench) openBrig(e *engine) (err error) {
 }
 
 func (b *bench) openPodman(e *engine) (err error) {
-	podman := []string{"podman", "--root", filepath.Join(b.dir, "podman"), "--runroot", filepath.Join(b.dir, "podman-run"),
-		"--tmpdir", filepath.Join(b.dir, "podman-tmp"), "--cgroup-manager=cgroupfs", "--events-backend=file", "--network-config-dir", filepath.Join(b.dir, "podman-net")}
+	podman := machine.Podman(b.dir)
 	with := func(args ...string) []string { return append(podman[:len(podman):len(podman)], args...) }
 	if e.version, err = firstLine("podman", "--version"); err != nil {
 		return err
 	}
-	b.hugetlb()
-	limits := []string{"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"}
+	if why, err := machine.Hugetlb(); err != nil {
+		return err
+	} else if why != "" {
+		fmt.Fprintln(os.Stderr, "bench:", why)
+	}
 	run := func(how []string, network, name string, args []string) []string {
 		argv := append(with("run"), how...)
-		argv = append(append(argv, limits...), "--name", name, "--network", network, imageName)
+		argv = append(append(argv, machine.PodmanLimits()...), "--name", name, "--network", network, imageName)
 		return append(argv, args...)
 	}
 	e.down = append(e.down, func() { _ = b.do(with("rm", "-a", "-f", "-t", "0")...) })
@@ -171,23 +130,15 @@ func (b *bench) openPodman(e *engine) (err error) {
 
 // containerd starts a containerd of the bench's own, once, and returns its socket.
 func (b *bench) containerd(e *engine) (string, error) {
-	socket := filepath.Join(b.dir, "containerd.sock")
-	if dial(socket) {
+	if socket := filepath.Join(b.dir, "containerd.sock"); machine.Dial(socket) {
 		return socket, nil
 	}
-	config := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = %q\n",
-		filepath.Join(b.dir, "containerd"), filepath.Join(b.dir, "containerd-state"), socket)
-	file := filepath.Join(b.dir, "containerd.toml")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		return "", err
-	}
-	return socket, b.daemon(e, socket, "containerd", "--config", file)
+	socket, stop, err := machine.StartContainerd(b.dir)
+	e.down = append(e.down, stop)
+	return socket, err
 }
 
 func (b *bench) openDocker(e *engine) error {
-	socket := filepath.Join(b.dir, "docker.sock")
-	docker := []string{"docker", "-H", "unix://" + socket}
-	with := func(args ...string) []string { return append(docker[:len(docker):len(docker)], args...) }
 	if _, err := exec.LookPath("dockerd"); err != nil {
 		return err
 	}
@@ -195,10 +146,13 @@ func (b *bench) openDocker(e *engine) error {
 	if err != nil {
 		return err
 	}
-	if err := b.daemon(e, socket, "dockerd", "--containerd", ctd, "-H", "unix://"+socket, "--data-root", filepath.Join(b.dir, "docker"),
-		"--exec-root", filepath.Join(b.dir, "docker-run"), "--pidfile", filepath.Join(b.dir, "docker.pid")); err != nil {
+	socket, stop, err := machine.StartDockerd(b.dir, ctd)
+	e.down = append(e.down, stop)
+	if err != nil {
 		return err
 	}
+	docker := []string{"docker", "-H", "unix://" + socket}
+	with := func(args ...string) []string { return append(docker[:len(docker):len(docker)], args...) }
 	if e.version, err = firstLine(with("version", "--format", "client {{.Client.Version}}, dockerd {{.Server.Version}}")...); err != nil {
 		return err
 	}
@@ -264,7 +218,11 @@ func (b *bench) openCrun(e *engine) (err error) {
 	if e.version, err = firstLine("crun", "--version"); err != nil {
 		return err
 	}
-	b.hugetlb()
+	if why, err := machine.Hugetlb(); err != nil {
+		return err
+	} else if why != "" {
+		fmt.Fprintln(os.Stderr, "bench:", why)
+	}
 	e.bundle = func(dir, name string) []string {
 		return []string{"crun", "--root", filepath.Join(b.dir, "crun"), "run", "--bundle", dir, name}
 	}
@@ -289,15 +247,4 @@ func (b *bench) openBwrap(e *engine) (err error) {
 		return []string{"bwrap", "--unshare-all", "--bind", filepath.Join(dir, "rootfs"), "/", "--proc", "/proc", "--dev", "/dev", "/bin/true"}
 	}
 	return nil
-}
-
-// hugetlb mounts the controller that crun looks for on a host with cgroup v1; the mount is private to the bench.
-func (b *bench) hugetlb() {
-	const dir = "/sys/fs/cgroup/hugetlb"
-	if _, err := os.Stat(dir + "/tasks"); err == nil {
-		return
-	}
-	if os.MkdirAll(dir, 0o755) == nil {
-		_ = unix.Mount("cgroup", dir, "cgroup", 0, "hugetlb")
-	}
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,14 +15,6 @@ import (
 
 	"brig/test/machine"
 )
-
-func dial(socket string) bool {
-	c, err := net.DialTimeout("unix", socket, time.Second)
-	if err != nil {
-		return false
-	}
-	return c.Close() == nil
-}
 
 // debianEnv names the tarball of a Debian, made before the namespaces are: from inside, no package mirror can be reached.
 const debianEnv = "BRIG_BENCH_DEBIAN"

@@ -2,8 +2,8 @@
 // beside runc and crun, Debian's engines that are made to use it, and runc's command line.
 //
 // `make conform` runs it all, in some minutes. BRIG_TEST_CONFORM=1 opens the gate for go test; BRIG_CONFORM_RUNTIMES (names of the table's
-// columns) and BRIG_CONFORM_ROUNDS choose what runs the validation programs, and how often. The runtime is that of bin/ (make build), or of
-// the folder BRIG_TEST_BIN. All runs in private namespaces with a loopback interface only.
+// columns) and BRIG_CONFORM_ROUNDS choose what runs the validation programs, and how often; BRIG_CONFORM_OUTPUT names a folder for what they
+// print. The runtime is that of bin/ (make build), or of the folder BRIG_TEST_BIN. All runs in private namespaces with a loopback interface only.
 package conform
 
 import (

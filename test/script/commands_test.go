@@ -1,7 +1,6 @@
 package script
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +20,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"brig/test/machine"
 )
 
 // patience bounds every wait of a story's command.
@@ -167,9 +168,9 @@ func cmdPty(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	cmd, cancel := program(ts, args[2:])
 	defer cancel()
-	term, err := startOnTerminal(cmd)
+	term, err := machine.StartOnTerminal(cmd)
 	ts.Check(err)
-	defer term.close()
+	defer term.Close()
 	steps := ts.ReadFile(args[0])
 	for line := range strings.Lines(steps) {
 		verb, text, _ := strings.Cut(strings.TrimRight(line, "\n"), " ")
@@ -180,25 +181,18 @@ func cmdPty(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		switch verb {
 		case "expect":
-			if err := term.expect(text, patience); err != nil {
+			if err := term.Expect(text, patience); err != nil {
 				ts.Fatalf("%v", err)
 			}
 		case "send":
-			_, err = term.master.WriteString(text)
-			ts.Check(err)
+			ts.Check(term.Type(text))
 		default:
 			ts.Fatalf("%s: %q is neither expect nor send", args[0], verb)
 		}
 	}
 	err = cmd.Wait()
-	fmt.Fprint(ts.Stdout(), term.close())
+	fmt.Fprint(ts.Stdout(), term.Close())
 	if code(err) != want {
-		ts.Fatalf("exit code %d, want %d (%v)\n%s", code(err), want, err, term.close())
+		ts.Fatalf("exit code %d, want %d (%v)\n%s", code(err), want, err, term.Close())
 	}
-}
-
-// after returns what follows sep in b, and whether sep is there.
-func after(b []byte, sep string) ([]byte, bool) {
-	_, rest, ok := bytes.Cut(b, []byte(sep))
-	return rest, ok
 }

@@ -1,20 +1,20 @@
-package script
+package machine
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
 	"strconv"
 	"sync"
 	"syscall"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// terminal is the far end of a program's terminal.
-type terminal struct {
+// Terminal is the far end of a program's terminal.
+type Terminal struct {
 	master *os.File
 	done   chan struct{} // closed when the output has ended
 
@@ -23,8 +23,8 @@ type terminal struct {
 	matched int // how far expect has got in output
 }
 
-// startOnTerminal starts cmd as the leader of a session with a terminal of 24 by 80.
-func startOnTerminal(cmd *exec.Cmd) (*terminal, error) {
+// StartOnTerminal starts cmd as the leader of a session with a terminal of 24 by 80.
+func StartOnTerminal(cmd *exec.Cmd) (*Terminal, error) {
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -41,7 +41,7 @@ func startOnTerminal(cmd *exec.Cmd) (*terminal, error) {
 		master.Close()
 		return nil, err
 	}
-	t := &terminal{master: master, done: make(chan struct{})}
+	t := &Terminal{master: master, done: make(chan struct{})}
 	go t.collect()
 	return t, nil
 }
@@ -71,7 +71,7 @@ func openSlave(master *os.File) (*os.File, error) {
 }
 
 // collect reads until the last process has closed the terminal (EIO).
-func (t *terminal) collect() {
+func (t *Terminal) collect() {
 	defer close(t.done)
 	buf := make([]byte, 4096)
 	for {
@@ -85,17 +85,17 @@ func (t *terminal) collect() {
 	}
 }
 
-// expect waits until text stands in the output behind the last match.
-func (t *terminal) expect(text string, limit time.Duration) error {
+// Expect waits until text stands in the output behind the last match.
+func (t *Terminal) Expect(text string, limit time.Duration) error {
 	for deadline := time.Now().Add(limit); ; time.Sleep(10 * time.Millisecond) {
 		t.mu.Lock()
-		rest, ok := after(t.output[t.matched:], text)
-		if ok {
-			t.matched = len(t.output) - len(rest)
+		i := bytes.Index(t.output[t.matched:], []byte(text))
+		if i >= 0 {
+			t.matched += i + len(text)
 		}
 		seen := string(t.output)
 		t.mu.Unlock()
-		if ok {
+		if i >= 0 {
 			return nil
 		}
 		if time.Now().After(deadline) {
@@ -104,8 +104,30 @@ func (t *terminal) expect(text string, limit time.Duration) error {
 	}
 }
 
-// close ends the reading, a second after the program's end at most, and returns all output. It may be called again.
-func (t *terminal) close() string {
+// Type writes text as if a person typed it: \r is Enter.
+func (t *Terminal) Type(text string) error {
+	_, err := t.master.WriteString(text)
+	return err
+}
+
+// Resize changes the size, in characters, of which the program is told by SIGWINCH.
+func (t *Terminal) Resize(rows, cols uint16) error {
+	raw, err := t.master.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var ierr error
+	err = raw.Control(func(fd uintptr) {
+		ierr = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: cols})
+	})
+	if err == nil {
+		err = ierr
+	}
+	return err
+}
+
+// Close ends the reading, a second after the program's end at most, and returns all output. It may be called again.
+func (t *Terminal) Close() string {
 	select {
 	case <-t.done:
 	case <-time.After(time.Second):
@@ -114,31 +136,4 @@ func (t *terminal) close() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return string(t.output)
-}
-
-func TestTerminalTypesAndExpects(t *testing.T) {
-	cmd := exec.Command("sh", "-c", `stty size; printf 'name? '; read -r n; echo "hello $n"; exit 3`)
-	term, err := startOnTerminal(cmd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer term.close()
-	if err := term.expect("24 80", patience); err != nil {
-		t.Fatal(err)
-	}
-	if err := term.expect("name? ", patience); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := term.master.WriteString("brig\r"); err != nil {
-		t.Fatal(err)
-	}
-	if err := term.expect("hello brig", patience); err != nil {
-		t.Fatal(err)
-	}
-	if err := term.expect("24 80", 50*time.Millisecond); err == nil {
-		t.Error("expect matched what stands before the last match")
-	}
-	if got := code(cmd.Wait()); got != 3 {
-		t.Errorf("exit code %d, want 3", got)
-	}
 }
