@@ -29,8 +29,8 @@ var Version = "dev"
 type verb struct {
 	name, args, help string
 	flags            func() []flag // nil: none; a function, so that only those of the verb that runs are built
-	firstArgEnds     bool // what follows the first argument belongs to a command of the user's
-	min, max         int  // how many arguments; max -1: any number
+	firstArgEnds     bool          // what follows the first argument belongs to a command of the user's
+	min, max         int           // how many arguments; max -1: any number
 	run              func(c *call) (int, error)
 }
 
