@@ -108,12 +108,14 @@ test-fault: setup build ## kills, crowds and full disks, five times as many as i
 	BRIG_FAULT_SCALE=5 $(GO) test -count=1 -v -timeout 20m ./test/fault
 
 guest: setup-guest ## a Debian with cgroup v2, systemd and CRIU under QEMU, saved as it runs (the first time: two minutes)
-	$(GO) run ./test/guest/cmd/guest build
+	@$(GO) run ./test/guest/cmd/guest build -measure
 
-guest-shell: guest ## a shell in it; what it changes is gone afterwards
+guest-shell: setup-guest ## a shell in it; what it changes is gone afterwards
+	@$(GO) run ./test/guest/cmd/guest build
 	@$(GO) run ./test/guest/cmd/guest sh
 
-test-guest: build guest ## the tests of GUEST_TESTS, run in it
+test-guest: build setup-guest ## the tests of GUEST_TESTS, run in it
+	@$(GO) run ./test/guest/cmd/guest build
 	$(GO) run ./test/guest/cmd/guest test $(GUEST_TESTS)
 
 clean: ## takes away what build made

@@ -22,10 +22,13 @@ import (
 // currentLink names the snapshot in use, in the cache folder.
 const currentLink = "current"
 
-// Moments after which a boot counts as hung. KVM that emulates the guest's kernel needs minutes for what takes it a second else.
+// How long a boot may take, and how long the agent may leave a greeting without an answer before it is said again. KVM that emulates
+// the guest's kernel needs minutes for what takes it a second else; TCG 15 s, on a machine where all cores are busy two minutes.
 const (
-	bootKVM = 30 * time.Second
-	bootTCG = 5 * time.Minute
+	bootKVM  = 30 * time.Second
+	bootTCG  = 5 * time.Minute
+	tries    = 2 // with TCG: a boot under a heavy load has hung once in twenty
+	greeting = 30 * time.Second
 )
 
 // builder is one Build.
@@ -115,10 +118,14 @@ func (b *builder) snapshot(ctx context.Context, base string) (*Image, error) {
 	}
 	defer os.RemoveAll(tmp)
 	img := &Image{dir: tmp}
-	if err := b.bootFiles(filepath.Join(b.cache, base), agent, img); err != nil {
+	if err := bootFiles(filepath.Join(b.cache, base), agent, img); err != nil {
 		return nil, err
 	}
 	if err := b.firstBoot(ctx, filepath.Join(b.cache, base), img); err != nil {
+		return nil, err
+	}
+	// A restore reads neither: QEMU wants a kernel's head, and some initrd, for the devices that were there.
+	if err := errors.Join(os.Truncate(img.path(kernelFile), 64<<10), os.Truncate(img.path(initrdFile), 4<<10)); err != nil {
 		return nil, err
 	}
 	if err := os.WriteFile(img.path(accelFile), []byte(img.accel+"\n"), 0o644); err != nil {
@@ -146,7 +153,26 @@ func (b *builder) firstBoot(ctx context.Context, base string, img *Image) error 
 		b.say("not with KVM: %v", err)
 	}
 	img.accel = "tcg"
-	return b.bootAndSave(ctx, base, img, bootTCG)
+	var err error
+	for range tries {
+		if err = b.bootAndSave(ctx, base, img, bootTCG); err == nil || ctx.Err() != nil {
+			break
+		}
+		b.say("%v", err)
+	}
+	return err
+}
+
+// greet says hello until a machine that boots has an agent that answers.
+func greet(ctx context.Context, g *Guest) error {
+	for {
+		try, cancel := context.WithTimeout(ctx, greeting)
+		err := g.Hello(try)
+		cancel()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+	}
 }
 
 // warmUp is run before the machine is saved: modules and programs that tests use are then in memory.
@@ -180,7 +206,7 @@ func (b *builder) bootAndSave(ctx context.Context, base string, img *Image, dead
 	bootCtx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
 	g := &Guest{Client: wire.NewClient(m.agent), vm: m}
-	if err := g.Hello(bootCtx); err != nil {
+	if err := greet(bootCtx, g); err != nil {
 		return fmt.Errorf("boot: %w%s", err, m.said())
 	}
 	b.say("the agent answers; waits for systemd")

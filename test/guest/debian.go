@@ -91,7 +91,7 @@ func (b *builder) base(ctx context.Context) (string, error) {
 		return "", err
 	}
 	b.say("unpacks the kernel, %s", deb)
-	if err := b.unpackKernel(ctx, tmp, root, kernel); err != nil {
+	if err := unpackKernel(ctx, tmp, root, kernel); err != nil {
 		return "", err
 	}
 	if err := configure(ctx, root); err != nil {
@@ -142,7 +142,7 @@ func (b *builder) kernel(ctx context.Context) (pkg, deb string, err error) {
 }
 
 // unpackKernel puts the kernel beside root, in folder tmp, and its modules into root.
-func (b *builder) unpackKernel(ctx context.Context, tmp, root, pkg string) error {
+func unpackKernel(ctx context.Context, tmp, root, pkg string) error {
 	if _, err := output(ctx, tmp, "apt-get", "download", "-qq", pkg); err != nil {
 		return err
 	}
@@ -233,7 +233,7 @@ func makeSparse(file string, size int64) error {
 }
 
 // bootFiles puts kernel and initramfs into the image's folder. The agent comes with the latter, so that a new one needs no new base.
-func (b *builder) bootFiles(base string, agent binary, img *Image) error {
+func bootFiles(base string, agent binary, img *Image) error {
 	kernel, err := os.ReadFile(filepath.Join(base, kernelFile))
 	if err != nil {
 		return err

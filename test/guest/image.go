@@ -19,7 +19,7 @@ const (
 	diskFile   = "disk.img"   // ext4, as it was when the machine was saved
 	memoryFile = "memory.img" // all of its RAM
 	stateFile  = "state"      // registers and devices
-	kernelFile = "vmlinuz"
+	kernelFile = "vmlinuz"    // once the machine is saved: the head that QEMU wants to see
 	initrdFile = "initrd"
 	accelFile  = "accelerator"
 	emptyFile  = "empty.img" // the payload disk of a machine that has none
@@ -32,6 +32,10 @@ const (
 	// payloadSize is of the second disk, which the guest reads only: its size is part of what is saved, its content is not.
 	payloadSize = 1 << 30
 )
+
+// masks keep units from starting that take seconds under TCG. AppArmor is on, without Debian's profiles.
+const masks = " systemd.mask=apparmor.service systemd.mask=systemd-pstore.service systemd.mask=modprobe@efi_pstore.service" +
+	" systemd.mask=modprobe@drm.service systemd.mask=modprobe@dm_mod.service"
 
 // Image is a saved machine, a folder.
 type Image struct {
@@ -104,7 +108,7 @@ func (img *Image) machineArgs(share, disk, payload string) []string {
 		"-kernel", kernelFile, "-initrd", initrdFile,
 		// No control group of version 1; no time lost on a slow machine's watchdogs and on probing for what is not there.
 		"-append", "console=ttyS0 root=/dev/vda rw cgroup_no_v1=all panic=-1 net.ifnames=0 mitigations=off nowatchdog " +
-			"loglevel=4 systemd.show_status=0 random.trust_cpu=on rcupdate.rcu_cpu_stall_suppress=1",
+			"loglevel=4 systemd.show_status=0 random.trust_cpu=on rcupdate.rcu_cpu_stall_suppress=1" + masks,
 		"-drive", "file=" + diskFile + ",if=none,id=disk,format=raw," + disk, "-device", "virtio-blk-pci,drive=disk",
 		"-drive", "file=" + payload + ",if=none,id=payload,format=raw,readonly=on", "-device", "virtio-blk-pci,drive=payload",
 		"-device", "virtio-serial-pci",
