@@ -30,7 +30,7 @@ func main() {
 	code, err := run(ctx, os.Args[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "guest:", err)
-		if code == 0 {
+		if code <= 0 {
 			code = 1
 		}
 	}
