@@ -84,8 +84,8 @@ func start(t *testing.T, cmd *exec.Cmd) {
 
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	if !retry(5*time.Second, is) {
-		t.Fatalf("not within 5 s: %s", what)
+	if !retry(30*time.Second, is) {
+		t.Fatalf("not within 30 s: %s", what)
 	}
 }
 
