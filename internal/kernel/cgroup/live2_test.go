@@ -58,7 +58,7 @@ func TestLiveLimits2(t *testing.T) {
 	check("memory.max", "max")
 	check("pids.max", "50")
 	start(t, join(t, g, "sleep 100"))
-	eventually(t, "a process", func() bool { p, _ := g.Pids(); return len(p) > 0 })
+	eventually(t, "a process", func() bool { return everywhere(g) })
 	if s, err := g.Stats(); err != nil || s.Pids != (Pids{1, 50}) || s.Memory.Usage.Usage == 0 || len(s.Memory.Raw) == 0 {
 		t.Errorf("stats: %+v, %v", s, err)
 	}
@@ -81,7 +81,7 @@ func TestLiveInternalProcesses2(t *testing.T) {
 	}
 	g := liveGroup(t, nil)
 	start(t, join(t, g, "sleep 100"))
-	eventually(t, "a process", func() bool { p, _ := g.Pids(); return len(p) > 0 })
+	eventually(t, "a process", func() bool { return everywhere(g) })
 	_, err = l.Create(g.path+"/child", &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(1 << 20))}})
 	if !errors.Is(err, api.Conflict) || !strings.Contains(err.Error(), "no internal processes") || exists(g.v2()+"/child") {
 		t.Errorf("%v", err)
@@ -98,7 +98,7 @@ func TestLiveInternalProcesses2(t *testing.T) {
 		t.Errorf("pids.max = %q, %v", b, err)
 	}
 	start(t, join(t, child, "sleep 100"))
-	eventually(t, "a process in the child", func() bool { p, _ := child.Pids(); return len(p) > 0 })
+	eventually(t, "a process in the child", func() bool { return everywhere(child) })
 	if err := child.Kill(unix.SIGKILL); err != nil {
 		t.Error(err)
 	}
