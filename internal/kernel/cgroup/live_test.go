@@ -92,7 +92,7 @@ func eventually(t *testing.T, what string, is func() bool) {
 // everywhere reports whether somebody has joined the group in all hierarchies; on a hybrid machine a child is born into one of them.
 func everywhere(g *Group) bool {
 	for _, dir := range g.dirs {
-		if b, err := readFile(dir + "/cgroup.procs"); err != nil || len(b) == 0 {
+		if list, err := pidsIn(nil, dir, false); err != nil || len(list) == 0 {
 			return false
 		}
 	}
