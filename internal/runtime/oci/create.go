@@ -7,6 +7,7 @@ import (
 	"path"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -32,6 +33,7 @@ type Request struct {
 	NetNS    int    // descriptor of the network namespace to join instead of what the spec says; -1: as the spec says
 	Stdio    [3]int // descriptors for the process without a terminal; all must be 3 or more, or 0, 1, 2 in their places
 	Gate     int    // socket of OpenGate, for a process that is held; -1: it is started by Process.Start
+	NoPivot  bool   // see builder.move: weaker, for a root in the initial ramfs, which pivot_root(2) refuses
 	Preserve int    // how many descriptors after the standard streams the process inherits; they must be open
 
 	Rootless bool // go without a cgroup where the caller may make none and none was asked for
@@ -74,13 +76,15 @@ func Create(req *Request) (*Container, error) {
 		return group, groupErr
 	}
 	var p *Process
+	var links netDevices
+	defer links.close()
 	if usesUserNS(req.Spec) != nil {
 		if _, err = wait(); err == nil {
-			p, err = createStaged(req, group)
+			p, err = createStaged(req, group, &links)
 		}
 	} else {
 		err = onThread(func() (err error) {
-			p, err = build(req, wait)
+			p, err = build(req, wait, &links)
 			return err
 		})
 		if _, gerr := wait(); err == nil {
@@ -91,6 +95,7 @@ func Create(req *Request) (*Container, error) {
 		}
 	}
 	if err != nil {
+		links.giveBack()
 		if p != nil {
 			p.Abandon()
 		}
@@ -134,13 +139,18 @@ func onThread(f func() error) error {
 	return <-done
 }
 
-// build makes everything of the container on this thread and forks.
-func build(req *Request, group func() (*cgroup.Group, error)) (*Process, error) {
+// build makes everything of the container on this thread and forks. links is nil in a stage, whose maker sees to them.
+func build(req *Request, group func() (*cgroup.Group, error), links *netDevices) (*Process, error) {
 	s := req.Spec
 	if err := enterNamespaces(req); err != nil {
 		return nil, err
 	}
-	b := &builder{spec: s, req: req, host: -1, root: -1, null: -1, dev: -1, devpts: -1, proc: -1, procPlace: -1, mask: -1, group: group}
+	if links != nil {
+		if err := links.take(s.Linux.NetDevices, "/proc/"+strconv.Itoa(unix.Getpid())+"/task/"+strconv.Itoa(unix.Gettid())+"/ns/net"); err != nil {
+			return nil, err
+		}
+	}
+	b := &builder{spec: s, req: req, host: -1, root: -1, null: -1, dev: -1, devpts: -1, proc: -1, mask: -1, group: group}
 	defer b.close()
 	unix.Umask(0) // this thread's own since unshare
 	if err := b.mountRoot(); err != nil {
@@ -254,14 +264,14 @@ func (b *builder) child(slave *os.File) (*child, error) {
 	default:
 		c.state = make([]byte, 2) // the rest of the message is not wanted
 	}
-	return c, c.proc(b.procPlace, b.procOpts)
+	return c, c.proc(b.procs)
 }
 
 // finish does what needs the process: /proc, which it mounts, the hooks, which are told its number, and all that may only be hidden or made read-only
 // behind them.
 func (b *builder) finish(p *Process) error {
 	s := b.spec
-	if b.procPlace >= 0 {
+	if len(b.procs) > 0 {
 		if err := p.expect(stageProcMounted); err != nil {
 			return err
 		}
@@ -318,21 +328,24 @@ func (b *builder) createHooks(pid int) error {
 }
 
 // proc has the child mount the container's procfs.
-func (c *child) proc(place int, opts mountOptions) error {
-	c.procPlace, c.procAttr = place, uintptr(opts.set)
-	for _, o := range append([]string{"source=proc"}, opts.data...) {
-		key, value, ok := strings.Cut(o, "=")
-		k, err := syscall.BytePtrFromString(key)
-		if err != nil {
-			return err
-		}
-		var v *byte
-		if ok {
-			if v, err = syscall.BytePtrFromString(value); err != nil {
+func (c *child) proc(list []procPlace) error {
+	c.procs = make([]childProc, len(list))
+	for i := range list {
+		c.procs[i].place, c.procs[i].attr = list[i].fd, uintptr(list[i].opts.set)
+		for _, o := range append([]string{"source=proc"}, fsOptions("", &list[i].opts)...) {
+			key, value, ok := strings.Cut(o, "=")
+			k, err := syscall.BytePtrFromString(key)
+			if err != nil {
 				return err
 			}
+			var v *byte
+			if ok {
+				if v, err = syscall.BytePtrFromString(value); err != nil {
+					return err
+				}
+			}
+			c.procs[i].opts = append(c.procs[i].opts, [2]*byte{k, v})
 		}
-		c.procOpts = append(c.procOpts, [2]*byte{k, v})
 	}
 	return nil
 }

@@ -28,13 +28,8 @@ func Validate(s *specs.Spec) error {
 	if err := validateHooks(s.Hooks); err != nil {
 		return err
 	}
-	for i := range s.Mounts {
-		if !path.IsAbs(s.Mounts[i].Destination) && s.Mounts[i].Destination == "" {
-			return api.Errorf(api.InvalidArgument, "config.json: mounts[%d].destination is empty", i)
-		}
-		if len(s.Mounts[i].UIDMappings) > 0 || len(s.Mounts[i].GIDMappings) > 0 {
-			return unsupported("mounts[].uidMappings")
-		}
+	if err := validateMounts(s); err != nil {
+		return err
 	}
 	for _, f := range []struct {
 		name string
@@ -43,7 +38,6 @@ func Validate(s *specs.Spec) error {
 		{"linux.timeOffsets", len(s.Linux.TimeOffsets) > 0},
 		{"linux.intelRdt", s.Linux.IntelRdt != nil},
 		{"linux.mountLabel", s.Linux.MountLabel != ""},
-		{"linux.netDevices", len(s.Linux.NetDevices) > 0},
 		{"linux.memoryPolicy", s.Linux.MemoryPolicy != nil},
 		{"linux.personality", s.Linux.Personality != nil && s.Linux.Personality.Domain != specs.PerLinux},
 		{"linux.seccomp.listenerPath", s.Linux.Seccomp != nil && s.Linux.Seccomp.ListenerPath != ""},
@@ -75,6 +69,9 @@ func Validate(s *specs.Spec) error {
 	}
 	if !seen[specs.MountNamespace] {
 		return unsupported("a container without a mount namespace")
+	}
+	if err := validateNetDevices(s.Linux.NetDevices, seen[specs.NetworkNamespace]); err != nil {
+		return err
 	}
 	if s.Hostname != "" && !seen[specs.UTSNamespace] {
 		return api.Errorf(api.InvalidArgument, "config.json: hostname is set, but the container has no UTS namespace of its own")
