@@ -80,7 +80,7 @@ func (c *call) make(held bool) (*making, error) {
 	}}
 	req := &oci.Request{
 		ID: id, Spec: s, Bundle: bundle, RootPath: root, MountPoint: root, NetNS: -1, Gate: -1, Stdio: [3]int{0, 1, 2}, Preserve: preserve,
-		Rootless: c.goWithoutCgroup(),
+		Rootless: c.goWithoutCgroup(), NoPivot: c.on("no-pivot"),
 	}
 	if err := c.build(m, req, data, held); err != nil {
 		m.undo()

@@ -266,8 +266,16 @@ func TestMoveLink(t *testing.T) {
 	}
 	r = Request{}
 	r.AddVeth(Veth{Name: "a", Master: br.Index, MTU: 1400, Peer: "b", PeerIndex: 77, PeerNS: ns, PeerMAC: MAC{2, 0, 0, 0, 0, 2}})
-	r.SetDown(77)
-	r.MoveLink(77, to, "c")
+	if err := here.Do(&r, nil); err != nil {
+		t.Fatal(err)
+	}
+	b, err := here.LinkByName("b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r = Request{}
+	r.SetDown(b.Index)
+	r.MoveLink(b.Index, to, "c")
 	if err := here.Do(&r, nil); err != nil {
 		t.Fatal(err)
 	}
