@@ -18,9 +18,13 @@ BUILD_PACKAGES := busybox-static
 TEST_PACKAGES  := nftables iproute2 runc skopeo umoci mmdebstrap docker-registry
 BENCH_PACKAGES := crun podman containerd docker.io bubblewrap iptables
 FAR_PACKAGES   := curl redis-tools
+GUEST_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
+
+# What looks different to another kernel, with cgroup v2 alone: make test-guest runs it there.
+GUEST_TESTS    ?= ./internal/runtime/... ./internal/kernel/... ./internal/front/oci ./test/escape
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-build setup-bench setup-debian build install uninstall demo test check lint bench fuzz test-debian test-fault clean
+.PHONY: help setup setup-build setup-bench setup-debian setup-guest build install uninstall demo test check lint bench fuzz test-debian test-fault guest guest-shell test-guest clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +51,9 @@ setup-bench: setup
 
 setup-debian: setup
 	$(call packages,$(FAR_PACKAGES))
+
+setup-guest: setup-build
+	$(call packages,$(GUEST_PACKAGES))
 
 build: setup-build $(BASE) ## bin/brig, bin/brig-oci, bin/brig-image
 	@mkdir -p bin
@@ -99,6 +106,17 @@ test-debian: setup-debian build ## a whole Debian: apt-get, nginx, redis under l
 
 test-fault: setup build ## kills, crowds and full disks, five times as many as in make test
 	BRIG_FAULT_SCALE=5 $(GO) test -count=1 -v -timeout 20m ./test/fault
+
+guest: setup-guest ## a Debian with cgroup v2, systemd and CRIU under QEMU, saved as it runs (the first time: two minutes)
+	@$(GO) run ./test/guest/cmd/guest build -measure
+
+guest-shell: setup-guest ## a shell in it; what it changes is gone afterwards
+	@$(GO) run ./test/guest/cmd/guest build
+	@$(GO) run ./test/guest/cmd/guest sh
+
+test-guest: build setup-guest ## the tests of GUEST_TESTS, run in it
+	@$(GO) run ./test/guest/cmd/guest build
+	$(GO) run ./test/guest/cmd/guest test $(GUEST_TESTS)
 
 clean: ## takes away what build made
 	rm -rf bin .cache $(BASE)

@@ -24,8 +24,9 @@ import (
 )
 
 const (
-	binEnv   = "BRIG_TEST_BIN"
-	patience = 20 * time.Second // of a command
+	binEnv      = "BRIG_TEST_BIN"
+	programsEnv = "BRIG_TEST_PROGRAMS" // folder with testdata/probe, built: for a machine without a compiler
+	patience    = 20 * time.Second     // of a command
 )
 
 // The world of all tests: folders that Brig makes itself, and the attacker's program.
@@ -62,10 +63,14 @@ func inWorld(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	root, state, probe = filepath.Join(dir, "root"), filepath.Join(dir, "state"), filepath.Join(dir, "probe")
-	build := exec.Command("go", "build", "-o", probe, "./testdata/probe")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fatal(err, string(out))
+	if built := os.Getenv(programsEnv); built != "" {
+		probe = filepath.Join(built, "probe")
+	} else {
+		build := exec.Command("go", "build", "-o", probe, "./testdata/probe")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			fatal(err, string(out))
+		}
 	}
 	before, err := machine.Take()
 	if err != nil {

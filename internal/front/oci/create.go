@@ -81,7 +81,7 @@ func (c *call) make(held bool) (*making, error) {
 	}}
 	req := &oci.Request{
 		ID: id, Spec: s, Bundle: bundle, RootPath: root, MountPoint: root, NetNS: -1, Gate: -1, Stdio: [3]int{0, 1, 2}, Preserve: preserve,
-		Rootless: c.goWithoutCgroup(), NoNewKeyring: c.on("no-new-keyring"),
+		Rootless: c.goWithoutCgroup(), Systemd: c.systemd, Here: true, NoNewKeyring: c.on("no-new-keyring"), NoPivot: c.on("no-pivot"),
 	}
 	m.e.NoNewKeyring = req.NoNewKeyring
 	for _, w := range oci.Warnings(s.Process) {

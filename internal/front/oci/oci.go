@@ -28,9 +28,9 @@ var Version = "dev"
 // verb is one command.
 type verb struct {
 	name, args, help string
-	flags            []flag
-	firstArgEnds     bool // what follows the first argument belongs to a command of the user's
-	min, max         int  // how many arguments; max -1: any number
+	flags            func() []flag // nil: none; a function, so that only those of the verb that runs are built
+	firstArgEnds     bool          // what follows the first argument belongs to a command of the user's
+	min, max         int           // how many arguments; max -1: any number
 	run              func(c *call) (int, error)
 }
 
@@ -46,20 +46,20 @@ type call struct {
 func verbs() []verb {
 	id := "CONTAINER"
 	return []verb{
-		{"create", id, "create a container", createFlags(), false, 1, 1, create},
-		{"delete", id, "delete what is kept of a container", []flag{{"force", "f", isBool, "kill it first if it runs, and be content if there is none"}}, false, 1, 1, remove},
-		{"events", id, "print a container's statistics and out-of-memory events", eventsFlags(), false, 1, 1, events},
-		{"exec", id + " COMMAND [ARG...]", "execute a process in a container", execFlags(), true, 1, -1, execute},
-		{"kill", id + " [SIGNAL]", "send a signal (default SIGTERM) to a container's first process", []flag{{"all", "a", isBool, "send it to all processes"}}, false, 1, 2, kill},
-		{"list", "", "list the containers below --root", listFlags(), false, 0, 0, list},
+		{"create", id, "create a container", createFlags, false, 1, 1, create},
+		{"delete", id, "delete what is kept of a container", deleteFlags, false, 1, 1, remove},
+		{"events", id, "print a container's statistics and out-of-memory events", eventsFlags, false, 1, 1, events},
+		{"exec", id + " COMMAND [ARG...]", "execute a process in a container", execFlags, true, 1, -1, execute},
+		{"kill", id + " [SIGNAL]", "send a signal (default SIGTERM) to a container's first process", killFlags, false, 1, 2, kill},
+		{"list", "", "list the containers below --root", listFlags, false, 0, 0, list},
 		{"pause", id, "stop all processes of a container for a while", nil, false, 1, 1, pause},
-		{"ps", id + " [PS OPTION...]", "list the processes of a container", []flag{{"format", "f", isString, "table (default) or json"}}, true, 1, -1, ps},
+		{"ps", id + " [PS OPTION...]", "list the processes of a container", psFlags, true, 1, -1, ps},
 		{"resume", id, "let a paused container go on", nil, false, 1, 1, resume},
-		{"run", id, "create a container, start it and wait for it", runFlags(), false, 1, 1, run},
-		{"spec", "", "write an example config.json", specFlags(), false, 0, 0, spec},
+		{"run", id, "create a container, start it and wait for it", runFlags, false, 1, 1, run},
+		{"spec", "", "write an example config.json", specFlags, false, 0, 0, spec},
 		{"start", id, "execute the command of a container that was created", nil, false, 1, 1, start},
 		{"state", id, "print the state of a container, as JSON", nil, false, 1, 1, state},
-		{"update", id, "change the limits of a container", updateFlags(), false, 1, 1, update},
+		{"update", id, "change the limits of a container", updateFlags, false, 1, 1, update},
 	}
 }
 
@@ -106,9 +106,8 @@ func Main(argv []string, stdin, stdout, stderr *os.File) int {
 }
 
 func (c *call) do(v *verb, argv []string) int {
-	flags := append([]flag{{"help", "h", isBool, "show this help"}}, v.flags...)
 	var err error
-	if c.values, c.args, err = parse(v.name, flags, argv, v.firstArgEnds); err != nil {
+	if c.values, c.args, err = parse(v.name, v.allFlags(), argv, v.firstArgEnds); err != nil {
 		return report(err, &c.globals, c.stderr)
 	}
 	if c.on("help") {
@@ -130,6 +129,22 @@ func (c *call) do(v *verb, argv []string) int {
 	}
 	return code
 }
+
+func (v *verb) allFlags() []flag {
+	flags := []flag{{"help", "h", isBool, "show this help"}}
+	if v.flags != nil {
+		flags = append(flags, v.flags()...)
+	}
+	return flags
+}
+
+func deleteFlags() []flag {
+	return []flag{{"force", "f", isBool, "kill it first if it runs, and be content if there is none"}}
+}
+
+func killFlags() []flag { return []flag{{"all", "a", isBool, "send it to all processes"}} }
+
+func psFlags() []flag { return []flag{{"format", "f", isString, "table (default) or json"}} }
 
 func argCount(v *verb) string {
 	switch {
@@ -225,5 +240,5 @@ func help(args []string, stdout, stderr *os.File) int {
 
 func verbUsage(v *verb, w io.Writer) {
 	fmt.Fprintf(w, "brig-oci %s: %s\n\nUsage:\n  brig-oci %s\n\nFlags:\n", v.name, v.help, strings.TrimSpace(v.name+" [flags] "+v.args))
-	describe(w, append([]flag{{"help", "h", isBool, "show this help"}}, v.flags...))
+	describe(w, v.allFlags())
 }

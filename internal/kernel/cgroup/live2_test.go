@@ -58,7 +58,7 @@ func TestLiveLimits2(t *testing.T) {
 	check("memory.max", "max")
 	check("pids.max", "50")
 	start(t, join(t, g, "sleep 100"))
-	eventually(t, "a process", func() bool { p, _ := g.Pids(); return len(p) > 0 })
+	eventually(t, "a process", func() bool { return everywhere(g) })
 	if s, err := g.Stats(); err != nil || s.Pids != (Pids{1, 50}) || s.Memory.Usage.Usage == 0 || len(s.Memory.Raw) == 0 {
 		t.Errorf("stats: %+v, %v", s, err)
 	}
@@ -81,7 +81,7 @@ func TestLiveInternalProcesses2(t *testing.T) {
 	}
 	g := liveGroup(t, nil)
 	start(t, join(t, g, "sleep 100"))
-	eventually(t, "a process", func() bool { p, _ := g.Pids(); return len(p) > 0 })
+	eventually(t, "a process", func() bool { return everywhere(g) })
 	_, err = l.Create(g.path+"/child", &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(1 << 20))}})
 	if !errors.Is(err, api.Conflict) || !strings.Contains(err.Error(), "no internal processes") || exists(g.v2()+"/child") {
 		t.Errorf("%v", err)
@@ -98,7 +98,7 @@ func TestLiveInternalProcesses2(t *testing.T) {
 		t.Errorf("pids.max = %q, %v", b, err)
 	}
 	start(t, join(t, child, "sleep 100"))
-	eventually(t, "a process in the child", func() bool { p, _ := child.Pids(); return len(p) > 0 })
+	eventually(t, "a process in the child", func() bool { return everywhere(child) })
 	if err := child.Kill(unix.SIGKILL); err != nil {
 		t.Error(err)
 	}
@@ -178,5 +178,51 @@ func TestLiveHierarchies(t *testing.T) {
 	}
 	if _, err := (&Group{l: g.l, path: "/gone", dirs: []string{"/nosuch" + strconv.Itoa(os.Getpid())}}).Stats(); !errors.Is(err, api.NotFound) {
 		t.Errorf("a group that is gone: %v", err)
+	}
+}
+
+// A container that has moved its processes further down can still be joined, beside them.
+func TestLiveNested(t *testing.T) {
+	g := liveGroup(t, nil)
+	if g.v2() == "" {
+		t.Skip("cgroup version 2 is not mounted")
+	}
+	cmd := join(t, g, "mkdir "+g.v2()+"/inner && echo $$ > "+g.v2()+"/inner/cgroup.procs && exec sleep 100")
+	start(t, cmd)
+	inner := g.v2() + "/inner"
+	eventually(t, "the process in the inner group", func() bool {
+		b, err := readFile(inner + "/cgroup.procs")
+		return err == nil && len(b) > 0
+	})
+	n, err := g.Nested(cmd.Process.Pid)
+	if err != nil || n.v2() != inner {
+		t.Fatalf("%+v, %v", n, err)
+	}
+	start(t, join(t, n, "exec sleep 100"))
+	eventually(t, "both in the inner group", func() bool {
+		b, err := readFile(inner + "/cgroup.procs")
+		return err == nil && strings.Count(string(b), "\n") == 2
+	})
+	if _, err := g.Nested(os.Getpid()); !errors.Is(err, api.Conflict) {
+		t.Errorf("a process of somebody else: %v", err)
+	}
+	if _, err := g.Nested(1 << 30); !errors.Is(err, api.NotFound) {
+		t.Errorf("no process: %v", err)
+	}
+}
+
+func TestLiveChown(t *testing.T) {
+	g := liveGroup(t, nil)
+	if err := g.Chown(nobody); err != nil {
+		t.Fatal(err)
+	}
+	if !g.l.V2() {
+		t.Skip("nothing is given away where version 2 does not stand alone")
+	}
+	for file, want := range map[string]uint32{"": nobody, "/cgroup.procs": nobody, "/cgroup.subtree_control": nobody, "/memory.max": 0} {
+		var st unix.Stat_t
+		if err := unix.Stat(g.v2()+file, &st); err != nil || st.Uid != want {
+			t.Errorf("%q is %d's, %v; want %d", file, st.Uid, err, want)
+		}
 	}
 }

@@ -123,7 +123,7 @@ func TestLiveRelative(t *testing.T) {
 		t.Fatal(err)
 	}
 	start(t, join(t, again, "sleep 100"))
-	eventually(t, "a process", func() bool { p, _ := g.Pids(); return len(p) > 0 })
+	eventually(t, "a process", func() bool { return everywhere(g) })
 	if err := again.Kill(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestLiveTakeover(t *testing.T) {
 		}
 	}
 	start(t, join(t, g, "sleep 100"))
-	eventually(t, "a process", func() bool { p, _ := g.Pids(); return len(p) > 0 })
+	eventually(t, "a process", func() bool { return everywhere(g) })
 	if _, err := g.l.Create(g.path, limits); !errors.Is(err, api.Conflict) || !strings.Contains(err.Error(), "1 process") {
 		t.Errorf("a group with a process in it: %v", err)
 	}

@@ -46,6 +46,9 @@ func (g *Group) list(below bool) ([]int, error) {
 		return nil, err
 	}
 	list, err := pidsIn(nil, dir, below)
+	if v2 := g.v2(); err == nil && v2 != "" && v2 != dir {
+		list, err = pidsIn(list, v2, below) // on a hybrid machine a child is born into the v2 group, and joins the others a moment later
+	}
 	slices.Sort(list)
 	return slices.Compact(list), err
 }

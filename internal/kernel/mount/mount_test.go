@@ -92,6 +92,7 @@ func TestMkdirAllInRoot(t *testing.T) {
 	root, dir := openRoot(t)
 	for name, want := range map[string]string{
 		"x/y/z": "/x/y/z", "/x/y/z": "/x/y/z", "abs/new/er": "/etc/new/er", "into/c": "/a/c", "../../p": "/p", "a/b": "/a/b", "trailing/": "/trailing",
+		"dangling": "/nowhere/at/all", "dangling/x": "/nowhere/at/all/x", "up/x": "/outside/x", "outfile": filepath.Join(dir, "../outside/new"), "abs/../q": "/q",
 	} {
 		fd, err := MkdirAllInRoot(root, name, 0o750)
 		if err != nil {
@@ -103,7 +104,7 @@ func TestMkdirAllInRoot(t *testing.T) {
 		}
 		unix.Close(fd)
 	}
-	for _, name := range []string{"dangling", "dangling/x", "up/x", "loop/x", "etc/passwd", "etc/passwd/x", "outfile"} {
+	for _, name := range []string{"loop", "loop/x", "etc/passwd", "etc/passwd/x"} {
 		if fd, err := MkdirAllInRoot(root, name, 0o750); err == nil {
 			t.Errorf("%q gave %s", name, where(fd))
 		}
@@ -113,7 +114,8 @@ func TestMkdirAllInRoot(t *testing.T) {
 
 func TestMkfileInRoot(t *testing.T) {
 	root, dir := openRoot(t)
-	for name, want := range map[string]string{"new/dir/file": "/new/dir/file", "abs/conf": "/etc/conf", "filelink": "/etc/passwd", "a/b": "/a/b"} {
+	for name, want := range map[string]string{"new/dir/file": "/new/dir/file", "abs/conf": "/etc/conf", "filelink": "/etc/passwd", "a/b": "/a/b",
+		"dangling": "/nowhere/at/all", "updir": "/outside", "outfile": filepath.Join(dir, "../outside/new")} {
 		fd, err := MkfileInRoot(root, name, 0o644)
 		if err != nil {
 			t.Errorf("%q: %v", name, err)
@@ -127,7 +129,7 @@ func TestMkfileInRoot(t *testing.T) {
 	if got, err := os.ReadFile(dir + "/etc/passwd"); err != nil || string(got) != "inside" {
 		t.Errorf("a file that was there is %q now, %v", got, err)
 	}
-	for _, name := range []string{"outfile", "dangling", "up", "loop"} {
+	for _, name := range []string{"loop", "etc/passwd/x", "new/dir/file/x"} {
 		if fd, err := MkfileInRoot(root, name, 0o644); err == nil {
 			t.Errorf("%q gave %s", name, where(fd))
 		}

@@ -207,3 +207,82 @@ func FuzzAttributes(f *testing.F) {
 		parseRoute(unix.AF_INET, 24, b, unix.RTA_DST, unix.RTA_OIF)
 	})
 }
+
+// TestAddresses: what is given to an interface is read back, with the other end of a point-to-point link.
+func TestAddresses(t *testing.T) {
+	c := private(t)
+	lo, err := c.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r Request
+	r.SetUp(lo.Index)
+	r.AddAddress(lo.Index, netip.MustParsePrefix("10.0.0.2/24"), 0)
+	r.AddPeerAddress(lo.Index, netip.MustParsePrefix("10.1.0.2/32"), netip.MustParseAddr("10.1.0.1"), 0)
+	r.AddAddress(lo.Index, netip.MustParsePrefix("2001:db8::1/64"), unix.IFA_F_NODAD)
+	if err := c.Do(&r, nil); err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.Addresses(lo.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for prefix, peer := range map[string]netip.Addr{"10.0.0.2/24": {}, "10.1.0.2/32": netip.MustParseAddr("10.1.0.1"), "2001:db8::1/64": {}, "127.0.0.1/8": {}, "::1/128": {}} {
+		found := false
+		for _, a := range got {
+			found = found || a.Prefix == netip.MustParsePrefix(prefix) && a.Peer == peer && a.Flags&unix.IFA_F_PERMANENT != 0
+		}
+		if !found {
+			t.Errorf("%s with peer %v is not in %+v", prefix, peer, got)
+		}
+	}
+	if other, err := c.Addresses(lo.Index + 1); err != nil || len(other) > 0 {
+		t.Errorf("of no interface: %v, %v", other, err)
+	}
+}
+
+// TestMoveLink: an interface goes to another namespace under a new name.
+func TestMoveLink(t *testing.T) {
+	here := private(t)
+	ns, err := here.Namespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(ns)
+	there := private(t)
+	to, err := there.Namespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(to)
+	var r Request
+	r.AddBridge(Bridge{Name: "br", MAC: MAC{2, 0, 0, 0, 0, 1}, MTU: 1500})
+	if err := here.Do(&r, nil); err != nil {
+		t.Fatal(err)
+	}
+	br, err := here.LinkByName("br")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r = Request{}
+	r.AddVeth(Veth{Name: "a", Master: br.Index, MTU: 1400, Peer: "b", PeerIndex: 77, PeerNS: ns, PeerMAC: MAC{2, 0, 0, 0, 0, 2}})
+	if err := here.Do(&r, nil); err != nil {
+		t.Fatal(err)
+	}
+	b, err := here.LinkByName("b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r = Request{}
+	r.SetDown(b.Index)
+	r.MoveLink(b.Index, to, "c")
+	if err := here.Do(&r, nil); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := there.LinkByName("c"); err != nil || l.MTU != 1400 || l.Flags&unix.IFF_UP != 0 {
+		t.Errorf("%+v, %v", l, err)
+	}
+	if _, err := here.LinkByName("b"); !errors.Is(err, unix.ENODEV) {
+		t.Errorf("it is still here: %v", err)
+	}
+}

@@ -103,6 +103,19 @@ func (r *Request) SetUp(index uint32) {
 	r.Start("set interface up", unix.RTM_SETLINK, unix.NLM_F_ACK, ifinfo(index, unix.IFF_UP, unix.IFF_UP))
 }
 
+// SetDown takes an interface out of service. It loses its IPv6 addresses.
+func (r *Request) SetDown(index uint32) {
+	r.Start("set interface down", unix.RTM_SETLINK, unix.NLM_F_ACK, ifinfo(index, 0, unix.IFF_UP))
+}
+
+// MoveLink moves an interface into the network namespace of a descriptor, under the given name there. The interface must be down.
+// EEXIST if the name is taken there: then it may have moved all the same, under its old name. EINVAL for one that cannot be moved.
+func (r *Request) MoveLink(index uint32, ns int, name string) {
+	r.Start("move interface to a network namespace as "+name, unix.RTM_NEWLINK, unix.NLM_F_ACK, ifinfo(index, 0, 0))
+	r.String(unix.IFLA_IFNAME, name)
+	r.Uint32(unix.IFLA_NET_NS_FD, uint32(ns))
+}
+
 // DelLink removes an interface.
 func (r *Request) DelLink(index uint32) {
 	r.Start("remove interface", unix.RTM_DELLINK, unix.NLM_F_ACK, ifinfo(index, 0, 0))
@@ -110,12 +123,17 @@ func (r *Request) DelLink(index uint32) {
 
 // AddAddress gives an interface an address; EEXIST if it has it. Flags are unix.IFA_F_….
 func (r *Request) AddAddress(index uint32, p netip.Prefix, flags uint32) {
+	r.AddPeerAddress(index, p, p.Addr(), flags)
+}
+
+// AddPeerAddress gives an interface an address and tells it who is at the other end of a point-to-point link.
+func (r *Request) AddPeerAddress(index uint32, p netip.Prefix, peer netip.Addr, flags uint32) {
 	h := make([]byte, unix.SizeofIfAddrmsg)
 	h[0], h[1] = family(p.Addr()), uint8(p.Bits())
 	binary.NativeEndian.PutUint32(h[4:], index)
 	r.Start("add address "+p.String(), unix.RTM_NEWADDR, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL, h)
 	r.Bytes(unix.IFA_LOCAL, p.Addr().AsSlice())
-	r.Bytes(unix.IFA_ADDRESS, p.Addr().AsSlice())
+	r.Bytes(unix.IFA_ADDRESS, peer.AsSlice())
 	r.Uint32(unix.IFA_FLAGS, flags)
 }
 
@@ -258,6 +276,47 @@ func (c *Conn) Routes() ([]Route, error) {
 		}
 	})
 	return routes, err
+}
+
+// Address is an address of an interface.
+type Address struct {
+	Prefix netip.Prefix // the interface's own address, with the bits of its network
+	Peer   netip.Addr   // the other end of a point-to-point link; not valid where there is none
+	Flags  uint32       // unix.IFA_F_…
+	Scope  uint8        // unix.RT_SCOPE_…
+}
+
+// Addresses lists the IPv4 and IPv6 addresses of an interface, in the kernel's order.
+func (c *Conn) Addresses(index uint32) ([]Address, error) {
+	var list []Address
+	var r Request
+	r.Start("list addresses", unix.RTM_GETADDR, unix.NLM_F_DUMP, make([]byte, unix.SizeofIfAddrmsg))
+	err := c.Do(&r, func(typ uint16, b []byte) {
+		if typ != unix.RTM_NEWADDR || len(b) < unix.SizeofIfAddrmsg || binary.NativeEndian.Uint32(b[4:]) != index || b[0] != unix.AF_INET && b[0] != unix.AF_INET6 {
+			return
+		}
+		a := Address{Flags: uint32(b[2]), Scope: b[3]}
+		var local, addr netip.Addr
+		Attributes(b[unix.SizeofIfAddrmsg:], func(attr uint16, v []byte) {
+			switch {
+			case attr == unix.IFA_LOCAL:
+				local, _ = netip.AddrFromSlice(v)
+			case attr == unix.IFA_ADDRESS:
+				addr, _ = netip.AddrFromSlice(v)
+			case attr == unix.IFA_FLAGS && len(v) == 4:
+				a.Flags = binary.NativeEndian.Uint32(v)
+			}
+		})
+		if !local.IsValid() { // IPv6 without a peer has the other attribute alone
+			local = addr
+		} else if addr != local {
+			a.Peer = addr
+		}
+		if a.Prefix = netip.PrefixFrom(local, int(b[1])); a.Prefix.IsValid() {
+			list = append(list, a)
+		}
+	})
+	return list, err
 }
 
 // parseRoute reads what routes and addresses have in common; oif is the interface's attribute.

@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -112,6 +113,9 @@ func TestSamples(t *testing.T) {
 // TestSpecificationsOwnSamples: the samples in runtime-spec's schema tests, valid for the schema or not.
 func TestSpecificationsOwnSamples(t *testing.T) {
 	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/opencontainers/runtime-spec").Output()
+	if errors.Is(err, exec.ErrNotFound) {
+		t.Skip("the samples lie in the module cache, and there is no go to say where")
+	}
 	if err != nil {
 		t.Fatalf("go list: %v", err)
 	}

@@ -12,9 +12,10 @@ import (
 	"brig/internal/kernel/mount"
 )
 
-// mountCgroup shows the container its own groups, as if they were the roots of the hierarchies: on version 2 one folder, on version 1 and hybrid a
-// tmpfs with a folder a hierarchy and links for controllers that share one.
-func (b *builder) mountCgroup(m *specs.Mount, opts mountOptions) error {
+// mountCgroup shows the container its own groups, as if they were the roots of the hierarchies: on version 2, or where type cgroup2 asks for that alone,
+// one folder; on version 1 and hybrid a tmpfs with a folder a hierarchy and links for controllers that share one. With a cgroup namespace
+// of its own that is all that a container could mount itself; without one it is less than what /proc/self/cgroup names.
+func (b *builder) mountCgroup(m *specs.Mount, opts *mountOptions) error {
 	g, err := b.group()
 	if err != nil {
 		return err
@@ -22,14 +23,18 @@ func (b *builder) mountCgroup(m *specs.Mount, opts mountOptions) error {
 	if g == nil {
 		return api.Errorf(api.Unsupported, "the container has no cgroup of its own to show: leave this mount out")
 	}
-	at, err := mount.MkdirAllInRoot(b.root, m.Destination, 0o755)
+	paths := g.Paths()
+	dir, unified := paths[""]
+	if m.Type == "cgroup2" && !unified {
+		return api.Errorf(api.Unsupported, "type cgroup2: this host has no version 2 hierarchy mounted: type cgroup shows what it has")
+	}
+	at, err := mount.MkdirAllInRoot(b.root, destination(m), 0o755)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(at)
-	paths := g.Paths()
-	if dir, ok := paths[""]; ok && len(paths) == 1 {
-		return bindGroup(dir, at, opts.set)
+	if unified && (len(paths) == 1 || m.Type == "cgroup2") {
+		return b.bindGroup(dir, at, opts)
 	}
 	fd, err := mount.New("tmpfs", "tmpfs", b.labelled("tmpfs", []string{"mode=755"}), int(opts.set&^unix.MOUNT_ATTR_RDONLY))
 	if err != nil {
@@ -68,17 +73,27 @@ func (b *builder) mountCgroup(m *specs.Mount, opts mountOptions) error {
 			return os.NewSyscallError("move_mount", err)
 		}
 	}
-	return mount.SetAttr(fd, true, opts.set, 0, unix.MS_PRIVATE)
+	if err := mount.SetAttr(fd, true, opts.set, opts.clr, unix.MS_PRIVATE); err != nil {
+		return err
+	}
+	rest := *opts
+	rest.set, rest.clr = 0, 0
+	return b.attributes(fd, &rest)
 }
 
-func bindGroup(dir string, at int, attr uint64) error {
+func (b *builder) bindGroup(dir string, at int, opts *mountOptions) error {
 	fd, err := mount.Clone(unix.AT_FDCWD, dir, false)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := mount.SetAttr(fd, false, attr, 0, unix.MS_PRIVATE); err != nil {
+	if err := mount.SetAttr(fd, false, opts.set, opts.clr, unix.MS_PRIVATE); err != nil {
 		return err
 	}
-	return mount.Attach(fd, at)
+	if err := mount.Attach(fd, at); err != nil {
+		return err
+	}
+	rest := *opts
+	rest.set, rest.clr = 0, 0
+	return b.attributes(fd, &rest)
 }

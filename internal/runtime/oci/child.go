@@ -16,9 +16,7 @@ type child struct {
 	cgroupNSFD  int   // or join this one; 0: neither
 	userNS      int   // user namespace to join, 0: none
 
-	procPlace int        // where to mount /proc, which must be done by a process of the new PID namespace; -1: nowhere
-	procOpts  [][2]*byte // fsconfig(2) keys and values; a nil value is a flag
-	procAttr  uintptr    // MOUNT_ATTR_*
+	procs []childProc // what is to be mounted by a process of the new PID namespace
 
 	syncRead  int // one byte arrives: syncGo or syncHold; end of file: the parent died
 	syncWrite int // the parent's end, of which the child has a copy
@@ -69,6 +67,13 @@ const (
 	syncGo   = 1 // execute
 	syncHold = 2 // wait at the gate: the parent goes away
 )
+
+// childProc is a procfs to be mounted.
+type childProc struct {
+	place int        // descriptor
+	opts  [][2]*byte // fsconfig(2) keys and values; a nil value is a flag
+	attr  uintptr    // MOUNT_ATTR_*
+}
 
 type rlimit struct {
 	resource uintptr
@@ -203,10 +208,12 @@ func runChild(c *child) (int32, syscall.Errno) {
 	syscall.RawSyscall(unix.SYS_CLOSE, uintptr(c.syncWrite), 0, 0)
 	// Nobody in the container may look into this process before it executes.
 	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0)
-	if c.procPlace >= 0 {
-		if e := mountProc(c); e != 0 {
+	for i := range c.procs {
+		if e := mountProc(&c.procs[i]); e != 0 {
 			return stageProc, e
 		}
+	}
+	if len(c.procs) > 0 {
 		report(c.report, stageProcMounted, 0)
 	}
 	for _, fd := range c.cgroupTasks {
@@ -378,13 +385,13 @@ var (
 //go:noinline
 //go:norace
 //go:nocheckptr
-func mountProc(c *child) syscall.Errno {
+func mountProc(p *childProc) syscall.Errno {
 	fs, _, e := syscall.RawSyscall(unix.SYS_FSOPEN, uintptr(unsafe.Pointer(&procName)), unix.FSOPEN_CLOEXEC, 0)
 	if e != 0 {
 		return e
 	}
-	for i := range c.procOpts {
-		o := &c.procOpts[i]
+	for i := range p.opts {
+		o := &p.opts[i]
 		cmd := uintptr(unix.FSCONFIG_SET_STRING)
 		if o[1] == nil {
 			cmd = unix.FSCONFIG_SET_FLAG
@@ -396,12 +403,12 @@ func mountProc(c *child) syscall.Errno {
 	if _, _, e = syscall.RawSyscall6(unix.SYS_FSCONFIG, fs, unix.FSCONFIG_CMD_CREATE, 0, 0, 0, 0); e != 0 {
 		return e
 	}
-	fd, _, e := syscall.RawSyscall(unix.SYS_FSMOUNT, fs, unix.FSMOUNT_CLOEXEC, c.procAttr)
+	fd, _, e := syscall.RawSyscall(unix.SYS_FSMOUNT, fs, unix.FSMOUNT_CLOEXEC, p.attr)
 	if e != 0 {
 		return e
 	}
 	empty := uintptr(unsafe.Pointer(&emptyName))
-	_, _, e = syscall.RawSyscall6(unix.SYS_MOVE_MOUNT, fd, empty, uintptr(c.procPlace), empty, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH, 0)
+	_, _, e = syscall.RawSyscall6(unix.SYS_MOVE_MOUNT, fd, empty, uintptr(p.place), empty, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH, 0)
 	syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
 	syscall.RawSyscall(unix.SYS_CLOSE, fs, 0, 0)
 	return e

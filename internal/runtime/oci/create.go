@@ -35,6 +35,7 @@ type Request struct {
 	Stdio        [3]int // descriptors for the process without a terminal; all must be 3 or more, or 0, 1, 2 in their places
 	Gate         int    // socket of OpenGate, for a process that is held; -1: it is started by Process.Start
 	NoNewKeyring bool   // keep the caller's session keyring
+	NoPivot      bool   // see builder.move: weaker, for a root in the initial ramfs, which pivot_root(2) refuses
 
 	Preserve int // how many descriptors after the standard streams the process inherits; they must be open
 
@@ -66,13 +67,16 @@ func Create(req *Request) (*Container, error) {
 	if err := Validate(req.Spec); err != nil {
 		return nil, err
 	}
-	p, where, err := create(req)
+	var links netDevices
+	defer links.close()
+	p, where, err := create(req, &links)
 	if err == nil {
 		if err = where.settle(p.Pid); err != nil {
 			p.Abandon()
 		}
 	}
 	if err != nil {
+		links.giveBack()
 		if where != nil {
 			where.remove()
 		}
@@ -85,13 +89,13 @@ func Create(req *Request) (*Container, error) {
 	return c, nil
 }
 
-func create(req *Request) (*Process, *place, error) {
+func create(req *Request, links *netDevices) (*Process, *place, error) {
 	if usesUserNS(req.Spec) != nil {
 		where, err := makePlace(req)
 		if err != nil {
 			return nil, nil, err
 		}
-		p, err := createStaged(req, where.group)
+		p, err := createStaged(req, where.group, links)
 		return p, where, err
 	}
 	var p *Process
@@ -102,11 +106,11 @@ func create(req *Request) (*Process, *place, error) {
 			return nil, nil, err
 		}
 		err = thereAndBack(func() error {
-			p, err = build(req, func() (*cgroup.Group, error) { return where.group, nil })
+			p, err = build(req, func() (*cgroup.Group, error) { return where.group, nil }, links)
 			return err
 		})
 	} else {
-		p, where, err = createBeside(req)
+		p, where, err = createBeside(req, links)
 	}
 	if err == nil {
 		err = p.Ready()
@@ -118,7 +122,7 @@ func create(req *Request) (*Process, *place, error) {
 }
 
 // createBeside makes the cgroup while a thread of its own mounts: both take about as long.
-func createBeside(req *Request) (*Process, *place, error) {
+func createBeside(req *Request, links *netDevices) (*Process, *place, error) {
 	type made struct {
 		where *place
 		err   error
@@ -137,7 +141,7 @@ func createBeside(req *Request) (*Process, *place, error) {
 				return nil, m.err
 			}
 			return m.where.group, nil
-		})
+		}, links)
 		return err
 	})
 	m := wait()
@@ -155,13 +159,18 @@ func (req *Request) CgroupPath() string {
 	return "/" + req.ID
 }
 
-// build makes everything of the container on this thread and forks.
-func build(req *Request, group func() (*cgroup.Group, error)) (*Process, error) {
+// build makes everything of the container on this thread and forks. links is nil in a stage, whose maker sees to them.
+func build(req *Request, group func() (*cgroup.Group, error), links *netDevices) (*Process, error) {
 	s := req.Spec
 	if err := enterNamespaces(req); err != nil {
 		return nil, err
 	}
-	b := &builder{spec: s, req: req, host: -1, root: -1, null: -1, dev: -1, devpts: -1, proc: -1, procPlace: -1, mask: -1, group: group}
+	if links != nil {
+		if err := links.take(s.Linux.NetDevices, "/proc/"+strconv.Itoa(unix.Getpid())+"/task/"+strconv.Itoa(unix.Gettid())+"/ns/net"); err != nil {
+			return nil, err
+		}
+	}
+	b := &builder{spec: s, req: req, host: -1, root: -1, null: -1, dev: -1, devpts: -1, proc: -1, mask: -1, group: group}
 	defer b.close()
 	unix.Umask(0) // this thread's own since unshare
 	if err := b.mountRoot(); err != nil {
@@ -281,13 +290,13 @@ func (b *builder) child(slave *os.File) (*child, error) {
 	default:
 		c.state = make([]byte, 2) // the rest of the message is not wanted
 	}
-	return c, c.proc(b.procPlace, b.procOpts)
+	return c, c.proc(b.procs)
 }
 
 // finish does what needs the process: /proc, which it mounts, the hooks, which are told its number, and all that may only be hidden or made read-only
 // behind them.
 func (b *builder) finish(p *Process) error {
-	if b.procPlace >= 0 {
+	if len(b.procs) > 0 {
 		if err := p.expect(stageProcMounted); err != nil {
 			return err
 		}
@@ -338,21 +347,24 @@ func (b *builder) createHooks(pid int) error {
 }
 
 // proc has the child mount the container's procfs.
-func (c *child) proc(place int, opts mountOptions) error {
-	c.procPlace, c.procAttr = place, uintptr(opts.set)
-	for _, o := range append([]string{"source=proc"}, opts.data...) {
-		key, value, ok := strings.Cut(o, "=")
-		k, err := syscall.BytePtrFromString(key)
-		if err != nil {
-			return err
-		}
-		var v *byte
-		if ok {
-			if v, err = syscall.BytePtrFromString(value); err != nil {
+func (c *child) proc(list []procPlace) error {
+	c.procs = make([]childProc, len(list))
+	for i := range list {
+		c.procs[i].place, c.procs[i].attr = list[i].fd, uintptr(list[i].opts.set)
+		for _, o := range append([]string{"source=proc"}, fsOptions("", &list[i].opts)...) {
+			key, value, ok := strings.Cut(o, "=")
+			k, err := syscall.BytePtrFromString(key)
+			if err != nil {
 				return err
 			}
+			var v *byte
+			if ok {
+				if v, err = syscall.BytePtrFromString(value); err != nil {
+					return err
+				}
+			}
+			c.procs[i].opts = append(c.procs[i].opts, [2]*byte{k, v})
 		}
-		c.procOpts = append(c.procOpts, [2]*byte{k, v})
 	}
 	return nil
 }

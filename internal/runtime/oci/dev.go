@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -16,10 +17,10 @@ import (
 
 // defaultDevices are what the OCI runtime specification ("Default Devices") puts into every /dev.
 var defaultDevices = [...]struct {
-	name         string
+	path         string
 	major, minor uint32
 }{
-	{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0},
+	{"/dev/null", 1, 3}, {"/dev/zero", 1, 5}, {"/dev/full", 1, 7}, {"/dev/random", 1, 8}, {"/dev/urandom", 1, 9}, {"/dev/tty", 5, 0},
 }
 
 // defaultLinks are its symbolic links.
@@ -28,106 +29,228 @@ var defaultLinks = [...][2]string{
 	{"pts/ptmx", "ptmx"}, {"/proc/kcore", "core"},
 }
 
+// isBind reports whether a mount shows a tree that exists already.
+func isBind(m *specs.Mount) bool {
+	if m.Type == "bind" {
+		return true
+	}
+	for _, o := range m.Options {
+		if o == "bind" || o == "rbind" {
+			return true
+		}
+	}
+	return false
+}
+
+// planDev finds out what /dev will be: a tmpfs that can be furnished before it is attached, as in almost every container; a tree that
+// is bound, in which nothing is made, as in runc; or what else is there, in which devices are made after all mounts.
+func (b *builder) planDev() {
+	b.devMount = -1
+	for i := range b.spec.Mounts {
+		m := &b.spec.Mounts[i]
+		if destination(m) != "/dev" || parseOptions(m).remount {
+			continue
+		}
+		b.devMount = -1
+		if isBind(m) {
+			b.devBound = true
+		} else if m.Type == "tmpfs" {
+			b.devMount = i
+		}
+	}
+	if b.devBound {
+		b.devMount = -1
+	}
+}
+
 // furnishDev fills a new /dev while it is still detached, so that nothing in the image can be in the way.
 func (b *builder) furnishDev(dev int) error {
-	for _, d := range &defaultDevices {
-		if err := mknod(dev, d.name, unix.S_IFCHR|0o666, d.major, d.minor); err != nil {
-			return err
-		}
+	b.dev = dev
+	if err := b.furnish(false); err != nil {
+		return err
 	}
-	for i := range b.spec.Linux.Devices {
-		if err := makeDevice(dev, &b.spec.Linux.Devices[i]); err != nil {
-			return err
-		}
-	}
-	for _, l := range &defaultLinks {
-		if err := unix.Symlinkat(l[0], dev, l[1]); err != nil && err != unix.EEXIST { // one of linux.devices may stand there
-			return &os.PathError{Op: "symlink", Path: "/dev/" + l[1], Err: err}
-		}
-	}
-	for _, m := range b.spec.Mounts { // the folders that the spec will mount on, without a search for each
-		if rest, ok := strings.CutPrefix(m.Destination, "/dev/"); ok && !strings.Contains(rest, "/") && m.Type != "bind" {
+	for i := range b.spec.Mounts { // the folders that the spec will mount on, without a search for each
+		m := &b.spec.Mounts[i]
+		if rest, ok := strings.CutPrefix(destination(m), "/dev/"); ok && !strings.Contains(rest, "/") && !isBind(m) {
 			if err := unix.Mkdirat(dev, rest, 0o755); err != nil && err != unix.EEXIST {
 				return &os.PathError{Op: "mkdir", Path: m.Destination, Err: err}
 			}
 		}
 	}
-	if b.spec.Process.Terminal {
-		f, err := unix.Openat(dev, "console", unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o666)
+	return nil
+}
+
+// devices makes what furnishDev could not: all of /dev where that is no file system of its own, and devices that lie elsewhere or on
+// another mount.
+func (b *builder) devices() error {
+	if b.devMount < 0 && !b.devBound {
+		at, err := mount.MkdirAllInRoot(b.root, "/dev", 0o755)
 		if err != nil {
+			return err
+		}
+		unix.Close(at)
+		if b.dev, err = b.openUnfollowed("/dev"); err != nil {
+			return err
+		}
+		b.held = append(b.held, b.dev)
+		if err := b.furnish(true); err != nil {
+			return err
+		}
+	}
+	for i := range b.spec.Linux.Devices {
+		d := &b.spec.Linux.Devices[i]
+		p := path.Clean(d.Path)
+		if !b.elsewhere(p) || b.devBound && strings.HasPrefix(p, "/dev/") {
+			continue
+		}
+		at, err := mount.MkdirAllInRoot(b.root, path.Dir(p), 0o755)
+		if err == nil {
+			err = b.makeDevice(at, d)
+			unix.Close(at)
+		}
+		if err != nil {
+			return fmt.Errorf("linux.devices: %s: %w", d.Path, err)
+		}
+	}
+	return b.bindPending()
+}
+
+// elsewhere reports whether a device's cleaned path does not lie on the file system of /dev itself.
+func (b *builder) elsewhere(p string) bool {
+	if !strings.HasPrefix(p, "/dev/") {
+		return true
+	}
+	for i := range b.spec.Mounts {
+		if d := destination(&b.spec.Mounts[i]); d != "/dev" && strings.HasPrefix(p, d+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// furnish makes devices and links in b.dev. Where that is a folder of the root, it may hold them already.
+func (b *builder) furnish(old bool) error {
+	for i := range b.spec.Linux.Devices {
+		d := &b.spec.Linux.Devices[i]
+		rest, p := "", path.Clean(d.Path)
+		if b.elsewhere(p) {
+			continue
+		}
+		rest = strings.TrimPrefix(p, "/dev/")
+		at := b.dev
+		if dir := path.Dir(rest); dir != "." {
+			fd, err := mount.MkdirAllInRoot(b.dev, dir, 0o755)
+			if err != nil {
+				return fmt.Errorf("linux.devices: %s: %w", d.Path, err)
+			}
+			at = fd
+		}
+		err := b.makeDevice(at, d)
+		if at != b.dev {
+			unix.Close(at)
+		}
+		if err != nil {
+			return fmt.Errorf("linux.devices: %s: %w", d.Path, err)
+		}
+	}
+	for i := range defaultDevices {
+		d := &defaultDevices[i]
+		if b.listed(d.path) {
+			continue
+		}
+		if _, err := b.node(b.dev, d.path, unix.S_IFCHR|0o666, unix.Mkdev(d.major, d.minor)); err != nil {
+			return fmt.Errorf("device %s: %w", d.path, err)
+		}
+	}
+	if old {
+		if err := dropPtmx(b.dev); err != nil {
+			return err
+		}
+	}
+	for _, l := range &defaultLinks {
+		if err := unix.Symlinkat(l[0], b.dev, l[1]); err != nil && err != unix.EEXIST { // one of linux.devices may stand there
+			return &os.PathError{Op: "symlink", Path: "/dev/" + l[1], Err: err}
+		}
+	}
+	if b.spec.Process.Terminal {
+		f, err := unix.Openat(b.dev, "console", unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o666)
+		if err == nil {
+			unix.Close(f)
+		} else if err != unix.EEXIST {
 			return &os.PathError{Op: "create", Path: "/dev/console", Err: err}
 		}
-		unix.Close(f)
 	}
-	null, err := unix.Openat(dev, "null", unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if b.null >= 0 {
+		return nil
+	}
+	null, err := unix.Openat(b.dev, "null", unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return &os.PathError{Op: "open", Path: "/dev/null", Err: err}
+	}
+	if !isNull(null) { // linux.devices may put anything there, or it is a placeholder still
+		return unix.Close(null)
 	}
 	b.null = null
 	return nil
 }
 
-func mknod(dev int, name string, mode, major, minor uint32) error {
-	if err := unix.Mknodat(dev, name, mode, int(unix.Mkdev(major, minor))); err != nil {
-		return &os.PathError{Op: "mknod", Path: "/dev/" + name, Err: err}
+// listed reports whether linux.devices says what is to be at a default device's path.
+func (b *builder) listed(p string) bool {
+	for i := range b.spec.Linux.Devices {
+		if path.Clean(b.spec.Linux.Devices[i].Path) == p {
+			return true
+		}
+	}
+	return false
+}
+
+// dropPtmx removes a /dev/ptmx that an image brings, which would open terminals of the host, or none; runc does that too.
+func dropPtmx(dev int) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(dev, "ptmx", &st, unix.AT_SYMLINK_NOFOLLOW); err != nil || st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		return nil
+	}
+	if err := unix.Unlinkat(dev, "ptmx", 0); err != nil {
+		return &os.PathError{Op: "remove", Path: "/dev/ptmx", Err: err}
 	}
 	return nil
 }
 
-// makeDevice makes one of linux.devices below the detached /dev.
-func makeDevice(dev int, d *specs.LinuxDevice) error {
-	name, ok := strings.CutPrefix(path.Clean(d.Path), "/dev/")
-	if !ok {
-		return api.Errorf(api.InvalidArgument, "device %s: only devices below /dev can be made", d.Path)
+// isNull reports whether a descriptor is the null device, by its number: what hides a path must be nothing else (CVE-2025-31133).
+func isNull(fd int) bool {
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
+}
+
+// nullDevice is the null device to hide files with: the container's own, or the host's where it has none.
+func (b *builder) nullDevice() (int, error) {
+	if b.null >= 0 {
+		return b.null, nil
 	}
-	var kind uint32
-	switch d.Type {
-	case "c", "u":
-		kind = unix.S_IFCHR
-	case "b":
-		kind = unix.S_IFBLK
-	case "p":
-		kind = unix.S_IFIFO
-	default:
-		return api.Errorf(api.InvalidArgument, "device %s: unknown type %q", d.Path, d.Type)
-	}
-	perm := uint32(0o666)
-	if d.FileMode != nil {
-		perm = uint32(d.FileMode.Perm())
-	}
-	at := dev
-	if dir := path.Dir(name); dir != "." {
-		fd, err := mount.MkdirAllInRoot(dev, dir, 0o755)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		at = fd
-	}
-	err := unix.Mknodat(at, path.Base(name), kind|perm, int(unix.Mkdev(uint32(d.Major), uint32(d.Minor))))
-	if err == unix.EEXIST { // one of the default devices, listed again
-		return nil
-	}
+	fd, err := mount.Clone(unix.AT_FDCWD, "/dev/null", false)
 	if err != nil {
-		return &os.PathError{Op: "mknod", Path: d.Path, Err: err}
+		return -1, err
 	}
-	if d.UID != nil || d.GID != nil {
-		uid, gid := -1, -1
-		if d.UID != nil {
-			uid = int(*d.UID)
-		}
-		if d.GID != nil {
-			gid = int(*d.GID)
-		}
-		if err := unix.Fchownat(at, path.Base(name), uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return &os.PathError{Op: "chown", Path: d.Path, Err: err}
-		}
+	if !isNull(fd) {
+		unix.Close(fd)
+		return -1, api.Errorf(api.Unsupported, "/dev/null of the host is not the null device")
 	}
-	return nil
+	b.null = fd
+	return fd, nil
 }
 
 // openConsole makes a pseudo-terminal in the container's own devpts; for a container's first process it is also /dev/console.
 func (b *builder) openConsole() (master, slave *os.File, err error) {
+	if b.devpts < 0 { // a bound /dev may have one
+		fd, err := mount.OpenInRoot(b.root, "/dev/pts", unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err == nil {
+			b.held = append(b.held, fd)
+			var st unix.Statfs_t
+			if err := unix.Fstatfs(fd, &st); err == nil && st.Type == devptsMagic {
+				b.devpts = fd
+			}
+		}
+	}
 	if b.devpts < 0 {
 		return nil, nil, api.Errorf(api.InvalidArgument, "config.json: process.terminal is set, but no devpts is mounted at /dev/pts")
 	}
@@ -146,12 +269,9 @@ func (b *builder) openConsole() (master, slave *os.File, err error) {
 			return nil, nil, fmt.Errorf("pseudo-terminal: size: %w", err)
 		}
 	}
-	if b.dev < 0 {
-		return master, slave, nil
-	}
-	at, err := unix.Openat(b.dev, "console", unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, err
+	at, err := b.consolePlace()
+	if err != nil || at < 0 {
+		return master, slave, err
 	}
 	defer unix.Close(at)
 	fd, err := mount.Clone(int(slave.Fd()), "", false)
@@ -160,4 +280,30 @@ func (b *builder) openConsole() (master, slave *os.File, err error) {
 	}
 	defer unix.Close(fd)
 	return master, slave, mount.Attach(fd, at)
+}
+
+// consolePlace opens what the terminal is mounted on; -1 where there is nothing, or where the mount would be seen outside: in a /dev that is bound,
+// nothing is made. A link there is refused, since it would lead the mount astray (CVE-2025-52565).
+func (b *builder) consolePlace() (int, error) {
+	at, err := -1, error(nil)
+	if b.dev >= 0 {
+		at, err = unix.Openat(b.dev, "console", unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	} else {
+		if b.sharedWithHost() {
+			return -1, nil
+		}
+		at, err = b.openUnfollowed("/dev/console")
+		if errors.Is(err, unix.ENOENT) {
+			return -1, nil
+		}
+	}
+	if err != nil {
+		return -1, fmt.Errorf("/dev/console: %w", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(at, &st); err != nil || st.Mode&unix.S_IFMT == unix.S_IFLNK || st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		unix.Close(at)
+		return -1, api.Errorf(api.InvalidArgument, "/dev/console is a link or a folder in the container's root: no terminal can be mounted on it")
+	}
+	return at, nil
 }

@@ -13,6 +13,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"brig/test/machine"
 )
 
 // helperEnv makes the test binary, run as a container's process, the helper that tells what it is.
@@ -27,6 +29,12 @@ func TestMain(m *testing.M) {
 		return
 	}
 	if os.Getenv(helperEnv) == "" {
+		if os.Geteuid() == 0 {
+			if err := machine.Private(false); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+		}
 		os.Exit(m.Run())
 	}
 	if err := help(os.Args[1:]); err != nil {

@@ -1,11 +1,11 @@
 package oci
 
 import (
+	"slices"
 	"strings"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-
-	"brig/api"
 )
 
 // mountOptions are an OCI mount's options, sorted into what the kernel takes where.
@@ -15,46 +15,146 @@ type mountOptions struct {
 	propagation    uint64 // MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE; 0: as it is
 	recPropagation bool
 	bind, recBind  bool
+	remount        bool     // change what is mounted at the destination
 	copyUp         bool     // tmpcopyup, or copyup of a volume: what the image has at the target is copied into an empty mount
+	tmpCopyUp      bool     // it was written tmpcopyup, which is for tmpfs alone
+	idmap, recMap  bool     // the owners of files are mapped, of those in mounts below it too
+	super          []string // of the file system as a whole (sync, lazytime, …), in fsconfig(2)'s words
+	iversion       bool     // the same, for which fsconfig(2) has no word
 	data           []string // the file system's own
 }
 
-// parseOptions sorts options by the table in the OCI runtime specification's config.md ("Linux mount options") and mount(8).
-func parseOptions(target string, options []string) (mountOptions, error) {
-	var m mountOptions
-	for _, o := range options {
-		switch o {
-		case "defaults", "async", "nomand", "norelatime", "noiversion", "silent", "loud":
-			continue
-		case "bind":
-			m.bind = true
-			continue
-		case "rbind":
-			m.bind, m.recBind = true, true
-			continue
-		case "tmpcopyup", "copyup":
-			m.copyUp = true
-			continue
-		case "idmap", "ridmap", "remount":
-			return m, api.Errorf(api.Unsupported, "mount %s: option %s is not supported", target, o)
-		}
-		if p, rec, ok := propagationFlag(o); ok {
-			m.propagation, m.recPropagation = p, rec
-			continue
-		}
-		if set, clr, ok := attrFlag(o); ok {
-			m.set, m.clr = m.set&^clr|set, m.clr&^set|clr
-			continue
-		}
-		if rest, found := strings.CutPrefix(o, "r"); found {
-			if set, clr, ok := attrFlag(rest); ok {
-				m.recSet, m.recClr = m.recSet&^clr|set, m.recClr&^set|clr
-				continue
-			}
-		}
-		m.data = append(m.data, o)
+// parseOptions sorts a mount's options by the table in the OCI runtime specification's config.md ("Linux mount options") and mount(8).
+func parseOptions(m *specs.Mount) mountOptions {
+	var o mountOptions
+	for _, option := range m.Options {
+		o.add(option)
 	}
-	return m, nil
+	o.bind = o.bind || m.Type == "bind"
+	o.idmap = o.idmap || len(m.UIDMappings)+len(m.GIDMappings) > 0
+	return o
+}
+
+func (m *mountOptions) add(o string) {
+	switch o {
+	case "defaults", "silent", "loud": // how much the kernel logs about it
+		return
+	case "norelatime", "rnorelatime", "noiversion": // what the kernel does where nobody asks otherwise
+		return
+	case "nostrictatime":
+		if m.set&unix.MOUNT_ATTR__ATIME == unix.MOUNT_ATTR_STRICTATIME {
+			m.set &^= unix.MOUNT_ATTR__ATIME
+		}
+		return
+	case "rnostrictatime":
+		if m.recSet&unix.MOUNT_ATTR__ATIME == unix.MOUNT_ATTR_STRICTATIME {
+			m.recSet &^= unix.MOUNT_ATTR__ATIME
+		}
+		return
+	case "async", "sync", "dirsync", "lazytime", "nolazytime", "mand", "nomand":
+		m.super = append(m.super, o)
+		return
+	case "iversion":
+		m.iversion = true
+		return
+	case "bind":
+		m.bind = true
+		return
+	case "rbind":
+		m.bind, m.recBind = true, true
+		return
+	case "remount":
+		m.remount = true
+		return
+	case "tmpcopyup":
+		m.copyUp, m.tmpCopyUp = true, true
+		return
+	case "copyup":
+		m.copyUp = true
+		return
+	case "idmap":
+		m.idmap = true
+		return
+	case "ridmap":
+		m.idmap, m.recMap = true, true
+		return
+	}
+	if p, rec, ok := propagationFlag(o); ok {
+		m.propagation, m.recPropagation = p, rec
+		return
+	}
+	if set, clr, ok := attrFlag(o); ok {
+		m.set, m.clr = m.set&^clr|set, m.clr&^set|clr
+		return
+	}
+	if rest, found := strings.CutPrefix(o, "r"); found {
+		if set, clr, ok := attrFlag(rest); ok {
+			m.recSet, m.recClr = m.recSet&^clr|set, m.recClr&^set|clr
+			return
+		}
+	}
+	m.data = append(m.data, o)
+}
+
+// forBind is the first option that a bind mount cannot have, because it belongs to the file system: "" if there is none. Those that ask for
+// the default are taken, as runc and mount(8) take them.
+func (m *mountOptions) forBind() string {
+	for _, o := range m.super {
+		switch o {
+		case "sync", "dirsync", "lazytime", "mand":
+			return o
+		}
+	}
+	if m.iversion {
+		return "iversion"
+	}
+	if len(m.data) > 0 {
+		return m.data[0]
+	}
+	return ""
+}
+
+// legacy reports whether fsconfig(2) cannot say what is asked for, and mount(2) can.
+func (m *mountOptions) legacy() bool {
+	return m.iversion || slices.ContainsFunc(m.data, tooLong)
+}
+
+// legacyFlags are the MS_* of mount(2) for the attributes and those options of the file system that are flags there.
+func (m *mountOptions) legacyFlags() (flags uintptr) {
+	for _, f := range [...]struct {
+		attr uint64
+		ms   uintptr
+	}{
+		{unix.MOUNT_ATTR_RDONLY, unix.MS_RDONLY}, {unix.MOUNT_ATTR_NOSUID, unix.MS_NOSUID}, {unix.MOUNT_ATTR_NODEV, unix.MS_NODEV},
+		{unix.MOUNT_ATTR_NOEXEC, unix.MS_NOEXEC}, {unix.MOUNT_ATTR_NODIRATIME, unix.MS_NODIRATIME}, {unix.MOUNT_ATTR_NOSYMFOLLOW, unix.MS_NOSYMFOLLOW},
+		{unix.MOUNT_ATTR_NOATIME, unix.MS_NOATIME}, {unix.MOUNT_ATTR_STRICTATIME, unix.MS_STRICTATIME},
+	} {
+		if m.set&f.attr != 0 {
+			flags |= f.ms
+		}
+	}
+	for _, o := range m.super {
+		switch o {
+		case "sync":
+			flags |= unix.MS_SYNCHRONOUS
+		case "async":
+			flags &^= unix.MS_SYNCHRONOUS
+		case "dirsync":
+			flags |= unix.MS_DIRSYNC
+		case "lazytime":
+			flags |= unix.MS_LAZYTIME
+		case "nolazytime":
+			flags &^= unix.MS_LAZYTIME
+		case "mand":
+			flags |= unix.MS_MANDLOCK
+		case "nomand":
+			flags &^= unix.MS_MANDLOCK
+		}
+	}
+	if m.iversion {
+		flags |= unix.MS_I_VERSION
+	}
+	return flags
 }
 
 func propagationFlag(o string) (flag uint64, recursive, ok bool) {

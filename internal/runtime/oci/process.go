@@ -56,7 +56,7 @@ func newPipes(answered bool) (pipes, error) {
 
 // prepare turns an OCI process into the arguments of the forked child. root is a descriptor of the container's root, for users' names.
 func prepare(p *specs.Process, who string, f Filter, root int, io [3]int) (*child, error) {
-	c := &child{setsid: true, console: -1, procPlace: -1, gate: -1, root: -1, stdio: io, noNewPrivs: p.NoNewPrivileges, umask: 0o022}
+	c := &child{setsid: true, console: -1, gate: -1, root: -1, stdio: io, noNewPrivs: p.NoNewPrivileges, umask: 0o022}
 	if err := c.user(p, who, root); err != nil {
 		return nil, err
 	}

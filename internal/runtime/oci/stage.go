@@ -70,7 +70,7 @@ func usesUserNS(s *specs.Spec) *specs.LinuxNamespace {
 }
 
 // createStaged is Create for a container with a user namespace. group is nil where the caller may make none.
-func createStaged(req *Request, group *cgroup.Group) (*Process, error) {
+func createStaged(req *Request, group *cgroup.Group, links *netDevices) (*Process, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
@@ -78,7 +78,7 @@ func createStaged(req *Request, group *cgroup.Group) (*Process, error) {
 	defer unix.Close(pair[0])
 	o := &order{
 		ID: req.ID, Bundle: req.Bundle, RootPath: req.RootPath, MountPoint: req.MountPoint, Root: req.Root, Spec: req.Spec,
-		Preserve: req.Preserve, NoNewKeyring: req.NoNewKeyring,
+		Preserve: req.Preserve, NoNewKeyring: req.NoNewKeyring, NoPivot: req.NoPivot,
 	}
 	var fds []int
 	defer func() {
@@ -98,7 +98,7 @@ func createStaged(req *Request, group *cgroup.Group) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := o.build(req, pair[0], fds)
+	p, err := o.build(req, pair[0], fds, links)
 	if err != nil {
 		unix.Kill(pid, unix.SIGKILL)
 	}
@@ -191,19 +191,23 @@ func cloneRoot(req *Request) (int, error) {
 
 // outerSource opens the source of a bind mount as the caller sees it; -1: m is none, or the caller may not, and the stage tries.
 func outerSource(req *Request, m *specs.Mount) (int, error) {
-	opts, err := parseOptions(m.Destination, m.Options)
-	if err != nil {
-		return -1, err
-	}
-	if !opts.bind && m.Type != "bind" {
+	opts := parseOptions(m)
+	if !opts.bind || opts.remount {
 		return -1, nil
 	}
 	b := &builder{req: req, spec: req.Spec}
-	fd, err := b.cloneSource(m, opts)
-	if errors.Is(err, unix.EPERM) {
+	fd, err := b.cloneSource(m, &opts)
+	if errors.Is(err, unix.EPERM) && !opts.idmap {
 		return -1, nil
 	}
-	return fd, err
+	if err != nil || !opts.idmap {
+		return fd, err
+	}
+	if err := b.idmap(fd, m, &opts); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // enterStage forks the child and sees it into its user namespace; it returns when the child has executed the runtime, or could not.
@@ -326,7 +330,7 @@ func reapStage(pid int) {
 }
 
 // build sends the order and serves the stage until the process is ready.
-func (o *order) build(req *Request, control int, fds []int) (*Process, error) {
+func (o *order) build(req *Request, control int, fds []int, links *netDevices) (*Process, error) {
 	data, err := record.Marshal(o)
 	if err != nil {
 		return nil, err
@@ -357,7 +361,7 @@ func (o *order) build(req *Request, control int, fds []int) (*Process, error) {
 		switch {
 		case msg[0] == msgHooks && len(msg) == 9:
 			pid := int(binary.LittleEndian.Uint64(msg[1:]))
-			if err := o.onProcess(pid); err != nil {
+			if err := o.onProcess(pid, links); err != nil {
 				return nil, err
 			}
 			if err := sendFDs(control, []byte{msgGoOn}, nil); err != nil {
@@ -385,7 +389,7 @@ func (o *order) build(req *Request, control int, fds []int) (*Process, error) {
 }
 
 // onProcess does for the new process what needs rights outside of the user namespace.
-func (o *order) onProcess(pid int) error {
+func (o *order) onProcess(pid int, links *netDevices) error {
 	for i := range o.Spec.Process.Rlimits {
 		r := &o.Spec.Process.Rlimits[i]
 		n, _ := rlimitNumber(r.Type) // validated
@@ -398,6 +402,9 @@ func (o *order) onProcess(pid int) error {
 		if err := setOOMScoreAdj(pid, *adj); err != nil {
 			return err
 		}
+	}
+	if err := links.take(o.Spec.Linux.NetDevices, "/proc/"+strconv.Itoa(pid)+"/ns/net"); err != nil {
+		return err
 	}
 	h := o.Spec.Hooks
 	if h == nil {

@@ -29,23 +29,8 @@ func Validate(s *specs.Spec) error {
 	if err := validateHooks(s.Hooks); err != nil {
 		return err
 	}
-	for i := range s.Mounts {
-		if !path.IsAbs(s.Mounts[i].Destination) && s.Mounts[i].Destination == "" {
-			return api.Errorf(api.InvalidArgument, "config.json: mounts[%d].destination is empty", i)
-		}
-		if len(s.Mounts[i].UIDMappings) > 0 || len(s.Mounts[i].GIDMappings) > 0 {
-			return unsupported("mounts[].uidMappings")
-		}
-	}
-	for _, f := range []struct {
-		name string
-		set  bool
-	}{
-		{"linux.netDevices", len(s.Linux.NetDevices) > 0},
-	} {
-		if f.set {
-			return unsupported(f.name)
-		}
+	if err := validateMounts(s); err != nil {
+		return err
 	}
 	seen := map[specs.LinuxNamespaceType]bool{}
 	for _, n := range s.Linux.Namespaces {
@@ -68,6 +53,9 @@ func Validate(s *specs.Spec) error {
 	}
 	if !seen[specs.MountNamespace] {
 		return unsupported("a container without a mount namespace")
+	}
+	if err := validateNetDevices(s.Linux.NetDevices, seen[specs.NetworkNamespace]); err != nil {
+		return err
 	}
 	if s.Hostname != "" && !seen[specs.UTSNamespace] {
 		return api.Errorf(api.InvalidArgument, "config.json: hostname is set, but the container has no UTS namespace of its own")
