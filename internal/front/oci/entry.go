@@ -213,10 +213,10 @@ func (e *entry) status() specs.ContainerState {
 	switch {
 	case !e.alive():
 		return specs.StateStopped
-	case exists(filepath.Join(e.dir, oci.GateName)):
-		return specs.StateCreated
 	case e.frozen():
 		return statusPaused
+	case exists(filepath.Join(e.dir, oci.GateName)):
+		return specs.StateCreated
 	}
 	return specs.StateRunning
 }
@@ -238,7 +238,7 @@ func (e *entry) pidfd() (int, error) {
 		if err == nil {
 			unix.Close(fd)
 		}
-		return -1, api.Errorf(api.Conflict, "container %s is not running", e.ID)
+		return -1, api.Errorf(api.Conflict, "container not running: %s", e.ID)
 	}
 	return fd, nil
 }

@@ -90,6 +90,7 @@ func (c *call) attend(p *oci.Process) (api.Exit, error) {
 
 // destroy removes all of a container that has ended. The caller holds its lock.
 func (c *call) destroy(e *entry) error {
+	c.debugf("delete container %s and cgroup %q", e.ID, e.Cgroup)
 	if e.Cgroup != "" {
 		if err := removeCgroup(e.Cgroup, e.CgroupPaths); err != nil {
 			return err

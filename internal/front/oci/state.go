@@ -114,7 +114,7 @@ func list(c *call) (int, error) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return 0, err
 	}
-	views := []stateView{}
+	var views []stateView
 	for _, d := range entries {
 		if checkID(d.Name()) != nil {
 			continue
@@ -196,7 +196,7 @@ func remove(c *call) (int, error) {
 // removeDebris takes away what a creator that was killed has left.
 func (c *call) removeDebris(id string, force bool, notFound error) error {
 	path := c.dir(id) + "/" + lockName
-	if !exists(c.dir(id)) {
+	if st, err := os.Lstat(c.dir(id)); err != nil || !st.IsDir() {
 		if force {
 			return nil
 		}
@@ -275,6 +275,7 @@ func kill(c *call) (int, error) {
 	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil {
 		return 0, api.Errorf(api.Conflict, "container %s: signal %s: %w", e.ID, name, err)
 	}
+	c.debugf("signal %s to pid %d", name, e.Pid)
 	if sig == unix.SIGKILL && !e.ownPIDs() { // nobody takes the others with it
 		return 0, e.killAll(sig)
 	}
@@ -310,8 +311,8 @@ func (e *entry) ownPIDs() bool {
 // parseSignal takes a number or a name with or without SIG: kill(1).
 func parseSignal(s string) (unix.Signal, error) {
 	if n, err := strconv.Atoi(s); err == nil {
-		if n < 1 || n > 64 {
-			return 0, api.Errorf(api.InvalidArgument, "kill: %d is not a signal: 1 to 64 are", n)
+		if n < 0 || n > 64 {
+			return 0, api.Errorf(api.InvalidArgument, "kill: %d is not a signal: 1 to 64 are, and 0 asks whether it runs", n)
 		}
 		return unix.Signal(n), nil
 	}
