@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
-	"brig/internal/base/lock"
 	"brig/internal/base/record"
 )
 
@@ -202,7 +201,7 @@ func (c *call) removeDebris(id string, force bool, notFound error) error {
 		}
 		return notFound
 	}
-	l, err := lock.Try(path)
+	l, err := tryLock(path)
 	if err != nil {
 		if force && errors.Is(err, os.ErrNotExist) {
 			return nil
@@ -210,6 +209,9 @@ func (c *call) removeDebris(id string, force bool, notFound error) error {
 		return api.Errorf(api.Conflict, "container %s is being created: try again", id)
 	}
 	defer l.Release()
+	if exists(c.dir(id) + "/" + stateName) { // it was being made, and is made
+		return api.Errorf(api.Conflict, "container %s has just been created: try again", id)
+	}
 	c.sweep(id)
 	return nil
 }
