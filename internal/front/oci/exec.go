@@ -96,11 +96,12 @@ func (c *call) enterUserNS(e *entry) (entered bool, code int, err error) {
 		return false, 0, err
 	}
 	defer unix.Close(fd)
+	signals := catchSignals()
 	p, err := oci.Enter(fd, c.preserve, append([]string{"brig-oci", "--root", c.root}, os.Args[1:]...), os.Environ())
 	if err != nil {
 		return false, 0, err
 	}
-	exit, err := c.attend(p)
+	exit, err := c.attend(p, signals)
 	return true, exit.Code, err
 }
 
@@ -118,6 +119,10 @@ func (c *call) follow(p *oci.Process) (int, error) {
 		p.Abandon()
 		return 0, err
 	}
+	var signals <-chan os.Signal
+	if !detached {
+		signals = catchSignals()
+	}
 	c.debugf("pid %d joins container %s", p.Pid, c.args[0])
 	if err := p.Start(); err != nil {
 		p.Reap()
@@ -126,7 +131,7 @@ func (c *call) follow(p *oci.Process) (int, error) {
 	if detached {
 		return 0, nil
 	}
-	exit, err := c.attend(p)
+	exit, err := c.attend(p, signals)
 	return exit.Code, err
 }
 
