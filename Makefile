@@ -5,7 +5,7 @@ PREFIX     ?= /usr/local
 DESTDIR    ?=
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO         ?= go
-GOFLAGS_   := -trimpath -ldflags "-s -w -X brig/internal/front/cli.Version=$(VERSION)"
+GOFLAGS_   := -trimpath -ldflags "-s -w -X brig/internal/front/cli.Version=$(VERSION) -X brig/internal/front/oci.Version=$(VERSION)"
 PROGRAMS   := brig brig-oci brig-image
 BASE       := internal/image/base/data/base.tar.gz
 FUZZTIME   ?= 20s
@@ -15,7 +15,7 @@ export CGO_ENABLED = 0
 
 # Debian packages: what the build packs into the base image, and what the tests stand beside.
 BUILD_PACKAGES := busybox-static
-TEST_PACKAGES  := nftables iproute2 runc skopeo umoci mmdebstrap docker-registry
+TEST_PACKAGES  := nftables iproute2 runc skopeo umoci mmdebstrap docker-registry uidmap
 BENCH_PACKAGES := crun podman containerd docker.io bubblewrap iptables
 FAR_PACKAGES   := curl redis-tools
 GUEST_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
@@ -106,6 +106,7 @@ test-debian: setup-debian build ## a whole Debian: apt-get, nginx, redis under l
 
 test-fault: setup build ## kills, crowds and full disks, five times as many as in make test
 	BRIG_FAULT_SCALE=5 $(GO) test -count=1 -v -timeout 20m ./test/fault
+	BRIG_FAULT_SCALE=5 $(GO) test -count=1 -v -timeout 40m -run "Killed|Crowd" ./test/runtime
 
 guest: setup-guest ## a Debian with cgroup v2, systemd and CRIU under QEMU, saved as it runs (the first time: two minutes)
 	@$(GO) run ./test/guest/cmd/guest build -measure

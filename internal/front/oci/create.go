@@ -41,9 +41,6 @@ type making struct {
 
 // make does what create and run have in common, up to a process that waits and a state that says so. held: it will wait at its gate.
 func (c *call) make(held bool) (*making, error) {
-	if err := c.check(); err != nil {
-		return nil, err
-	}
 	id := c.args[0]
 	bundle, err := filepath.Abs(c.str("bundle"))
 	if err != nil {
@@ -68,10 +65,7 @@ func (c *call) make(held bool) (*making, error) {
 	if !filepath.IsAbs(root) {
 		root = filepath.Join(bundle, root)
 	}
-	preserve, err := c.preserved(s)
-	if err != nil {
-		return nil, err
-	}
+	s.Process.Env = inheritListen(s.Process.Env)
 	l, err := c.claim(id)
 	if err != nil {
 		return nil, err
@@ -80,7 +74,7 @@ func (c *call) make(held bool) (*making, error) {
 		Version: s.Version, ID: id, Bundle: bundle, Rootfs: root, Created: time.Now().UTC(), Annotations: s.Annotations, Owner: "", dir: c.dir(id),
 	}}
 	req := &oci.Request{
-		ID: id, Spec: s, Bundle: bundle, RootPath: root, MountPoint: root, NetNS: -1, Gate: -1, Stdio: [3]int{0, 1, 2}, Preserve: preserve,
+		ID: id, Spec: s, Bundle: bundle, RootPath: root, MountPoint: root, NetNS: -1, Gate: -1, Stdio: [3]int{0, 1, 2}, Preserve: c.preserve,
 		Rootless: c.goWithoutCgroup(), Systemd: c.systemd, Here: true, NoNewKeyring: c.on("no-new-keyring"), NoPivot: c.on("no-pivot"),
 	}
 	m.e.NoNewKeyring = req.NoNewKeyring
@@ -138,6 +132,7 @@ func (c *call) build(m *making, req *oci.Request, config []byte, held bool) erro
 	if err := c.writePidFile(made.Pid); err != nil {
 		return err
 	}
+	c.debugf("pid %d waits, cgroup %q, bundle %s", e.Pid, e.Cgroup, e.Bundle)
 	return e.save()
 }
 
@@ -168,8 +163,11 @@ func inUserNS() bool {
 	return err == nil && strings.Join(strings.Fields(string(data)), " ") != "0 0 4294967295"
 }
 
+// firstFD is the first descriptor after the standard streams.
+const firstFD = 3
+
 // preserved counts the descriptors that the process inherits: those of socket activation (sd_listen_fds(3)) and of --preserve-fds.
-func (c *call) preserved(s *specs.Spec) (int, error) {
+func (c *call) preserved() (int, error) {
 	n := int(c.num("preserve-fds"))
 	if listen := os.Getenv("LISTEN_FDS"); listen != "" {
 		k, err := strconv.Atoi(listen)
@@ -177,17 +175,24 @@ func (c *call) preserved(s *specs.Spec) (int, error) {
 			return 0, api.Errorf(api.InvalidArgument, "environment LISTEN_FDS: %q is not a number of descriptors", listen)
 		}
 		n += k
-		s.Process.Env = append(s.Process.Env, "LISTEN_FDS="+listen, "LISTEN_PID=1")
 	}
 	if n < 0 || n > 1<<16 {
 		return 0, api.Errorf(api.InvalidArgument, "flag --preserve-fds: %d is not a number of descriptors", n)
 	}
-	for fd := 3; fd < 3+n; fd++ {
+	for fd := firstFD; fd < firstFD+n; fd++ {
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
 			return 0, api.Errorf(api.InvalidArgument, "flag --preserve-fds: descriptor %d is not open", fd)
 		}
 	}
 	return n, nil
+}
+
+// inheritListen tells a process of the descriptors of socket activation.
+func inheritListen(env []string) []string {
+	if listen := os.Getenv("LISTEN_FDS"); listen != "" {
+		env = append(env, "LISTEN_FDS="+listen, "LISTEN_PID=1")
+	}
+	return env
 }
 
 // create is `brig-oci create`: everything but the execution of the command.
@@ -214,8 +219,10 @@ func start(c *call) (int, error) {
 	case specs.StateCreated:
 	case specs.StateStopped:
 		return 0, api.Errorf(api.Conflict, "cannot start a container that has stopped")
-	default:
+	case specs.StateRunning:
 		return 0, api.Errorf(api.Conflict, "cannot start an already running container")
+	default:
+		return 0, api.Errorf(api.Conflict, "cannot start a container that is %s: resume it first", status)
 	}
 	s, err := e.config()
 	if err != nil {
@@ -225,6 +232,7 @@ func start(c *call) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	c.debugf("process %d executes %q", e.Pid, s.Process.Args)
 	if err := oci.StartAt(e.dir, s, specs.State{ID: e.ID, Bundle: e.Bundle, Pid: e.Pid}, state); err != nil {
 		return 0, err
 	}

@@ -119,32 +119,49 @@ func (g *globals) claim(id string) (*lock.Lock, error) {
 	if err := os.MkdirAll(g.root, 0o700); err != nil {
 		return nil, err
 	}
-	for range 3 {
+	deadline := time.Now().Add(makerLimit)
+	for {
 		err := os.Mkdir(dir, 0o700)
 		if err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, err
 		}
 		held, lerr := lock.Try(filepath.Join(dir, lockName))
 		switch {
-		case errors.Is(lerr, os.ErrNotExist):
-			continue // deleted meanwhile
-		case lerr != nil && err == nil && !errors.Is(lerr, lock.ErrHeld):
-			return nil, lerr
-		case lerr != nil:
-			return nil, api.Errorf(api.AlreadyExists, "container with id %s already exists", id)
-		case err == nil:
+		case err == nil && lerr == nil:
 			return held, nil
-		}
-		_, serr := os.Stat(filepath.Join(dir, stateName))
-		if serr == nil {
+		case lerr == nil && !exists(filepath.Join(dir, stateName)): // its creator was killed: its process ended with it
+			g.sweep(id)
 			held.Release()
-			return nil, api.Errorf(api.AlreadyExists, "container with id %s already exists", id)
+			continue
+		case lerr == nil:
+			held.Release()
+		case errors.Is(lerr, os.ErrNotExist), errors.Is(lerr, lock.ErrHeld):
+			if !exists(filepath.Join(dir, stateName)) && time.Now().Before(deadline) {
+				time.Sleep(lockPause)
+				continue
+			}
+		default:
+			return nil, lerr
 		}
-		// Its creator was killed: its process ended with it.
-		g.sweep(id)
-		held.Release()
+		return nil, api.Errorf(api.AlreadyExists, "container with id %s already exists", id)
 	}
-	return nil, api.Errorf(api.Conflict, "container %s is being created and deleted by others: try again", id)
+}
+
+const (
+	// makerLimit is how long a new container waits for one of its name that is being made: the process of a creator that was killed holds its lock until it
+	// has noticed.
+	makerLimit = 2 * time.Second
+	lockPause  = 5 * time.Millisecond
+)
+
+// tryLock is lock.Try with some patience.
+func tryLock(path string) (*lock.Lock, error) {
+	for deadline := time.Now().Add(makerLimit); ; time.Sleep(lockPause) {
+		l, err := lock.Try(path)
+		if !errors.Is(err, lock.ErrHeld) || time.Now().After(deadline) {
+			return l, err
+		}
+	}
 }
 
 // sweep removes what is left of a container whose creation was cut off.
@@ -213,10 +230,10 @@ func (e *entry) status() specs.ContainerState {
 	switch {
 	case !e.alive():
 		return specs.StateStopped
-	case exists(filepath.Join(e.dir, oci.GateName)):
-		return specs.StateCreated
 	case e.frozen():
 		return statusPaused
+	case exists(filepath.Join(e.dir, oci.GateName)):
+		return specs.StateCreated
 	}
 	return specs.StateRunning
 }
@@ -238,7 +255,7 @@ func (e *entry) pidfd() (int, error) {
 		if err == nil {
 			unix.Close(fd)
 		}
-		return -1, api.Errorf(api.Conflict, "container %s is not running", e.ID)
+		return -1, api.Errorf(api.Conflict, "container not running: %s", e.ID)
 	}
 	return fd, nil
 }

@@ -39,9 +39,6 @@ func execFlags() []flag {
 
 // execute is `brig-oci exec`.
 func execute(c *call) (int, error) {
-	if err := c.check(); err != nil {
-		return 0, err
-	}
 	e, err := c.load(c.args[0])
 	if err != nil {
 		return 0, err
@@ -72,15 +69,12 @@ func execute(c *call) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	preserve, err := c.preserved(&specs.Spec{Process: p})
-	if err != nil {
-		return 0, err
-	}
+	p.Env = inheritListen(p.Env)
 	group, err := c.execGroup(e)
 	if err != nil {
 		return 0, err
 	}
-	req := &oci.ExecRequest{Pid: e.Pid, Ticks: e.StartTicks, Process: p, Seccomp: filter, Cgroup: group, Stdio: [3]int{0, 1, 2}, Preserve: preserve,
+	req := &oci.ExecRequest{Pid: e.Pid, Ticks: e.StartTicks, Process: p, Seccomp: filter, Cgroup: group, Stdio: [3]int{0, 1, 2}, Preserve: c.preserve,
 		ID: e.ID, Bundle: e.Bundle, NoNewKeyring: e.NoNewKeyring, Container: s}
 	if !c.has("process") && !c.has("user") {
 		req.User = s.Annotations[oci.AnnotationUser]
@@ -102,15 +96,12 @@ func (c *call) enterUserNS(e *entry) (entered bool, code int, err error) {
 		return false, 0, err
 	}
 	defer unix.Close(fd)
-	preserve, err := c.preserved(&specs.Spec{Process: &specs.Process{}})
+	signals := catchSignals()
+	p, err := oci.Enter(fd, c.preserve, append([]string{"brig-oci", "--root", c.root}, os.Args[1:]...), os.Environ())
 	if err != nil {
 		return false, 0, err
 	}
-	p, err := oci.Enter(fd, preserve, append([]string{"brig-oci", "--root", c.root}, os.Args[1:]...), os.Environ())
-	if err != nil {
-		return false, 0, err
-	}
-	exit, err := c.attend(p)
+	exit, err := c.attend(p, signals)
 	return true, exit.Code, err
 }
 
@@ -128,6 +119,11 @@ func (c *call) follow(p *oci.Process) (int, error) {
 		p.Abandon()
 		return 0, err
 	}
+	var signals <-chan os.Signal
+	if !detached {
+		signals = catchSignals()
+	}
+	c.debugf("pid %d joins container %s", p.Pid, c.args[0])
 	if err := p.Start(); err != nil {
 		p.Reap()
 		return 0, err
@@ -135,7 +131,7 @@ func (c *call) follow(p *oci.Process) (int, error) {
 	if detached {
 		return 0, nil
 	}
-	exit, err := c.attend(p)
+	exit, err := c.attend(p, signals)
 	return exit.Code, err
 }
 
@@ -334,14 +330,4 @@ func (e *entry) frozen() bool {
 	}
 	frozen, err := g.Frozen()
 	return err == nil && frozen
-}
-
-// waitReadable waits until fd can be read or is closed.
-func waitReadable(fd int) error {
-	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	for {
-		if _, err := unix.Poll(poll, -1); err != unix.EINTR {
-			return os.NewSyscallError("poll", err)
-		}
-	}
 }

@@ -3,6 +3,7 @@ package oci
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"brig/api"
@@ -15,6 +16,7 @@ const specVersion = "1.3.0"
 type globals struct {
 	root           string
 	log, logFormat string
+	logFile        *os.File // nil: not opened yet
 	criu           string
 	systemd        bool
 	rootless       string
@@ -62,9 +64,7 @@ func (g *globals) check() error {
 	default:
 		return api.Errorf(api.InvalidArgument, "flag --log-format: %q is neither text nor json", g.logFormat)
 	}
-	switch g.rootless {
-	case "", "auto", "true", "false":
-	default:
+	if _, err := strconv.ParseBool(g.rootless); err != nil && g.rootless != "" && g.rootless != "auto" {
 		return api.Errorf(api.InvalidArgument, "flag --rootless: %q is not true, false or auto", g.rootless)
 	}
 	return nil

@@ -14,7 +14,8 @@ import (
 	"io"
 	"os"
 	"strings"
-	"time"
+
+	"golang.org/x/sys/unix"
 
 	"brig/api"
 	"brig/internal/runtime/initproc"
@@ -39,6 +40,7 @@ type call struct {
 	globals
 	values
 	args                  []string
+	preserve              int // how many descriptors after the standard streams a process inherits
 	stdin, stdout, stderr *os.File
 }
 
@@ -69,7 +71,7 @@ func Main(argv []string, stdin, stdout, stderr *os.File) int {
 	if len(args) > 0 {
 		switch args[0] { // these two are on the hot path
 		case "shim":
-			return report(shim.Main(args[1:]), nil, stderr)
+			return reportKind(shim.Main(args[1:]), nil, stderr)
 		case "init":
 			return initproc.Main(args[1:])
 		case oci.StageVerb:
@@ -102,32 +104,72 @@ func Main(argv []string, stdin, stdout, stderr *os.File) int {
 			return c.do(&v, args[1:])
 		}
 	}
-	return report(api.Errorf(api.InvalidArgument, "%q is not a command: see brig-oci --help", args[0]), &c.globals, stderr)
+	report(api.Errorf(api.InvalidArgument, "%q is not a command: see brig-oci --help", args[0]), &c.globals, stderr)
+	return unknownVerb
 }
 
+// Exit codes of runc for errors of its own; 1 for all others.
+const (
+	unknownVerb = 3
+	execFailed  = 255 // so that it is hardly taken for the command's
+)
+
 func (c *call) do(v *verb, argv []string) int {
+	err := c.doVerb(v, argv)
+	if code, ok := err.(exitError); ok {
+		return int(code)
+	}
+	code := report(err, &c.globals, c.stderr)
+	if code != 0 && v.name == "exec" {
+		return execFailed
+	}
+	return code
+}
+
+// exitError is how a container's process ended, which is how this one ends.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+func (c *call) doVerb(v *verb, argv []string) error {
+	flags := v.allFlags()
 	var err error
-	if c.values, c.args, err = parse(v.name, v.allFlags(), argv, v.firstArgEnds); err != nil {
-		return report(err, &c.globals, c.stderr)
+	if c.values, c.args, err = parse(v.name, flags, argv, v.firstArgEnds); err != nil {
+		return err
 	}
 	if c.on("help") {
 		verbUsage(v, c.stdout)
-		return 0
+		return nil
 	}
 	if len(c.args) < v.min || v.max >= 0 && len(c.args) > v.max {
-		err := api.Errorf(api.InvalidArgument, "%s takes %s: brig-oci %s [flags] %s", v.name, argCount(v), v.name, v.args)
-		return report(err, &c.globals, c.stderr)
+		return api.Errorf(api.InvalidArgument, "%s takes %s: brig-oci %s [flags] %s", v.name, argCount(v), v.name, v.args)
 	}
 	if v.args != "" {
 		if err := checkID(c.args[0]); err != nil {
-			return report(err, &c.globals, c.stderr)
+			return err
 		}
 	}
-	code, err := v.run(c)
-	if err != nil {
-		return report(err, &c.globals, c.stderr)
+	if err := c.check(); err != nil {
+		return err
 	}
-	return code
+	// What the caller has left open is nobody's by accident: neither a hook's nor the container's.
+	if err := unix.CloseRange(firstFD, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil && err != unix.ENOSYS && err != unix.EINVAL {
+		return os.NewSyscallError("close_range", err)
+	}
+	if find(flags, "preserve-fds") != nil {
+		if c.preserve, err = c.preserved(); err != nil { // before this process opens any of its own
+			return err
+		}
+	}
+	if err := c.openLog(c.stderr); err != nil {
+		return err
+	}
+	c.debugf("%s %q", v.name, argv)
+	code, err := v.run(c)
+	if err == nil && code != 0 {
+		return exitError(code)
+	}
+	return err
 }
 
 func (v *verb) allFlags() []flag {
@@ -158,8 +200,8 @@ func argCount(v *verb) string {
 	return fmt.Sprintf("%d to %d arguments", v.min, v.max)
 }
 
-// report prints an error, writes it to the log that an engine reads, and returns its exit code: runc says 1 for everything of its own.
-func report(err error, g *globals, stderr io.Writer) int {
+// report prints an error, writes it to the log that an engine reads, and returns the exit code.
+func report(err error, g *globals, stderr *os.File) int {
 	if err == nil {
 		return 0
 	}
@@ -167,35 +209,19 @@ func report(err error, g *globals, stderr io.Writer) int {
 	if g != nil {
 		g.logError(err)
 	}
+	return 1
+}
+
+// reportKind is report with a shell's codes for a command that cannot be found or executed.
+func reportKind(err error, g *globals, stderr *os.File) int {
+	code := report(err, g, stderr)
 	switch {
 	case errors.Is(err, api.CommandNotFound):
 		return 127
 	case errors.Is(err, api.CommandNotRunnable):
 		return 126
 	}
-	return 1
-}
-
-// logError appends a line to --log. Engines show its last error to their user.
-func (g *globals) logError(err error) { g.logLine("error", err.Error()) }
-
-func (g *globals) warn(err error) { g.logLine("warning", err.Error()) }
-
-func (g *globals) logLine(level, msg string) {
-	if g.log == "" {
-		return
-	}
-	f, err := os.OpenFile(g.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
-	if err != nil {
-		return // the error itself is on stderr
-	}
-	defer f.Close()
-	now := time.Now().UTC().Format(time.RFC3339)
-	if g.logFormat == "json" {
-		fmt.Fprintf(f, "{\"level\":%s,\"msg\":%s,\"time\":%s}\n", jsonString(level), jsonString(msg), jsonString(now))
-		return
-	}
-	fmt.Fprintf(f, "time=%q level=%s msg=%q\n", now, level, msg)
+	return code
 }
 
 func usage(w io.Writer) {

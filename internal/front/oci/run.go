@@ -27,6 +27,10 @@ func run(c *call) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	var signals <-chan os.Signal
+	if !c.on("detach") {
+		signals = catchSignals()
+	}
 	if err := m.made.Start(); err != nil {
 		m.undo()
 		return 0, err
@@ -38,7 +42,7 @@ func run(c *call) (int, error) {
 	if c.on("detach") {
 		return 0, nil
 	}
-	exit, err := c.attend(m.made.Process)
+	exit, err := c.attend(m.made.Process, signals)
 	if err != nil {
 		return 0, err
 	}
@@ -53,11 +57,15 @@ func run(c *call) (int, error) {
 	return exit.Code, c.destroy(m.e)
 }
 
-// attend passes signals and the terminal on until the process has ended.
-func (c *call) attend(p *oci.Process) (api.Exit, error) {
+// catchSignals is called before the process executes: a signal that came later, and before there is a handler, would end this process alone.
+func catchSignals() <-chan os.Signal {
 	signals := make(chan os.Signal, 32)
 	signal.Notify(signals)
-	defer signal.Stop(signals)
+	return signals
+}
+
+// attend passes signals and the terminal on until the process has ended.
+func (c *call) attend(p *oci.Process, signals <-chan os.Signal) (api.Exit, error) {
 	in := int(c.stdin.Fd())
 	go func() {
 		for s := range signals {
@@ -90,6 +98,7 @@ func (c *call) attend(p *oci.Process) (api.Exit, error) {
 
 // destroy removes all of a container that has ended. The caller holds its lock.
 func (c *call) destroy(e *entry) error {
+	c.debugf("delete container %s and cgroup %q", e.ID, e.Cgroup)
 	if e.Cgroup != "" {
 		if err := removeCgroup(e.Cgroup, e.CgroupPaths); err != nil {
 			return err

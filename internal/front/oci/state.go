@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
-	"brig/internal/base/lock"
 	"brig/internal/base/record"
 )
 
@@ -114,7 +113,7 @@ func list(c *call) (int, error) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return 0, err
 	}
-	views := []stateView{}
+	var views []stateView
 	for _, d := range entries {
 		if checkID(d.Name()) != nil {
 			continue
@@ -196,13 +195,13 @@ func remove(c *call) (int, error) {
 // removeDebris takes away what a creator that was killed has left.
 func (c *call) removeDebris(id string, force bool, notFound error) error {
 	path := c.dir(id) + "/" + lockName
-	if !exists(c.dir(id)) {
+	if st, err := os.Lstat(c.dir(id)); err != nil || !st.IsDir() {
 		if force {
 			return nil
 		}
 		return notFound
 	}
-	l, err := lock.Try(path)
+	l, err := tryLock(path)
 	if err != nil {
 		if force && errors.Is(err, os.ErrNotExist) {
 			return nil
@@ -210,6 +209,9 @@ func (c *call) removeDebris(id string, force bool, notFound error) error {
 		return api.Errorf(api.Conflict, "container %s is being created: try again", id)
 	}
 	defer l.Release()
+	if exists(c.dir(id) + "/" + stateName) { // it was being made, and is made
+		return api.Errorf(api.Conflict, "container %s has just been created: try again", id)
+	}
 	c.sweep(id)
 	return nil
 }
@@ -275,6 +277,7 @@ func kill(c *call) (int, error) {
 	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil {
 		return 0, api.Errorf(api.Conflict, "container %s: signal %s: %w", e.ID, name, err)
 	}
+	c.debugf("signal %s to pid %d", name, e.Pid)
 	if sig == unix.SIGKILL && !e.ownPIDs() { // nobody takes the others with it
 		return 0, e.killAll(sig)
 	}
@@ -310,8 +313,8 @@ func (e *entry) ownPIDs() bool {
 // parseSignal takes a number or a name with or without SIG: kill(1).
 func parseSignal(s string) (unix.Signal, error) {
 	if n, err := strconv.Atoi(s); err == nil {
-		if n < 1 || n > 64 {
-			return 0, api.Errorf(api.InvalidArgument, "kill: %d is not a signal: 1 to 64 are", n)
+		if n < 0 || n > 64 {
+			return 0, api.Errorf(api.InvalidArgument, "kill: %d is not a signal: 1 to 64 are, and 0 asks whether it runs", n)
 		}
 		return unix.Signal(n), nil
 	}

@@ -271,6 +271,11 @@ func runChild(c *child) (int32, syscall.Errno) {
 		}
 		break
 	}
+	if b == syncGo && len(c.startHooks) > 0 {
+		if e := readState(c); e != 0 {
+			return stageStartHook, e
+		}
+	}
 	if b == syncHold {
 		if s, e := letGo(c); e != 0 {
 			return s, e

@@ -220,7 +220,10 @@ func (b *builder) launch(slave *os.File, group func() (*cgroup.Group, error)) (*
 	if err != nil {
 		return nil, err
 	}
-	if err := b.finish(p); err != nil {
+	if err = b.finish(p); err == nil {
+		err = p.keepState(b.spec, b.req.ID, b.req.Bundle)
+	}
+	if err != nil {
 		p.Abandon()
 		return nil, err
 	}
@@ -283,11 +286,9 @@ func (b *builder) child(slave *os.File) (*child, error) {
 		}
 	}
 	switch {
-	case c.gate < 0:
-		c.stateLen = 0
 	case len(c.startHooks) > 0:
 		c.state = make([]byte, maxState)
-	default:
+	case c.gate >= 0:
 		c.state = make([]byte, 2) // the rest of the message is not wanted
 	}
 	return c, c.proc(b.procs)

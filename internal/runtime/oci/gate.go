@@ -44,12 +44,16 @@ func gateAddress(dir int) *unix.SockaddrUnix {
 	return &unix.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(dir) + "/" + GateName}
 }
 
+func errLongState() error {
+	return api.Errorf(api.InvalidArgument, "the container's annotations are too long for a startContainer hook: at most %d bytes in all", maxState)
+}
+
 // StartAt lets the process at dir's gate execute, with its state for its startContainer hooks, and returns when it has or could not. s is its
 // configuration; of has its ID, bundle and process. The caller holds the container's lock.
 func StartAt(dir string, s *specs.Spec, of specs.State, state []byte) error {
 	name := s.Process.Args[0]
 	if len(state) > maxState {
-		return api.Errorf(api.InvalidArgument, "the container's annotations are too long for a startContainer hook: at most %d bytes in all", maxState)
+		return errLongState()
 	}
 	at, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

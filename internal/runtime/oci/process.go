@@ -26,6 +26,7 @@ type Process struct {
 	sync   int    // one byte lets it go; -1: closed
 	report int    // its failures; end of file when it has executed; -1: closed
 	name   string // of the command, for errors
+	state  []byte // of the container, for startContainer hooks of a process that waits at no gate
 
 	listener *listener // who is to have the seccomp listener, nil: nobody
 }
@@ -312,9 +313,11 @@ func (p *Process) expect(want int32) error {
 
 // Start lets the child execute and returns when it has. Call Ready first.
 func (p *Process) Start() error {
-	if err := p.release(syncGo); err != nil {
+	if err := p.release(append([]byte{syncGo}, p.state...)); err != nil {
 		return err
 	}
+	unix.Close(p.sync) // the end of the state
+	p.sync = -1
 	stage, errno, err := p.read()
 	if err == nil && stage == stageListener && p.listener != nil {
 		if err = p.listener.handOver(p.Pid, p.PidFD, int(errno), p.report); err == nil {
@@ -330,14 +333,27 @@ func (p *Process) Start() error {
 
 // Hold leaves the child waiting at its gate, for StartAt from any process. Call Ready first; the parent may end then.
 func (p *Process) Hold() error {
-	err := p.release(syncHold)
+	err := p.release([]byte{syncHold})
 	p.hangUp()
 	return err
 }
 
-func (p *Process) release(b byte) error {
+// keepState has Start hand the container's state to its startContainer hooks, if it has any.
+func (p *Process) keepState(s *specs.Spec, id, bundle string) (err error) {
+	if s.Hooks == nil || len(s.Hooks.StartContainer) == 0 {
+		return nil
+	}
+	p.state, err = StateJSON(s, id, bundle, specs.StateCreated, p.Pid)
+	if err == nil && len(p.state) > maxState {
+		err = errLongState()
+	}
+	return err
+}
+
+// release says a word to the child that waits; all of it fits into a pipe: maxState.
+func (p *Process) release(word []byte) error {
 	for {
-		_, err := unix.Write(p.sync, []byte{b})
+		_, err := unix.Write(p.sync, word)
 		if err == unix.EINTR {
 			continue
 		}

@@ -375,6 +375,10 @@ func (o *order) build(req *Request, control int, fds []int, links *netDevices) (
 			if len(got) == 4 {
 				p.Console = os.NewFile(uintptr(got[3]), "ptmx")
 			}
+			if err := p.keepState(req.Spec, req.ID, req.Bundle); err != nil {
+				p.Abandon()
+				return nil, err
+			}
 			return p, nil
 		case msg[0] == msgError:
 			kind, words, _ := strings.Cut(string(msg[1:]), "\x00")
