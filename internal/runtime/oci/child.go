@@ -16,18 +16,21 @@ type child struct {
 	cgroupNSFD  int   // or join this one; 0: neither
 	userNS      int   // user namespace to join, 0: none
 
-	procs []childProc // what is to be mounted by a process of the new PID namespace
+	procs []childProc // what must be made by a process of the new PID namespace
+	early bool        // it is born before the mounts, and told when they are there
 
-	syncRead  int // one byte arrives: syncGo or syncHold; end of file: the parent died
-	syncWrite int // the parent's end, of which the child has a copy
-	report    int // [2]int32{stage, errno} on failure; {stageReady, 0} when waiting; closed by a successful execve
-	gate      int // listening socket at which a held child waits for its start, whoever makes it; -1: none
-	root      int // descriptor of the root to enter before anything of the user's runs; -1: as it is
-	preserve  int // how many descriptors after the standard streams the process inherits
+	// talk is its end of the socket to its parent: it says [2]int32{stage, errno} of a failure and {stageReady, 0} when it waits, and is told a word. The end
+	// of it is the parent's death; a successful execve closes it.
+	talk     int
+	other    int // the parent's end, of which the child has a copy
+	message  message
+	gate     int // listening socket at which a held child waits for its start, whoever makes it; -1: none
+	root     int // descriptor of the root to enter before anything of the user's runs; -1: as it is
+	preserve int // how many descriptors after the standard streams the process inherits
 
 	sibling    bool // it is the child of this process's parent
 	startHooks []startHook
-	state      []byte // room for the container's state, as start sends it, for the hooks
+	state      []byte // room for a word and the container's state behind it, for the hooks
 	stateLen   uintptr
 
 	setsid       bool
@@ -59,20 +62,20 @@ type child struct {
 	paths  []*byte // candidates to execute, in order
 }
 
-// firstFD is the first descriptor after the standard streams: of those that the process inherits, then the report pipe's when all else is closed.
+// firstFD is the first descriptor after the standard streams: of those that the process inherits, then the talk with the parent when all else is closed.
 const firstFD = 3
 
-// What the parent writes to a child that is ready.
+// Words of the parent to its child: the first byte of a message.
 const (
-	syncGo   = 1 // execute
-	syncHold = 2 // wait at the gate: the parent goes away
+	wordMounted = 'm' // the mounts are there; with a descriptor: this is the terminal
+	wordGo      = 'g' // execute; the container's state for its hooks follows
+	wordHold    = 'h' // wait at the gate: the parent goes away
 )
 
-// childProc is a procfs to be mounted.
+// childProc is a procfs to be made. A procfs shows the PID namespace of the process that makes it, so the child does and sends it to its parent.
 type childProc struct {
-	place int        // descriptor
-	opts  [][2]*byte // fsconfig(2) keys and values; a nil value is a flag
-	attr  uintptr    // MOUNT_ATTR_*
+	opts [][2]*byte // fsconfig(2) keys and values; a nil value is a flag
+	attr uintptr    // MOUNT_ATTR_*
 }
 
 type rlimit struct {
@@ -83,7 +86,7 @@ type rlimit struct {
 // Stages of the child, reported with an errno when one fails.
 const (
 	stageReady = iota + 1
-	stageProcMounted
+	stageProcMade
 	stageProc
 	stageGate
 	stageRoot
@@ -179,7 +182,7 @@ func forkChild(args *cloneArgs, c *child) (uintptr, syscall.Errno) {
 	if errno == 0 {
 		stage, errno = become(c) // here, for the sake of the stack: what is nosplit has 792 bytes
 	}
-	report(c.report, stage, errno)
+	report(c.talk, stage, errno)
 	for {
 		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 127, 0, 0)
 		crash() // the filter refuses even that
@@ -204,17 +207,19 @@ var zero = [1]byte{'0'}
 //go:norace
 //go:nocheckptr
 func runChild(c *child) (int32, syscall.Errno) {
-	// With this end open here too, the death of the parent would not end the wait for its byte.
-	syscall.RawSyscall(unix.SYS_CLOSE, uintptr(c.syncWrite), 0, 0)
+	// With this end open here too, the death of the parent would not end the wait for its words.
+	syscall.RawSyscall(unix.SYS_CLOSE, uintptr(c.other), 0, 0)
 	// Nobody in the container may look into this process before it executes.
 	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0)
 	for i := range c.procs {
-		if e := mountProc(&c.procs[i]); e != 0 {
+		if e := makeProc(c, &c.procs[i]); e != 0 {
 			return stageProc, e
 		}
 	}
-	if len(c.procs) > 0 {
-		report(c.report, stageProcMounted, 0)
+	if c.early {
+		if e := awaitMounts(c); e != 0 {
+			return stageConsole, e
+		}
 	}
 	for _, fd := range c.cgroupTasks {
 		if _, _, e := syscall.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&zero)), 1); e != 0 {
@@ -259,24 +264,9 @@ func runChild(c *child) (int32, syscall.Errno) {
 		}
 	}
 
-	report(c.report, stageReady, 0)
-	var b byte
-	for {
-		n, _, e := syscall.RawSyscall(unix.SYS_READ, uintptr(c.syncRead), uintptr(unsafe.Pointer(&b)), 1)
-		if e == unix.EINTR {
-			continue
-		}
-		if n != 1 || e != 0 {
-			syscall.RawSyscall(unix.SYS_EXIT_GROUP, 1, 0, 0)
-		}
-		break
-	}
-	if b == syncGo && len(c.startHooks) > 0 {
-		if e := readState(c); e != 0 {
-			return stageStartHook, e
-		}
-	}
-	if b == syncHold {
+	report(c.talk, stageReady, 0)
+	word := readWord(c)
+	if word == wordHold {
 		if s, e := letGo(c); e != 0 {
 			return s, e
 		}
@@ -350,19 +340,31 @@ func waitAtGate(c *child) syscall.Errno {
 		if e != 0 {
 			return e
 		}
-		c.report = int(conn)
-		break
+		c.talk = int(conn)
+		readWord(c)
+		return 0
 	}
+}
+
+// readWord takes one message: its first byte, and what follows as the container's state, as far as there is room for it. The child ends with who talks to it.
+//
+//go:nosplit
+//go:noinline
+//go:norace
+//go:nocheckptr
+func readWord(c *child) byte {
 	for {
-		n, _, e := syscall.RawSyscall(unix.SYS_READ, uintptr(c.report), uintptr(unsafe.Pointer(unsafe.SliceData(c.state))), uintptr(len(c.state)))
+		n, _, e := syscall.RawSyscall(unix.SYS_READ, uintptr(c.talk), uintptr(unsafe.Pointer(unsafe.SliceData(c.state))), uintptr(len(c.state)))
 		if e == unix.EINTR {
 			continue
 		}
 		if n == 0 || e != 0 {
-			syscall.RawSyscall(unix.SYS_EXIT_GROUP, 1, 0, 0)
+			for {
+				syscall.RawSyscall(unix.SYS_EXIT_GROUP, 1, 0, 0)
+			}
 		}
-		c.stateLen = n
-		return 0
+		c.stateLen = n - 1
+		return *unsafe.SliceData(c.state)
 	}
 }
 
@@ -384,13 +386,13 @@ var (
 	emptyName = [1]byte{0}
 )
 
-// mountProc mounts a new procfs on the place that was made for it.
+// makeProc makes a procfs of the child's PID namespace and sends it to the parent.
 //
 //go:nosplit
 //go:noinline
 //go:norace
 //go:nocheckptr
-func mountProc(p *childProc) syscall.Errno {
+func makeProc(c *child, p *childProc) syscall.Errno {
 	fs, _, e := syscall.RawSyscall(unix.SYS_FSOPEN, uintptr(unsafe.Pointer(&procName)), unix.FSOPEN_CLOEXEC, 0)
 	if e != 0 {
 		return e
@@ -409,14 +411,30 @@ func mountProc(p *childProc) syscall.Errno {
 		return e
 	}
 	fd, _, e := syscall.RawSyscall(unix.SYS_FSMOUNT, fs, unix.FSMOUNT_CLOEXEC, p.attr)
+	if e == 0 {
+		e = c.message.send(c.talk, stageProcMade, int32(fd))
+		syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
+	}
+	syscall.RawSyscall(unix.SYS_CLOSE, fs, 0, 0)
+	return e
+}
+
+// awaitMounts waits until the parent has made the mounts, and takes the terminal that it sends, if there is one.
+//
+//go:nosplit
+//go:noinline
+//go:norace
+//go:nocheckptr
+func awaitMounts(c *child) syscall.Errno {
+	fd, e := c.message.receive(c.talk)
 	if e != 0 {
 		return e
 	}
-	empty := uintptr(unsafe.Pointer(&emptyName))
-	_, _, e = syscall.RawSyscall6(unix.SYS_MOVE_MOUNT, fd, empty, uintptr(p.place), empty, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH, 0)
-	syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
-	syscall.RawSyscall(unix.SYS_CLOSE, fs, 0, 0)
-	return e
+	if fd >= 0 {
+		c.console = int(fd)
+		c.stdio = [3]int{c.console, c.console, c.console}
+	}
+	return 0
 }
 
 // placeStdio puts the standard streams where they belong, to stay open over execve.
@@ -457,11 +475,11 @@ func become(c *child) (int32, syscall.Errno) {
 		}
 	}
 	last := firstFD + c.preserve
-	if c.report != last {
-		if _, _, e := syscall.RawSyscall(unix.SYS_DUP3, uintptr(c.report), uintptr(last), unix.O_CLOEXEC); e != 0 {
+	if c.talk != last {
+		if _, _, e := syscall.RawSyscall(unix.SYS_DUP3, uintptr(c.talk), uintptr(last), unix.O_CLOEXEC); e != 0 {
 			return stageCloseFDs, e
 		}
-		c.report = last
+		c.talk = last
 	}
 	if _, _, e := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, uintptr(last)+1, ^uintptr(0)>>32, 0); e != 0 {
 		return stageCloseFDs, e

@@ -207,10 +207,10 @@ func writeProc(procfs int, name *byte, data []byte) syscall.Errno {
 //go:norace
 //go:nocheckptr
 func handListener(c *child, listener uintptr) {
-	report(c.report, stageListener, syscall.Errno(listener))
+	report(c.talk, stageListener, syscall.Errno(listener))
 	var b byte
 	for {
-		n, _, e := syscall.RawSyscall(unix.SYS_READ, uintptr(c.report), uintptr(unsafe.Pointer(&b)), 1)
+		n, _, e := syscall.RawSyscall(unix.SYS_READ, uintptr(c.talk), uintptr(unsafe.Pointer(&b)), 1)
 		if e == unix.EINTR {
 			continue
 		}

@@ -176,58 +176,71 @@ func build(req *Request, group func() (*cgroup.Group, error), links *netDevices)
 	if err := b.mountRoot(); err != nil {
 		return nil, err
 	}
-	if err := b.mounts(); err != nil {
-		return nil, err
-	}
-	if err := b.names(); err != nil {
-		return nil, err
-	}
-	var console, slave *os.File
-	if s.Process.Terminal {
-		var err error
-		if console, slave, err = b.openConsole(); err != nil {
-			return nil, err
-		}
-		defer slave.Close()
-	}
-	p, err := b.launch(slave, group)
-	if err != nil {
-		if console != nil {
-			console.Close()
-		}
-		return nil, err
-	}
-	p.Console = console
-	return p, nil
-}
-
-// launch prepares the process, forks it, finishes the root around it and makes it the root.
-func (b *builder) launch(slave *os.File, group func() (*cgroup.Group, error)) (*Process, error) {
-	if err := b.workingDir(); err != nil {
-		return nil, err
-	}
-	c, err := b.child(slave)
+	// The child is born before the mounts: it makes the procfs, which has to come among them in their order.
+	p, err := b.launch(group)
 	if err != nil {
 		return nil, err
 	}
-	attr, err := containerAttributes(b.req)
-	if err != nil {
-		return nil, err
-	}
-	c.give(attr)
-	defer c.attr.close()
-	p, err := b.fork(c, group)
-	if err != nil {
-		return nil, err
-	}
-	if err = b.finish(p); err == nil {
-		err = p.keepState(b.spec, b.req.ID, b.req.Bundle)
+	if err = b.surround(p); err == nil {
+		err = p.keepState(s, req.ID, req.Bundle)
 	}
 	if err != nil {
 		p.Abandon()
 		return nil, err
 	}
 	return p, nil
+}
+
+// launch prepares the process and forks it.
+func (b *builder) launch(group func() (*cgroup.Group, error)) (*Process, error) {
+	c, err := b.child()
+	if err != nil {
+		return nil, err
+	}
+	b.uid = int(c.uid)
+	attr, err := containerAttributes(b.req)
+	if err != nil {
+		return nil, err
+	}
+	c.give(attr)
+	defer c.attr.close()
+	return b.fork(c, group)
+}
+
+// surround makes everything around the child, tells it, and makes the root its root.
+func (b *builder) surround(p *Process) (err error) {
+	if b.procs, err = p.procs(b.countProcs()); err != nil {
+		return err
+	}
+	if err := b.mounts(); err != nil {
+		return err
+	}
+	if err := b.names(); err != nil {
+		return err
+	}
+	var slave *os.File
+	if b.spec.Process.Terminal {
+		if p.Console, slave, err = b.openConsole(); err != nil {
+			return err
+		}
+		defer slave.Close()
+		if err := unix.Fchown(int(slave.Fd()), b.uid, -1); err != nil && err != unix.EROFS {
+			return fmt.Errorf("pseudo-terminal: owner: %w", err)
+		}
+	}
+	if err := b.workingDir(); err != nil {
+		return err
+	}
+	if err := b.createHooks(p.Pid); err != nil {
+		return err
+	}
+	if err := b.cover(); err != nil {
+		return err
+	}
+	if err := b.pivot(); err != nil {
+		return err
+	}
+	return p.mounted(slave)
 }
 
 // fork forks the child, which joins the cgroup.
@@ -259,7 +272,7 @@ func (b *builder) fork(c *child, group func() (*cgroup.Group, error)) (*Process,
 }
 
 // child prepares what the process will be.
-func (b *builder) child(slave *os.File) (*child, error) {
+func (b *builder) child() (*child, error) {
 	s := b.spec
 	filter, err := FilterOf(s.Annotations, s.Linux.Seccomp)
 	if err != nil {
@@ -269,12 +282,7 @@ func (b *builder) child(slave *os.File) (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	if slave != nil {
-		c.terminal(slave)
-		if err := unix.Fchown(c.console, int(c.uid), -1); err != nil && err != unix.EROFS {
-			return nil, fmt.Errorf("pseudo-terminal: owner: %w", err)
-		}
-	}
+	c.early = true
 	c.cgroupNS = hasNamespace(s, specs.CgroupNamespace)
 	c.root, c.gate, c.preserve = b.root, b.req.Gate, b.req.Preserve
 	if b.req.staged != nil {
@@ -285,33 +293,17 @@ func (b *builder) child(slave *os.File) (*child, error) {
 			return nil, err
 		}
 	}
-	switch {
-	case len(c.startHooks) > 0:
-		c.state = make([]byte, maxState)
-	case c.gate >= 0:
-		c.state = make([]byte, 2) // the rest of the message is not wanted
+	if len(c.startHooks) > 0 {
+		c.state = make([]byte, 1+maxState)
 	}
-	return c, c.proc(b.procs)
-}
-
-// finish does what needs the process: /proc, which it mounts, the hooks, which are told its number, and all that may only be hidden or made read-only
-// behind them.
-func (b *builder) finish(p *Process) error {
-	if len(b.procs) > 0 {
-		if err := p.expect(stageProcMounted); err != nil {
-			return err
+	for i := range s.Mounts {
+		if m := &s.Mounts[i]; isProc(m) {
+			if err := c.proc(parseOptions(m)); err != nil {
+				return nil, err
+			}
 		}
 	}
-	if err := b.afterProc(); err != nil {
-		return err
-	}
-	if err := b.createHooks(p.Pid); err != nil {
-		return err
-	}
-	if err := b.cover(); err != nil {
-		return err
-	}
-	return b.pivot()
+	return c, nil
 }
 
 // createHooks runs the hooks of creation: those of the runtime's namespaces on a thread that is still there, those of the container's here, before the root
@@ -347,26 +339,24 @@ func (b *builder) createHooks(pid int) error {
 	return RunHooks("createContainer", h.CreateContainer, state)
 }
 
-// proc has the child mount the container's procfs.
-func (c *child) proc(list []procPlace) error {
-	c.procs = make([]childProc, len(list))
-	for i := range list {
-		c.procs[i].place, c.procs[i].attr = list[i].fd, uintptr(list[i].opts.set)
-		for _, o := range append([]string{"source=proc"}, fsOptions("", &list[i].opts)...) {
-			key, value, ok := strings.Cut(o, "=")
-			k, err := syscall.BytePtrFromString(key)
-			if err != nil {
+// proc has the child make a procfs.
+func (c *child) proc(opts mountOptions) error {
+	p := childProc{attr: uintptr(opts.set)}
+	for _, o := range append([]string{"source=proc"}, fsOptions("", &opts)...) {
+		key, value, ok := strings.Cut(o, "=")
+		k, err := syscall.BytePtrFromString(key)
+		if err != nil {
+			return err
+		}
+		var v *byte
+		if ok {
+			if v, err = syscall.BytePtrFromString(value); err != nil {
 				return err
 			}
-			var v *byte
-			if ok {
-				if v, err = syscall.BytePtrFromString(value); err != nil {
-					return err
-				}
-			}
-			c.procs[i].opts = append(c.procs[i].opts, [2]*byte{k, v})
 		}
+		p.opts = append(p.opts, [2]*byte{k, v})
 	}
+	c.procs = append(c.procs, p)
 	return nil
 }
 

@@ -75,10 +75,7 @@ func StartAt(dir string, s *specs.Spec, of specs.State, state []byte) error {
 	if err := unix.Unlinkat(at, GateName, 0); err != nil {
 		return &os.PathError{Op: "unlink", Path: dir + "/" + GateName, Err: err}
 	}
-	if len(state) == 0 {
-		state = []byte{'{', '}'}
-	}
-	if err := unix.Send(fd, state, unix.MSG_NOSIGNAL); err != nil {
+	if err := unix.Send(fd, append([]byte{wordGo}, state...), unix.MSG_NOSIGNAL); err != nil {
 		return os.NewSyscallError("send", err)
 	}
 	stage, errno, err := readReport(fd, name)

@@ -18,26 +18,45 @@ import (
 // destination is where a mount goes. One without a slash in front is taken from the root: config.md, "Mounts".
 func destination(m *specs.Mount) string { return path.Clean("/" + m.Destination) }
 
-// mounts makes everything in spec.mounts, in order, and the devices.
+// mounts makes everything in spec.mounts, in order, and the devices. A mount over the root comes last: until then the root must be writable.
 func (b *builder) mounts() error {
 	b.planDev()
-	for i := range b.spec.Mounts {
-		m := &b.spec.Mounts[i]
-		if b.waits(m) {
-			b.late = append(b.late, i)
-			continue
+	for _, last := range []bool{false, true} {
+		for i := range b.spec.Mounts {
+			m := &b.spec.Mounts[i]
+			if (destination(m) == "/") != last {
+				continue
+			}
+			if err := b.mount(i); err != nil {
+				return fmt.Errorf("mount %s: %w", m.Destination, err)
+			}
 		}
-		if err := b.mount(i); err != nil {
-			return fmt.Errorf("mount %s: %w", m.Destination, err)
+		if !last {
+			if err := b.devices(); err != nil {
+				return err
+			}
 		}
 	}
-	return b.devices()
+	return nil
 }
 
-// waits reports whether a mount comes after the procfs, which the child mounts, or after the devices, for which the root must be writable.
-func (b *builder) waits(m *specs.Mount) bool {
-	d := destination(m)
-	return d == "/" || len(b.procs) > 0 && (strings.HasPrefix(d, "/proc/") || d == "/proc" && parseOptions(m).remount)
+// isProc reports whether a mount is a procfs of the container's own, which its child makes.
+func isProc(m *specs.Mount) bool {
+	if m.Type != "proc" {
+		return false
+	}
+	opts := parseOptions(m)
+	return !opts.bind && !opts.remount
+}
+
+// countProcs is how many of those there are.
+func (b *builder) countProcs() (n int) {
+	for i := range b.spec.Mounts {
+		if isProc(&b.spec.Mounts[i]) {
+			n++
+		}
+	}
+	return n
 }
 
 func (b *builder) mount(i int) error {
@@ -51,7 +70,7 @@ func (b *builder) mount(i int) error {
 		case "cgroup", "cgroup2":
 			return b.mountCgroup(m, &opts)
 		case "proc":
-			return b.placeProc(dest, opts)
+			return b.attachProc(dest, &opts)
 		}
 	}
 	// What is still written to is made read-only at the end.
@@ -357,19 +376,36 @@ func (b *builder) openUnfollowed(dest string) (int, error) {
 	return fd, nil
 }
 
-// placeProc makes the place for a procfs. The mount itself is the child's: a procfs shows the PID namespace of the process that mounts it.
-func (b *builder) placeProc(dest string, opts mountOptions) error {
+// attachProc attaches the next procfs that the child has made.
+func (b *builder) attachProc(dest string, opts *mountOptions) error {
 	at, err := mount.MkdirAllInRoot(b.root, dest, 0o755)
 	if err != nil {
 		return err
 	}
 	unix.Close(at)
-	at, err = b.openUnfollowed(dest)
-	if err != nil {
+	if at, err = b.openUnfollowed(dest); err != nil {
 		return err
 	}
-	b.procs = append(b.procs, procPlace{at, dest, opts})
-	return nil
+	defer unix.Close(at)
+	fd := b.procs[0]
+	b.procs = b.procs[1:]
+	if dest == "/proc" {
+		if b.proc >= 0 {
+			unix.Close(b.proc)
+		}
+		b.proc = fd
+	} else {
+		b.held = append(b.held, fd)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	b.own = append(b.own, st.Dev)
+	if err := mount.Attach(fd, at); err != nil {
+		return err
+	}
+	return b.attributes(fd, opts)
 }
 
 // note keeps in mind which file systems are the container's alone. One on a block device, or of a namespace that is the host's, is not.
@@ -386,11 +422,10 @@ func (b *builder) note(fd int, m *specs.Mount) error {
 	return nil
 }
 
-// owns reports whether the file system at fd, seen at dest, is the container's alone.
-func (b *builder) owns(fd int, dest string) bool {
+// owns reports whether the file system at fd is the container's alone.
+func (b *builder) owns(fd int) bool {
 	var st unix.Stat_t
-	return unix.Fstat(fd, &st) == nil && slices.Contains(b.own, st.Dev) ||
-		slices.ContainsFunc(b.procs, func(p procPlace) bool { return p.dest == dest })
+	return unix.Fstat(fd, &st) == nil && slices.Contains(b.own, st.Dev)
 }
 
 // remount changes what is mounted at dest already: as with mount(2), a flag that is not asked for is taken off, and the access time mode stays as it
@@ -409,7 +444,7 @@ func (b *builder) remount(dest string, opts *mountOptions) error {
 		return api.Errorf(api.InvalidArgument, "option remount: nothing is mounted there")
 	}
 	if !opts.bind {
-		if !b.owns(fd, dest) {
+		if !b.owns(fd) {
 			return api.Errorf(api.InvalidArgument, "option remount: that file system (%s) is the host's, which would change too: use bind and remount for this mount alone", mount.FSName(fd))
 		}
 		list := fsOptions("", opts)

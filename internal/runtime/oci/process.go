@@ -23,36 +23,11 @@ type Process struct {
 	PidFD   int
 	Console *os.File // master end of its terminal, nil without one
 
-	sync   int    // one byte lets it go; -1: closed
-	report int    // its failures; end of file when it has executed; -1: closed
-	name   string // of the command, for errors
-	state  []byte // of the container, for startContainer hooks of a process that waits at no gate
+	talk  int    // socket: words to it, its stages and failures; the end when it has executed. -1: closed
+	name  string // of the command, for errors
+	state []byte // of the container, for startContainer hooks of a process that waits at no gate
 
 	listener *listener // who is to have the seccomp listener, nil: nobody
-}
-
-// pipes are the two pipes between a child and its parent; that of reports is a socket where they are answered.
-type pipes struct {
-	syncRead, syncWrite, reportRead, reportWrite int
-}
-
-func newPipes(answered bool) (pipes, error) {
-	var a, b [2]int
-	if err := unix.Pipe2(a[:], unix.O_CLOEXEC); err != nil {
-		return pipes{}, os.NewSyscallError("pipe2", err)
-	}
-	var err error
-	if answered {
-		b, err = unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	} else {
-		err = unix.Pipe2(b[:], unix.O_CLOEXEC)
-	}
-	if err != nil {
-		unix.Close(a[0])
-		unix.Close(a[1])
-		return pipes{}, os.NewSyscallError("pipe2", err)
-	}
-	return pipes{a[0], a[1], b[0], b[1]}, nil
 }
 
 // prepare turns an OCI process into the arguments of the forked child. root is a descriptor of the container's root, for users' names.
@@ -271,26 +246,52 @@ func rlimitNumber(name string) (uintptr, bool) {
 
 // launch forks the prepared child; files are the parent's ends. On the builder's thread only.
 func launch(c *child, cgroup int, name string) (*Process, error) {
-	pp, err := newPipes(c.listener != nil)
+	talk, theirs, err := newTalk()
 	if err != nil {
 		return nil, err
 	}
-	c.syncRead, c.syncWrite, c.report = pp.syncRead, pp.syncWrite, pp.reportWrite
+	c.talk, c.other = theirs, talk
+	c.message.aim()
+	if c.state == nil {
+		c.state = make([]byte, 1)
+	}
 	pid, pidfd, err := fork(c, cgroup)
-	unix.Close(pp.syncRead)
-	unix.Close(pp.reportWrite)
+	unix.Close(theirs)
 	if err != nil {
-		unix.Close(pp.syncWrite)
-		unix.Close(pp.reportRead)
+		unix.Close(talk)
 		if err == unix.EAGAIN {
 			return nil, api.Errorf(api.Exhausted, "starting %s: the limit of processes is reached", name)
 		}
 		return nil, fmt.Errorf("starting %s: clone: %w", name, err)
 	}
-	return &Process{
-		Pid: pid, PidFD: pidfd, name: name,
-		sync: pp.syncWrite, report: pp.reportRead, listener: c.listener,
-	}, nil
+	return &Process{Pid: pid, PidFD: pidfd, name: name, talk: talk, listener: c.listener}, nil
+}
+
+// procs takes the file systems that the child makes, count of them, as detached mounts.
+func (p *Process) procs(count int) (fds []int, err error) {
+	for range count {
+		msg, got, err := receiveFDs(p.talk)
+		fds = append(fds, got...)
+		switch {
+		case err != nil:
+			return fds, err
+		case len(msg) != 8:
+			return fds, errKilled(p.name)
+		}
+		if stage := int32(leUint32(msg[:4])); stage != stageProcMade || len(got) != 1 {
+			return fds, p.failure(stage, syscall.Errno(leUint32(msg[4:])))
+		}
+	}
+	return fds, nil
+}
+
+// mounted tells a child that was born before them that the mounts are there, and gives it its terminal; nil: it has none.
+func (p *Process) mounted(slave *os.File) error {
+	var fds []int
+	if slave != nil {
+		fds = []int{int(slave.Fd())}
+	}
+	return sendFDs(p.talk, []byte{wordMounted}, fds)
 }
 
 // Ready waits until the child is in its cgroups and limits and waits for Start.
@@ -303,7 +304,7 @@ func (p *Process) expect(want int32) error {
 		return err
 	}
 	if stage == 0 {
-		return fmt.Errorf("starting %s: the child was killed: is the memory limit too small to execute anything?", p.name)
+		return errKilled(p.name)
 	}
 	if stage != want {
 		return p.failure(stage, errno)
@@ -311,16 +312,18 @@ func (p *Process) expect(want int32) error {
 	return nil
 }
 
+func errKilled(name string) error {
+	return fmt.Errorf("starting %s: the child was killed: is the memory limit too small to execute anything?", name)
+}
+
 // Start lets the child execute and returns when it has. Call Ready first.
 func (p *Process) Start() error {
-	if err := p.release(append([]byte{syncGo}, p.state...)); err != nil {
+	if err := p.release(append([]byte{wordGo}, p.state...)); err != nil {
 		return err
 	}
-	unix.Close(p.sync) // the end of the state
-	p.sync = -1
 	stage, errno, err := p.read()
 	if err == nil && stage == stageListener && p.listener != nil {
-		if err = p.listener.handOver(p.Pid, p.PidFD, int(errno), p.report); err == nil {
+		if err = p.listener.handOver(p.Pid, p.PidFD, int(errno), p.talk); err == nil {
 			stage, errno, err = p.read()
 		}
 	}
@@ -333,7 +336,7 @@ func (p *Process) Start() error {
 
 // Hold leaves the child waiting at its gate, for StartAt from any process. Call Ready first; the parent may end then.
 func (p *Process) Hold() error {
-	err := p.release([]byte{syncHold})
+	err := p.release([]byte{wordHold})
 	p.hangUp()
 	return err
 }
@@ -350,27 +353,19 @@ func (p *Process) keepState(s *specs.Spec, id, bundle string) (err error) {
 	return err
 }
 
-// release says a word to the child that waits; all of it fits into a pipe: maxState.
+// release says a word to the child that waits.
 func (p *Process) release(word []byte) error {
-	for {
-		_, err := unix.Write(p.sync, word)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("starting %s: %w", p.name, err)
-		}
-		return nil
+	if err := sendFDs(p.talk, word, nil); err != nil {
+		return fmt.Errorf("starting %s: %w", p.name, err)
 	}
+	return nil
 }
 
-// hangUp closes the parent's ends of the pipes.
+// hangUp closes the parent's end of the talk.
 func (p *Process) hangUp() {
-	for _, fd := range []*int{&p.sync, &p.report} {
-		if *fd >= 0 {
-			unix.Close(*fd)
-			*fd = -1
-		}
+	if p.talk >= 0 {
+		unix.Close(p.talk)
+		p.talk = -1
 	}
 }
 
@@ -415,7 +410,7 @@ func exitOf(ws unix.WaitStatus) api.Exit {
 
 // read takes one report of the child; stage 0 is the end of file.
 func (p *Process) read() (stage int32, errno syscall.Errno, err error) {
-	return readReport(p.report, p.name)
+	return readReport(p.talk, p.name)
 }
 
 func readReport(fd int, name string) (stage int32, errno syscall.Errno, err error) {

@@ -23,7 +23,7 @@ type builder struct {
 	null   int // the container's /dev/null, checked: source of masks; -1 until it is needed or made
 	dev    int // the container's own /dev, -1 before it is made and where the spec binds one
 	devpts int
-	proc   int // the container's procfs, once its child has mounted it
+	proc   int // the container's procfs at /proc, once it is attached
 	mask   int // read-only empty tmpfs, made on first use
 
 	devMount  int         // index in spec.mounts of the file system that is furnished while it is detached; -1: none
@@ -31,22 +31,15 @@ type builder struct {
 	bindNodes bool        // mknod(2) is not allowed here
 	nodes     []boundNode // placeholders that wait for their /dev to be attached
 
-	procs    []procPlace // where the child mounts a procfs
-	late     []int       // indexes of mounts below /proc, which come after it
-	readonly []int       // mounts that are made read-only at the end
-	own      []uint64    // device numbers of file systems that are this container's alone
-	held     []int       // descriptors to close
+	procs    []int    // those that the child has made, still to be attached
+	uid      int      // of the process
+	readonly []int    // mounts that are made read-only at the end
+	own      []uint64 // device numbers of file systems that are this container's alone
+	held     []int    // descriptors to close
 	group    func() (*cgroup.Group, error)
 
 	place       string // the folder that the root is mounted on
 	rootInPlace bool   // the root was attached by mount(2)
-}
-
-// procPlace is a place for a procfs.
-type procPlace struct {
-	fd   int
-	dest string
-	opts mountOptions
 }
 
 func (b *builder) close() {
@@ -55,11 +48,8 @@ func (b *builder) close() {
 			unix.Close(fd)
 		}
 	}
-	for _, fd := range b.held {
+	for _, fd := range append(b.held, b.procs...) {
 		unix.Close(fd)
-	}
-	for _, p := range b.procs {
-		unix.Close(p.fd)
 	}
 }
 
@@ -139,41 +129,6 @@ func (b *builder) newRoot(m *api.Mount) (int, error) {
 	}
 	b.rootInPlace, b.place = true, b.req.MountPoint
 	return unix.Open(b.req.MountPoint, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-}
-
-// afterProc opens the container's procfs, which its child has mounted by now, and makes the mounts below it.
-func (b *builder) afterProc() error {
-	for i := range b.procs {
-		if err := b.checkProc(&b.procs[i]); err != nil {
-			return err
-		}
-	}
-	for _, i := range b.late {
-		if err := b.mount(i); err != nil {
-			return fmt.Errorf("mount %s: %w", b.spec.Mounts[i].Destination, err)
-		}
-	}
-	return nil
-}
-
-// checkProc opens a procfs that the child has mounted and gives it its attributes.
-func (b *builder) checkProc(p *procPlace) error {
-	fd, err := b.openUnfollowed(p.dest)
-	if err != nil {
-		return err
-	}
-	if p.dest != "/proc" {
-		b.held = append(b.held, fd)
-	} else {
-		if b.proc >= 0 {
-			unix.Close(b.proc)
-		}
-		b.proc = fd
-	}
-	if !isProcRoot(fd) {
-		return fmt.Errorf("%s of the container is not the procfs that was mounted there", p.dest)
-	}
-	return b.attributes(fd, &p.opts)
 }
 
 // cover hides and makes read-only what the spec says.

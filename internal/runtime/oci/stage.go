@@ -52,7 +52,7 @@ const (
 	msgOrder   = 'o' // descriptors: the order itself in a memory file, then the rest
 	msgHooks   = 'h' // the process exists: its number; the outer process answers msgGoOn or closes
 	msgGoOn    = 'g'
-	msgReady   = 'r' // the process waits: its number; descriptors: pidfd, sync, report, and the terminal if it has one
+	msgReady   = 'r' // the process waits: its number; descriptors: pidfd, talk, and the terminal if it has one
 	msgError   = 'e' // kind, NUL, words
 )
 
@@ -240,7 +240,7 @@ func Enter(userNS, preserve int, argv, env []string) (*Process, error) {
 		reapStage(pid)
 		return nil, os.NewSyscallError("pidfd_open", err)
 	}
-	return &Process{Pid: pid, PidFD: pidfd, sync: -1, report: -1, name: argv[0]}, nil
+	return &Process{Pid: pid, PidFD: pidfd, talk: -1, name: argv[0]}, nil
 }
 
 // inUserNS forks, enters the user namespace, with the mappings of s if it is a new one, and executes this program there.
@@ -367,13 +367,13 @@ func (o *order) build(req *Request, control int, fds []int, links *netDevices) (
 			if err := sendFDs(control, []byte{msgGoOn}, nil); err != nil {
 				return nil, err
 			}
-		case msg[0] == msgReady && len(msg) == 9 && (len(got) == 3 || len(got) == 4):
-			p := &Process{Pid: int(binary.LittleEndian.Uint64(msg[1:])), PidFD: got[0], sync: got[1], report: got[2], name: req.Spec.Process.Args[0]}
+		case msg[0] == msgReady && len(msg) == 9 && (len(got) == 2 || len(got) == 3):
+			p := &Process{Pid: int(binary.LittleEndian.Uint64(msg[1:])), PidFD: got[0], talk: got[1], name: req.Spec.Process.Args[0]}
 			if s := req.Spec.Linux.Seccomp; s != nil {
 				p.listener = newListener(s, agentState(req))
 			}
-			if len(got) == 4 {
-				p.Console = os.NewFile(uintptr(got[3]), "ptmx")
+			if len(got) == 3 {
+				p.Console = os.NewFile(uintptr(got[2]), "ptmx")
 			}
 			if err := p.keepState(req.Spec, req.ID, req.Bundle); err != nil {
 				p.Abandon()

@@ -43,7 +43,7 @@ func Stage(argument string) error {
 	if err != nil {
 		return sendFDs(control, append(append([]byte{msgError}, api.KindOf(err)...), "\x00"+clip(err.Error())...), nil)
 	}
-	fds := []int{p.PidFD, p.sync, p.report}
+	fds := []int{p.PidFD, p.talk}
 	if p.Console != nil {
 		fds = append(fds, int(p.Console.Fd()))
 	}

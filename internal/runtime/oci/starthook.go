@@ -52,27 +52,6 @@ func hookArgs(h *specs.Hook) []string {
 	return []string{h.Path}
 }
 
-// readState takes the container's state from who starts this process without a gate: what comes after the word to go, up to the end.
-//
-//go:nosplit
-//go:noinline
-//go:norace
-//go:nocheckptr
-func readState(c *child) syscall.Errno {
-	for c.stateLen < uintptr(len(c.state)) {
-		at := unsafe.Add(unsafe.Pointer(unsafe.SliceData(c.state)), c.stateLen)
-		n, _, e := syscall.RawSyscall(unix.SYS_READ, uintptr(c.syncRead), uintptr(at), uintptr(len(c.state))-c.stateLen)
-		if e == unix.EINTR {
-			continue
-		}
-		if n == 0 || e != 0 {
-			return e
-		}
-		c.stateLen += n
-	}
-	return 0
-}
-
 // runStartHooks runs the hooks one after the other; the first that fails ends the container.
 //
 //go:nosplit
@@ -101,7 +80,7 @@ func runStartHook(c *child, h *startHook) syscall.Errno {
 		return e
 	}
 	// The pipe holds all of the state (64 KiB, pipe(7)), so writing it first cannot block.
-	syscall.RawSyscall(unix.SYS_WRITE, uintptr(pipe[1]), uintptr(unsafe.Pointer(unsafe.SliceData(c.state))), c.stateLen)
+	syscall.RawSyscall(unix.SYS_WRITE, uintptr(pipe[1]), uintptr(unsafe.Add(unsafe.Pointer(unsafe.SliceData(c.state)), 1)), c.stateLen)
 	var pidfd int32 = -1
 	pid, _, e := syscall.RawSyscall6(unix.SYS_CLONE, unix.CLONE_PIDFD|uintptr(unix.SIGCHLD), 0, uintptr(unsafe.Pointer(&pidfd)), 0, 0, 0)
 	if e != 0 {
