@@ -14,8 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMain moves the tests into namespaces of their own: mounts and interfaces that they make are never the machine's.
-// With a user namespace the runtime executes itself anew, which is this program.
 // busybox is Debian's busybox-static.
 const busybox = "/usr/bin/busybox"
 

@@ -120,8 +120,10 @@ func (b *builder) mount(i int) error {
 			return err
 		}
 	}
-	if err := b.labelQueues(fd, m.Type); err != nil {
-		return err
+	if !opts.bind { // what is bound has its own
+		if err := b.labelQueues(fd, m.Type); err != nil {
+			return err
+		}
 	}
 	return b.attributes(fd, &opts)
 }
