@@ -78,7 +78,7 @@ func (c *call) make(held bool) (*making, error) {
 		Rootless: c.goWithoutCgroup(), Systemd: c.systemd, Here: true, NoNewKeyring: c.on("no-new-keyring"), NoPivot: c.on("no-pivot"),
 	}
 	m.e.NoNewKeyring = req.NoNewKeyring
-	for _, w := range oci.Warnings(s.Process) {
+	for _, w := range oci.Warnings(s.Process, s.Linux) {
 		c.logLine("warning", w)
 	}
 	if err := c.build(m, req, data, held); err != nil {
@@ -118,7 +118,7 @@ func (c *call) build(m *making, req *oci.Request, config []byte, held bool) erro
 			e.CgroupPaths = made.Cgroup.Paths()
 		}
 	}
-	e.Unit, e.RDT = made.Unit, made.RDT
+	e.Unit, e.RDT, e.Mount = made.Unit, made.RDT, made.Mount
 	if err := c.sendConsole(made.Process, held || c.on("detach")); err != nil {
 		return err
 	}

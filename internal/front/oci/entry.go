@@ -48,12 +48,14 @@ type entry struct {
 	Unit string         `json:"systemdUnit,omitempty"` // that the cgroup belongs to
 	RDT  *resctrl.Group `json:"intelRdt,omitempty"`
 
+	Mount string `json:"mount,omitempty"` // as oci.Container.Mount
+
 	NoNewKeyring bool `json:"noNewKeyring,omitempty"` // exec joins none either
 
 	dir string
 }
 
-var entryNames = [...]string{"ociVersion", "id", "bundle", "rootfs", "pid", "startTicks", "bootID", "created", "annotations", "owner", "cgroup", "noNewKeyring", "cgroupPaths", "systemdUnit", "intelRdt"}
+var entryNames = [...]string{"ociVersion", "id", "bundle", "rootfs", "pid", "startTicks", "bootID", "created", "annotations", "owner", "cgroup", "noNewKeyring", "cgroupPaths", "systemdUnit", "intelRdt", "mount"}
 
 func readEntry(s *jsonscan.Scanner, e *entry) {
 	for more := s.Object(); more; more = s.More() {
@@ -88,6 +90,8 @@ func readEntry(s *jsonscan.Scanner, e *entry) {
 			jsonscan.String(s, &e.Unit)
 		case 14:
 			jsonscan.Pointer(s, &e.RDT, readRDT)
+		case 15:
+			jsonscan.String(s, &e.Mount)
 		default:
 			s.Skip()
 		}

@@ -12,7 +12,7 @@ import (
 
 // TestEntryComesBack: every field of the state is read again.
 func TestEntryComesBack(t *testing.T) {
-	e := entry{Created: time.Unix(1700000000, 5).UTC(), Annotations: map[string]string{"a": "ä\x00"}, CgroupPaths: map[string]string{"": "/x"}, Unit: "u.scope", RDT: &resctrl.Group{Dir: "/d", Monitor: "/m", Own: true}}
+	e := entry{Created: time.Unix(1700000000, 5).UTC(), Annotations: map[string]string{"a": "ä\x00"}, CgroupPaths: map[string]string{"": "/x"}, Mount: "/m", Unit: "u.scope", RDT: &resctrl.Group{Dir: "/d", Monitor: "/m", Own: true}}
 	v := reflect.ValueOf(&e).Elem()
 	fields := 0
 	for i := range v.NumField() {

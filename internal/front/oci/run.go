@@ -109,6 +109,11 @@ func (c *call) destroy(e *entry) error {
 			c.warn(err)
 		}
 	}
+	if e.Mount != "" {
+		if err := oci.Unmount(e.Mount); err != nil {
+			return err
+		}
+	}
 	if e.RDT != nil {
 		if err := e.RDT.Remove(); err != nil {
 			return err

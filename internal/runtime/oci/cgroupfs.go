@@ -3,12 +3,14 @@ package oci
 import (
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/kernel/cgroup"
 	"brig/internal/kernel/mount"
 )
 
@@ -23,9 +25,9 @@ func (b *builder) mountCgroup(m *specs.Mount, opts *mountOptions) error {
 	if g == nil {
 		return api.Errorf(api.Unsupported, "the container has no cgroup of its own to show: leave this mount out")
 	}
-	paths := g.Paths()
-	dir, unified := paths[""]
-	if m.Type == "cgroup2" && !unified {
+	list := g.Hierarchies()
+	two := slices.IndexFunc(list, func(h cgroup.Hierarchy) bool { return h.Controllers == nil })
+	if m.Type == "cgroup2" && two < 0 {
 		return api.Errorf(api.Unsupported, "type cgroup2: this host has no version 2 hierarchy mounted: type cgroup shows what it has")
 	}
 	at, err := mount.MkdirAllInRoot(b.root, destination(m), 0o755)
@@ -33,41 +35,27 @@ func (b *builder) mountCgroup(m *specs.Mount, opts *mountOptions) error {
 		return err
 	}
 	defer unix.Close(at)
-	if unified && (len(paths) == 1 || m.Type == "cgroup2") {
-		return b.bindGroup(dir, at, opts)
+	if two >= 0 && (len(list) == 1 || m.Type == "cgroup2") {
+		return b.bindGroup(list[two].Dir, at, opts)
 	}
 	fd, err := mount.New("tmpfs", "tmpfs", b.labelled("tmpfs", []string{"mode=755"}), int(opts.set&^unix.MOUNT_ATTR_RDONLY))
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	hierarchies := map[string]string{}
-	for controller, dir := range paths {
-		name := path.Base(strings.TrimSuffix(dir, g.Path()))
-		hierarchies[name] = dir
-		alias := strings.TrimPrefix(controller, "name=")
-		if controller == "" || alias == name {
-			continue
-		}
-		if err := unix.Symlinkat(name, fd, alias); err != nil && err != unix.EEXIST {
-			return &os.PathError{Op: "symlink", Path: alias, Err: err}
-		}
-	}
-	for name := range hierarchies {
-		if err := unix.Mkdirat(fd, name, 0o755); err != nil {
-			return &os.PathError{Op: "mkdir", Path: name, Err: err}
-		}
+	if err := cgroupFolders(fd, list); err != nil {
+		return err
 	}
 	if err := mount.Attach(fd, at); err != nil {
 		return err
 	}
-	for name, dir := range hierarchies {
-		group, err := mount.Clone(unix.AT_FDCWD, dir, false)
+	for _, h := range list {
+		group, err := mount.Clone(unix.AT_FDCWD, h.Dir, false)
 		if err != nil {
 			return err
 		}
 		// By name: the tmpfs is new and holds nothing but what was made above.
-		err = unix.MoveMount(group, "", fd, name, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		err = unix.MoveMount(group, "", fd, path.Base(h.Mount), unix.MOVE_MOUNT_F_EMPTY_PATH)
 		unix.Close(group)
 		if err != nil {
 			return os.NewSyscallError("move_mount", err)
@@ -79,6 +67,25 @@ func (b *builder) mountCgroup(m *specs.Mount, opts *mountOptions) error {
 	rest := *opts
 	rest.set, rest.clr = 0, 0
 	return b.attributes(fd, &rest)
+}
+
+// cgroupFolders makes a folder for each hierarchy, named as on the host, and a link for each controller that has another name.
+func cgroupFolders(fd int, list []cgroup.Hierarchy) error {
+	for _, h := range list {
+		name := path.Base(h.Mount)
+		if err := unix.Mkdirat(fd, name, 0o755); err != nil {
+			return &os.PathError{Op: "mkdir", Path: name, Err: err}
+		}
+	}
+	for _, h := range list {
+		for _, controller := range h.Controllers {
+			alias := strings.TrimPrefix(controller, "name=")
+			if err := unix.Symlinkat(path.Base(h.Mount), fd, alias); err != nil && err != unix.EEXIST {
+				return &os.PathError{Op: "symlink", Path: alias, Err: err}
+			}
+		}
+	}
+	return nil
 }
 
 func (b *builder) bindGroup(dir string, at int, opts *mountOptions) error {

@@ -457,6 +457,23 @@ func placeStdio(c *child) syscall.Errno {
 	return 0
 }
 
+// enterCwd changes into the working directory.
+//
+//go:nosplit
+//go:noinline
+//go:norace
+//go:nocheckptr
+func enterCwd(c *child) (int32, syscall.Errno) {
+	if _, _, e := syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(c.cwd)), 0, 0); e != 0 {
+		return stageCwd, e
+	}
+	// A working directory that leads out of the root (through a leaked descriptor) has no path: the kernel says "(unreachable)…".
+	if _, _, e := syscall.RawSyscall(unix.SYS_GETCWD, uintptr(unsafe.Pointer(&c.cwdBuf)), unsafe.Sizeof(c.cwdBuf), 0); e != 0 || c.cwdBuf[0] != '/' {
+		return stageCwdOutside, max(e, 1)
+	}
+	return 0, 0
+}
+
 // become turns the waiting child into the container's process.
 //
 //go:nosplit
@@ -484,6 +501,12 @@ func become(c *child) (int32, syscall.Errno) {
 	if _, _, e := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, uintptr(last)+1, ^uintptr(0)>>32, 0); e != 0 {
 		return stageCloseFDs, e
 	}
+	// As root first, then, where root may not, as the user: so does runc. Before the filter, which may forbid it.
+	s, e := enterCwd(c)
+	entered := e == 0
+	if e != 0 && (e != unix.EACCES || s != stageCwd) {
+		return s, e
+	}
 	if c.noNewPrivs {
 		if _, _, e := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); e != 0 {
 			return stageNoNewPrivs, e
@@ -500,12 +523,10 @@ func become(c *child) (int32, syscall.Errno) {
 		return s, e
 	}
 	syscall.RawSyscall(unix.SYS_UMASK, c.umask, 0, 0)
-	if _, _, e := syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(c.cwd)), 0, 0); e != 0 {
-		return stageCwd, e
-	}
-	// A working directory that leads out of the root (through a leaked descriptor) has no path: the kernel says "(unreachable)…".
-	if _, _, e := syscall.RawSyscall(unix.SYS_GETCWD, uintptr(unsafe.Pointer(&c.cwdBuf)), unsafe.Sizeof(c.cwdBuf), 0); e != 0 || c.cwdBuf[0] != '/' {
-		return stageCwdOutside, e
+	if !entered {
+		if s, e := enterCwd(c); e != 0 {
+			return s, e
+		}
 	}
 	if c.noNewPrivs {
 		if s, e := installSeccomp(c); e != 0 {

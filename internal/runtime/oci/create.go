@@ -16,6 +16,7 @@ import (
 	"brig/api"
 	"brig/internal/base/record"
 	"brig/internal/kernel/cgroup"
+	"brig/internal/kernel/lsm"
 	"brig/internal/kernel/mount"
 	"brig/internal/kernel/proc"
 	"brig/internal/kernel/resctrl"
@@ -52,13 +53,26 @@ type Container struct {
 	Cgroup *cgroup.Group  // nil: it has none
 	Unit   string         // of systemd, which Cgroup belongs to; "": none
 	RDT    *resctrl.Group // nil: none
+	Mount  string         // folder of the host's that its root is mounted on, which Unmount takes away; "": its mounts are its own
 
 	place *place
+}
+
+// Unmount takes the root of a container without a mount namespace away from the host's mounts, with all that is mounted in it.
+func Unmount(path string) error {
+	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err != nil && err != unix.EINVAL && err != unix.ENOENT { // else it is no mount any more
+		return &os.PathError{Op: "unmount", Path: path, Err: err}
+	}
+	return nil
 }
 
 // Abandon ends the process, which must not have been started, and removes what was made for it.
 func (c *Container) Abandon() {
 	c.Process.Abandon()
+	if c.Mount != "" {
+		Unmount(c.Mount)
+	}
 	c.place.remove()
 }
 
@@ -66,6 +80,9 @@ func (c *Container) Abandon() {
 func Create(req *Request) (*Container, error) {
 	if err := Validate(req.Spec); err != nil {
 		return nil, err
+	}
+	if l := req.Spec.Linux; l.MountLabel != "" && (lsm.Host{}).SELinux() != nil {
+		l.MountLabel = "" // nothing could read it; Warnings tells
 	}
 	var links netDevices
 	defer links.close()
@@ -82,7 +99,7 @@ func Create(req *Request) (*Container, error) {
 		}
 		return nil, err
 	}
-	c := &Container{Process: p, Cgroup: where.group, RDT: where.rdt, place: where}
+	c := &Container{Process: p, Cgroup: where.group, RDT: where.rdt, Mount: p.mount, place: where}
 	if where.scope != nil {
 		c.Unit = where.scope.Unit
 	}
@@ -162,7 +179,8 @@ func (req *Request) CgroupPath() string {
 // build makes everything of the container on this thread and forks. links is nil in a stage, whose maker sees to them.
 func build(req *Request, group func() (*cgroup.Group, error), links *netDevices) (*Process, error) {
 	s := req.Spec
-	if err := enterNamespaces(req); err != nil {
+	mounts, err := enterNamespaces(req)
+	if err != nil {
 		return nil, err
 	}
 	if links != nil {
@@ -170,15 +188,17 @@ func build(req *Request, group func() (*cgroup.Group, error), links *netDevices)
 			return nil, err
 		}
 	}
-	b := &builder{spec: s, req: req, host: -1, root: -1, null: -1, dev: -1, devpts: -1, proc: -1, mask: -1, group: group}
+	b := &builder{spec: s, req: req, host: -1, root: -1, null: -1, dev: -1, devpts: -1, proc: -1, mask: -1, group: group, ownMounts: mounts}
 	defer b.close()
 	unix.Umask(0) // this thread's own since unshare
 	if err := b.mountRoot(); err != nil {
+		b.unmountHost()
 		return nil, err
 	}
 	// The child is born before the mounts: it makes the procfs, which has to come among them in their order.
 	p, err := b.launch(group)
 	if err != nil {
+		b.unmountHost()
 		return nil, err
 	}
 	if err = b.surround(p); err == nil {
@@ -186,6 +206,7 @@ func build(req *Request, group func() (*cgroup.Group, error), links *netDevices)
 	}
 	if err != nil {
 		p.Abandon()
+		b.unmountHost()
 		return nil, err
 	}
 	return p, nil
@@ -240,6 +261,9 @@ func (b *builder) surround(p *Process) (err error) {
 	if err := b.pivot(); err != nil {
 		return err
 	}
+	if b.onTheHost {
+		p.mount = b.place
+	}
 	return p.mounted(slave)
 }
 
@@ -284,6 +308,14 @@ func (b *builder) child() (*child, error) {
 	}
 	c.early = true
 	c.cgroupNS = hasNamespace(s, specs.CgroupNamespace)
+	for i := range s.Linux.Namespaces {
+		if n := &s.Linux.Namespaces[i]; n.Type == specs.CgroupNamespace && n.Path != "" {
+			if c.cgroupNSFD, err = openNamespace(b.req, i); err != nil {
+				return nil, err
+			}
+			b.held = append(b.held, c.cgroupNSFD)
+		}
+	}
 	c.root, c.gate, c.preserve = b.root, b.req.Gate, b.req.Preserve
 	if b.req.staged != nil {
 		c.rlimits = nil // set from outside, where they can be raised
@@ -375,110 +407,6 @@ func (c *child) join(tasks []*os.File, unified *os.File) int {
 		return -1
 	}
 	return int(unified.Fd())
-}
-
-func hasNamespace(s *specs.Spec, t specs.LinuxNamespaceType) bool {
-	for _, n := range s.Linux.Namespaces {
-		if n.Type == t {
-			return n.Path == ""
-		}
-	}
-	return false
-}
-
-func namespaceFlag(t specs.LinuxNamespaceType) int {
-	switch t {
-	case specs.PIDNamespace:
-		return unix.CLONE_NEWPID
-	case specs.NetworkNamespace:
-		return unix.CLONE_NEWNET
-	case specs.MountNamespace:
-		return unix.CLONE_NEWNS
-	case specs.IPCNamespace:
-		return unix.CLONE_NEWIPC
-	case specs.UTSNamespace:
-		return unix.CLONE_NEWUTS
-	case specs.TimeNamespace:
-		return unix.CLONE_NEWTIME // which this thread's children enter, not the thread
-	}
-	return 0 // the child makes its cgroup namespace, after it has joined
-}
-
-// enterNamespaces joins the namespaces that are given and makes the others, for this thread alone.
-func enterNamespaces(req *Request) error {
-	flags := unix.CLONE_FS
-	newNet := false
-	for i, n := range req.Spec.Linux.Namespaces {
-		flag := namespaceFlag(n.Type)
-		switch {
-		case n.Type == specs.UserNamespace: // this thread is in it
-		case n.Type == specs.TimeNamespace && n.Path != "": // the child joins: setns(2), EUSERS
-		case n.Type == specs.NetworkNamespace && req.NetNS >= 0:
-			if req.staged != nil && isHere(req.NetNS, n.Type) {
-				continue
-			}
-			if err := unix.Setns(req.NetNS, unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("joining the network namespace: %w", err)
-			}
-		case n.Path != "":
-			if n.Type == specs.MountNamespace || n.Type == specs.CgroupNamespace {
-				return unsupported("linux.namespaces: a path for " + string(n.Type))
-			}
-			if req.staged != nil {
-				if fd := req.staged.namespaces[i]; !isHere(fd, n.Type) {
-					if err := unix.Setns(fd, flag); err != nil {
-						return api.Errorf(api.InvalidArgument, "linux.namespaces[%d]: joining the %s namespace %s: %w", i, n.Type, n.Path, err)
-					}
-				}
-				continue
-			}
-			fd, err := unix.Open(n.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return api.Errorf(api.InvalidArgument, "linux.namespaces: %s: %w", n.Type, &os.PathError{Op: "open", Path: n.Path, Err: err})
-			}
-			err = unix.Setns(fd, flag)
-			unix.Close(fd)
-			if err != nil {
-				return api.Errorf(api.InvalidArgument, "linux.namespaces: joining the %s namespace %s: %w", n.Type, n.Path, err)
-			}
-		default:
-			flags |= flag
-			newNet = newNet || n.Type == specs.NetworkNamespace
-		}
-	}
-	if err := unix.Unshare(flags); err != nil {
-		if err == unix.ENOSPC {
-			return api.Errorf(api.Exhausted, "new namespaces: the limit of /proc/sys/user/max_*_namespaces is reached")
-		}
-		if err == unix.EPERM {
-			return api.Errorf(api.Unsupported, "new namespaces: %w: run as root", err)
-		}
-		return fmt.Errorf("new namespaces: %w", err)
-	}
-	if newNet {
-		if err := loopbackUp(); err != nil {
-			return err
-		}
-	}
-	return timeOffsets(req.Spec.Linux.TimeOffsets)
-}
-
-// loopbackUp sets lo up in this thread's network namespace.
-func loopbackUp() error {
-	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("loopback: %w", err)
-	}
-	defer unix.Close(s)
-	ifr, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	ifr.SetUint16(unix.IFF_UP)
-	if err := unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, ifr); err != nil {
-		return fmt.Errorf("loopback: %w", err)
-	}
-	return nil
 }
 
 // names sets the host and domain name.

@@ -24,7 +24,6 @@ func TestLabelsWhereThereIsNoModule(t *testing.T) {
 	}{
 		"process.apparmorProfile \"p\"": {lsm.Host{}.AppArmor(), func(s *specs.Spec) { s.Process.ApparmorProfile = "p" }},
 		"process.selinuxLabel \"l\"":    {lsm.Host{}.SELinux(), func(s *specs.Spec) { s.Process.SelinuxLabel = "l" }},
-		"linux.mountLabel \"l\"":        {lsm.Host{}.SELinux(), func(s *specs.Spec) { s.Linux.MountLabel = "l" }},
 	} {
 		s := validSpec()
 		tc.set(s)

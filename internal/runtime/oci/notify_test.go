@@ -203,7 +203,7 @@ func TestNotify(t *testing.T) {
 func TestNotifyOwnCalls(t *testing.T) {
 	a := newAgent(t)
 	l := newLive(t, "mkdir", "/no/way")
-	l.req.Spec.Linux.Seccomp = notifyFilter(a, "mkdirat", "read", "close", "prctl", "setgroups", "setresgid", "setresuid", "capset", "umask", "chdir", "getcwd", "execve")
+	l.req.Spec.Linux.Seccomp = notifyFilter(a, "mkdirat", "read", "close", "prctl", "setgroups", "setresgid", "setresuid", "capset", "umask", "execve")
 	c := l.start()
 	defer c.Close()
 	<-a.states
@@ -217,7 +217,7 @@ func TestNotifyOwnCalls(t *testing.T) {
 	for len(a.seen) > 0 {
 		seen[<-a.seen] = true
 	}
-	for _, nr := range []int32{unix.SYS_READ, unix.SYS_CLOSE, unix.SYS_CAPSET, unix.SYS_CHDIR, unix.SYS_EXECVE, unix.SYS_MKDIRAT} {
+	for _, nr := range []int32{unix.SYS_READ, unix.SYS_CLOSE, unix.SYS_CAPSET, unix.SYS_EXECVE, unix.SYS_MKDIRAT} {
 		if !seen[nr] {
 			t.Errorf("call %d did not reach the agent", nr)
 		}

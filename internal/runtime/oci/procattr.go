@@ -12,6 +12,7 @@ import (
 
 	"brig/api"
 	"brig/internal/kernel/caps"
+	"brig/internal/kernel/lsm"
 	"brig/internal/kernel/proc"
 	"brig/internal/kernel/sched"
 )
@@ -246,12 +247,18 @@ func timeOffsets(offsets map[string]specs.LinuxTimeOffset) error {
 	return nil
 }
 
-// Warnings tells of what in a process is passed over, as runc does with capabilities that it or the kernel does not know.
-func Warnings(p *specs.Process) []string {
-	if p == nil || p.Capabilities == nil {
-		return nil
-	}
+// Warnings tells of what is passed over: capabilities that this version or the kernel does not know, as runc does, and a label of files that no security module
+// would read.
+func Warnings(p *specs.Process, linux *specs.Linux) []string {
 	var list []string
+	if linux != nil && linux.MountLabel != "" {
+		if err := (lsm.Host{}).SELinux(); err != nil {
+			list = append(list, fmt.Sprintf("linux.mountLabel is passed over: %v", err))
+		}
+	}
+	if p == nil || p.Capabilities == nil {
+		return list
+	}
 	seen := map[string]bool{}
 	l := p.Capabilities
 	for _, names := range [][]string{l.Bounding, l.Effective, l.Inheritable, l.Permitted, l.Ambient} {

@@ -25,6 +25,7 @@ type Process struct {
 
 	talk  int    // socket: words to it, its stages and failures; the end when it has executed. -1: closed
 	name  string // of the command, for errors
+	mount string // as Container.Mount
 	state []byte // of the container, for startContainer hooks of a process that waits at no gate
 
 	listener *listener // who is to have the seccomp listener, nil: nobody

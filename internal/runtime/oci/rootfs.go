@@ -40,6 +40,8 @@ type builder struct {
 
 	place       string // the folder that the root is mounted on
 	rootInPlace bool   // the root was attached by mount(2)
+	ownMounts   bool   // in a mount namespace of the container's; else the mounts are the host's, and the child's root is changed with chroot(2)
+	onTheHost   bool   // the root is mounted among the host's mounts
 }
 
 func (b *builder) close() {
@@ -56,8 +58,10 @@ func (b *builder) close() {
 // mountRoot makes the root file system a mount of this thread's namespace and opens it.
 func (b *builder) mountRoot() error {
 	var err error
-	if b.host, err = hostRoot(); err != nil {
-		return err
+	if b.ownMounts {
+		if b.host, err = hostRoot(); err != nil {
+			return err
+		}
 	}
 	var fd int
 	switch staged := b.req.staged; {
@@ -86,7 +90,18 @@ func (b *builder) mountRoot() error {
 		return err
 	}
 	defer unix.Close(at)
-	return mount.Attach(fd, at)
+	if err := mount.Attach(fd, at); err != nil {
+		return err
+	}
+	b.onTheHost = !b.ownMounts
+	return nil
+}
+
+// unmountHost takes back what was mounted among the host's mounts.
+func (b *builder) unmountHost() {
+	if b.onTheHost {
+		unix.Unmount(b.place, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) //nolint:errcheck // best effort: the error that led here is told
+	}
 }
 
 // openMountPoint opens a folder for the root to be mounted on, which nobody else will see. The root user of a user namespace may not be able to reach the one
@@ -158,6 +173,9 @@ func (b *builder) cover() error {
 
 // pivot makes the root the thread's root and lets go of the host's mounts. It is the last that is done to the mounts.
 func (b *builder) pivot() error {
+	if !b.ownMounts {
+		return nil
+	}
 	if err := enterRoot(b.host); err != nil {
 		return err
 	}

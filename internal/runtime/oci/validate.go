@@ -51,9 +51,6 @@ func Validate(s *specs.Spec) error {
 	if !seen[specs.UserNamespace] && len(s.Linux.UIDMappings)+len(s.Linux.GIDMappings) > 0 {
 		return api.Errorf(api.InvalidArgument, "config.json: linux.uidMappings or linux.gidMappings is set, but linux.namespaces has no user namespace")
 	}
-	if !seen[specs.MountNamespace] {
-		return unsupported("a container without a mount namespace")
-	}
 	if err := validateNetDevices(s.Linux.NetDevices, seen[specs.NetworkNamespace]); err != nil {
 		return err
 	}

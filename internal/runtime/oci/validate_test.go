@@ -86,7 +86,6 @@ func TestValidateNamesTheField(t *testing.T) {
 		{"linux.namespaces: pid is listed twice", api.InvalidArgument, func(s *specs.Spec) { addNS(s, specs.PIDNamespace) }},
 		{"linux.uidMappings", api.InvalidArgument, func(s *specs.Spec) { addNS(s, specs.UserNamespace) }},
 		{"linux.namespaces: unknown type \"x\"", api.InvalidArgument, func(s *specs.Spec) { addNS(s, "x") }},
-		{"mount namespace", api.Unsupported, func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }},
 		{"hostname", api.InvalidArgument, func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[:2] }},
 		{"kernel.panic", api.InvalidArgument, func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.panic": "1"} }},
 	} {

@@ -99,9 +99,6 @@ func validateLinuxAttributes(l *specs.Linux) error {
 		if strings.ContainsAny(l.MountLabel, "\x00\n\"") {
 			return api.Errorf(api.InvalidArgument, "config.json: linux.mountLabel: %q has a NUL byte, a line break or a quotation mark", l.MountLabel)
 		}
-		if err := (lsm.Host{}).SELinux(); err != nil {
-			return api.Errorf(api.Unsupported, "config.json: linux.mountLabel %q: %w", l.MountLabel, err)
-		}
 	}
 	if err := validateTime(l); err != nil {
 		return err
