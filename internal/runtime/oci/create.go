@@ -427,6 +427,9 @@ func enterNamespaces(req *Request) error {
 			if req.staged != nil {
 				if fd := req.staged.namespaces[i]; !isHere(fd, n.Type) {
 					if err := unix.Setns(fd, flag); err != nil {
+						if err == unix.EPERM && n.Type == specs.PIDNamespace {
+							return api.Errorf(api.Unsupported, "config.json: linux.namespaces[%d]: the PID namespace %s does not belong to the container's user namespace: join both of one container, or neither", i, n.Path)
+						}
 						return api.Errorf(api.InvalidArgument, "linux.namespaces[%d]: joining the %s namespace %s: %w", i, n.Type, n.Path, err)
 					}
 				}
