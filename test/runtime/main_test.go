@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -140,6 +141,8 @@ type world struct {
 	root   string   // --root
 	flags  []string // before the verb
 	env    []string
+	user   *syscall.Credential // nil: root
+	wrap   []string            // command that runs the program
 	before machine.Snapshot
 	dir    string // of bundles and other files
 }
@@ -275,8 +278,12 @@ func (r result) String() string { return fmt.Sprintf("code %d, out %q, err %q", 
 // command prepares the program.
 func (w *world) command(args ...string) *exec.Cmd {
 	all := append([]string{"--root", w.root}, w.flags...)
-	cmd := exec.Command(w.prog, append(all, args...)...)
+	all = append(append(slices.Clone(w.wrap), w.prog), append(all, args...)...)
+	cmd := exec.Command(all[0], all[1:]...)
 	cmd.Env = append(os.Environ(), w.env...)
+	if w.user != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: w.user}
+	}
 	return cmd
 }
 
