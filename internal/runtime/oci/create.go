@@ -283,6 +283,11 @@ func (b *builder) child() (*child, error) {
 		return nil, err
 	}
 	c.early = true
+	if setgroupsDenied("/proc/thread-self/setgroups") {
+		if err := c.leaveGroups(); err != nil {
+			return nil, err
+		}
+	}
 	c.cgroupNS = hasNamespace(s, specs.CgroupNamespace)
 	c.root, c.gate, c.preserve = b.root, b.req.Gate, b.req.Preserve
 	if b.req.staged != nil {
@@ -454,7 +459,7 @@ func enterNamespaces(req *Request) error {
 			return api.Errorf(api.Exhausted, "new namespaces: the limit of /proc/sys/user/max_*_namespaces is reached")
 		}
 		if err == unix.EPERM {
-			return api.Errorf(api.Unsupported, "new namespaces: %w: run as root", err)
+			return api.Errorf(api.Unsupported, "new namespaces: %w: run as root, or give the container a user namespace: `brig-oci spec --rootless` shows how", err)
 		}
 		return fmt.Errorf("new namespaces: %w", err)
 	}
