@@ -87,7 +87,6 @@ func (w *world) rootless(edit func(*specs.Spec), args ...string) string {
 		w.t.Fatal(err)
 	}
 	s.Process.Terminal, s.Process.Args, s.Root.Path = false, args, w.dir+"/home/rootfs"
-	w.bindDevices(&s)
 	if edit != nil {
 		edit(&s)
 	}

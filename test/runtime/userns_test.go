@@ -26,7 +26,6 @@ func (w *world) mapUsers(s *specs.Spec) {
 		w.chown(root, mappedRoot)
 	}
 	s.Root.Path = root
-	w.bindDevices(s)
 	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 	s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: mappedRoot, Size: 65536}}
 	s.Linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: mappedRoot, Size: 65536}}
@@ -44,15 +43,6 @@ func (w *world) chown(dir string, id int) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-}
-
-// bindDevices shows the container the host's device nodes, one by one.
-func (w *world) bindDevices(s *specs.Spec) {
-	mounts := []specs.Mount{s.Mounts[0]}
-	for _, f := range devices {
-		mounts = append(mounts, specs.Mount{Type: "bind", Source: "/dev/" + f, Destination: "/dev/" + f, Options: []string{"bind"}})
-	}
-	s.Mounts = append(mounts, s.Mounts[2:]...)
 }
 
 // owner is who owns a file, as user:group.
@@ -247,6 +237,8 @@ func TestUserNamespaceRefused(t *testing.T) {
 		}
 		return l
 	}
+	plain := w.started(w.bundle(nil, "sleep", "100"))
+	foreign := fmt.Sprintf("/proc/%d/ns/pid", w.state(plain).Pid)
 	for _, c := range []struct {
 		words string
 		uids  []specs.LinuxIDMapping
@@ -260,6 +252,7 @@ func TestUserNamespaceRefused(t *testing.T) {
 		{"process.user.uid", m(0, 100000, 10), func(s *specs.Spec) { s.Process.User.UID = 10 }},
 		{"0 is not mapped", m(5, 100005, 10), func(s *specs.Spec) { s.Process.User.UID = 5 }},
 		{"no user namespace", m(0, 100000, 10), func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[:len(s.Linux.Namespaces)-1] }},
+		{"does not belong to the container's user namespace", m(0, 100000, 10), func(s *specs.Spec) { s.Linux.Namespaces[0].Path = foreign }},
 		{"/no/such/ns", m(0, 100000, 10), func(s *specs.Spec) { s.Linux.Namespaces[len(s.Linux.Namespaces)-1].Path = "/no/such/ns" }},
 	} {
 		bundle := w.bundle(func(s *specs.Spec) {
@@ -271,6 +264,7 @@ func TestUserNamespaceRefused(t *testing.T) {
 		}, "true")
 		w.fails(1, c.words, "run", "--bundle", bundle, w.name())
 	}
+	w.must("delete", "--force", plain)
 }
 
 // TestUserNamespaceLimits: limits that only the host's root may raise are raised, and the container's cgroup holds it.
