@@ -40,7 +40,7 @@ func TestAsRunc(t *testing.T) {
 		{"start ID", true}, {"start ID", false}, {"state ID", true}, {"ps ID -o pid,args", true}, {"ps -f json ID", true},
 		{"exec ID echo hi", true}, {"exec ID sh -c exit\t7", true}, {"exec ID false", true}, {"exec ID /nope", false}, {"exec ID /proc", false}, {"exec ID noexec", false},
 		{"exec ID", false}, {"exec -u 5:6 ID id", true}, {"exec --user 5 ID id", true}, {"exec --cwd /tmp -e A=b ID env", true}, {"exec -u nobody ID id", false},
-		{"exec --cwd /tmp ID pwd", true}, {"exec -g 7 -g 8 ID id -G", true}, {"exec --no-new-privs ID true", true}, {"exec --cap CAP_NET_RAW ID true", true},
+		{"exec --cwd /tmp ID pwd", true}, {"exec -g 7 -g 8 ID id -G", true}, {"exec --no-new-privs ID true", true}, {"exec --cap CAP_NET_RAW ID true", true}, {"exec --cap CAP_NONSENSE ID true", true},
 		{"exec --console-socket /nope ID true", false}, {"exec -t -d ID true", false},
 		{"pause ID", true}, {"pause ID", false}, {"state ID", true}, {"list", true}, {"exec ID true", false}, {"kill ID 0", true}, {"resume ID", true},
 		{"kill ID NOPE", false}, {"kill ID 999", false}, {"kill ID SIGUSR3", false}, {"kill -a ID CONT", true}, {"kill ID sigcont", true}, {"kill ID cont", true}, {"kill ID 18", true},
@@ -311,7 +311,7 @@ func TestRefusedBeforeAnythingIsMade(t *testing.T) {
 			s.Mounts = append(s.Mounts, specs.Mount{Type: "bind", Source: "/no/such/source", Destination: "/tmp", Options: []string{"bind"}})
 		}},
 		{"/no/such/ns", func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/no/such/ns" }},
-		{"NONSENSE", func(s *specs.Spec) { s.Process.Capabilities.Bounding = []string{"CAP_NONSENSE"} }},
+		{"RLIMIT_NONSENSE", func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NONSENSE"}} }},
 	} {
 		bundle := w.bundle(c.edit, "true")
 		for _, verb := range []string{"create", "run"} {

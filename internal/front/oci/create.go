@@ -75,7 +75,7 @@ func (c *call) make(held bool) (*making, error) {
 	}}
 	req := &oci.Request{
 		ID: id, Spec: s, Bundle: bundle, RootPath: root, MountPoint: root, NetNS: -1, Gate: -1, Stdio: [3]int{0, 1, 2}, Preserve: c.preserve,
-		Rootless: c.goWithoutCgroup(), Systemd: c.systemd, Here: true, NoNewKeyring: c.on("no-new-keyring"), NoPivot: c.on("no-pivot"),
+		Rootless: c.goWithoutCgroup(), Systemd: c.systemd, Here: !c.unprivileged(), NoNewKeyring: c.on("no-new-keyring"), NoPivot: c.on("no-pivot"),
 	}
 	m.e.NoNewKeyring = req.NoNewKeyring
 	for _, w := range oci.Warnings(s.Process, s.Linux) {
@@ -154,13 +154,21 @@ func (c *call) goWithoutCgroup() bool {
 	case "false":
 		return false
 	}
-	return os.Geteuid() != 0 || inUserNS()
+	return c.unprivileged()
 }
 
-// inUserNS reports whether this process is in a user namespace that does not map all ids to themselves.
-func inUserNS() bool {
-	data, err := os.ReadFile("/proc/self/uid_map")
-	return err == nil && strings.Join(strings.Fields(string(data)), " ") != "0 0 4294967295"
+// unprivileged reports whether this process has no root's rights over the namespaces that it was started in: its user is another, or it is in a user
+// namespace that does not map all ids to themselves.
+func (c *call) unprivileged() bool {
+	if c.rights == 0 {
+		c.rights = 'y'
+		if os.Geteuid() != 0 {
+			c.rights = 'n'
+		} else if data, err := os.ReadFile("/proc/self/uid_map"); err == nil && strings.Join(strings.Fields(string(data)), " ") != "0 0 4294967295" {
+			c.rights = 'n'
+		}
+	}
+	return c.rights == 'n'
 }
 
 // firstFD is the first descriptor after the standard streams.

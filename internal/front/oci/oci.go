@@ -40,7 +40,8 @@ type call struct {
 	globals
 	values
 	args                  []string
-	preserve              int // how many descriptors after the standard streams a process inherits
+	rights                byte // of unprivileged: 'y', 'n', 0: not looked at yet
+	preserve              int  // how many descriptors after the standard streams a process inherits
 	stdin, stdout, stderr *os.File
 }
 

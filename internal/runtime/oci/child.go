@@ -44,6 +44,7 @@ type child struct {
 	dropBounding []uintptr // capabilities to take from the bounding set
 	uid, gid     uintptr
 	groups       []uint32
+	keepGroups   bool // the user namespace denies setgroups(2)
 	home         string
 	caps         struct {
 		set  bool
@@ -580,8 +581,10 @@ func setUser(c *child) (int32, syscall.Errno) {
 	if len(c.groups) > 0 {
 		groups = unsafe.Pointer(&c.groups[0])
 	}
-	if _, _, e := syscall.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(c.groups)), uintptr(groups), 0); e != 0 {
-		return stageGroups, e
+	if !c.keepGroups {
+		if _, _, e := syscall.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(c.groups)), uintptr(groups), 0); e != 0 {
+			return stageGroups, e
+		}
 	}
 	if _, _, e := syscall.RawSyscall(unix.SYS_SETRESGID, c.gid, c.gid, c.gid); e != 0 {
 		return stageGID, e

@@ -307,6 +307,11 @@ func (b *builder) child() (*child, error) {
 		return nil, err
 	}
 	c.early = true
+	if setgroupsDenied("/proc/thread-self/setgroups") {
+		if err := c.leaveGroups(); err != nil {
+			return nil, err
+		}
+	}
 	c.cgroupNS = hasNamespace(s, specs.CgroupNamespace)
 	for i := range s.Linux.Namespaces {
 		if n := &s.Linux.Namespaces[i]; n.Type == specs.CgroupNamespace && n.Path != "" {

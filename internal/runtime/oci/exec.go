@@ -80,6 +80,7 @@ func join(req *ExecRequest) (*Process, error) {
 		return nil, api.Errorf(api.Conflict, "the container is not running")
 	}
 	defer unix.Close(cgroupNS)
+	shared := isHere(cgroupNS, specs.CgroupNamespace)
 	userNS, err := OtherUserNS(req.Pid)
 	if err != nil {
 		return nil, err
@@ -108,12 +109,9 @@ func join(req *ExecRequest) (*Process, error) {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return nil, os.NewSyscallError("unshare", err)
 	}
-	const all = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWPID
-	if err := unix.Setns(pidfd, all); err != nil {
-		if err == unix.ESRCH {
-			return nil, api.Errorf(api.Conflict, "the container is not running")
-		}
-		return nil, fmt.Errorf("joining the container's namespaces: %w", err)
+	denied := setgroupsDenied("/proc/" + strconv.Itoa(req.Pid) + "/setgroups") // now, as above
+	if err := joinNamespaces(pidfd, req.Pid); err != nil {
+		return nil, err
 	}
 	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -127,6 +125,11 @@ func join(req *ExecRequest) (*Process, error) {
 	c.give(attr)
 	attr = attributes{}
 	defer c.attr.close()
+	if denied {
+		if err := c.leaveGroups(); err != nil {
+			return nil, err
+		}
+	}
 	var console *os.File
 	if req.Process.Terminal {
 		owner, err := outerID(uidMap, int(c.uid))
@@ -142,7 +145,10 @@ func join(req *ExecRequest) (*Process, error) {
 		unix.Fchown(c.console, owner, -1)
 		console = master
 	}
-	c.cgroupNSFD, c.userNS, c.preserve = cgroupNS, userNS, req.Preserve
+	c.userNS, c.preserve = userNS, req.Preserve
+	if !shared {
+		c.cgroupNSFD = cgroupNS
+	}
 	p, err := launch(c, c.join(tasks, unified), req.Process.Args[0])
 	if err != nil {
 		if console != nil {
@@ -152,6 +158,33 @@ func join(req *ExecRequest) (*Process, error) {
 	}
 	p.Console = console
 	return p, nil
+}
+
+// joinNamespaces enters those of a process's namespaces that are not this thread's.
+func joinNamespaces(pidfd, pid int) error {
+	const all = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWPID
+	err := unix.Setns(pidfd, all)
+	if err == unix.EPERM { // those that the container shares with us may belong to somebody else
+		flags := 0
+		for _, n := range homeNamespaces {
+			fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/ns/"+n.name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return api.Errorf(api.Conflict, "the container is not running")
+			}
+			if !isHere(fd, n.kind) {
+				flags |= n.flag
+			}
+			unix.Close(fd)
+		}
+		err = unix.Setns(pidfd, flags)
+	}
+	if err == unix.ESRCH {
+		return api.Errorf(api.Conflict, "the container is not running")
+	}
+	if err != nil {
+		return fmt.Errorf("joining the container's namespaces: %w", err)
+	}
+	return nil
 }
 
 // OtherUserNS opens the user namespace of a process; 0: it is this process's own.

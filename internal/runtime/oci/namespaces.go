@@ -68,6 +68,9 @@ func enterNamespaces(req *Request) (mounts bool, err error) {
 			}
 			err = joinNamespace(fd, n.Type)
 			unix.Close(fd)
+			if err == unix.EPERM && n.Type == specs.PIDNamespace && req.staged != nil {
+				return false, api.Errorf(api.Unsupported, "config.json: linux.namespaces[%d]: the PID namespace %s does not belong to the container's user namespace: join both of one container, or neither", i, n.Path)
+			}
 			if err != nil {
 				return false, api.Errorf(api.InvalidArgument, "linux.namespaces[%d]: joining the %s namespace %s: %w", i, n.Type, n.Path, err)
 			}
@@ -78,7 +81,7 @@ func enterNamespaces(req *Request) (mounts bool, err error) {
 			return false, api.Errorf(api.Exhausted, "new namespaces: the limit of /proc/sys/user/max_*_namespaces is reached")
 		}
 		if err == unix.EPERM {
-			return false, api.Errorf(api.Unsupported, "new namespaces: %w: run as root", err)
+			return false, api.Errorf(api.Unsupported, "new namespaces: %w: run as root, or give the container a user namespace: `brig-oci spec --rootless` shows how", err)
 		}
 		return false, fmt.Errorf("new namespaces: %w", err)
 	}

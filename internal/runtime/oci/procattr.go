@@ -105,6 +105,8 @@ func execAttributes(req *ExecRequest) (attributes, error) {
 		// A thread of many cannot change its time namespace: the child does (setns(2), EUSERS).
 		fd, oerr := unix.Open("/proc/"+strconv.Itoa(req.Pid)+"/ns/time", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		switch {
+		case oerr == nil && isHere(fd, specs.TimeNamespace): // it may be another user's, who alone may join it
+			unix.Close(fd)
 		case oerr == nil:
 			a.timeNS = fd
 		case oerr != unix.ENOENT: // a kernel without them

@@ -298,13 +298,13 @@ func (p *Process) mounted(slave *os.File) error {
 // Ready waits until the child is in its cgroups and limits and waits for Start.
 func (p *Process) Ready() error { return p.expect(stageReady) }
 
-// expect waits for one report of the child and is content with stage alone.
+// expect waits for one report of the child and is content with stage alone; 0 is the end, when it has let go of all that is this process's.
 func (p *Process) expect(want int32) error {
 	stage, errno, err := p.read()
 	if err != nil {
 		return err
 	}
-	if stage == 0 {
+	if stage == 0 && want != 0 {
 		return errKilled(p.name)
 	}
 	if stage != want {
@@ -338,6 +338,9 @@ func (p *Process) Start() error {
 // Hold leaves the child waiting at its gate, for StartAt from any process. Call Ready first; the parent may end then.
 func (p *Process) Hold() error {
 	err := p.release([]byte{wordHold})
+	if err == nil {
+		err = p.expect(0)
+	}
 	p.hangUp()
 	return err
 }

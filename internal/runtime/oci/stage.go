@@ -134,7 +134,9 @@ func (o *order) collect(req *Request, group *cgroup.Group, fds *[]int) (join []i
 			return nil, api.Errorf(api.InvalidArgument, "config.json: linux.namespaces[%d]: %w", i, &os.PathError{Op: "open", Path: n.Path, Err: err})
 		}
 		o.Namespaces = append(o.Namespaces, i)
-		join = append(join, fd)
+		if n.Type != specs.PIDNamespace { // a process whose children shall be elsewhere gets no threads, and the stage needs them: clone(2), EINVAL
+			join = append(join, fd)
+		}
 		add(fd)
 	}
 	if req.NetNS >= 0 {

@@ -64,18 +64,22 @@ func thereAndBack(f func() error) error {
 	unix.Umask(mask)
 	for i, fd := range fds {
 		if err := unix.Setns(fd, homeNamespaces[i].flag); err != nil && !(ferr != nil && isHere(fd, homeNamespaces[i].kind)) { // f may not have got away
-			return lost(homeNamespaces[i].name, err)
+			return lost(homeNamespaces[i].name, err, ferr)
 		}
 	}
 	if err := enterRoot(root); err != nil {
-		return lost("root", err)
+		return lost("root", err, ferr)
 	}
 	if err := unix.Fchdir(cwd); err != nil {
-		return lost("working directory", err)
+		return lost("working directory", err, ferr)
 	}
 	return ferr
 }
 
-func lost(what string, err error) error {
+// lost is the error of a thread that has not come back; where f failed, as it does without the rights to leave, that is what is worth telling.
+func lost(what string, err, ferr error) error {
+	if ferr != nil {
+		return ferr
+	}
 	return fmt.Errorf("back from the container's namespaces: %s: %w", what, err)
 }
