@@ -78,7 +78,7 @@ func (c *call) make(held bool) (*making, error) {
 		Rootless: c.goWithoutCgroup(), Systemd: c.systemd, Here: !c.unprivileged(), NoNewKeyring: c.on("no-new-keyring"), NoPivot: c.on("no-pivot"),
 	}
 	m.e.NoNewKeyring = req.NoNewKeyring
-	for _, w := range oci.Warnings(s.Process, s.Linux) {
+	for _, w := range oci.Warnings(s) {
 		c.logLine("warning", w)
 	}
 	if err := c.build(m, req, data, held); err != nil {
@@ -256,7 +256,7 @@ func (c *call) poststart(e *entry, s *specs.Spec) error {
 	if err != nil {
 		return err
 	}
-	if err := oci.RunHooks("poststart", s.Hooks.Poststart, state); err != nil {
+	for _, err := range oci.RunEveryHook("poststart", s.Hooks.Poststart, state) {
 		c.warn(err)
 	}
 	return nil

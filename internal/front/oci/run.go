@@ -121,10 +121,10 @@ func (c *call) destroy(e *entry) error {
 	}
 	if s, err := e.config(); err == nil && s.Hooks != nil && len(s.Hooks.Poststop) > 0 {
 		state, err := e.stateJSON("stopped", 0)
-		if err == nil {
-			err = oci.RunHooks("poststop", s.Hooks.Poststop, state)
+		if err != nil {
+			return err
 		}
-		if err != nil { // runtime.md, "Lifecycle", step 13: told, and no reason to keep the rest
+		for _, err := range oci.RunEveryHook("poststop", s.Hooks.Poststop, state) {
 			c.warn(err)
 		}
 	}

@@ -47,7 +47,7 @@ func FuzzConfig(f *testing.F) {
 		if json.Unmarshal(data, s) != nil {
 			return
 		}
-		Warnings(s.Process, s.Linux)
+		Warnings(s)
 		if Validate(s) != nil {
 			return
 		}

@@ -24,6 +24,16 @@ func RunHooks(name string, hooks []specs.Hook, state []byte) error {
 	return nil
 }
 
+// RunEveryHook is RunHooks for those whose failure is no reason to leave out the others: runtime.md, "Lifecycle", steps 10 and 13.
+func RunEveryHook(name string, hooks []specs.Hook, state []byte) (failed []error) {
+	for i := range hooks {
+		if err := runHook(&hooks[i], state); err != nil {
+			failed = append(failed, fmt.Errorf("hooks.%s[%d]: %s: %w", name, i, hooks[i].Path, err))
+		}
+	}
+	return failed
+}
+
 // maxHookWords is how much of what a failed hook wrote to its standard error goes into the error, in bytes.
 const maxHookWords = 4 << 10
 

@@ -249,10 +249,16 @@ func timeOffsets(offsets map[string]specs.LinuxTimeOffset) error {
 	return nil
 }
 
-// Warnings tells of what is passed over: capabilities that this version or the kernel does not know, as runc does, and a label of files that no security module
-// would read.
-func Warnings(p *specs.Process, linux *specs.Linux) []string {
+// Warnings tells of what is passed over: capabilities that this version or the kernel does not know, a label of files that no security module
+// would read, and options of a file system for a bind mount, which has none. So does runc.
+func Warnings(s *specs.Spec) []string {
 	var list []string
+	for i := range s.Mounts {
+		if opts := parseOptions(&s.Mounts[i]); opts.bind && opts.forBind() != "" {
+			list = append(list, fmt.Sprintf("mounts[%d].options: %q is passed over: it is an option of a file system, and a bind mount has only those of a mount", i, opts.forBind()))
+		}
+	}
+	p, linux := s.Process, s.Linux
 	if linux != nil && linux.MountLabel != "" {
 		if err := (lsm.Host{}).SELinux(); err != nil {
 			list = append(list, fmt.Sprintf("linux.mountLabel is passed over: %v", err))

@@ -70,10 +70,10 @@ func TestCapabilitySets(t *testing.T) {
 	if unknown.caps != known.caps || !slices.Equal(unknown.dropBounding, known.dropBounding) {
 		t.Error("an unknown capability changes the sets")
 	}
-	if w := Warnings(&specs.Process{Capabilities: with}, nil); len(w) != 1 || !strings.Contains(w[0], "CAP_NO_SUCH") {
+	if w := Warnings(&specs.Spec{Process: &specs.Process{Capabilities: with}}); len(w) != 1 || !strings.Contains(w[0], "CAP_NO_SUCH") {
 		t.Errorf("warnings: %q", w)
 	}
-	if w := Warnings(&specs.Process{Capabilities: without}, nil); len(w) != 0 {
+	if w := Warnings(&specs.Spec{Process: &specs.Process{Capabilities: without}}); len(w) != 0 {
 		t.Errorf("warnings of known ones: %q", w)
 	}
 }

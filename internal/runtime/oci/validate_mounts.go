@@ -75,8 +75,6 @@ func validateMount(m *specs.Mount, userNS bool) error {
 		return bad(".options: a remount is no new file system to copy into (tmpcopyup)")
 	case opts.remount && opts.legacy():
 		return bad(".options: a remount takes no iversion, and no option of more than %d bytes", maxFsconfig)
-	case opts.bind && opts.forBind() != "":
-		return bad(".options: %q is an option of a file system, and a bind mount has only those of a mount: see mount(8)", opts.forBind())
 	case opts.remount:
 		return nil
 	case opts.tmpCopyUp && (opts.bind || m.Type != "tmpfs"):
