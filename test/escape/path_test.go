@@ -239,7 +239,8 @@ func TestCopyUp(t *testing.T) {
 	})
 }
 
-// A /proc of the host that is not one: what the runtime writes would go where the attacker says.
+// A /proc of the host that is not one: what the runtime writes would go where the attacker says. It makes one of its own, or refuses where a user
+// namespace does not let it.
 func TestProcOfTheHostIsFake(t *testing.T) {
 	against(t, "procfs", func(o *oci) (found string) {
 		for _, users := range []bool{false, true} {
@@ -254,7 +255,7 @@ func TestProcOfTheHostIsFake(t *testing.T) {
 			cmd.Args = append([]string{probe, "fakeproc"}, append([]string{cmd.Path}, cmd.Args[1:]...)...)
 			cmd.Path = probe
 			r := o.finish(cmd)
-			if o.weak == "" && r.code != 0 {
+			if o.weak == "" && r.code != 0 && !(users && strings.Contains(r.err, "/proc cannot be trusted")) {
 				o.Error(r)
 			}
 			found += r.out
