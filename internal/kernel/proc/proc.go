@@ -55,37 +55,6 @@ func BootID() string {
 	return strings.TrimSpace(string(data))
 }
 
-// Open returns a descriptor of the procfs at /proc, for Write; another file system there is an error. Close it.
-func Open() (int, error) {
-	fd, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: "/proc", Err: err}
-	}
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(fd, &st); err != nil || st.Type != unix.PROC_SUPER_MAGIC {
-		unix.Close(fd)
-		return -1, fmt.Errorf("/proc is not a proc file system: mount one there")
-	}
-	return fd, nil
-}
-
-// Resolve is how a name in procfs is looked up (openat2(2)): what is mounted over a file of it is not followed, nor the links that lead out.
-const Resolve = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS
-
-// Write writes to a file of the procfs that Open returned.
-func Write(procfs int, name, text string) error {
-	how := unix.OpenHow{Flags: unix.O_WRONLY | unix.O_CLOEXEC, Resolve: Resolve}
-	fd, err := unix.Openat2(procfs, name, &how)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: "/proc/" + name, Err: err}
-	}
-	defer unix.Close(fd)
-	if _, err := unix.Write(fd, []byte(text)); err != nil {
-		return &os.PathError{Op: "write", Path: "/proc/" + name, Err: err}
-	}
-	return nil
-}
-
 // ThreadID is the calling thread's number in the PID namespace of that procfs, which need not be the thread's own.
 func ThreadID(procfs int) (string, error) {
 	var buf [64]byte

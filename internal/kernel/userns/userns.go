@@ -14,15 +14,21 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/kernel/proc"
 )
 
 // Map gives the user namespace that process pid has just made its mappings. Without root's rights a caller may map its own ids alone, which needs no
 // helper but takes setgroups(2) away, or what /etc/subuid and /etc/subgid say.
 func Map(pid int, uids, gids []specs.LinuxIDMapping) error {
-	dir := "/proc/" + strconv.Itoa(pid)
-	err := write(dir+"/uid_map", lines(uids))
+	procfs, err := proc.Open()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(procfs)
+	dir := strconv.Itoa(pid)
+	err = proc.Write(procfs, dir+"/uid_map", lines(uids))
 	if err == nil {
-		err = write(dir+"/gid_map", lines(gids))
+		err = proc.Write(procfs, dir+"/gid_map", lines(gids))
 		if !errors.Is(err, unix.EPERM) {
 			return wrap(err)
 		}
@@ -31,13 +37,13 @@ func Map(pid int, uids, gids []specs.LinuxIDMapping) error {
 		return wrap(err)
 	}
 	if len(uids) == 1 && len(gids) == 1 && own(uids[0], os.Geteuid()) && own(gids[0], os.Getegid()) {
-		if err := write(dir+"/setgroups", []byte("deny")); err != nil {
+		if err := proc.Write(procfs, dir+"/setgroups", "deny"); err != nil {
 			return wrap(err)
 		}
-		if err := write(dir+"/uid_map", lines(uids)); err != nil && !errors.Is(err, unix.EPERM) { // EPERM: it was written above
+		if err := proc.Write(procfs, dir+"/uid_map", lines(uids)); err != nil && !errors.Is(err, unix.EPERM) { // EPERM: it was written above
 			return wrap(err)
 		}
-		return wrap(write(dir+"/gid_map", lines(gids)))
+		return wrap(proc.Write(procfs, dir+"/gid_map", lines(gids)))
 	}
 	if err := helper("newuidmap", pid, uids); err != nil {
 		return err
@@ -58,24 +64,12 @@ func wrap(err error) error {
 }
 
 // lines are the mappings as the kernel reads them: first id inside, first id outside, count.
-func lines(list []specs.LinuxIDMapping) []byte {
+func lines(list []specs.LinuxIDMapping) string {
 	var b []byte
 	for _, m := range list {
 		b = fmt.Appendf(b, "%d %d %d\n", m.ContainerID, m.HostID, m.Size)
 	}
-	return b
-}
-
-func write(path string, data []byte) error {
-	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	defer unix.Close(fd)
-	if _, err := unix.Write(fd, data); err != nil { // all in one: the kernel takes one write only
-		return &os.PathError{Op: "write", Path: path, Err: err}
-	}
-	return nil
+	return string(b)
 }
 
 func helper(name string, pid int, list []specs.LinuxIDMapping) error {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/weak"
 	"brig/internal/kernel/cgroup"
 	"brig/internal/kernel/mount"
 )
@@ -26,6 +27,12 @@ func (b *builder) mountCgroup(m *specs.Mount, opts *mountOptions) error {
 		return api.Errorf(api.Unsupported, "the container has no cgroup of its own to show: leave this mount out")
 	}
 	list := g.Hierarchies()
+	if weak.Cgroup {
+		opts.set = 0
+		for i := range list {
+			list[i].Dir = list[i].Mount
+		}
+	}
 	two := slices.IndexFunc(list, func(h cgroup.Hierarchy) bool { return h.Controllers == nil })
 	if m.Type == "cgroup2" && two < 0 {
 		return api.Errorf(api.Unsupported, "type cgroup2: this host has no version 2 hierarchy mounted: type cgroup shows what it has")

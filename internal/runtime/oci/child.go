@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"brig/internal/base/weak"
 	"brig/internal/kernel/caps"
 )
 
@@ -24,9 +25,10 @@ type child struct {
 	talk     int
 	other    int // the parent's end, of which the child has a copy
 	message  message
-	gate     int // listening socket at which a held child waits for its start, whoever makes it; -1: none
-	root     int // descriptor of the root to enter before anything of the user's runs; -1: as it is
-	preserve int // how many descriptors after the standard streams the process inherits
+	gate     int    // listening socket at which a held child waits for its start, whoever makes it; -1: none
+	root     int    // descriptor of the root to enter before anything of the user's runs; -1: as it is
+	shut     [2]int // descriptors of the builder alone, to be closed at birth; -1: none
+	preserve int    // how many descriptors after the standard streams the process inherits
 
 	sibling    bool // it is the child of this process's parent
 	startHooks []startHook
@@ -210,8 +212,12 @@ var zero = [1]byte{'0'}
 func runChild(c *child) (int32, syscall.Errno) {
 	// With this end open here too, the death of the parent would not end the wait for its words.
 	syscall.RawSyscall(unix.SYS_CLOSE, uintptr(c.other), 0, 0)
-	// Nobody in the container may look into this process before it executes.
-	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0)
+	// Nor is the host's root for whoever may look into a process of the container's.
+	for _, fd := range c.shut {
+		if fd >= 0 && !weak.FDs {
+			syscall.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0)
+		}
+	}
 	for i := range c.procs {
 		if e := makeProc(c, &c.procs[i]); e != 0 {
 			return stageProc, e
@@ -244,6 +250,7 @@ func runChild(c *child) (int32, syscall.Errno) {
 		if _, _, e := syscall.RawSyscall(unix.SYS_SETNS, uintptr(c.userNS), unix.CLONE_NEWUSER, 0); e != 0 {
 			return stageUserNS, e
 		}
+		closeUp()
 	}
 	if s, e := joinKeyring(&c.attr); e != 0 { // by a name that means something in the container's user namespace only
 		return s, e
@@ -469,7 +476,7 @@ func enterCwd(c *child) (int32, syscall.Errno) {
 		return stageCwd, e
 	}
 	// A working directory that leads out of the root (through a leaked descriptor) has no path: the kernel says "(unreachable)…".
-	if _, _, e := syscall.RawSyscall(unix.SYS_GETCWD, uintptr(unsafe.Pointer(&c.cwdBuf)), unsafe.Sizeof(c.cwdBuf), 0); e != 0 || c.cwdBuf[0] != '/' {
+	if _, _, e := syscall.RawSyscall(unix.SYS_GETCWD, uintptr(unsafe.Pointer(&c.cwdBuf)), unsafe.Sizeof(c.cwdBuf), 0); (e != 0 || c.cwdBuf[0] != '/') && !weak.Cwd {
 		return stageCwdOutside, max(e, 1)
 	}
 	return 0, 0
@@ -499,8 +506,10 @@ func become(c *child) (int32, syscall.Errno) {
 		}
 		c.talk = last
 	}
-	if _, _, e := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, uintptr(last)+1, ^uintptr(0)>>32, 0); e != 0 {
-		return stageCloseFDs, e
+	if !weak.FDs {
+		if _, _, e := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, uintptr(last)+1, ^uintptr(0)>>32, 0); e != 0 {
+			return stageCloseFDs, e
+		}
 	}
 	// As root first, then, where root may not, as the user: so does runc. Before the filter, which may forbid it.
 	s, e := enterCwd(c)
@@ -554,7 +563,7 @@ func become(c *child) (int32, syscall.Errno) {
 //go:norace
 //go:nocheckptr
 func installSeccomp(c *child) (int32, syscall.Errno) {
-	if c.seccomp == nil {
+	if c.seccomp == nil || weak.Seccomp {
 		return 0, 0
 	}
 	fd, _, e := syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, c.seccompFlags, uintptr(unsafe.Pointer(c.seccomp)))
@@ -565,6 +574,19 @@ func installSeccomp(c *child) (int32, syscall.Errno) {
 		handListener(c, fd)
 	}
 	return 0, 0
+}
+
+// closeUp keeps everybody in the container from looking into this process until it executes: through /proc/PID/mem, exe, fd, root and cwd, with ptrace(2) and
+// process_vm_readv(2). The child is born so, but new credentials set what sysctl fs.suid_dumpable says (proc_sys_fs(5)).
+//
+//go:nosplit
+//go:noinline
+//go:norace
+//go:nocheckptr
+func closeUp() {
+	if !weak.Dumpable {
+		syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0)
+	}
 }
 
 //go:nosplit
@@ -592,6 +614,7 @@ func setUser(c *child) (int32, syscall.Errno) {
 	if _, _, e := syscall.RawSyscall(unix.SYS_SETRESUID, c.uid, c.uid, c.uid); e != 0 {
 		return stageUID, e
 	}
+	closeUp()
 	if !c.caps.set {
 		return 0, 0
 	}

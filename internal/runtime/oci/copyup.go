@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"brig/internal/base/weak"
 )
 
 // copyUp copies what the folder at from (O_PATH) holds into the detached mount at to, when that is empty: the first use of a volume shows
@@ -26,7 +28,7 @@ func copyUp(from, to int) error {
 	in, out := os.NewFile(uintptr(src), "image"), os.NewFile(uintptr(dst), "volume")
 	defer in.Close()
 	defer out.Close()
-	if _, err := out.Readdirnames(1); err != io.EOF {
+	if _, err := out.Readdirnames(1); err != io.EOF && !weak.CopyUp {
 		return err // not empty, or unreadable
 	}
 	return copyDir(in, out)
@@ -61,6 +63,9 @@ func copyEntry(in, out *os.File, name string) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(sfd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
+	}
+	if weak.CopyUp {
+		return weakCopy(sfd, dfd, name, &st)
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
@@ -167,4 +172,22 @@ func copyXattrs(in, out *os.File) error {
 		}
 	}
 	return nil
+}
+
+// weakCopy is what a copy by name does: both ends are followed, and what is there is written over. Only weak.CopyUp leads here.
+func weakCopy(sfd, dfd int, name string, st *unix.Stat_t) error {
+	s, err := unix.Openat(sfd, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	in := os.NewFile(uintptr(s), name)
+	defer in.Close()
+	d, err := unix.Openat(dfd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_CLOEXEC, st.Mode&0o777)
+	if err != nil {
+		return err
+	}
+	out := os.NewFile(uintptr(d), name)
+	defer out.Close()
+	_, err = io.Copy(out, in)
+	return err
 }

@@ -15,6 +15,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/record"
+	"brig/internal/base/weak"
 	"brig/internal/kernel/cgroup"
 	"brig/internal/kernel/lsm"
 	"brig/internal/kernel/mount"
@@ -322,7 +323,9 @@ func (b *builder) child() (*child, error) {
 		}
 	}
 	c.root, c.gate, c.preserve = b.root, b.req.Gate, b.req.Preserve
+	c.shut[0] = b.host
 	if b.req.staged != nil {
+		c.shut[1] = b.req.staged.control
 		c.rlimits = nil // set from outside, where they can be raised
 	}
 	if s.Hooks != nil {
@@ -437,6 +440,9 @@ func (b *builder) sysctls() error {
 		}
 		name := "sys/" + strings.ReplaceAll(k, ".", "/")
 		how := unix.OpenHow{Flags: unix.O_WRONLY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV}
+		if weak.Crossing {
+			how.Resolve = unix.RESOLVE_BENEATH
+		}
 		fd, err := unix.Openat2(b.proc, name, &how)
 		if err != nil {
 			return api.Errorf(api.InvalidArgument, "sysctl %s: %w", k, err)

@@ -11,6 +11,7 @@ import (
 
 	"brig/api"
 	"brig/internal/kernel/cgroup"
+	"brig/internal/kernel/mount"
 	"brig/internal/kernel/proc"
 	"brig/internal/kernel/pty"
 )
@@ -136,7 +137,7 @@ func join(req *ExecRequest) (*Process, error) {
 		if err != nil {
 			return nil, err
 		}
-		master, slave, err := execConsole(req.Process)
+		master, slave, err := execConsole(root, req.Process)
 		if err != nil {
 			return nil, err
 		}
@@ -218,10 +219,10 @@ func outerID(uidMap []byte, id int) (int, error) {
 }
 
 // execConsole makes a pseudo-terminal in the container that this thread has joined. What is at /dev/pts is the container's to say, so it is checked.
-func execConsole(p *specs.Process) (master, slave *os.File, err error) {
-	fd, err := unix.Open("/dev/pts", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+func execConsole(root int, p *specs.Process) (master, slave *os.File, err error) {
+	fd, err := mount.OpenInRoot(root, "dev/pts", unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return nil, nil, &os.PathError{Op: "open", Path: "/dev/pts", Err: err}
+		return nil, nil, err
 	}
 	defer unix.Close(fd)
 	var st unix.Statfs_t

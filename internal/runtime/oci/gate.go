@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/weak"
 )
 
 // GateName is the socket in a container's folder at which its process waits to be started. As long as it is there, the container is created; who
@@ -26,7 +27,15 @@ func OpenGate(dir string) (int, error) {
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
+	if weak.Abstract {
+		if f, err := unix.Openat(at, GateName, unix.O_CREAT|unix.O_CLOEXEC, 0o600); err == nil {
+			unix.Close(f)
+		}
+	}
 	old := unix.Umask(0o177)
+	if weak.Modes {
+		unix.Umask(0)
+	}
 	err = unix.Bind(fd, gateAddress(at))
 	unix.Umask(old)
 	if err == nil {
@@ -41,6 +50,9 @@ func OpenGate(dir string) (int, error) {
 
 // gateAddress goes through a descriptor: the name of a socket has room for 107 bytes only (unix(7)).
 func gateAddress(dir int) *unix.SockaddrUnix {
+	if weak.Abstract {
+		return &unix.SockaddrUnix{Name: "@brig-oci"}
+	}
 	return &unix.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(dir) + "/" + GateName}
 }
 

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/weak"
 )
 
 // RunHooks runs hooks one after the other, each with the container's state (JSON) on its standard input, from the calling thread, so in its namespaces. The
@@ -117,6 +118,9 @@ func validateHooks(h *specs.Hooks) error {
 		{"createRuntime", h.CreateRuntime}, {"createContainer", h.CreateContainer}, {"startContainer", h.StartContainer},
 		{"poststart", h.Poststart}, {"poststop", h.Poststop},
 	} {
+		if n := len(list.hooks); n > maxHooks && !weak.Size {
+			return api.Errorf(api.InvalidArgument, "config.json: hooks.%s: %d are too many: at most %d", list.name, n, maxHooks)
+		}
 		for i := range list.hooks {
 			k := &list.hooks[i]
 			if !strings.HasPrefix(k.Path, "/") {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/weak"
 	"brig/internal/kernel/mount"
 )
 
@@ -39,7 +40,7 @@ func (b *builder) openForCover(p string) (int, error) {
 		return -1, api.Errorf(api.InvalidArgument, "that is the container's root itself")
 	}
 	base, name := b.root, p[1:]
-	if rest, ok := strings.CutPrefix(p, "/proc/"); ok && b.proc >= 0 {
+	if rest, ok := strings.CutPrefix(p, "/proc/"); ok && b.proc >= 0 && !weak.Mask {
 		base, name = b.proc, rest // the proc that was mounted, not what a path may lead to
 	}
 	at, err := mount.OpenInRoot(base, name, unix.O_PATH, 0)
@@ -57,6 +58,11 @@ func (b *builder) hide(at int) error {
 	src, err := b.nullDevice()
 	if err != nil {
 		return err
+	}
+	if weak.Mask {
+		if fd, err := mount.OpenInRoot(b.root, "dev/null", unix.O_PATH, 0); err == nil {
+			src = fd
+		}
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		if b.mask < 0 {

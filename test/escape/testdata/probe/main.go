@@ -4,8 +4,11 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -18,7 +21,88 @@ func main() {
 		syscalls()
 	case "exe":
 		executables(4 * time.Second)
+	case "swap":
+		swap(os.Args[2], os.Args[3])
+	case "look":
+		look(3 * time.Second)
+	case "fakeproc":
+		fakeProc(os.Args[2:])
+	case "rss", "rss-quiet":
+		memory(os.Args[1] == "rss-quiet", os.Args[2:])
+	case "fds":
+		descriptors()
 	}
+}
+
+// swap exchanges two names for as long as it lives.
+func swap(a, b string) {
+	for {
+		if err := unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE); err != nil && err != unix.ENOENT {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	}
+}
+
+// descriptors prints the numbers of those that are open.
+func descriptors() {
+	for fd := range 1024 {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
+			fmt.Print(fd, " ")
+		}
+	}
+}
+
+// look tries for so long to look into every process but those that were there first, and the first process if that is the runtime still: "HOLE" names
+// what was let through, "refused" what was not.
+func look(long time.Duration) {
+	runtime.LockOSThread() // ptrace(2) is a thread's
+	told := map[string]bool{}
+	say := func(s string) {
+		if !told[s] {
+			told[s] = true
+			fmt.Println(s)
+		}
+	}
+	own := map[string]bool{fmt.Sprintf("/proc/%d", os.Getpid()): true}
+	if os.Getpid() != 1 && len(os.Args) < 3 {
+		own["/proc/1"] = true
+	}
+	fmt.Println("ready")
+	for end := time.Now().Add(long); time.Now().Before(end); {
+		dirs, _ := filepath.Glob("/proc/[0-9]*")
+		for _, dir := range dirs {
+			if own[dir] {
+				continue
+			}
+			for _, name := range []string{"exe", "root", "cwd", "mem", "environ", "maps", "fd/3", "fd/4", "fd/5", "fd/6", "fd/7", "fd/8"} {
+				how := unix.O_RDONLY
+				if name == "exe" || name == "root" || name == "cwd" || strings.HasPrefix(name, "fd/") {
+					how = unix.O_PATH
+				}
+				fd, err := unix.Open(dir+"/"+name, how|unix.O_CLOEXEC, 0)
+				if err == unix.EACCES || err == unix.EPERM {
+					say("refused " + name)
+				}
+				if err == nil {
+					say("HOLE " + name)
+					unix.Close(fd)
+				}
+			}
+			var pid int
+			fmt.Sscanf(dir, "/proc/%d", &pid)
+			buf := make([]byte, 1)
+			local := []unix.Iovec{{Base: &buf[0], Len: 1}}
+			if _, err := unix.ProcessVMReadv(pid, local, []unix.RemoteIovec{{Base: 0x400000, Len: 1}}, 0); err == nil || err == unix.EFAULT {
+				say("HOLE process_vm_readv")
+			}
+			if err := unix.PtraceSeize(pid); err == nil {
+				say("HOLE ptrace")
+				unix.PtraceDetach(pid)
+			}
+		}
+	}
+	fmt.Println("done")
 }
 
 // syscalls prints one line a call: its name and the error's.
@@ -93,4 +177,70 @@ func executables(long time.Duration) {
 			}
 		}
 	}
+}
+
+// fakeProc runs a command under a /proc that is none: a tmpfs where what a runtime reads leads to the real one, and what it writes are files. It prints
+// those that something was written to.
+func fakeProc(command []string) {
+	runtime.LockOSThread()
+	must := func(err error) {
+		if err != nil {
+			fmt.Println("fakeproc:", err)
+			os.Exit(1)
+		}
+	}
+	dir, err := os.MkdirTemp("", "proc")
+	must(err)
+	defer os.Remove(dir)
+	must(os.Chmod(dir, 0o755))
+	must(unix.Unshare(unix.CLONE_NEWNS))
+	must(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	must(unix.Mount("/proc", dir, "", unix.MS_BIND, ""))
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	must(unix.Mount("tmpfs", "/proc", "tmpfs", 0, ""))
+	entries, err := os.ReadDir(dir)
+	must(err)
+	for _, e := range entries {
+		if e.Name()[0] > '9' {
+			must(os.Symlink(dir+"/"+e.Name(), "/proc/"+e.Name()))
+		}
+	}
+	var files []string
+	for pid := range os.Getpid() + 300 {
+		at := fmt.Sprintf("/proc/%d/", pid)
+		must(os.Mkdir(at, 0o755))
+		for _, name := range []string{"stat", "status", "ns", "exe", "fd", "cgroup", "mountinfo", "root", "attr"} {
+			must(os.Symlink(fmt.Sprintf("%s/%d/%s", dir, pid, name), at+name))
+		}
+		for _, name := range []string{"oom_score_adj", "uid_map", "gid_map", "setgroups"} {
+			must(os.WriteFile(at+name, nil, 0o666))
+			files = append(files, at+name)
+		}
+	}
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	runErr := cmd.Run()
+	for _, f := range files {
+		if data, err := os.ReadFile(f); err == nil && len(data) > 0 {
+			fmt.Printf("%s: %s\n", f, strings.TrimSpace(string(data)))
+		}
+	}
+	if runErr != nil {
+		fmt.Fprintln(os.Stderr, runErr)
+		unix.Unmount(dir, unix.MNT_DETACH)
+		os.Remove(dir)
+		os.Exit(2)
+	}
+}
+
+// memory runs a command and prints the most memory that it took, in KiB, as the last line of standard error. Quiet: the command's output is lost.
+func memory(quiet bool, command []string) {
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if quiet {
+		cmd.Stdout = nil
+	}
+	cmd.Run()
+	fmt.Fprintf(os.Stderr, "\nrss %d\n", cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss)
+	os.Exit(cmd.ProcessState.ExitCode())
 }
