@@ -85,7 +85,7 @@ func (c *call) make(held bool) (*making, error) {
 		c.logLine("warning", w)
 	}
 	if err := c.build(m, req, data, held); err != nil {
-		m.undo()
+		c.undo(m)
 		return nil, err
 	}
 	return m, nil
@@ -140,10 +140,13 @@ func (c *call) build(m *making, req *oci.Request, config []byte, held bool) erro
 }
 
 // undo takes back a container that could not be made.
-func (m *making) undo() {
+//
+// A hook that has run, whoever failed then, is answered by those of poststop: runtime.md, "Lifecycle", steps 4 to 9.
+func (c *call) undo(m *making) {
 	if m.made != nil {
 		m.made.Abandon()
 	}
+	c.poststop(m.e, m.spec)
 	lock.RemoveDir(m.e.dir)
 	m.lock.Release()
 }
@@ -213,7 +216,7 @@ func create(c *call) (int, error) {
 		return 0, err
 	}
 	if err := m.made.Hold(); err != nil {
-		m.undo()
+		c.undo(m)
 		return 0, err
 	}
 	return 0, m.lock.Release()

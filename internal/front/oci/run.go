@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/signal"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"brig/api"
@@ -33,7 +34,7 @@ func run(c *call) (int, error) {
 		signals = catchSignals()
 	}
 	if err := m.made.Start(); err != nil {
-		m.undo()
+		c.undo(m)
 		return 0, err
 	}
 	if err := c.poststart(m.e, m.spec); err != nil {
@@ -124,16 +125,25 @@ func (c *call) destroy(e *entry) error {
 			return err
 		}
 	}
-	if s, err := e.config(); err == nil && s.Hooks != nil && len(s.Hooks.Poststop) > 0 {
-		state, err := e.stateJSON("stopped", 0)
-		if err != nil {
-			return err
-		}
-		for _, err := range oci.RunEveryHook("poststop", s.Hooks.Poststop, state) {
-			c.warn(err)
-		}
+	if s, err := e.config(); err == nil {
+		c.poststop(e, s)
 	}
 	return lock.RemoveDir(e.dir)
+}
+
+// poststop runs the hooks of hooks.poststop. Their failure is told, and no reason to keep the rest: runtime.md, "Lifecycle", step 13.
+func (c *call) poststop(e *entry, s *specs.Spec) {
+	if s.Hooks == nil || len(s.Hooks.Poststop) == 0 {
+		return
+	}
+	state, err := e.stateJSON(specs.StateStopped, 0)
+	if err != nil {
+		c.warn(err)
+		return
+	}
+	for _, err := range oci.RunEveryHook("poststop", s.Hooks.Poststop, state) {
+		c.warn(err)
+	}
 }
 
 func copySize(from, to int) {
