@@ -38,6 +38,7 @@ func run(c *call) (int, error) {
 		return 0, err
 	}
 	if err := c.poststart(m.e, m.spec); err != nil {
+		c.undo(m)
 		return 0, err
 	}
 	m.lock.Release()
@@ -131,7 +132,7 @@ func (c *call) destroy(e *entry) error {
 	return lock.RemoveDir(e.dir)
 }
 
-// poststop runs the hooks of hooks.poststop. Their failure is told, and no reason to keep the rest: runtime.md, "Lifecycle", step 13.
+// poststop runs the hooks of hooks.poststop, all of them. A failure is told, and no reason to keep the rest: runtime.md, "Lifecycle", step 13.
 func (c *call) poststop(e *entry, s *specs.Spec) {
 	if s.Hooks == nil || len(s.Hooks.Poststop) == 0 {
 		return
