@@ -267,6 +267,31 @@ func TestHookFails(t *testing.T) {
 	w.t = t
 }
 
+// TestHookKillsTheRuntime: what hooks have set up for a creation that was killed is taken down with the rest of it.
+func TestHookKillsTheRuntime(t *testing.T) {
+	w := newWorld(t)
+	log := w.logFolder() + "/log"
+	bundle := w.bundle(func(s *specs.Spec) {
+		s.Annotations = map[string]string{"a": "b"}
+		s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{hook(log, "createRuntime", "kill -9 $PPID")}, Poststop: []specs.Hook{hook(log, "poststop", "")}}
+	}, "true")
+	id := w.name()
+	for i, next := range [][]string{{"delete", id}, {"create", "--bundle", w.bundle(nil, "true"), id}} {
+		if r := w.run("create", "--bundle", bundle, id); r.code != -1 {
+			t.Errorf("the runtime was not killed: %s", r)
+		}
+		w.must(next...)
+		list, words := calls(t, log)
+		if want := []string{"createRuntime", "poststop", "createRuntime", "poststop"}[:2*i+2]; !slices.Equal(words, want) {
+			t.Fatalf("ran %v, want %v", words, want)
+		}
+		if s := list[len(list)-1].state; s.ID != id || s.Bundle != bundle || s.Status != specs.StateStopped || s.Annotations["a"] != "b" {
+			t.Errorf("poststop got %+v", s)
+		}
+	}
+	w.must("delete", id)
+}
+
 // TestHookInheritsNothing: a hook has standard streams and no descriptor of the runtime's.
 func TestHookInheritsNothing(t *testing.T) {
 	w := newWorld(t)

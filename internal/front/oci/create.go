@@ -13,6 +13,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/lock"
+	"brig/internal/base/record"
 	"brig/internal/kernel/proc"
 	"brig/internal/runtime/config"
 	"brig/internal/runtime/oci"
@@ -95,7 +96,11 @@ func (c *call) make(held bool) (*making, error) {
 func (c *call) build(m *making, req *oci.Request, config []byte, held bool) error {
 	e := m.e
 	e.Cgroup = req.CgroupPath()
-	if err := writeNew(filepath.Join(e.dir, cgroupName), []byte(e.Cgroup)); err != nil {
+	early, err := record.Marshal(e)
+	if err == nil {
+		err = writeNew(filepath.Join(e.dir, earlyName), early)
+	}
+	if err != nil {
 		return err
 	}
 	if err := writeNew(filepath.Join(e.dir, configName), config); err != nil {

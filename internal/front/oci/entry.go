@@ -179,15 +179,21 @@ func tryLock(path string) (*lock.Lock, error) {
 
 // sweep removes what is left of a container whose creation was cut off.
 func (g *globals) sweep(id string) {
-	dir := g.dir(id)
-	if path, err := os.ReadFile(filepath.Join(dir, cgroupName)); err == nil && len(path) > 0 {
-		removeCgroup(string(path), nil)
+	e := &entry{dir: g.dir(id)}
+	data, err := os.ReadFile(filepath.Join(e.dir, earlyName))
+	if err == nil && jsonscan.Decode(data, e, readEntry) == nil {
+		if e.Cgroup != "" {
+			removeCgroup(e.Cgroup, nil)
+		}
+		if s, err := e.config(); err == nil {
+			g.poststop(e, s)
+		}
 	}
-	lock.RemoveDir(dir)
+	lock.RemoveDir(e.dir)
 }
 
-// cgroupName is a file with the path of the cgroup that is about to be made, for who finds a creation cut off.
-const cgroupName = "cgroup"
+// earlyName is the state before there is a process, with the path of the cgroup that is about to be made, for who finds a creation cut off.
+const earlyName = "early.json"
 
 // load reads a container's state.
 func (g *globals) load(id string) (*entry, error) {

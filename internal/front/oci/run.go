@@ -133,17 +133,17 @@ func (c *call) destroy(e *entry) error {
 }
 
 // poststop runs the hooks of hooks.poststop, all of them. A failure is told, and no reason to keep the rest: runtime.md, "Lifecycle", step 13.
-func (c *call) poststop(e *entry, s *specs.Spec) {
+func (g *globals) poststop(e *entry, s *specs.Spec) {
 	if s.Hooks == nil || len(s.Hooks.Poststop) == 0 {
 		return
 	}
 	state, err := e.stateJSON(specs.StateStopped, 0)
 	if err != nil {
-		c.warn(err)
+		g.warn(err)
 		return
 	}
 	for _, err := range oci.RunEveryHook("poststop", s.Hooks.Poststop, state) {
-		c.warn(err)
+		g.warn(err)
 	}
 }
 
