@@ -64,6 +64,10 @@ func prepare() error {
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
 		return fmt.Errorf("empty /run: %w", err)
 	}
+	// linux_cgroups_network wants a second network interface.
+	if out, err := exec.Command("ip", "link", "add", "conform0", "type", "bridge").CombinedOutput(); err != nil {
+		return fmt.Errorf("ip link add conform0: %w: %s", err, out)
+	}
 	var err error
 	noHugetlb, err = machine.Hugetlb()
 	return err
