@@ -61,7 +61,9 @@ func TestCommandLine(t *testing.T) {
 	if r := brig.do(t, "", "state", "--no-such-flag"); r.code == 0 || !strings.Contains(r.err, unknownFlag) {
 		t.Fatalf("state --no-such-flag: %v; want %q", r, unknownFlag)
 	}
-	for name, path := range peers(t) {
+	all := peers(t)
+	t.Chdir(t.TempDir()) // some flags make files
+	for name, path := range all {
 		t.Run(name, func(t *testing.T) {
 			peer := client{path}
 			flags := flagsOf(peer.must(t, "--help"))
