@@ -17,6 +17,7 @@ export CGO_ENABLED = 0
 BUILD_PACKAGES := busybox-static
 TEST_PACKAGES  := nftables iproute2 runc skopeo umoci mmdebstrap docker-registry uidmap
 BENCH_PACKAGES := crun podman containerd docker.io bubblewrap iptables
+FOREIGN_PACKAGES := conmon gcc libc6-dev
 FAR_PACKAGES   := curl redis-tools
 GUEST_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
 
@@ -24,7 +25,7 @@ GUEST_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
 GUEST_TESTS    ?= ./internal/runtime/... ./internal/kernel/... ./internal/front/oci ./test/escape
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-build setup-bench setup-debian setup-guest build install uninstall demo test check lint bench fuzz test-debian test-fault test-escape guest guest-shell test-guest clean
+.PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest build install uninstall demo test check lint bench fuzz test-debian test-fault test-escape conform guest guest-shell test-guest clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +55,9 @@ setup-debian: setup
 
 setup-guest: setup-build
 	$(call packages,$(GUEST_PACKAGES))
+
+setup-conform: setup-bench
+	$(call packages,$(FOREIGN_PACKAGES))
 
 build: setup-build $(BASE) ## bin/brig, bin/brig-oci, bin/brig-image
 	@mkdir -p bin
@@ -121,6 +125,9 @@ test-guest: build setup-guest ## the tests of GUEST_TESTS, run in it
 
 test-escape: setup build ## known escapes, races of a minute each and loops of a thousand
 	BRIG_ESCAPE_SECONDS=60 $(GO) test -count=1 -v -timeout 60m ./test/escape
+
+conform: setup-conform build ## brig-oci as a drop-in: runtime-tools beside runc and crun, under dockerd, containerd and podman, runc's command line
+	BRIG_TEST_CONFORM=1 $(GO) test -count=1 -v -timeout 60m ./test/conform
 
 clean: ## takes away what build made
 	rm -rf bin .cache $(BASE)

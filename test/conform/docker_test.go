@@ -149,9 +149,9 @@ func (d *docker) testExec(t *testing.T) {
 // testAttach attaches to a shell twice: the detach keys leave it alive.
 func (d *docker) testAttach(t *testing.T) {
 	d.must(t, d.runs("-dit", "--name", "tty", imageName, "sh")...)
-	detached := 0
+	detached, ended := 0, 0
 	if d.more {
-		detached = 1 // docker calls it an error: "read escape sequence"
+		detached, ended = 1, 4 // docker calls it an error: "read escape sequence"; podman does not hand on the code
 	}
 	d.session(t, detached, []string{"attach", "tty"}, func(term *machine.Terminal) error {
 		if err := term.Type("echo first $((1+1))\r"); err != nil {
@@ -160,9 +160,13 @@ func (d *docker) testAttach(t *testing.T) {
 		if err := term.Expect("first 2\r\n", patience); err != nil {
 			return err
 		}
-		return term.Type("\x10\x11")
+		if err := term.Type("\x10"); err != nil {
+			return err
+		}
+		time.Sleep(200 * time.Millisecond) // podman does not find the keys in one piece
+		return term.Type("\x11")
 	})
-	d.session(t, 4, []string{"attach", "tty"}, func(term *machine.Terminal) error {
+	d.session(t, ended, []string{"attach", "tty"}, func(term *machine.Terminal) error {
 		if err := term.Type("\r"); err != nil { // an attached client sees no prompt that was printed before
 			return err
 		}
@@ -221,14 +225,17 @@ func (d *docker) testPause(t *testing.T) {
 }
 
 func (d *docker) testUpdate(t *testing.T) {
-	d.must(t, "update", "--memory", "64m", "--memory-swap", "128m", "--cpus", "0.5", "--pids-limit", "50", "subject")
+	wants := map[string]string{"memory/memory.limit_in_bytes": "67108864", "memory/memory.memsw.limit_in_bytes": "134217728", "cpu/cpu.cfs_quota_us": "50000"}
+	args := []string{"update", "--memory", "64m", "--memory-swap", "128m", "--cpus", "0.5"}
+	if d.more { // podman 4.3 knows no such flag
+		args, wants["pids/pids.max"] = append(args, "--pids-limit", "50"), "50"
+	}
+	d.must(t, append(args, "subject")...)
 	if !d.v1 {
 		t.Skip("reads the limits from files of cgroup version 1")
 	}
 	group := d.groupOf(t)
-	for file, want := range map[string]string{
-		"memory/memory.limit_in_bytes": "67108864", "memory/memory.memsw.limit_in_bytes": "134217728", "cpu/cpu.cfs_quota_us": "50000", "pids/pids.max": "50",
-	} {
+	for file, want := range wants {
 		controller, name, _ := strings.Cut(file, "/")
 		data, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", controller, group[controller], name))
 		if os.IsNotExist(err) && strings.Contains(name, "memsw") {
@@ -385,7 +392,7 @@ func (c *ctr) suite(t *testing.T) {
 // testAttach attaches to the terminal of a task whose client is gone.
 func (c *ctr) testAttach(t *testing.T) {
 	const id = "conform-tty"
-	c.must(t, c.runs("-d", "-t", imageName, id, "sh")...)
+	c.session(t, 0, c.runs("-d", "-t", imageName, id, "sh"), func(*machine.Terminal) error { return nil })
 	c.session(t, 4, []string{"task", "attach", id}, func(term *machine.Terminal) error {
 		if err := term.Type("\r"); err != nil {
 			return err

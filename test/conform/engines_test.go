@@ -145,7 +145,7 @@ func askSize(term *machine.Terminal, want string) error {
 		if err := term.Type("stty size\r"); err != nil {
 			return err
 		}
-		if term.Expect("\n"+want+"\r\n", 500*time.Millisecond) == nil {
+		if term.Expect(want, 500*time.Millisecond) == nil {
 			return nil
 		}
 	}

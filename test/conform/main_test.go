@@ -7,6 +7,7 @@
 package conform
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -44,13 +45,11 @@ func TestMain(m *testing.M) {
 // prepare builds the foreign programs while the module proxy can be reached, and goes into the private namespaces, where /run is empty.
 func prepare() error {
 	if !machine.Inside() {
-		bin, err := filepath.Abs("../../bin")
+		bin, err := filepath.Abs(cmp.Or(os.Getenv(binEnv), "../../bin"))
 		if err != nil {
 			return err
 		}
-		if os.Getenv(binEnv) == "" {
-			os.Setenv(binEnv, bin)
-		}
+		os.Setenv(binEnv, bin)
 		for _, build := range []func() error{buildRuntimeTools, buildRunc} {
 			if err := build(); err != nil {
 				return err
@@ -63,6 +62,10 @@ func prepare() error {
 	// Each runtime and engine has its default folders below /run.
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
 		return fmt.Errorf("empty /run: %w", err)
+	}
+	// linux_cgroups_network wants a second network interface.
+	if out, err := exec.Command("ip", "link", "add", "conform0", "type", "bridge").CombinedOutput(); err != nil {
+		return fmt.Errorf("ip link add conform0: %w: %s", err, out)
 	}
 	var err error
 	noHugetlb, err = machine.Hugetlb()
