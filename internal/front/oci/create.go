@@ -79,7 +79,7 @@ func (c *call) make(held bool) (*making, error) {
 	}}
 	req := &oci.Request{
 		ID: id, Spec: s, Bundle: bundle, RootPath: root, MountPoint: root, NetNS: -1, Gate: -1, Stdio: [3]int{0, 1, 2}, Preserve: c.preserve,
-		Rootless: c.goWithoutCgroup(), Systemd: c.systemd, Here: !c.unprivileged(), NoNewKeyring: c.on("no-new-keyring"), NoPivot: c.on("no-pivot"),
+		Rootless: c.goWithoutCgroup(), Systemd: c.systemd, Here: !c.unprivileged(), LookUp: true, NoNewKeyring: c.on("no-new-keyring"), NoPivot: c.on("no-pivot"),
 	}
 	m.e.NoNewKeyring = req.NoNewKeyring
 	for _, w := range oci.Warnings(s) {

@@ -54,6 +54,7 @@ func verbs() []verb {
 		{"delete", id, "delete what is kept of a container", deleteFlags, false, 1, 1, remove},
 		{"events", id, "print a container's statistics and out-of-memory events", eventsFlags, false, 1, 1, events},
 		{"exec", id + " COMMAND [ARG...]", "execute a process in a container", execFlags, true, 1, -1, execute},
+		{"features", "", "print what this runtime can do, as JSON", nil, false, 0, 0, features},
 		{"kill", id + " [SIGNAL]", "send a signal (default SIGTERM) to a container's first process", killFlags, false, 1, 2, kill},
 		{"list", "", "list the containers below --root", listFlags, false, 0, 0, list},
 		{"pause", id, "stop all processes of a container for a while", nil, false, 1, 1, pause},

@@ -42,6 +42,7 @@ type Request struct {
 	Preserve int // how many descriptors after the standard streams the process inherits; they must be open
 
 	Here     bool // build on the calling thread, which must be locked to its goroutine, and come back: a new thread costs more. Else on a thread of its own
+	LookUp   bool // fail if the command is not there, or cannot be executed, instead of at its start
 	Systemd  bool // let systemd make the cgroup
 	Rootless bool // go without a cgroup where the caller may make none and none was asked for
 
@@ -255,6 +256,11 @@ func (b *builder) surround(p *Process) (err error) {
 	}
 	if err := b.createHooks(p.Pid); err != nil {
 		return err
+	}
+	if b.req.LookUp {
+		if err := b.lookUp(); err != nil {
+			return err
+		}
 	}
 	if err := b.cover(); err != nil {
 		return err

@@ -26,8 +26,11 @@ var defaultDevices = [...]struct {
 // defaultLinks are its symbolic links.
 var defaultLinks = [...][2]string{
 	{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"}, {"/proc/self/fd/2", "stderr"},
-	{"pts/ptmx", "ptmx"}, {"/proc/kcore", "core"},
+	{"pts/ptmx", "ptmx"}, {kcore, "core"},
 }
+
+// kcore is linked to only where the kernel has it.
+const kcore = "/proc/kcore"
 
 // isBind reports whether a mount shows a tree that exists already.
 func isBind(m *specs.Mount) bool {
@@ -168,6 +171,9 @@ func (b *builder) furnish(old bool) error {
 		}
 	}
 	for _, l := range &defaultLinks {
+		if l[0] == kcore && unix.Access(kcore, unix.F_OK) != nil {
+			continue
+		}
 		if err := unix.Symlinkat(l[0], b.dev, l[1]); err != nil && err != unix.EEXIST { // one of linux.devices may stand there
 			return &os.PathError{Op: "symlink", Path: "/dev/" + l[1], Err: err}
 		}

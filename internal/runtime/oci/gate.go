@@ -83,6 +83,10 @@ func StartAt(dir string, s *specs.Spec, of specs.State, state []byte) error {
 		}
 		return &os.PathError{Op: "connect", Path: dir + "/" + GateName, Err: err}
 	}
+	pidfd, err := unix.PidfdOpen(of.Pid, 0)
+	if err == nil {
+		defer unix.Close(pidfd)
+	}
 	// Gone before the word is said: should this process be killed between the two, the container ends instead of running while it is called created.
 	if err := unix.Unlinkat(at, GateName, 0); err != nil {
 		return &os.PathError{Op: "unlink", Path: dir + "/" + GateName, Err: err}
@@ -96,10 +100,29 @@ func StartAt(dir string, s *specs.Spec, of specs.State, state []byte) error {
 			stage, errno, err = readReport(fd, name)
 		}
 	}
-	if err != nil || stage == 0 {
+	if err == nil && stage == 0 {
+		return nil
+	}
+	if pidfd >= 0 { // engines delete what did not start at once
+		awaitEnd(pidfd)
+	}
+	if err != nil {
 		return err
 	}
 	return childError(name, stage, errno)
+}
+
+// endLimit is how long a child that has said why it cannot execute may take to end, in milliseconds.
+const endLimit = 5000
+
+// awaitEnd waits for the end of a process that is about to end.
+func awaitEnd(pidfd int) {
+	poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	for {
+		if _, err := unix.Poll(poll, endLimit); err != unix.EINTR {
+			return
+		}
+	}
 }
 
 // handOverAt is handOver by who starts a container that another process has created.

@@ -8,7 +8,7 @@ import (
 
 var orderNames = [...]string{
 	"ID", "Bundle", "RootPath", "MountPoint", "Root", "Spec", "Preserve", "NoPivot", "NoNewKeyring",
-	"Cgroup", "Gate", "RootFD", "Tasks", "Namespaces", "NetNS", "Sources",
+	"Cgroup", "Gate", "RootFD", "Tasks", "Namespaces", "NetNS", "Sources", "LookUp",
 }
 
 // readOrder reads what the outer process has written with package record.
@@ -47,6 +47,8 @@ func readOrder(s *jsonscan.Scanner, o *order) {
 			jsonscan.Bool(s, &o.NetNS)
 		case 15:
 			jsonscan.List(s, &o.Sources, jsonscan.Int[int])
+		case 16:
+			jsonscan.Bool(s, &o.LookUp)
 		default:
 			s.Skip()
 		}

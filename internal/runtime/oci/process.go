@@ -171,32 +171,17 @@ func (c *child) capabilities(l *specs.LinuxCapabilities) {
 	c.caps.data = caps.NewData(effective, permitted, inheritable)
 }
 
-// candidates lists the files to try for a command: itself when it has a slash, else one in each folder of the container's PATH.
+// candidates prepares the files to try for a command.
 func (c *child) candidates(cmd string, env []string) error {
-	add := func(p string) error {
-		ptr, err := syscall.BytePtrFromString(p)
-		c.paths = append(c.paths, ptr)
-		return err
-	}
-	if strings.Contains(cmd, "/") {
-		return add(cmd)
-	}
 	if cmd == "" {
 		return api.Errorf(api.InvalidArgument, "process.args[0] is empty: there is no command to run")
 	}
-	list := ""
-	for _, e := range env {
-		if v, ok := strings.CutPrefix(e, "PATH="); ok {
-			list = v
-		}
-	}
-	for dir := range strings.SplitSeq(list, ":") {
-		if dir == "" {
-			dir = "."
-		}
-		if err := add(dir + "/" + cmd); err != nil {
+	for _, name := range commandPaths(cmd, env) {
+		ptr, err := syscall.BytePtrFromString(name)
+		if err != nil {
 			return err
 		}
+		c.paths = append(c.paths, ptr)
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ type order struct {
 	Root                             []api.Mount
 	Spec                             *specs.Spec
 	Preserve                         int
-	NoPivot, NoNewKeyring            bool
+	NoPivot, NoNewKeyring, LookUp    bool
 	Cgroup                           string // path in each hierarchy, "" without one
 
 	Gate       bool
@@ -78,7 +78,7 @@ func createStaged(req *Request, group *cgroup.Group, links *netDevices) (*Proces
 	defer unix.Close(pair[0])
 	o := &order{
 		ID: req.ID, Bundle: req.Bundle, RootPath: req.RootPath, MountPoint: req.MountPoint, Root: req.Root, Spec: req.Spec,
-		Preserve: req.Preserve, NoNewKeyring: req.NoNewKeyring, NoPivot: req.NoPivot,
+		Preserve: req.Preserve, NoNewKeyring: req.NoNewKeyring, NoPivot: req.NoPivot, LookUp: req.LookUp,
 	}
 	var fds []int
 	defer func() {

@@ -62,7 +62,7 @@ func buildStaged(control int) (*Process, error) {
 		return nil, err
 	}
 	req := &Request{
-		ID: o.ID, Spec: o.Spec, Bundle: o.Bundle, Root: o.Root, RootPath: o.RootPath, MountPoint: o.MountPoint, Preserve: o.Preserve, NoNewKeyring: o.NoNewKeyring, NoPivot: o.NoPivot,
+		ID: o.ID, Spec: o.Spec, Bundle: o.Bundle, Root: o.Root, RootPath: o.RootPath, MountPoint: o.MountPoint, Preserve: o.Preserve, NoNewKeyring: o.NoNewKeyring, NoPivot: o.NoPivot, LookUp: o.LookUp,
 		NetNS: -1, Gate: -1, Stdio: [3]int{0, 1, 2}, staged: &staging{control: control, cgroup: o.Cgroup, root: -1},
 	}
 	if err := req.staged.take(o, req, fds); err != nil {
