@@ -243,19 +243,32 @@ func TestRunExitCodes(t *testing.T) {
 	}
 }
 
-// TestExecutionFails: what cannot be executed is told by run, start and exec, and leaves a container that is stopped.
+// TestExecutionFails: what cannot be executed is told by run, create and exec; what only execve(2) knows by start, which leaves a container that is stopped.
 func TestExecutionFails(t *testing.T) {
 	w := newWorld(t)
 	sleeper := w.started(w.bundle(nil, "sleep", "100"))
-	for _, c := range []struct{ command, words string }{
-		{"/no/such/file", "no such file"}, {"nosuchcommand", "executable file not found"}, {"/bin/noexec", "permission denied"}, {"/bin", "permission denied"},
-		{"/bin/badscript", "interpreter is missing"}, {"/bin/garbage", "exec format error"}, {"/bin/sh/x", "no such file"},
+	for _, c := range []struct {
+		command, words string
+		late           bool
+	}{
+		{"/no/such/file", "no such file", false}, {"nosuchcommand", "executable file not found", false}, {"/bin/noexec", "permission denied", false},
+		{"/bin", "permission denied", false}, {"/bin/badscript", "interpreter is missing", true}, {"/bin/garbage", "exec format error", true},
+		{"/bin/sh/x", "no such file", false},
 	} {
 		bundle := w.bundle(nil, c.command)
 		w.fails(1, c.words, "run", "--bundle", bundle, w.name())
+		if !c.late {
+			name := w.name()
+			w.fails(1, c.words, "create", "--bundle", bundle, name)
+			w.fails(1, "does not exist", "state", name)
+			w.fails(255, c.words, "exec", sleeper, c.command)
+			continue
+		}
 		id := w.created(bundle)
 		w.fails(1, c.words, "start", id)
-		w.becomes(id, "stopped")
+		if out := w.must("state", id); !strings.Contains(out, `"stopped"`) { // at once: start waits for the end
+			t.Errorf("%s: state after a start that failed: %s", c.command, out)
+		}
 		w.fails(1, "stopped", "start", id)
 		w.must("delete", id)
 		w.fails(255, c.words, "exec", sleeper, c.command)
