@@ -261,7 +261,7 @@ func launch(c *child, cgroup int, name string) (*Process, error) {
 // procs takes the file systems that the child makes, count of them, as detached mounts.
 func (p *Process) procs(count int) (fds []int, err error) {
 	for range count {
-		msg, got, err := receiveFDs(p.talk)
+		msg, got, err := receive(p.talk, make([]byte, 8), make([]byte, unix.CmsgSpace(4)))
 		fds = append(fds, got...)
 		switch {
 		case err != nil:

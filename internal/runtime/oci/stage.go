@@ -442,7 +442,10 @@ func sendFDs(socket int, msg []byte, fds []int) error {
 
 // receiveFDs takes one message and the descriptors in it, close-on-exec; an empty one is the end.
 func receiveFDs(socket int) (msg []byte, fds []int, err error) {
-	buf, oob := make([]byte, 16<<10), make([]byte, unix.CmsgSpace(maxFDs*4))
+	return receive(socket, make([]byte, 16<<10), make([]byte, unix.CmsgSpace(maxFDs*4)))
+}
+
+func receive(socket int, buf, oob []byte) (msg []byte, fds []int, err error) {
 	var n, m int
 	for {
 		n, m, _, _, err = unix.Recvmsg(socket, buf, oob, unix.MSG_CMSG_CLOEXEC)
