@@ -1,0 +1,88 @@
+package criu
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"brig/api"
+)
+
+// FirstFD is the number that the first of Run's files has in the program.
+const FirstFD = 3
+
+// Run runs criu to its end. start starts the command, on whatever thread; nil: here. log is the file that criu writes, in folder work: its first
+// error is in what is returned.
+func Run(program string, args []string, files []*os.File, work, log string, start func(*exec.Cmd) error) error {
+	path, err := exec.LookPath(program)
+	if err != nil {
+		return api.Errorf(api.Unsupported, "checkpoint and restore need the program %s: %w: install the package criu, or name it with --criu", program, err)
+	}
+	log = filepath.Join(work, log)
+	if err := os.Remove(log); err != nil && !errors.Is(err, os.ErrNotExist) { // a link of an archive's would lead criu elsewhere, and an old one tell old errors
+		return err
+	}
+	said, err := os.CreateTemp(work, ".criu-") // not a pipe, which a restored process might keep open
+	if err != nil {
+		return err
+	}
+	defer said.Close()
+	defer os.Remove(said.Name())
+	cmd := exec.Command(path, args...)
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = said, said, files
+	if start == nil {
+		start = (*exec.Cmd).Start
+	}
+	if err := start(cmd); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	err = cmd.Wait()
+	if err == nil {
+		return nil
+	}
+	text, where := readSome(log), log
+	why := firstError(text)
+	if why == "" {
+		why, where = firstError(readSome(said.Name())), ""
+	}
+	if why == "" {
+		why = "it did not say why"
+	}
+	if where == "" {
+		return fmt.Errorf("criu %s: %w: %s: %s check may say what this kernel lacks", args[0], err, why, program)
+	}
+	return fmt.Errorf("criu %s: %w: %s: %s has more, and %s check says what this kernel lacks", args[0], err, why, where, program)
+}
+
+// maxLog is how much of a log is looked at, in bytes.
+const maxLog = 16 << 20
+
+func readSome(name string) []byte {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	data, _ := io.ReadAll(io.LimitReader(f, maxLog)) //nolint:errcheck // what could be read is looked at
+	return data
+}
+
+// firstError is the first line of a log that criu calls an error, without its time; the last line, where none is.
+func firstError(log []byte) string {
+	last := ""
+	for line := range bytes.Lines(log) {
+		text := strings.TrimSpace(string(line))
+		if at := strings.Index(text, "Error ("); at >= 0 {
+			return text[at:]
+		}
+		if text != "" {
+			last = text
+		}
+	}
+	return last
+}
