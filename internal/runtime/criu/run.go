@@ -10,7 +10,10 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"brig/api"
+	"brig/internal/kernel/mount"
 )
 
 // FirstFD is the number that the first of Run's files has in the program.
@@ -35,6 +38,7 @@ func Run(program string, args []string, files []*os.File, work, log string, star
 	defer os.Remove(said.Name())
 	cmd := exec.Command(path, args...)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = said, said, files
+	defer keepUnified()()
 	if start == nil {
 		start = (*exec.Cmd).Start
 	}
@@ -57,6 +61,45 @@ func Run(program string, args []string, files []*os.File, work, log string, star
 		return fmt.Errorf("criu %s: %w: %s: %s check may say what this kernel lacks", args[0], err, why, program)
 	}
 	return fmt.Errorf("criu %s: %w: %s: %s has more, and %s check says what this kernel lacks", args[0], err, why, where, program)
+}
+
+// keepUnified returns what gives the version 2 hierarchy the options back that it has now. criu mounts it for itself without any, which takes
+// nsdelegate and the others from all of the machine: they belong to the file system.
+func keepUnified() func() {
+	point, before := unified()
+	return func() {
+		if _, now := unified(); point == "" || now == before {
+			return
+		}
+		fd, err := unix.Open(point, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return
+		}
+		defer unix.Close(fd)
+		var opts []string
+		for o := range strings.SplitSeq(before, ",") {
+			if o != "rw" && o != "ro" {
+				opts = append(opts, o)
+			}
+		}
+		mount.Reconfigure(fd, opts) //nolint:errcheck // what was asked for is done
+	}
+}
+
+// unified is where the version 2 hierarchy is mounted, and its options: proc_pid_mountinfo(5).
+func unified() (point, options string) {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", ""
+	}
+	for line := range strings.Lines(string(text)) {
+		before, after, _ := strings.Cut(line, " - ")
+		f, super := strings.Fields(before), strings.Fields(after)
+		if len(f) > 4 && len(super) > 2 && super[0] == "cgroup2" {
+			return f[4], super[2]
+		}
+	}
+	return "", ""
 }
 
 // maxLog is how much of a log is looked at, in bytes.

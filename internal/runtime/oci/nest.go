@@ -69,6 +69,11 @@ func (n *Nest) Start(cmd *exec.Cmd) error {
 				return fmt.Errorf("session keyring: %w", err)
 			}
 		}
+		if n.req.Spec.Process.NoNewPrivileges { // criu 3.17 does not bring it back: the processes have it from their maker
+			if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+				return fmt.Errorf("no_new_privs: %w", err)
+			}
+		}
 		return n.start(cmd)
 	})
 }
