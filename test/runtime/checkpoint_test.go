@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -156,17 +157,27 @@ func TestCheckpointModes(t *testing.T) {
 		return
 	}
 	w := newWorld(t)
-	if out, err := exec.Command("ip", "netns", "add", "brig-rt").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	holder := exec.Command("sleep", "1000")
+	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
 	}
-	t.Cleanup(func() { exec.Command("ip", "netns", "delete", "brig-rt").Run() })
-	bundle, shared := w.counter(func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/run/netns/brig-rt" })
+	t.Cleanup(func() {
+		holder.Process.Kill()
+		holder.Wait()
+	})
+	netns := fmt.Sprintf("/proc/%d/ns/net", holder.Process.Pid)
+	link, err := os.Readlink(netns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle, shared := w.counter(func(s *specs.Spec) { s.Linux.Namespaces[1].Path = netns })
 	id := w.started(bundle)
 	w.above(shared, 1)
 	images := w.dir + "/images"
 	w.checkpoint(images, "--manage-cgroups-mode", "full", "--file-locks", "--tcp-established", "--ext-unix-sk", "--shell-job", id)
 	limited, _ := w.counter(func(s *specs.Spec) {
-		s.Linux.Namespaces[1].Path = "/run/netns/brig-rt"
+		s.Linux.Namespaces[1].Path = netns
 		*s.Linux.Resources.Pids.Limit = 40
 		s.Mounts[len(s.Mounts)-1].Source = shared
 	})
@@ -178,12 +189,8 @@ func TestCheckpointModes(t *testing.T) {
 			t.Errorf("%s: its limit of processes is %s, the bundle's is 40", mode, limit)
 		}
 		pid := strconv.Itoa(w.state(id).Pid)
-		for ns, path := range map[string]string{"net": "/run/netns/brig-rt"} {
-			got, err := os.Stat("/proc/" + pid + "/ns/" + ns)
-			want, err2 := os.Stat(path)
-			if err != nil || err2 != nil || !os.SameFile(got, want) {
-				t.Errorf("%s: it is not in %s: %v, %v", mode, path, err, err2)
-			}
+		if got, err := os.Readlink("/proc/" + pid + "/ns/net"); err != nil || got != link {
+			t.Errorf("%s: it is in %s, %v, and should be in %s", mode, got, err, link)
 		}
 		w.must("delete", "--force", id)
 	}
@@ -321,8 +328,11 @@ func TestCheckpointFails(t *testing.T) {
 	w.fails(1, "--no-pivot", "restore", "--no-pivot", "-b", bundle, "--image-path", images, w.name())
 	w.fails(1, "install the package criu", "--criu", "/nonexistent/criu", "restore", "-b", bundle, "--image-path", images, w.name())
 	ok(id)
-	if _, err := exec.LookPath("criu"); err == nil {
-		t.Log("criu is here: what it says of this kernel is for TestCheckpoint")
+	if w.run("restore", "-b", bundle, "--image-path", w.dir+"/none", w.name()).code == 0 {
+		t.Error("a checkpoint that is not there was restored")
+	}
+	if _, err := os.Stat(w.dir + "/none"); err == nil {
+		t.Error("restore has made the folder of a checkpoint")
 	}
 	w.must("pause", id)
 	w.fails(1, "it is paused", "checkpoint", "--image-path", images, id)

@@ -41,7 +41,7 @@ func checkpointFlags() []flag {
 	)
 }
 
-// criuOptions reads the flags that checkpoint and restore have both, and makes the folders.
+// criuOptions reads the flags that checkpoint and restore have both. The folder of the log is made, if it is another than the checkpoint's.
 func (c *call) criuOptions() (o criu.Options, err error) {
 	o = criu.Options{
 		TCPEstablished: c.on("tcp-established"), ExtUnixSk: c.on("ext-unix-sk"), ShellJob: c.on("shell-job"), FileLocks: c.on("file-locks"),
@@ -74,17 +74,20 @@ func (c *call) criuOptions() (o criu.Options, err error) {
 		if *dir, err = filepath.Abs(*dir); err != nil {
 			return o, err
 		}
-		if err := os.MkdirAll(*dir, 0o700); err != nil {
-			return o, err
-		}
 	}
-	return o, nil
+	if o.Work != o.Images {
+		err = os.MkdirAll(o.Work, 0o700)
+	}
+	return o, err
 }
 
 // dump reads the flags of checkpoint alone.
 func (c *call) dump() (*criu.Dump, []*os.File, error) {
 	o, err := c.criuOptions()
 	if err != nil {
+		return nil, nil, err
+	}
+	if err := os.MkdirAll(o.Images, 0o700); err != nil {
 		return nil, nil, err
 	}
 	d := &criu.Dump{Options: o, LeaveRunning: c.on("leave-running"), PreDump: c.on("pre-dump"), Parent: c.str("parent-path"), StatusFD: -1}

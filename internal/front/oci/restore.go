@@ -73,6 +73,7 @@ func restore(c *call) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	criu.Probe(c.criu)
 	r, data, err := c.newRestoring()
 	if err != nil {
 		return 0, err

@@ -168,6 +168,7 @@ func TestFirstError(t *testing.T) {
 	for log, want := range map[string]string{
 		"": "",
 		"(00.1) a\n(00.2) Error (criu/x.c:3): y: Denied\n(00.3) Error (criu/z.c:4): Dumping FAILED.\n": "Error (criu/x.c:3): y: Denied",
+		"(00.1) Error (criu/tun.c:85): tun: Unable to create tun: x\n(00.2) Error (criu/x.c:3): y\n":   "Error (criu/x.c:3): y",
 		"criu: unrecognized option\nTry it\n\n":                                                        "Try it",
 	} {
 		if got := firstError([]byte(log)); got != want {

@@ -63,6 +63,19 @@ func Run(program string, args []string, files []*os.File, work, log string, star
 	return fmt.Errorf("criu %s: %w: %s: %s has more, and %s check says what this kernel lacks", args[0], err, why, where, program)
 }
 
+// answers is where criu keeps, until the next boot, what it has found out about the kernel.
+const answers = "/run/criu.kdat"
+
+// Probe has criu ask the kernel what it can, if it has not yet. In a container's cgroup, where Run may start it, some things are forbidden, and
+// it would take that for the kernel's answer ever after. What it finds is told when it matters: by Run.
+func Probe(program string) {
+	if _, err := os.Stat(answers); err == nil {
+		return
+	}
+	defer keepUnified()()
+	exec.Command(program, "check").Run() //nolint:errcheck // see above
+}
+
 // keepUnified returns what gives the version 2 hierarchy the options back that it has now. criu mounts it for itself without any, which takes
 // nsdelegate and the others from all of the machine: they belong to the file system.
 func keepUnified() func() {
@@ -115,12 +128,13 @@ func readSome(name string) []byte {
 	return data
 }
 
-// firstError is the first line of a log that criu calls an error, without its time; the last line, where none is.
+// firstError is the first line of a log that criu calls an error, without its time; the last line, where none is. That it could not make a tun
+// device is no more than an answer to a question of its own.
 func firstError(log []byte) string {
 	last := ""
 	for line := range bytes.Lines(log) {
 		text := strings.TrimSpace(string(line))
-		if at := strings.Index(text, "Error ("); at >= 0 {
+		if at := strings.Index(text, "Error ("); at >= 0 && !strings.Contains(text, "tun: Unable to create tun") {
 			return text[at:]
 		}
 		if text != "" {
