@@ -13,6 +13,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/lock"
+	"brig/internal/base/record"
 	"brig/internal/kernel/proc"
 	"brig/internal/runtime/config"
 	"brig/internal/runtime/criu"
@@ -140,11 +141,15 @@ func (c *call) newRestoring() (*restoring, []byte, error) {
 }
 
 // makeAgain has criu make the processes, looks at them and records them. They are stopped then.
-func (c *call) makeAgain(r *restoring, o criu.Options, streams criu.Streams, data []byte) (err error) {
+func (c *call) makeAgain(r *restoring, o criu.Options, streams criu.Streams, data []byte) error {
 	e := r.e
 	req := &oci.Request{ID: e.ID, Spec: r.spec, Bundle: e.Bundle, RootPath: e.Rootfs, Rootless: c.goWithoutCgroup(), Systemd: c.systemd}
 	e.Cgroup = req.CgroupPath()
-	if err := writeNew(filepath.Join(e.dir, cgroupName), []byte(e.Cgroup)); err != nil {
+	early, err := record.Marshal(e)
+	if err == nil {
+		err = writeNew(filepath.Join(e.dir, earlyName), early)
+	}
+	if err != nil {
 		return err
 	}
 	if err := writeNew(filepath.Join(e.dir, configName), data); err != nil {
