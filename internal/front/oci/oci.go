@@ -50,6 +50,7 @@ type call struct {
 func verbs() []verb {
 	id := "CONTAINER"
 	return []verb{
+		{"checkpoint", id, "write a running container to files, and end it", checkpointFlags, false, 1, 1, checkpoint},
 		{"create", id, "create a container", createFlags, false, 1, 1, create},
 		{"delete", id, "delete what is kept of a container", deleteFlags, false, 1, 1, remove},
 		{"events", id, "print a container's statistics and out-of-memory events", eventsFlags, false, 1, 1, events},
@@ -59,6 +60,7 @@ func verbs() []verb {
 		{"list", "", "list the containers below --root", listFlags, false, 0, 0, list},
 		{"pause", id, "stop all processes of a container for a while", nil, false, 1, 1, pause},
 		{"ps", id + " [PS OPTION...]", "list the processes of a container", psFlags, true, 1, -1, ps},
+		{"restore", id, "make a container from a checkpoint and let it go on", restoreFlags, false, 1, 1, restore},
 		{"resume", id, "let a paused container go on", nil, false, 1, 1, resume},
 		{"run", id, "create a container, start it and wait for it", runFlags, false, 1, 1, run},
 		{"spec", "", "write an example config.json", specFlags, false, 0, 0, spec},
