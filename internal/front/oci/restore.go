@@ -109,7 +109,7 @@ func (c *call) newRestoring() (*restoring, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	data, err := os.ReadFile(filepath.Join(bundle, configName))
+	data, err := readConfig(filepath.Join(bundle, configName))
 	if err != nil {
 		return nil, nil, api.Errorf(api.InvalidArgument, "bundle: %w", err)
 	}
