@@ -19,10 +19,7 @@ import (
 // one folder; on version 1 and hybrid a tmpfs with a folder a hierarchy and links for controllers that share one. With a cgroup namespace
 // of its own that is all that a container could mount itself; without one it is less than what /proc/self/cgroup names.
 func (b *builder) mountCgroup(m *specs.Mount, opts *mountOptions) error {
-	g, err := b.group()
-	if err != nil {
-		return err
-	}
+	g := b.group
 	if g == nil {
 		return api.Errorf(api.Unsupported, "the container has no cgroup of its own to show: leave this mount out")
 	}

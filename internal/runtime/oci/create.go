@@ -7,7 +7,6 @@ import (
 	"path"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -109,28 +108,23 @@ func Create(req *Request) (*Container, error) {
 }
 
 func create(req *Request, links *netDevices) (*Process, *place, error) {
+	where, err := makePlace(req)
+	if err != nil {
+		return nil, nil, err
+	}
 	if usesUserNS(req.Spec) != nil {
-		where, err := makePlace(req)
-		if err != nil {
-			return nil, nil, err
-		}
 		p, err := createStaged(req, where.group, links)
 		return p, where, err
 	}
-	var p *Process
-	var where *place
-	var err error
+	there := onThread
 	if req.Here && !hasNamespace(req.Spec, specs.TimeNamespace) { // a thread of many cannot come back from a time namespace: setns(2), EUSERS
-		if where, err = makePlace(req); err != nil {
-			return nil, nil, err
-		}
-		err = thereAndBack(func() error {
-			p, err = build(req, func() (*cgroup.Group, error) { return where.group, nil }, links)
-			return err
-		})
-	} else {
-		p, where, err = createBeside(req, links)
+		there = thereAndBack
 	}
+	var p *Process
+	err = there(func() (err error) {
+		p, err = build(req, where.group, links)
+		return err
+	})
 	if err == nil {
 		err = p.Ready()
 	}
@@ -138,36 +132,6 @@ func create(req *Request, links *netDevices) (*Process, *place, error) {
 		p.Abandon()
 	}
 	return p, where, err
-}
-
-// createBeside makes the cgroup while a thread of its own mounts: both take about as long.
-func createBeside(req *Request, links *netDevices) (*Process, *place, error) {
-	type made struct {
-		where *place
-		err   error
-	}
-	places := make(chan made, 1)
-	go func() {
-		where, err := makePlace(req)
-		places <- made{where, err}
-	}()
-	wait := sync.OnceValue(func() made { return <-places })
-	var p *Process
-	err := onThread(func() (err error) {
-		p, err = build(req, func() (*cgroup.Group, error) {
-			m := wait()
-			if m.err != nil {
-				return nil, m.err
-			}
-			return m.where.group, nil
-		}, links)
-		return err
-	})
-	m := wait()
-	if err == nil {
-		err = m.err
-	}
-	return p, m.where, err
 }
 
 // CgroupPath is the path of the container's cgroup in each hierarchy.
@@ -179,7 +143,7 @@ func (req *Request) CgroupPath() string {
 }
 
 // build makes everything of the container on this thread and forks. links is nil in a stage, whose maker sees to them.
-func build(req *Request, group func() (*cgroup.Group, error), links *netDevices) (*Process, error) {
+func build(req *Request, group *cgroup.Group, links *netDevices) (*Process, error) {
 	s := req.Spec
 	mounts, err := enterNamespaces(req)
 	if err != nil {
@@ -198,7 +162,7 @@ func build(req *Request, group func() (*cgroup.Group, error), links *netDevices)
 		return nil, err
 	}
 	// The child is born before the mounts: it makes the procfs, which has to come among them in their order.
-	p, err := b.launch(group)
+	p, err := b.launch()
 	if err != nil {
 		b.unmountHost()
 		return nil, err
@@ -215,7 +179,7 @@ func build(req *Request, group func() (*cgroup.Group, error), links *netDevices)
 }
 
 // launch prepares the process and forks it.
-func (b *builder) launch(group func() (*cgroup.Group, error)) (*Process, error) {
+func (b *builder) launch() (*Process, error) {
 	c, err := b.child()
 	if err != nil {
 		return nil, err
@@ -227,7 +191,7 @@ func (b *builder) launch(group func() (*cgroup.Group, error)) (*Process, error) 
 	}
 	c.give(attr)
 	defer c.attr.close()
-	return b.fork(c, group)
+	return b.fork(c)
 }
 
 // surround makes everything around the child, tells it, and makes the root its root.
@@ -275,20 +239,16 @@ func (b *builder) surround(p *Process) (err error) {
 }
 
 // fork forks the child, which joins the cgroup.
-func (b *builder) fork(c *child, group func() (*cgroup.Group, error)) (*Process, error) {
+func (b *builder) fork(c *child) (*Process, error) {
 	name := b.spec.Process.Args[0]
 	if staged := b.req.staged; staged != nil {
 		c.cgroupTasks, c.sibling = staged.tasks, true
 		return launch(c, -1, name)
 	}
-	g, err := group()
-	if err != nil {
-		return nil, err
-	}
-	if g == nil {
+	if b.group == nil {
 		return launch(c, -1, name)
 	}
-	tasks, unified, err := g.JoinFiles()
+	tasks, unified, err := b.group.JoinFiles()
 	if err != nil {
 		return nil, err
 	}

@@ -31,12 +31,12 @@ type builder struct {
 	bindNodes bool        // mknod(2) is not allowed here
 	nodes     []boundNode // placeholders that wait for their /dev to be attached
 
-	procs    []int    // those that the child has made, still to be attached
-	uid      int      // of the process
-	readonly []int    // mounts that are made read-only at the end
-	own      []uint64 // device numbers of file systems that are this container's alone
-	held     []int    // descriptors to close
-	group    func() (*cgroup.Group, error)
+	procs    []int         // those that the child has made, still to be attached
+	uid      int           // of the process
+	readonly []int         // mounts that are made read-only at the end
+	own      []uint64      // device numbers of file systems that are this container's alone
+	held     []int         // descriptors to close
+	group    *cgroup.Group // nil: it has none
 
 	place       string // the folder that the root is mounted on
 	rootInPlace bool   // the root was attached by mount(2)

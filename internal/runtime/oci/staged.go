@@ -68,14 +68,15 @@ func buildStaged(control int) (*Process, error) {
 	if err := req.staged.take(o, req, fds); err != nil {
 		return nil, err
 	}
+	var group *cgroup.Group
+	if o.Cgroup != "" {
+		if group, err = cgroup.Load(o.Cgroup); err != nil {
+			return nil, err
+		}
+	}
 	var p *Process
 	err = onThread(func() (err error) {
-		p, err = build(req, func() (*cgroup.Group, error) {
-			if o.Cgroup == "" {
-				return nil, nil
-			}
-			return cgroup.Load(o.Cgroup)
-		}, nil)
+		p, err = build(req, group, nil)
 		return err
 	})
 	return p, err
