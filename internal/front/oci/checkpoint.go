@@ -172,5 +172,5 @@ func checkpoint(c *call) (int, error) {
 	if e.alive() {
 		return 0, api.Errorf(api.Conflict, "container %s is checkpointed, and its process %d has not ended: brig-oci delete --force %s", e.ID, e.Pid, e.ID)
 	}
-	return 0, c.destroy(e) // as runc: the name is free for a restore
+	return 0, c.destroy(e, nil) // as runc: the name is free for a restore
 }

@@ -12,6 +12,7 @@ import (
 	"brig/api"
 	"brig/internal/base/weak"
 	"brig/internal/kernel/cgroup"
+	"brig/internal/kernel/sigpipe"
 	"brig/internal/runtime/config"
 	"brig/internal/runtime/oci"
 )
@@ -100,7 +101,10 @@ func (c *call) enterUserNS(e *entry) (entered bool, code int, err error) {
 		return false, 0, err
 	}
 	defer unix.Close(fd)
-	signals := catchSignals()
+	signals, err := sigpipe.Catch()
+	if err != nil {
+		return false, 0, err
+	}
 	p, err := oci.Enter(fd, c.preserve, append([]string{"brig-oci", "--root", c.root}, os.Args[1:]...), os.Environ())
 	if err != nil {
 		return false, 0, err
@@ -123,9 +127,12 @@ func (c *call) follow(p *oci.Process) (int, error) {
 		p.Abandon()
 		return 0, err
 	}
-	var signals <-chan os.Signal
+	signals := -1
 	if !detached {
-		signals = catchSignals()
+		if signals, err = sigpipe.Catch(); err != nil {
+			p.Abandon()
+			return 0, err
+		}
 	}
 	c.debugf("pid %d joins container %s", p.Pid, c.args[0])
 	if err := p.Start(); err != nil {

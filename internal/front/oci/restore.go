@@ -15,6 +15,7 @@ import (
 	"brig/internal/base/lock"
 	"brig/internal/base/record"
 	"brig/internal/kernel/proc"
+	"brig/internal/kernel/sigpipe"
 	"brig/internal/runtime/config"
 	"brig/internal/runtime/criu"
 	"brig/internal/runtime/oci"
@@ -83,9 +84,12 @@ func restore(c *call) (int, error) {
 		r.undo()
 		return 0, err
 	}
-	signals := (<-chan os.Signal)(nil)
+	signals := -1
 	if !c.on("detach") {
-		signals = catchSignals()
+		if signals, err = sigpipe.Catch(); err != nil {
+			r.undo()
+			return 0, err
+		}
 	}
 	r.all.Release()
 	if err := r.lock.Release(); err != nil || c.on("detach") {
@@ -100,7 +104,7 @@ func restore(c *call) (int, error) {
 		return exit.Code, nil //nolint:nilerr // somebody else has deleted it
 	}
 	defer l.Release()
-	return exit.Code, c.destroy(r.e)
+	return exit.Code, c.destroy(r.e, nil)
 }
 
 // newRestoring reads the bundle and takes the container's name.

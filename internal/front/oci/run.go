@@ -2,8 +2,6 @@ package oci
 
 import (
 	"io"
-	"os"
-	"os/signal"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -11,6 +9,7 @@ import (
 	"brig/api"
 	"brig/internal/base/lock"
 	"brig/internal/base/weak"
+	"brig/internal/kernel/sigpipe"
 	"brig/internal/kernel/systemd"
 	"brig/internal/runtime/oci"
 )
@@ -29,9 +28,12 @@ func run(c *call) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	var signals <-chan os.Signal
+	signals := -1
 	if !c.on("detach") {
-		signals = catchSignals()
+		if signals, err = sigpipe.Catch(); err != nil {
+			c.undo(m)
+			return 0, err
+		}
 	}
 	if err := m.made.Start(); err != nil {
 		c.undo(m)
@@ -57,31 +59,13 @@ func run(c *call) (int, error) {
 		return exit.Code, nil //nolint:nilerr // somebody else has deleted it
 	}
 	defer l.Release()
-	return exit.Code, c.destroy(m.e)
+	return exit.Code, c.destroy(m.e, m.spec)
 }
 
-// catchSignals is called before the process executes: a signal that came later, and before there is a handler, would end this process alone.
-func catchSignals() <-chan os.Signal {
-	signals := make(chan os.Signal, 32)
-	signal.Notify(signals)
-	return signals
-}
-
-// attend passes signals and the terminal on until the process has ended.
-func (c *call) attend(p *oci.Process, signals <-chan os.Signal) (api.Exit, error) {
+// attend passes signals and the terminal on until the process has ended. signals is of sigpipe.Catch, called before the process executed: a signal that came
+// later, and before there was a handler, would have ended this process alone.
+func (c *call) attend(p *oci.Process, signals int) (api.Exit, error) {
 	in := int(c.stdin.Fd())
-	go func() {
-		for s := range signals {
-			sig, ok := s.(unix.Signal)
-			switch {
-			case !ok || sig == unix.SIGCHLD || sig == unix.SIGURG || sig == unix.SIGPIPE:
-			case sig == unix.SIGWINCH && p.Console != nil:
-				copySize(in, int(p.Console.Fd()))
-			default:
-				unix.PidfdSendSignal(p.PidFD, sig, nil, 0)
-			}
-		}
-	}()
 	shown := make(chan struct{})
 	if p.Console != nil {
 		restore := rawTerminal(in, int(p.Console.Fd()))
@@ -98,13 +82,36 @@ func (c *call) attend(p *oci.Process, signals <-chan os.Signal) (api.Exit, error
 	} else {
 		close(shown)
 	}
+	passSignals(p, signals, in)
 	exit, err := p.Reap()
 	<-shown // the terminal may have held output still
 	return exit, err
 }
 
-// destroy removes all of a container that has ended. The caller holds its lock.
-func (c *call) destroy(e *entry) error {
+// passSignals passes signals on until the process has ended.
+func passSignals(p *oci.Process, signals, in int) {
+	watch := []unix.PollFd{{Fd: int32(p.PidFD), Events: unix.POLLIN}, {Fd: int32(signals), Events: unix.POLLIN}}
+	for {
+		if _, err := unix.Poll(watch, -1); err != nil && err != unix.EINTR {
+			return // Reap waits as well
+		}
+		if watch[0].Revents != 0 {
+			return
+		}
+		for _, s := range sigpipe.Read(signals, nil) {
+			switch {
+			case s == unix.SIGCHLD || s == unix.SIGPIPE:
+			case s == unix.SIGWINCH && p.Console != nil:
+				copySize(in, int(p.Console.Fd()))
+			default:
+				unix.PidfdSendSignal(p.PidFD, s, nil, 0)
+			}
+		}
+	}
+}
+
+// destroy removes all of a container that has ended. s is its configuration; nil: it is read where it is needed. The caller holds its lock.
+func (c *call) destroy(e *entry, s *specs.Spec) error {
 	c.debugf("delete container %s and cgroup %q", e.ID, e.Cgroup)
 	if e.Cgroup != "" {
 		if err := removeCgroup(e.Cgroup, e.CgroupPaths); err != nil {
@@ -126,7 +133,10 @@ func (c *call) destroy(e *entry) error {
 			return err
 		}
 	}
-	if s, err := e.config(); err == nil {
+	if s == nil {
+		s, _ = e.config() // what cannot be read has no hooks
+	}
+	if s != nil {
 		c.poststop(e, s)
 	}
 	return lock.RemoveDir(e.dir)

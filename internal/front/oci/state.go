@@ -189,7 +189,7 @@ func remove(c *call) (int, error) {
 	default:
 		return 0, api.Errorf(api.Conflict, "cannot delete container %s that is not stopped: %s: give --force to kill it", id, status)
 	}
-	return 0, c.destroy(e)
+	return 0, c.destroy(e, nil)
 }
 
 // removeDebris takes away what a creator that was killed has left.
