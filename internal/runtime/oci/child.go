@@ -30,6 +30,10 @@ type child struct {
 	shut     [2]int // descriptors of the builder alone, to be closed at birth; -1: none
 	preserve int    // how many descriptors after the standard streams the process inherits
 
+	shares  bool // the parent's memory, until it executes: see forkSharing
+	stack   *[sharedStack]byte
+	sigmask uint64 // of the thread that forked it
+
 	sibling    bool // it is the child of this process's parent
 	startHooks []startHook
 	state      []byte // room for a word and the container's state behind it, for the hooks
@@ -157,7 +161,11 @@ func fork(c *child, cgroupFD int) (pid int, pidfd int, err error) {
 		args.cgroup = uint64(cgroupFD)
 	}
 	syscall.ForkLock.Lock()
-	p, errno := forkChild(&args, c)
+	clone := forkChild
+	if c.shares {
+		clone = forkSharing
+	}
+	p, errno := clone(&args, c)
 	syscall.ForkLock.Unlock()
 	if errno != 0 {
 		return 0, -1, errno
@@ -181,6 +189,17 @@ func forkChild(args *cloneArgs, c *child) (uintptr, syscall.Errno) {
 		return pid, errno
 	}
 	afterForkInChild()
+	lead(c)
+	return 0, 0
+}
+
+// lead is the child's whole life. It never returns.
+//
+//go:nosplit
+//go:noinline
+//go:norace
+//go:nocheckptr
+func lead(c *child) {
 	stage, errno := runChild(c)
 	if errno == 0 {
 		stage, errno = become(c) // here, for the sake of the stack: what is nosplit has 792 bytes

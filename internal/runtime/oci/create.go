@@ -190,7 +190,8 @@ func (b *builder) launch() (*Process, error) {
 		return nil, err
 	}
 	c.give(attr)
-	defer c.attr.close()
+	held := c.attr // c itself stays as it is: the child may share it
+	defer held.close()
 	return b.fork(c)
 }
 
@@ -273,7 +274,7 @@ func (b *builder) child() (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.early = true
+	c.early, c.shares = true, b.req.staged == nil && mayShare(s)
 	if setgroupsDenied("/proc/thread-self/setgroups") {
 		if err := c.leaveGroups(); err != nil {
 			return nil, err

@@ -3,6 +3,7 @@ package oci
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -29,6 +30,7 @@ type Process struct {
 	mount string // as Container.Mount
 	state []byte // of the container, for startContainer hooks of a process that waits at no gate
 
+	child    *child    // what it may share with this process until it executes
 	listener *listener // who is to have the seccomp listener, nil: nobody
 }
 
@@ -255,7 +257,7 @@ func launch(c *child, cgroup int, name string) (*Process, error) {
 		}
 		return nil, fmt.Errorf("starting %s: clone: %w", name, err)
 	}
-	return &Process{Pid: pid, PidFD: pidfd, name: name, talk: talk, listener: c.listener}, nil
+	return &Process{Pid: pid, PidFD: pidfd, name: name, talk: talk, child: c, listener: c.listener}, nil
 }
 
 // procs takes the file systems that the child makes, count of them, as detached mounts.
@@ -319,11 +321,15 @@ func (p *Process) Start() error {
 		}
 	}
 	p.hangUp()
+	runtime.KeepAlive(p.child)
 	if err != nil || stage == 0 {
 		return err
 	}
 	return p.failure(stage, errno)
 }
+
+// waiting keeps what children at their gates share with this process.
+var waiting []*child
 
 // Hold leaves the child waiting at its gate, for StartAt from any process. Call Ready first; the parent may end then.
 func (p *Process) Hold() error {
@@ -331,6 +337,7 @@ func (p *Process) Hold() error {
 	if err == nil {
 		err = p.expect(0)
 	}
+	waiting = append(waiting, p.child)
 	p.hangUp()
 	return err
 }
@@ -368,6 +375,7 @@ func (p *Process) Abandon() {
 	unix.PidfdSendSignal(p.PidFD, unix.SIGKILL, nil, 0)
 	p.hangUp()
 	p.Reap()
+	runtime.KeepAlive(p.child)
 	p.Close()
 }
 
