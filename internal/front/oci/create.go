@@ -13,7 +13,6 @@ import (
 
 	"brig/api"
 	"brig/internal/base/lock"
-	"brig/internal/base/record"
 	"brig/internal/kernel/proc"
 	"brig/internal/runtime/config"
 	"brig/internal/runtime/oci"
@@ -96,14 +95,7 @@ func (c *call) make(held bool) (*making, error) {
 func (c *call) build(m *making, req *oci.Request, config []byte, held bool) error {
 	e := m.e
 	e.Cgroup = req.CgroupPath()
-	early, err := record.Marshal(e)
-	if err == nil {
-		err = writeNew(filepath.Join(e.dir, earlyName), early)
-	}
-	if err != nil {
-		return err
-	}
-	if err := writeNew(filepath.Join(e.dir, configName), config); err != nil {
+	if err := e.begin(config); err != nil {
 		return err
 	}
 	if held {

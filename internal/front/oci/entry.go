@@ -297,6 +297,18 @@ func loadGroup(path string, paths map[string]string) (*cgroup.Group, error) {
 	return layout.LoadPaths(path, paths)
 }
 
+// begin writes what is known before anything is made, for who cleans up after a creator that was killed, and the configuration as it is now.
+func (e *entry) begin(config []byte) error {
+	early, err := record.Marshal(e)
+	if err == nil {
+		err = writeNew(filepath.Join(e.dir, earlyName), early)
+	}
+	if err != nil {
+		return err
+	}
+	return writeNew(filepath.Join(e.dir, configName), config)
+}
+
 // config reads the configuration that the container was created with.
 func (e *entry) config() (*specs.Spec, error) {
 	data, err := os.ReadFile(filepath.Join(e.dir, configName))

@@ -13,7 +13,6 @@ import (
 
 	"brig/api"
 	"brig/internal/base/lock"
-	"brig/internal/base/record"
 	"brig/internal/kernel/proc"
 	"brig/internal/kernel/sigpipe"
 	"brig/internal/runtime/config"
@@ -149,14 +148,8 @@ func (c *call) makeAgain(r *restoring, o criu.Options, streams criu.Streams, dat
 	e := r.e
 	req := &oci.Request{ID: e.ID, Spec: r.spec, Bundle: e.Bundle, RootPath: e.Rootfs, Rootless: c.goWithoutCgroup(), Systemd: c.systemd}
 	e.Cgroup = req.CgroupPath()
-	early, err := record.Marshal(e)
-	if err == nil {
-		err = writeNew(filepath.Join(e.dir, earlyName), early)
-	}
+	err := e.begin(data)
 	if err != nil {
-		return err
-	}
-	if err := writeNew(filepath.Join(e.dir, configName), data); err != nil {
 		return err
 	}
 	if r.nest, err = oci.NewNest(req); err != nil {
