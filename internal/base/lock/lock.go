@@ -4,6 +4,7 @@ package lock
 import (
 	"errors"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -64,13 +65,42 @@ func Held(path string) bool {
 	return unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB) == unix.EWOULDBLOCK
 }
 
-// RemoveDir removes a folder with a lock file in it, which somebody who came too late may make anew while it is being emptied.
+// RemoveDir removes a folder with a lock file in it, which somebody who came too late may make anew while it is being emptied. It is for a folder whose name
+// nobody takes again; else see [RemoveHeld].
 func RemoveDir(dir string) error {
 	err := os.RemoveAll(dir)
 	for try := 0; errors.Is(err, unix.ENOTEMPTY) && try < 100; try++ {
 		err = os.RemoveAll(dir)
 	}
 	return err
+}
+
+// RemoveHeld removes a folder whose lock, the file of that name in it, the caller holds: the lock goes last. Who makes the file anew as soon as it is gone
+// has the folder, which then stays.
+func RemoveHeld(dir, name string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == name {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	path := filepath.Join(dir, name)
+	if err := unix.Unlink(path); err != nil && err != unix.ENOENT {
+		return &os.PathError{Op: "unlink", Path: path, Err: err}
+	}
+	if err := unix.Rmdir(dir); err != nil && err != unix.ENOTEMPTY && err != unix.ENOENT {
+		return &os.PathError{Op: "rmdir", Path: dir, Err: err}
+	}
+	return nil
 }
 
 // File is the open lock file, to be handed to a child that shall hold the lock too.

@@ -144,7 +144,7 @@ func (c *call) undo(m *making) {
 		m.made.Abandon()
 	}
 	c.poststop(m.e, m.spec)
-	lock.RemoveDir(m.e.dir)
+	lock.RemoveHeld(m.e.dir, lockName)
 	m.lock.Release()
 }
 

@@ -177,7 +177,7 @@ func tryLock(path string) (*lock.Lock, error) {
 	}
 }
 
-// sweep removes what is left of a container whose creation was cut off.
+// sweep removes what is left of a container whose creation was cut off. The caller holds its lock.
 func (g *globals) sweep(id string) {
 	e := &entry{dir: g.dir(id)}
 	data, err := os.ReadFile(filepath.Join(e.dir, earlyName))
@@ -189,7 +189,7 @@ func (g *globals) sweep(id string) {
 			g.poststop(e, s)
 		}
 	}
-	lock.RemoveDir(e.dir)
+	lock.RemoveHeld(e.dir, lockName)
 }
 
 // earlyName is the state before there is a process, with the path of the cgroup that is about to be made, for who finds a creation cut off.
@@ -226,6 +226,9 @@ func (g *globals) hold(id string) (*entry, *lock.Lock, error) {
 	}
 	e, err := g.load(id)
 	if err != nil {
+		if api.KindOf(err) == api.NotFound { // deleted while this waited, which made the folder's lock anew
+			g.sweep(id)
+		}
 		l.Release()
 		return nil, nil, err
 	}

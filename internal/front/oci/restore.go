@@ -55,7 +55,7 @@ func (r *restoring) undo() {
 	if r.nest != nil {
 		r.nest.Remove()
 	}
-	lock.RemoveDir(r.e.dir)
+	lock.RemoveHeld(r.e.dir, lockName)
 	r.lock.Release()
 }
 

@@ -139,7 +139,7 @@ func (c *call) destroy(e *entry, s *specs.Spec) error {
 	if s != nil {
 		c.poststop(e, s)
 	}
-	return lock.RemoveDir(e.dir)
+	return lock.RemoveHeld(e.dir, lockName)
 }
 
 // poststop runs the hooks of hooks.poststop, all of them. A failure is told, and no reason to keep the rest: runtime.md, "Lifecycle", step 13.

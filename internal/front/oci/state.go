@@ -174,6 +174,11 @@ func remove(c *call) (int, error) {
 			return 0, c.removeDebris(id, force, err)
 		}
 		if force && api.KindOf(err) == api.Corrupt { // its processes are found by its cgroup
+			l, err := tryLock(c.dir(id) + "/" + lockName)
+			if err != nil {
+				return 0, err
+			}
+			defer l.Release()
 			c.sweep(id)
 			return 0, nil
 		}
