@@ -357,6 +357,12 @@ func (o *order) build(req *Request, control int, fds []int, links *netDevices) (
 		if err != nil {
 			return nil, err
 		}
+		ready := len(msg) == 9 && msg[0] == msgReady && (len(got) == 2 || len(got) == 3)
+		if !ready { // nothing else brings any
+			for _, fd := range got {
+				unix.Close(fd)
+			}
+		}
 		if len(msg) == 0 {
 			return nil, fmt.Errorf("the process that builds the container in its user namespace was killed")
 		}
@@ -369,7 +375,7 @@ func (o *order) build(req *Request, control int, fds []int, links *netDevices) (
 			if err := sendFDs(control, []byte{msgGoOn}, nil); err != nil {
 				return nil, err
 			}
-		case msg[0] == msgReady && len(msg) == 9 && (len(got) == 2 || len(got) == 3):
+		case ready:
 			p := &Process{Pid: int(binary.LittleEndian.Uint64(msg[1:])), PidFD: got[0], talk: got[1], name: req.Spec.Process.Args[0]}
 			if s := req.Spec.Linux.Seccomp; s != nil {
 				p.listener = newListener(s, agentState(req))

@@ -82,33 +82,38 @@ func buildStaged(control int) (*Process, error) {
 	return p, err
 }
 
+// receiveOrder returns the order and the descriptors that came with it, those on error too.
 func receiveOrder(control int) (*order, []int, error) {
 	var fds []int
 	for {
 		msg, got, err := receiveFDs(control)
 		if err != nil {
-			return nil, nil, err
+			return nil, fds, err
 		}
 		fds = append(fds, got...)
 		if len(msg) == 1 && msg[0] == msgMoreFDs {
 			continue
 		}
 		if len(msg) != 1 || msg[0] != msgOrder || len(fds) == 0 {
-			return nil, nil, fmt.Errorf("stage: no order came")
+			return nil, fds, fmt.Errorf("stage: no order came")
 		}
 		break
 	}
 	f := os.NewFile(uintptr(fds[0]), "order")
 	defer f.Close()
+	fds = fds[1:]
 	data, err := io.ReadAll(f)
 	if err != nil {
-		return nil, nil, err
+		return nil, fds, err
 	}
 	o := new(order)
 	if err := jsonscan.Decode(data, o, readOrder); err != nil {
-		return nil, nil, fmt.Errorf("stage: order: %w", err)
+		return nil, fds, fmt.Errorf("stage: order: %w", err)
 	}
-	return o, fds[1:], nil
+	if o.Spec == nil {
+		return nil, fds, fmt.Errorf("stage: the order has no configuration")
+	}
+	return o, fds, nil
 }
 
 // take sorts the descriptors by what the order says.
@@ -119,7 +124,7 @@ func (s *staging) take(o *order, req *Request, fds []int) error {
 			want++
 		}
 	}
-	if len(fds) != want {
+	if o.Tasks < 0 || len(fds) != want {
 		return fmt.Errorf("stage: %d descriptors came, %d were announced", len(fds), want)
 	}
 	next := func() int {
