@@ -145,13 +145,9 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 	if err := e.writeFiles(c, dir, lk); err != nil {
 		return nil, err
 	}
-	ct, err := sb.Add(ctx, bundle)
-	if err != nil {
-		return nil, err
-	}
 	os.Remove(e.exitPath(c.ID))
 	l := &launched{c: c, owner: sb.(runtime.Owned), wants: wanted(a)}
-	if l.stream, err = ct.(runtime.Attacher).StartAttached(ctx, l.wants); err != nil {
+	if l.stream, err = sb.(runtime.Runner).Run(ctx, bundle, l.wants); err != nil {
 		return nil, err
 	}
 	u.Release()
@@ -243,9 +239,9 @@ func (e *Engine) bundle(c *api.Container, a *api.Attach) (runtime.Bundle, error)
 		Reap:      e.reapCommand(c.ID),
 	}
 	var err error
-	b.Root, err = e.snapshot.Prepare(c.ID, c.Layers)
+	b.Root, err = e.snapshot.Prepare(c.ID, c.Layers, durability(c))
 	if errors.Is(err, api.AlreadyExists) { // of an earlier run
-		b.Root, err = e.snapshot.Mounts(c.ID, c.Layers), nil
+		b.Root, err = e.snapshot.Again(c.ID, c.Layers, durability(c))
 	}
 	if err != nil {
 		return b, err

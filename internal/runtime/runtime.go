@@ -83,6 +83,12 @@ type Owned interface {
 	Leave() error
 }
 
+// Runner is a sandbox that makes a container and executes its process in one step.
+type Runner interface {
+	// Run is Add and Container.Start; the stream has the output from its first byte.
+	Run(ctx context.Context, b Bundle, s Streams) (Stream, error)
+}
+
 // Streams says which of a process's streams a client wants.
 type Streams struct {
 	Stdin, Stdout, Stderr bool
@@ -100,8 +106,6 @@ type Stream interface {
 
 // Attacher is a container whose streams clients can join.
 type Attacher interface {
-	// StartAttached is Start; the stream has the output from its first byte.
-	StartAttached(ctx context.Context, s Streams) (Stream, error)
 	Attach(ctx context.Context, s Streams) (Stream, error)
 	// ExecAttached runs one more process; user is looked up in the container. Without a stream wanted it runs on by itself.
 	ExecAttached(ctx context.Context, p api.Process, user string, s *Streams) (Stream, error)

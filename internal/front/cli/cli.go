@@ -92,7 +92,7 @@ func OSStreams() api.Streams {
 func Main(ctx context.Context, args []string, streams api.Streams, newEngine func(root, state string) Engine) int {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	a := &app{streams: streams, newEngine: newEngine, signals: newCatcher(cancel, catchDelay), seLinux: hasSELinux}
+	a := &app{streams: streams, newEngine: newEngine, signals: newCatcher(cancel), seLinux: hasSELinux}
 	return a.main(ctx, args)
 }
 

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"brig/api"
 )
@@ -197,8 +196,7 @@ func brigWith(t *testing.T, f *fake, s api.Streams, args ...string) result {
 	s.Stdout, s.Stderr = &out, &errOut
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	a := &app{streams: s, newEngine: func(string, string) Engine { return f }, signals: newCatcher(cancel, time.Hour), seLinux: hasSELinux}
-	a.signals.start() // the tests do not wait for the delay, and some send signals at once
+	a := &app{streams: s, newEngine: func(string, string) Engine { return f }, signals: newCatcher(cancel), seLinux: hasSELinux}
 	defer a.signals.stop()
 	code := a.main(ctx, args)
 	return result{code, out.String(), errOut.String()}

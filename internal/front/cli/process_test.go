@@ -206,7 +206,6 @@ func TestProcessPanicOnTerminal(t *testing.T) {
 func TestProcessInterrupted(t *testing.T) {
 	c := onOwnTerminal(t, "create", "img")
 	c.await("pulling")
-	time.Sleep(5 * catchDelay)
 	c.typeIn("\x03") // an ordinary terminal makes a signal of it
 	c.await("undone")
 	c.ends(130)
@@ -237,7 +236,6 @@ func TestProcessUnderNohup(t *testing.T) {
 	if line, err := bufio.NewReader(errs).ReadString('\n'); line != "pulling\n" {
 		t.Fatalf("%q, %v", line, err)
 	}
-	time.Sleep(5 * catchDelay)
 	cmd.Process.Signal(syscall.SIGHUP)
 	time.Sleep(50 * time.Millisecond)
 	cmd.Process.Signal(syscall.SIGTERM)

@@ -7,14 +7,12 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
-	"time"
+
+	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/sigpipe"
 )
-
-// catchDelay is how long a command runs before it catches signals: Go's machinery for that costs 0.2 ms, more than the rest of this
-// package, and most commands end sooner. A signal before then ends the process at once, as SIGKILL may at any time.
-const catchDelay = 20 * time.Millisecond
 
 // catcher receives the process's signals for as long as a command runs. At first one that would end the process cancels the
 // command's context instead, so that the engine can undo what it began; a second one ends the process. forward sends all signals
@@ -22,9 +20,7 @@ const catchDelay = 20 * time.Millisecond
 type catcher struct {
 	cancel func()
 	exit   func(code int)
-	timer  *time.Timer
-	once   sync.Once
-	ch     chan os.Signal
+	pipe   *os.File // nil: nothing is caught
 
 	mu      sync.Mutex
 	got     syscall.Signal             // the first that canceled
@@ -32,42 +28,39 @@ type catcher struct {
 	cleanup func()                     // before exit
 }
 
-// newCatcher makes a catcher that starts after a delay.
-func newCatcher(cancel func(), delay time.Duration) *catcher {
-	c := &catcher{ch: make(chan os.Signal, 32), cancel: cancel, exit: os.Exit}
-	c.timer = time.AfterFunc(delay, c.start)
+// newCatcher begins to receive SIGINT, SIGTERM and SIGHUP.
+func newCatcher(cancel func()) *catcher {
+	c := &catcher{cancel: cancel, exit: os.Exit}
+	fd, err := sigpipe.Catch(func(s syscall.Signal) bool {
+		return (s == syscall.SIGINT || s == syscall.SIGTERM || s == syscall.SIGHUP) && !sigpipe.Ignored(s)
+	})
+	if err == nil { // else they end the process, as SIGKILL may at any time
+		fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	}
+	if err == nil {
+		c.pipe = os.NewFile(uintptr(fd), "signals")
+		go c.receive()
+	}
 	return c
 }
 
-// start begins to receive SIGINT, SIGTERM and SIGHUP, unless it did already.
-func (c *catcher) start() {
-	c.once.Do(func() {
-		c.notify(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-		go func() {
-			for s := range c.ch {
-				if sig, ok := s.(syscall.Signal); ok {
-					c.handle(sig)
-				}
-			}
-		}()
-	})
-}
-
-// notify asks for signals, but not for those that the parent process chose to ignore, as nohup does.
-func (c *catcher) notify(sigs ...syscall.Signal) {
-	for _, s := range sigs {
-		if !signal.Ignored(s) {
-			signal.Notify(c.ch, s)
+func (c *catcher) receive() {
+	var b [64]byte
+	for {
+		n, err := c.pipe.Read(b[:])
+		for _, s := range b[:n] {
+			c.handle(syscall.Signal(s))
+		}
+		if err != nil {
+			return
 		}
 	}
 }
 
-// stop gives the signals back. A process that is about to end need not: it costs 0.1 ms.
+// stop gives the signals back. A process that is about to end need not.
 func (c *catcher) stop() {
-	c.timer.Stop()
-	c.start() // from now on a no-op, should the timer be running it
-	signal.Stop(c.ch)
-	close(c.ch)
+	_ = sigpipe.Restore()
+	c.pipe.Close()
 }
 
 // first returns the signal that canceled the command, or 0.
@@ -110,19 +103,14 @@ func (c *catcher) handle(sig syscall.Signal) {
 
 // forward makes deliver receive every signal that can be caught and means something to another process, also the one that came
 // while the session was being opened. Not forwarded are SIGCHLD, SIGPIPE, SIGWINCH, SIGTTIN and SIGTTOU, which are about this
-// process and its terminal, SIGURG, by which the Go runtime preempts, those that a fault raises, and 32 to 34, which belong to libc.
+// process and its terminal, those that [sigpipe.Kept] names, and those that the parent process chose to ignore, as nohup does.
 func (c *catcher) forward(deliver func(syscall.Signal) error) {
-	c.start()
 	c.mu.Lock()
 	c.deliver = deliver
 	got := c.got
 	c.got = 0
 	c.mu.Unlock()
-	for s := syscall.Signal(1); s <= 64; s++ {
-		if forwarded(s) {
-			c.notify(s)
-		}
-	}
+	_, _ = sigpipe.Catch(func(s syscall.Signal) bool { return forwarded(s) && !sigpipe.Ignored(s) })
 	if got != 0 {
 		_ = deliver(got)
 	}
@@ -130,8 +118,7 @@ func (c *catcher) forward(deliver func(syscall.Signal) error) {
 
 func forwarded(s syscall.Signal) bool {
 	switch s {
-	case syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGWINCH, syscall.SIGTTIN, syscall.SIGTTOU,
-		syscall.SIGURG, syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGFPE, syscall.SIGILL, 32, 33, 34:
+	case syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGWINCH, syscall.SIGTTIN, syscall.SIGTTOU:
 		return false
 	}
 	return true
@@ -157,7 +144,6 @@ func (a *app) join(at api.Attach) *joined {
 		if at.Stdin && a.streams.Terminal != nil {
 			j.raw = &rawInput{file: a.streams.Terminal, from: a.streams.Stdin}
 			at.Streams.Stdin = j.raw
-			a.signals.start()
 			a.signals.atExit(j.raw.restore)
 			// A closed pipe on standard output must not kill the process before the terminal is restored.
 			signal.Notify(j.winch, syscall.SIGPIPE)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
 	"syscall"
@@ -298,43 +297,6 @@ func TestLateSignal(t *testing.T) {
 		},
 	}
 	brig(t, f, "run", "img").wants(t, 130, "")
-}
-
-// TestCatchDelay shows that signals are caught after the delay, and not before.
-func TestCatchDelay(t *testing.T) {
-	mine := make(chan os.Signal, 1)
-	signal.Notify(mine, syscall.SIGHUP) // what the catcher does not catch must not end the test
-	defer signal.Stop(mine)
-	caught := make(chan bool, 1)
-	for _, delay := range []time.Duration{time.Millisecond, time.Hour} {
-		c := newCatcher(func() { caught <- true }, delay)
-		time.Sleep(50 * time.Millisecond)
-		signalSelf(t, syscall.SIGHUP)
-		receive(t, mine)
-		if delay == time.Millisecond {
-			receive(t, caught)
-		}
-		c.stop()
-		if len(caught) > 0 {
-			t.Error("caught a signal before the delay")
-		}
-	}
-}
-
-// TestRawCatches shows that a terminal is never raw while a signal would end the process at once.
-func TestRawCatches(t *testing.T) {
-	_, slave := openPTY(t)
-	for _, tty := range []bool{true, false} {
-		a := &app{streams: api.Streams{Stdin: slave, Terminal: slave}, signals: newCatcher(func() {}, time.Hour)}
-		j := a.join(api.Attach{TTY: tty, Stdin: true})
-		started := true
-		a.signals.once.Do(func() { started = false })
-		if started != tty {
-			t.Errorf("with a terminal %t, signals are caught: %t", tty, started)
-		}
-		j.close()
-		a.signals.stop()
-	}
 }
 
 func TestSecondSignalEnds(t *testing.T) {

@@ -145,7 +145,7 @@ func TestFolders(t *testing.T) {
 	t.Setenv("BRIG_STATE", "/env/state")
 	t.Setenv("BRIG_ROOT", "")
 	var got []string
-	a := &app{streams: api.Streams{Stdout: &strings.Builder{}}, signals: newCatcher(func() {}, time.Hour)}
+	a := &app{streams: api.Streams{Stdout: &strings.Builder{}}, signals: newCatcher(func() {})}
 	defer a.signals.stop()
 	a.newEngine = func(root, state string) Engine {
 		got = append(got, root, state)

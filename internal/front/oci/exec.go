@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/sigpipe"
 	"brig/internal/base/weak"
 	"brig/internal/kernel/cgroup"
-	"brig/internal/kernel/sigpipe"
 	"brig/internal/runtime/config"
 	"brig/internal/runtime/oci"
 )
@@ -101,7 +101,7 @@ func (c *call) enterUserNS(e *entry) (entered bool, code int, err error) {
 		return false, 0, err
 	}
 	defer unix.Close(fd)
-	signals, err := sigpipe.Catch()
+	signals, err := sigpipe.Catch(sigpipe.All)
 	if err != nil {
 		return false, 0, err
 	}
@@ -129,7 +129,7 @@ func (c *call) follow(p *oci.Process) (int, error) {
 	}
 	signals := -1
 	if !detached {
-		if signals, err = sigpipe.Catch(); err != nil {
+		if signals, err = sigpipe.Catch(sigpipe.All); err != nil {
 			p.Abandon()
 			return 0, err
 		}

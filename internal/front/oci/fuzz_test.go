@@ -1,8 +1,8 @@
 package oci
 
 import (
+	"bytes"
 	"encoding/json"
-	"reflect"
 	"testing"
 
 	"brig/internal/base/jsonscan"
@@ -31,7 +31,10 @@ func FuzzState(f *testing.F) {
 			return // a year beyond what time.Time writes
 		}
 		var again entry
-		if err := jsonscan.Decode(written, &again, readEntry); err != nil || !reflect.DeepEqual(again, e) {
+		if err := jsonscan.Decode(written, &again, readEntry); err != nil {
+			t.Fatalf("%s: %v", written, err)
+		}
+		if twice, err := record.Marshal(&again); err != nil || !bytes.Equal(twice, written) { // by what is written: an empty map is left out
 			t.Errorf("%+v became %s, which is read as %+v, %v", e, written, again, err)
 		}
 	})

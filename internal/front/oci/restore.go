@@ -13,8 +13,8 @@ import (
 
 	"brig/api"
 	"brig/internal/base/lock"
+	"brig/internal/base/sigpipe"
 	"brig/internal/kernel/proc"
-	"brig/internal/kernel/sigpipe"
 	"brig/internal/runtime/config"
 	"brig/internal/runtime/criu"
 	"brig/internal/runtime/oci"
@@ -85,7 +85,7 @@ func restore(c *call) (int, error) {
 	}
 	signals := -1
 	if !c.on("detach") {
-		if signals, err = sigpipe.Catch(); err != nil {
+		if signals, err = sigpipe.Catch(sigpipe.All); err != nil {
 			r.undo()
 			return 0, err
 		}

@@ -8,8 +8,8 @@ import (
 
 	"brig/api"
 	"brig/internal/base/lock"
+	"brig/internal/base/sigpipe"
 	"brig/internal/base/weak"
-	"brig/internal/kernel/sigpipe"
 	"brig/internal/kernel/systemd"
 	"brig/internal/runtime/oci"
 )
@@ -30,7 +30,7 @@ func run(c *call) (int, error) {
 	}
 	signals := -1
 	if !c.on("detach") {
-		if signals, err = sigpipe.Catch(); err != nil {
+		if signals, err = sigpipe.Catch(sigpipe.All); err != nil {
 			c.undo(m)
 			return 0, err
 		}

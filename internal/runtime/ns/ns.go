@@ -28,6 +28,7 @@ var (
 	_ runtime.Driver   = (*Driver)(nil)
 	_ runtime.Sandbox  = (*sandbox)(nil)
 	_ runtime.Owned    = (*sandbox)(nil)
+	_ runtime.Runner   = (*sandbox)(nil)
 	_ runtime.Attacher = (*container)(nil)
 )
 
@@ -60,6 +61,31 @@ type sandbox struct {
 }
 
 func (s *sandbox) Add(ctx context.Context, b runtime.Bundle) (runtime.Container, error) {
+	add, err := s.handOver(b)
+	if err != nil {
+		return nil, err
+	}
+	rep, err := s.owner.Call(ctx, add)
+	if err != nil {
+		return nil, err
+	}
+	return &container{s: s, id: b.ID, state: shim.State{Pid: rep.Pid}}, nil
+}
+
+func (s *sandbox) Run(ctx context.Context, b runtime.Bundle, want runtime.Streams) (runtime.Stream, error) {
+	add, err := s.handOver(b)
+	if err != nil {
+		return nil, err
+	}
+	start := &wire.Request{Op: "start", ID: b.ID, Attach: want.Stdout || want.Stderr, Stdin: want.Stdin}
+	if _, err := s.owner.Call(ctx, add, start); err != nil {
+		return nil, err
+	}
+	return filtered{s.owner, want}, nil
+}
+
+// handOver gives the shim the descriptors of the sandbox's link and returns the request to add a container to it.
+func (s *sandbox) handOver(b runtime.Bundle) (*wire.Request, error) {
 	link, err := s.spec.Link()
 	if err != nil {
 		return nil, err
@@ -80,11 +106,7 @@ func (s *sandbox) Add(ctx context.Context, b runtime.Bundle) (runtime.Container,
 	for _, f := range link.Held {
 		f.Close()
 	}
-	rep, err := s.owner.Call(ctx, &wire.Request{Op: "add", ID: b.ID, Bundle: b, NetNS: link.NetNS != nil})
-	if err != nil {
-		return nil, err
-	}
-	return &container{s: s, id: b.ID, state: shim.State{Pid: rep.Pid}}, nil
+	return &wire.Request{Op: "add", ID: b.ID, Bundle: b, NetNS: link.NetNS != nil}, nil
 }
 
 // Find reads the container's record. That of a container whose process has ended is still found, until the sandbox is closed.
@@ -134,14 +156,6 @@ func (c *container) State() shim.State { return c.state }
 func (c *container) Start(ctx context.Context) error {
 	_, err := c.s.owner.Call(ctx, &wire.Request{Op: "start", ID: c.id})
 	return err
-}
-
-func (c *container) StartAttached(ctx context.Context, s runtime.Streams) (runtime.Stream, error) {
-	_, err := c.s.owner.Call(ctx, &wire.Request{Op: "start", ID: c.id, Attach: s.Stdout || s.Stderr, Stdin: s.Stdin})
-	if err != nil {
-		return nil, err
-	}
-	return filtered{c.s.owner, s}, nil
 }
 
 func (c *container) Attach(ctx context.Context, s runtime.Streams) (runtime.Stream, error) {

@@ -101,16 +101,32 @@ func (c *Client) SendFDs(fds []int) error {
 	return nil
 }
 
-// Call sends a request and waits for its reply.
-func (c *Client) Call(ctx context.Context, r *wire.Request) (wire.Reply, error) {
-	data, err := r.Encode()
-	if err != nil {
-		return wire.Reply{}, err
-	}
-	if err := c.write(wire.FrameRequest, data); err != nil {
-		return wire.Reply{}, ErrGone
+// Call sends requests, all at once, and waits for their replies. It returns the first that is an error, else the last.
+func (c *Client) Call(ctx context.Context, requests ...*wire.Request) (rep wire.Reply, err error) {
+	for _, r := range requests {
+		data, err := r.Encode()
+		if err != nil {
+			return rep, err
+		}
+		if err := c.write(wire.FrameRequest, data); err != nil {
+			return rep, ErrGone
+		}
 	}
 	defer c.deadline(ctx)()
+	for range requests {
+		next, rerr := c.reply(ctx)
+		if rerr != nil && next.Error == "" {
+			return rep, rerr
+		}
+		if err == nil {
+			rep, err = next, rerr
+		}
+	}
+	return rep, err
+}
+
+// reply reads one reply. An error of the reply's own is in it too.
+func (c *Client) reply(ctx context.Context) (wire.Reply, error) {
 	kind, payload, err := wire.ReadFrame(c.f, c.buf)
 	if err != nil {
 		if ctx.Err() != nil {

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"os"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -10,19 +11,11 @@ import (
 	"brig/internal/runtime/oci"
 )
 
-// firstFree is above the descriptors that the shim is given, so that the program's descriptor is not overwritten by them.
-const firstFree = 16
-
 // forkExec starts program in a session of its own with descriptors 3… as given and standard streams on /dev/null.
 //
 // The program is executed through a detached, read-only mount of its file. A process in a container that gets hold of /proc/PID/exe of one of the
 // shim's children then holds a file that cannot be opened for writing, whoever it is (CVE-2019-5736).
 func forkExec(program string, argv []string, fds []int) (pid int, err error) {
-	path := program
-	if fd, err := readOnlyFile(program); err == nil {
-		defer unix.Close(fd)
-		path = "/proc/self/fd/" + strconv.Itoa(fd)
-	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return 0, err
@@ -32,6 +25,12 @@ func forkExec(program string, argv []string, fds []int) (pid int, err error) {
 	for _, fd := range fds {
 		files = append(files, uintptr(fd))
 	}
+	path := program
+	// What syscall.ForkExec needs for itself it takes from above the descriptors that it is given, one for each and one more.
+	if fd, err := readOnlyFile(program, int(slices.Max(files))+len(files)+2); err == nil {
+		defer unix.Close(fd)
+		path = "/proc/self/fd/" + strconv.Itoa(fd)
+	}
 	return syscall.ForkExec(path, argv, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOMAXPROCS=2", "GODEBUG=madvdontneed=1"},
@@ -40,12 +39,12 @@ func forkExec(program string, argv []string, fds []int) (pid int, err error) {
 	})
 }
 
-// readOnlyFile is oci.ReadOnlyFile above the descriptors that the shim is given.
-func readOnlyFile(program string) (int, error) {
+// readOnlyFile is oci.ReadOnlyFile with a descriptor from least on.
+func readOnlyFile(program string, least int) (int, error) {
 	fd, err := oci.ReadOnlyFile(program)
 	if err != nil {
 		return -1, err
 	}
 	defer unix.Close(fd)
-	return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, firstFree)
+	return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, least)
 }

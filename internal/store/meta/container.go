@@ -198,7 +198,8 @@ func (s *Store) RemoveContainer(cid string) error {
 	return lock.RemoveDir(dir)
 }
 
-// Discard makes a container gone by moving its folder to trash, a path on the same file system, and frees its name. What is left is to remove trash.
+// Discard makes a container gone by moving its folder, and the link that is its name, to trash, a path on the same file system: to unlink may mean to wait
+// for a disk that discards blocks. What is left is to remove trash.
 func (s *Store) Discard(cid, name, trash string) error {
 	if !id.Valid(cid) {
 		return api.Errorf(api.InvalidArgument, "container: %q is not an ID", cid)
@@ -209,7 +210,7 @@ func (s *Store) Discard(cid, name, trash string) error {
 	if CheckName(name) != nil {
 		return s.releaseAll(cid)
 	}
-	return s.ReleaseName(name, cid)
+	return s.releaseName(name, cid, filepath.Join(trash, nameDir))
 }
 
 // Dir is the folder of a container: for its configuration, its log and its lock.

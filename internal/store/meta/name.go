@@ -61,25 +61,28 @@ func (s *Store) ReserveName(name, cid string) error {
 		if holder != "" {
 			return api.Errorf(api.Conflict, "container name %q is already in use by container %s; remove or rename that container to reuse the name", name, holder)
 		}
-		if err := s.release(name, ""); err != nil {
+		if err := s.release(name, "", ""); err != nil {
 			return err
 		}
 	}
 }
 
 // ReleaseName frees the name if cid holds it. It may be called again.
-func (s *Store) ReleaseName(name, cid string) error {
+func (s *Store) ReleaseName(name, cid string) error { return s.releaseName(name, cid, "") }
+
+// releaseName is ReleaseName; the link is moved to trash where that can be.
+func (s *Store) releaseName(name, cid, trash string) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
 	if target, err := os.Readlink(s.namePath(name)); err != nil || filepath.Base(target) != cid {
 		return nil //nolint:nilerr // free, or another's
 	}
-	return s.release(name, cid)
+	return s.release(name, cid, trash)
 }
 
 // release unlinks the name if it still belongs to cid, or to nobody, once the lock is ours.
-func (s *Store) release(name, cid string) error {
+func (s *Store) release(name, cid, trash string) error {
 	l, err := lock.Take(filepath.Join(s.root, nameDir, ".lock"))
 	if err != nil {
 		return err
@@ -89,6 +92,9 @@ func (s *Store) release(name, cid string) error {
 	holder, there, err := s.holder(name)
 	if err != nil || !there || holder != "" && holder != cid {
 		return err
+	}
+	if trash != "" && os.Rename(s.namePath(name), trash) == nil {
+		return nil
 	}
 	return os.Remove(s.namePath(name))
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"brig/api"
+	"brig/internal/base/atomicfile"
 	"brig/internal/store/snapshot/tree"
 
 	"golang.org/x/sys/unix"
@@ -23,8 +24,9 @@ const (
 // Prepare makes the writable layer of container id above the layers diffIDs, bottom first, and returns what to mount as its root: an
 // overlay, or for an image without layers a bind mount of the writable layer. The root folder has owner and mode of the top layer's.
 //
-// A layer that is not unpacked is api.Corrupt, an id that has a writable layer already api.AlreadyExists. On error nothing is left.
-func (s *Store) Prepare(id string, diffIDs []string) ([]api.Mount, error) {
+// With atomicfile.Volatile the layer is one that goes with its process: the kernel need not write it to the disk when it is unmounted, for which it would sync
+// the whole file system. A layer that is not unpacked is api.Corrupt, an id that has a writable layer already api.AlreadyExists. On error nothing is left.
+func (s *Store) Prepare(id string, diffIDs []string, sync atomicfile.Sync) ([]api.Mount, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
@@ -50,7 +52,21 @@ func (s *Store) Prepare(id string, diffIDs []string) ([]api.Mount, error) {
 	if err := s.makeActive(id, root); err != nil {
 		return nil, err
 	}
-	return s.Mounts(id, diffIDs), nil
+	return s.mounts(id, diffIDs, sync), nil
+}
+
+// Again returns what Prepare returned, for a container that is started again. The diff IDs must be those of Prepare.
+func (s *Store) Again(id string, diffIDs []string, sync atomicfile.Sync) ([]api.Mount, error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	if sync == atomicfile.Volatile { // the mark of a layer that was never synced: it is as it was left, or a power cut has taken its process too
+		mark := s.active(id) + "/work/work/incompat/volatile"
+		if err := os.RemoveAll(mark); err != nil {
+			return nil, err
+		}
+	}
+	return s.mounts(id, diffIDs, sync), nil
 }
 
 // makeActive makes the folders of a writable layer, whose root has owner and mode of root.
@@ -91,16 +107,21 @@ func (s *Store) makeActive(id string, root unix.Stat_t) (err error) {
 	return nil
 }
 
-// Mounts returns what Prepare returned, for a container that is started again. It does no I/O. The diff IDs must be those of Prepare.
-func (s *Store) Mounts(id string, diffIDs []string) []api.Mount {
+func (s *Store) mounts(id string, diffIDs []string, sync atomicfile.Sync) []api.Mount {
 	dir := s.active(id)
 	if len(diffIDs) == 0 {
 		return []api.Mount{{Type: "bind", Source: dir + "/fs", Options: []string{"bind"}}}
 	}
 	const lower, plus = "lowerdir=", "lowerdir+="
 	upper := []string{"upperdir=" + dir + "/fs", "workdir=" + dir + "/work"}
+	if sync == atomicfile.Volatile {
+		upper = append(upper, "volatile")
+	}
 	layers := make([]string, len(diffIDs)) // top first, as overlayfs has them
-	length := len(lower) + len(upper[0]) + len(upper[1]) + 2
+	length := len(lower)
+	for _, option := range upper {
+		length += len(option) + 1
+	}
 	for i, d := range diffIDs {
 		path := s.layerFS(strings.TrimPrefix(d, "sha256:"))
 		layers[len(diffIDs)-1-i] = path

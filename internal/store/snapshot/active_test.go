@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"brig/api"
+	"brig/internal/base/atomicfile"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -28,8 +29,12 @@ func mountOverlay(m api.Mount, target string) error {
 	}
 	defer unix.Close(fs)
 	for _, o := range m.Options {
-		key, value, _ := strings.Cut(o, "=")
-		if err := unix.FsconfigSetString(fs, key, value); err != nil {
+		key, value, valued := strings.Cut(o, "=")
+		err := unix.FsconfigSetFlag(fs, key)
+		if valued {
+			err = unix.FsconfigSetString(fs, key, value)
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", o, err)
 		}
 	}
@@ -65,7 +70,7 @@ func TestPreparedRootMounts(t *testing.T) {
 				for i := range count - 1 {
 					ids = append(ids, unpack(t, s, fmt.Sprint("kept/", i), ".wh.gone", "opaque/.wh..wh..opq", "opaque/new"))
 				}
-				mounts, err := s.Prepare("c", ids)
+				mounts, err := s.Prepare("c", ids, atomicfile.Durable)
 				if err != nil || len(mounts) != 1 {
 					t.Error(mounts, err)
 					return
@@ -99,6 +104,42 @@ func TestPreparedRootMounts(t *testing.T) {
 	}
 }
 
+// TestVolatileRootMountsAgain: what the kernel marks as never synced can be mounted once more, with all that was written.
+func TestVolatileRootMountsAgain(t *testing.T) {
+	onSmallDisk(t, "16m", func(dir string) {
+		s := Open(dir + "/snapshot")
+		ids := []string{unpack(t, s, "f")}
+		mounts, err := s.Prepare("c", ids, atomicfile.Volatile)
+		target := dir + "/mnt"
+		if err := errors.Join(err, os.Mkdir(target, 0o700)); err != nil {
+			t.Error(err)
+			return
+		}
+		for round := range 3 {
+			if err := mountOverlay(mounts[0], target); err != nil {
+				t.Errorf("round %d: %v", round, err)
+				return
+			}
+			_, err := os.Lstat(fmt.Sprint(target, "/written", round-1))
+			if err != nil && round > 0 {
+				t.Error(err)
+			}
+			err = os.WriteFile(fmt.Sprint(target, "/written", round), nil, 0o600)
+			if err := errors.Join(err, unix.Unmount(target, 0)); err != nil {
+				t.Error(err)
+			}
+			if round == 0 && mountOverlay(mounts[0], target) == nil {
+				t.Error("it mounts without Again: is it volatile?")
+				unix.Unmount(target, 0)
+			}
+			if mounts, err = s.Again("c", ids, atomicfile.Volatile); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+}
+
 func TestPrepare(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
@@ -108,21 +149,22 @@ func TestPrepare(t *testing.T) {
 	if _, err := s.Unpack(context.Background(), top, bytes.NewReader(b)); err != nil {
 		t.Fatal(err)
 	}
-	got, err := s.Prepare("c1", []string{low, string(top)})
+	got, err := s.Prepare("c1", []string{low, string(top)}, atomicfile.Durable)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []api.Mount{{Type: "overlay", Source: "overlay", Options: []string{
 		"lowerdir=" + dir + "/layer/" + top.Encoded() + "/fs:" + dir + "/layer/" + low[7:] + "/fs",
 		"upperdir=" + dir + "/active/c1/fs", "workdir=" + dir + "/active/c1/work"}}}
-	if fmt.Sprint(got) != fmt.Sprint(want) || fmt.Sprint(s.Mounts("c1", []string{low, string(top)})) != fmt.Sprint(want) {
-		t.Errorf("got %v", got)
+	again, err := s.Again("c1", []string{low, string(top)}, atomicfile.Durable)
+	if fmt.Sprint(got) != fmt.Sprint(want) || fmt.Sprint(again) != fmt.Sprint(want) || err != nil {
+		t.Errorf("got %v, then %v, %v", got, again, err)
 	}
 	var st unix.Stat_t
 	if err := unix.Lstat(dir+"/active/c1/fs", &st); err != nil || st.Mode&0o7777 != 0o1555 || st.Uid != 1 || st.Gid != 2 {
 		t.Errorf("root has mode %o of %d:%d, %v", st.Mode, st.Uid, st.Gid, err)
 	}
-	if m, err := s.Prepare("empty", nil); err != nil || m[0].Type != "bind" || m[0].Source != dir+"/active/empty/fs" {
+	if m, err := s.Prepare("empty", nil, atomicfile.Volatile); err != nil || m[0].Type != "bind" || m[0].Source != dir+"/active/empty/fs" {
 		t.Error(m, err)
 	}
 
@@ -130,7 +172,7 @@ func TestPrepare(t *testing.T) {
 	if err := os.WriteFile(dir+"/active/c1/fs/mine", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Prepare("c1", []string{low}); !errors.Is(err, api.AlreadyExists) {
+	if _, err := s.Prepare("c1", []string{low}, atomicfile.Durable); !errors.Is(err, api.AlreadyExists) {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(dir + "/active/c1/fs/mine"); err != nil {
@@ -175,7 +217,7 @@ func TestPrepareRefuses(t *testing.T) {
 		"comma":         {Open("/a,b"), "c", []string{low}, api.InvalidArgument, "/a,b"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := c.s.Prepare(c.id, c.ids)
+			_, err := c.s.Prepare(c.id, c.ids, atomicfile.Durable)
 			if !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) {
 				t.Error(err)
 			}
@@ -197,7 +239,7 @@ func BenchmarkPrepareRemove(b *testing.B) {
 	ids := []string{unpack(b, s, "a"), unpack(b, s, "b")}
 	for i := 0; b.Loop(); i++ {
 		id := filepath.Base(fmt.Sprint(i))
-		if _, err := s.Prepare(id, ids); err != nil {
+		if _, err := s.Prepare(id, ids, atomicfile.Durable); err != nil {
 			b.Fatal(err)
 		}
 		if err := s.Remove(id); err != nil {

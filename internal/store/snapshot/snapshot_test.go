@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"brig/api"
+	"brig/internal/base/atomicfile"
 	"brig/test/machine"
 
 	"github.com/opencontainers/go-digest"
@@ -326,7 +327,7 @@ func TestFoldersArePrivate(t *testing.T) {
 		old := unix.Umask(mask)
 		s := Open(dir)
 		d := unpack(t, s, "a/b")
-		_, err := s.Prepare("c", []string{d})
+		_, err := s.Prepare("c", []string{d}, atomicfile.Durable)
 		unix.Umask(old)
 		if err != nil {
 			t.Fatal(err)

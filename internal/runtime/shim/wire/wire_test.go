@@ -208,7 +208,12 @@ func FuzzRequest(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := DecodeRequest(again); err != nil || !reflect.DeepEqual(got, r) {
+		got, err := DecodeRequest(again)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// By what is written of both: an empty list in the process is left out, and is none when it is read.
+		if third, err := got.Encode(); err != nil || !bytes.Equal(third, again) {
 			t.Errorf("%+v became %+v, %v", r, got, err)
 		}
 	})

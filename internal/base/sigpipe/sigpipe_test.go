@@ -14,7 +14,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("SIGPIPE_CHILD") == "" {
 		os.Exit(m.Run())
 	}
-	fd, err := Catch()
+	fd, err := Catch(All)
 	if err != nil {
 		os.Exit(1)
 	}
