@@ -3,7 +3,6 @@ package oci
 import (
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -106,9 +105,7 @@ func (c *call) build(m *making, req *oci.Request, config []byte, held bool) erro
 		defer unix.Close(gate)
 		req.Gate = gate
 	}
-	runtime.LockOSThread() // for Here
 	made, err := oci.Create(req)
-	runtime.UnlockOSThread()
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -40,7 +41,7 @@ type Request struct {
 
 	Preserve int // how many descriptors after the standard streams the process inherits; they must be open
 
-	Here     bool // build on the calling thread, which must be locked to its goroutine, and come back: a new thread costs more. Else on a thread of its own
+	Here     bool // build on the calling thread and come back: a new thread costs more. Else on a thread of its own
 	LookUp   bool // fail if the command is not there, or cannot be executed, instead of at its start
 	Systemd  bool // let systemd make the cgroup
 	Rootless bool // go without a cgroup where the caller may make none and none was asked for
@@ -108,21 +109,30 @@ func Create(req *Request) (*Container, error) {
 }
 
 func create(req *Request, links *netDevices) (*Process, *place, error) {
-	where, err := makePlace(req)
-	if err != nil {
-		return nil, nil, err
-	}
+	place := beginPlace(req)
 	if usesUserNS(req.Spec) != nil {
+		where, err := place()
+		if err != nil {
+			return nil, nil, err
+		}
 		p, err := createStaged(req, where.group, links)
 		return p, where, err
 	}
 	there := onThread
 	if req.Here && !hasNamespace(req.Spec, specs.TimeNamespace) { // a thread of many cannot come back from a time namespace: setns(2), EUSERS
 		there = thereAndBack
+		runtime.LockOSThread() // after place has begun: for a goroutine of a locked thread the scheduler may have to make one first
+		defer runtime.UnlockOSThread()
 	}
 	var p *Process
-	err = there(func() (err error) {
-		p, err = build(req, where.group, links)
+	err := there(func() (err error) {
+		p, err = build(req, func() (*cgroup.Group, error) {
+			where, err := place()
+			if err != nil {
+				return nil, err
+			}
+			return where.group, nil
+		}, links)
 		return err
 	})
 	if err == nil {
@@ -131,6 +141,7 @@ func create(req *Request, links *netDevices) (*Process, *place, error) {
 	if err != nil && p != nil {
 		p.Abandon()
 	}
+	where, _ := place() // its error is err
 	return p, where, err
 }
 
@@ -142,8 +153,8 @@ func (req *Request) CgroupPath() string {
 	return "/" + req.ID
 }
 
-// build makes everything of the container on this thread and forks. links is nil in a stage, whose maker sees to them.
-func build(req *Request, group *cgroup.Group, links *netDevices) (*Process, error) {
+// build makes everything of the container on this thread and forks; group waits for its cgroup. links is nil in a stage, whose maker sees to them.
+func build(req *Request, group func() (*cgroup.Group, error), links *netDevices) (*Process, error) {
 	s := req.Spec
 	mounts, err := enterNamespaces(req)
 	if err != nil {
@@ -154,7 +165,7 @@ func build(req *Request, group *cgroup.Group, links *netDevices) (*Process, erro
 			return nil, err
 		}
 	}
-	b := &builder{spec: s, req: req, host: -1, root: -1, null: -1, dev: -1, devpts: -1, proc: -1, mask: -1, group: group, ownMounts: mounts}
+	b := &builder{spec: s, req: req, host: -1, root: -1, null: -1, dev: -1, devpts: -1, proc: -1, mask: -1, ownMounts: mounts}
 	defer b.close()
 	unix.Umask(0) // this thread's own since unshare
 	if err := b.mountRoot(); err != nil {
@@ -162,7 +173,7 @@ func build(req *Request, group *cgroup.Group, links *netDevices) (*Process, erro
 		return nil, err
 	}
 	// The child is born before the mounts: it makes the procfs, which has to come among them in their order.
-	p, err := b.launch()
+	p, err := b.launch(group)
 	if err != nil {
 		b.unmountHost()
 		return nil, err
@@ -179,7 +190,7 @@ func build(req *Request, group *cgroup.Group, links *netDevices) (*Process, erro
 }
 
 // launch prepares the process and forks it.
-func (b *builder) launch() (*Process, error) {
+func (b *builder) launch(group func() (*cgroup.Group, error)) (*Process, error) {
 	c, err := b.child()
 	if err != nil {
 		return nil, err
@@ -192,6 +203,9 @@ func (b *builder) launch() (*Process, error) {
 	c.give(attr)
 	held := c.attr // c itself stays as it is: the child may share it
 	defer held.close()
+	if b.group, err = group(); err != nil {
+		return nil, err
+	}
 	return b.fork(c)
 }
 

@@ -20,6 +20,31 @@ type place struct {
 	rootless bool
 }
 
+// beginPlace is makePlace on another thread, while the caller makes namespaces, which are as long in the making. The function that it returns waits, and
+// may be called again.
+func beginPlace(req *Request) func() (*place, error) {
+	if req.Systemd || req.Rootless || req.Spec.Linux.IntelRdt != nil {
+		p, err := makePlace(req)
+		return func() (*place, error) { return p, err }
+	}
+	layout, err := cgroup.Detect() // before the process's mounts, which /proc/self/mountinfo tells, may be the container's
+	if err != nil {
+		return func() (*place, error) { return nil, err }
+	}
+	p := &place{}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if p.group, err = layout.Create(req.CgroupPath(), limits(req.Spec.Linux.Resources)); err != nil {
+			p = nil
+		}
+	}()
+	return func() (*place, error) {
+		<-done
+		return p, err
+	}
+}
+
 // makePlace makes it. On error nothing is left of it.
 func makePlace(req *Request) (*place, error) {
 	p := &place{rootless: req.Rootless}

@@ -76,7 +76,7 @@ func buildStaged(control int) (*Process, error) {
 	}
 	var p *Process
 	err = onThread(func() (err error) {
-		p, err = build(req, group, nil)
+		p, err = build(req, func() (*cgroup.Group, error) { return group, nil }, nil)
 		return err
 	})
 	return p, err
