@@ -24,6 +24,7 @@ func allCases() []testcase {
 		{"run --rm, network none", timedRun("none")},
 		{"run --rm, bridge network", timedRun("bridge")},
 		{"OCI runtime alone", bundles},
+		{"OCI runtime, exec", ociExecs},
 		{"exec in a running container", execs},
 		{"100 starts, 8 at a time", parallel},
 		{pullCase, pulls},
@@ -105,15 +106,25 @@ func timedRun(network string) func(*bench, testcase) error {
 	}
 }
 
-func bundles(b *bench, c testcase) error {
+// bundle is the folder of the bundle that the OCI runtimes run, with these arguments.
+func (b *bench) bundle(args ...string) (string, error) {
 	dir := filepath.Join(b.dir, "bundle")
+	rootfs := filepath.Join(dir, "rootfs")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+		return "", err
 	}
-	if err := os.Rename(b.rootfs, filepath.Join(dir, "rootfs")); err != nil {
-		return err
+	if b.rootfs != rootfs {
+		if err := os.Rename(b.rootfs, rootfs); err != nil {
+			return "", err
+		}
+		b.rootfs = rootfs
 	}
-	if err := writeSpec(dir); err != nil {
+	return dir, writeSpec(dir, args)
+}
+
+func bundles(b *bench, c testcase) error {
+	dir, err := b.bundle("/bin/true")
+	if err != nil {
 		return err
 	}
 	var cmds []timed
@@ -126,8 +137,33 @@ func bundles(b *bench, c testcase) error {
 	return nil
 }
 
-// writeSpec writes the config.json of `runc spec`, for /bin/true without a terminal.
-func writeSpec(dir string) error {
+// ociExecs has each OCI runtime execute true in a container of its own.
+func ociExecs(b *bench, c testcase) error {
+	dir, err := b.bundle("/bin/sleep", "3600")
+	if err != nil {
+		return err
+	}
+	var cmds []timed
+	for _, e := range b.engines {
+		if e.runc == nil {
+			continue
+		}
+		id := "bench-idle-" + e.name
+		// The container keeps the streams of its runtime.
+		quiet := []string{"sh", "-c", `exec "$@" >/dev/null 2>&1`, "sh"}
+		if err := b.do(append(quiet, e.oci("run", "--detach", "--bundle", dir, id)...)...); err != nil {
+			return err
+		}
+		defer b.do(e.oci("delete", "--force", id)...)
+		cmds = append(cmds, timed{engine: e, argv: func(int) []string { return e.oci("exec", id, "/bin/true") }})
+	}
+	report(os.Stdout, c.name, b.interleave(b.rounds, cmds))
+	return nil
+}
+
+// writeSpec writes the config.json of `runc spec`, for other arguments and without a terminal.
+func writeSpec(dir string, args []string) error {
+	os.Remove(filepath.Join(dir, "config.json"))
 	if err := exec.Command("runc", "spec", "--bundle", dir).Run(); err != nil {
 		return fmt.Errorf("runc spec: %w", err)
 	}
@@ -141,7 +177,7 @@ func writeSpec(dir string) error {
 		return err
 	}
 	process := spec["process"].(map[string]any)
-	process["terminal"], process["args"] = false, []string{"/bin/true"}
+	process["terminal"], process["args"] = false, args
 	if data, err = json.Marshal(spec); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,8 @@ type engine struct {
 	pull, forget func(ref string) []string
 	// bundle runs the OCI bundle in dir to its end.
 	bundle func(dir, name string) []string
+	// runc is how a drop-in for runc is called: a program and its global flags.
+	runc []string
 
 	down []func()
 }
@@ -205,12 +208,21 @@ func (b *bench) openContainerd(e *engine) error {
 	return b.do(with("images", "import", b.archive)...)
 }
 
+// drop makes e a drop-in for runc, called with these arguments first.
+func (e *engine) drop(argv ...string) {
+	e.runc = argv
+	e.bundle = func(dir, name string) []string { return e.oci("run", "--bundle", dir, name) }
+}
+
+// oci is a command of a drop-in for runc.
+func (e *engine) oci(args ...string) []string { return append(slices.Clone(e.runc), args...) }
+
 func (b *bench) openBrigOCI(e *engine) (err error) {
 	oci, root := filepath.Join(b.bin, "brig-oci"), filepath.Join(b.dir, "brig-oci")
 	if e.version, err = firstLine(oci, "--version"); err != nil {
 		return fmt.Errorf("%w: make build", err)
 	}
-	e.bundle = func(dir, name string) []string { return []string{oci, "--root", root, "run", "--bundle", dir, name} }
+	e.drop(oci, "--root", root)
 	return nil
 }
 
@@ -223,9 +235,7 @@ func (b *bench) openCrun(e *engine) (err error) {
 	} else if why != "" {
 		fmt.Fprintln(os.Stderr, "bench:", why)
 	}
-	e.bundle = func(dir, name string) []string {
-		return []string{"crun", "--root", filepath.Join(b.dir, "crun"), "run", "--bundle", dir, name}
-	}
+	e.drop("crun", "--root", filepath.Join(b.dir, "crun"))
 	return nil
 }
 
@@ -233,9 +243,7 @@ func (b *bench) openRunc(e *engine) (err error) {
 	if e.version, err = firstLine("runc", "--version"); err != nil {
 		return err
 	}
-	e.bundle = func(dir, name string) []string {
-		return []string{"runc", "--root", filepath.Join(b.dir, "runc"), "run", "--bundle", dir, name}
-	}
+	e.drop("runc", "--root", filepath.Join(b.dir, "runc"))
 	return nil
 }
 
