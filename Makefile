@@ -14,8 +14,10 @@ BENCHFLAGS ?=
 export CGO_ENABLED = 0
 
 # The collector that came with Go 1.26 touches one more page for each size of object: 2 to 5 % of a program that lives for milliseconds. Go 1.27 has no choice.
+ifeq ($(origin GOEXPERIMENT),undefined)
 ifneq ($(findstring go1.26,$(shell $(GO) env GOVERSION)),)
 export GOEXPERIMENT = nogreenteagc
+endif
 endif
 
 # Debian packages: what the build packs into the base image, and what the tests stand beside.

@@ -145,7 +145,6 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 	if err := e.writeFiles(c, dir, lk); err != nil {
 		return nil, err
 	}
-	os.Remove(e.exitPath(c.ID))
 	l := &launched{c: c, owner: sb.(runtime.Owned), wants: wanted(a)}
 	if l.stream, err = sb.(runtime.Runner).Run(ctx, bundle, l.wants); err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -275,6 +276,39 @@ func TestTwoStarters(t *testing.T) {
 		}
 		w.race("does not exist", "delete", "--force", id)
 	}
+}
+
+// TestRunLeavesAnothersContainer: a run whose container was deleted behind its back leaves the next one of its name alone.
+func TestRunLeavesAnothersContainer(t *testing.T) {
+	w := newWorld(t)
+	bundle := w.bundle(nil, "sleep", "100")
+	id := w.name()
+	runner := w.command("run", "--bundle", bundle, id)
+	if err := runner.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { runner.Process.Kill() })
+	if err := eventually(func() error {
+		if r := w.run("state", id); r.code != 0 || !strings.Contains(r.out, `"running"`) {
+			return errors.New(r.String())
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	runner.Process.Signal(unix.SIGSTOP)
+	w.must("delete", "--force", id)
+	w.must("run", "--detach", "--bundle", bundle, id)
+	runner.Process.Signal(unix.SIGCONT)
+	runner.Wait()
+	if code := runner.ProcessState.ExitCode(); code != 128+9 {
+		t.Errorf("the first ended with %d", code)
+	}
+	if s := w.state(id).Status; s != "running" {
+		t.Errorf("the second is %s", s)
+	}
+	w.must("delete", "--force", id)
+	w.gone(id)
 }
 
 // race runs one command four times at once: one succeeds, the others fail with these words. delete --force succeeds each time.

@@ -34,13 +34,15 @@ func newCatcher(cancel func()) *catcher {
 	fd, err := sigpipe.Catch(func(s syscall.Signal) bool {
 		return (s == syscall.SIGINT || s == syscall.SIGTERM || s == syscall.SIGHUP) && !sigpipe.Ignored(s)
 	})
-	if err == nil { // else they end the process, as SIGKILL may at any time
+	if err == nil {
 		fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	}
-	if err == nil {
-		c.pipe = os.NewFile(uintptr(fd), "signals")
-		go c.receive()
+	if err != nil { // they end the process then, as SIGKILL may at any time
+		_ = sigpipe.Restore()
+		return c
 	}
+	c.pipe = os.NewFile(uintptr(fd), "signals")
+	go c.receive()
 	return c
 }
 
@@ -103,7 +105,7 @@ func (c *catcher) handle(sig syscall.Signal) {
 
 // forward makes deliver receive every signal that can be caught and means something to another process, also the one that came
 // while the session was being opened. Not forwarded are SIGCHLD, SIGPIPE, SIGWINCH, SIGTTIN and SIGTTOU, which are about this
-// process and its terminal, those that [sigpipe.Kept] names, and those that the parent process chose to ignore, as nohup does.
+// process and its terminal, those that [sigpipe.Kept] names, and SIGHUP and SIGINT where the parent process chose to ignore them, as nohup does.
 func (c *catcher) forward(deliver func(syscall.Signal) error) {
 	c.mu.Lock()
 	c.deliver = deliver

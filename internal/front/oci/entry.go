@@ -140,14 +140,17 @@ func (g *globals) claim(id string) (*lock.Lock, error) {
 		}
 		held, lerr := lock.Try(filepath.Join(dir, lockName))
 		switch {
-		case err == nil && lerr == nil:
+		case lerr == nil && exists(filepath.Join(dir, stateName)):
+			held.Release()
+		case lerr == nil && err == nil && !exists(filepath.Join(dir, earlyName)): // it may be another's by now, who found it empty
 			return held, nil
-		case lerr == nil && !exists(filepath.Join(dir, stateName)): // its creator was killed: its process ended with it
-			g.sweep(id)
+		case lerr == nil: // its creator was killed: its process ended with it
+			err := g.sweep(id)
 			held.Release()
+			if err != nil {
+				return nil, err
+			}
 			continue
-		case lerr == nil:
-			held.Release()
 		case errors.Is(lerr, os.ErrNotExist), errors.Is(lerr, lock.ErrHeld):
 			if !exists(filepath.Join(dir, stateName)) && time.Now().Before(deadline) {
 				time.Sleep(lockPause)
@@ -178,7 +181,7 @@ func tryLock(path string) (*lock.Lock, error) {
 }
 
 // sweep removes what is left of a container whose creation was cut off. The caller holds its lock.
-func (g *globals) sweep(id string) {
+func (g *globals) sweep(id string) error {
 	e := &entry{dir: g.dir(id)}
 	data, err := os.ReadFile(filepath.Join(e.dir, earlyName))
 	if err == nil && jsonscan.Decode(data, e, readEntry) == nil {
@@ -189,7 +192,7 @@ func (g *globals) sweep(id string) {
 			g.poststop(e, s)
 		}
 	}
-	lock.RemoveHeld(e.dir, lockName)
+	return lock.RemoveHeld(e.dir, lockName)
 }
 
 // earlyName is the state before there is a process, with the path of the cgroup that is about to be made, for who finds a creation cut off.
@@ -227,7 +230,7 @@ func (g *globals) hold(id string) (*entry, *lock.Lock, error) {
 	e, err := g.load(id)
 	if err != nil {
 		if api.KindOf(err) == api.NotFound { // deleted while this waited, which made the folder's lock anew
-			g.sweep(id)
+			_ = g.sweep(id)
 		}
 		l.Release()
 		return nil, nil, err

@@ -98,12 +98,7 @@ func restore(c *call) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	_, l, err := c.hold(r.e.ID)
-	if err != nil {
-		return exit.Code, nil //nolint:nilerr // somebody else has deleted it
-	}
-	defer l.Release()
-	return exit.Code, c.destroy(r.e, nil)
+	return exit.Code, c.removeEnded(r.e, nil)
 }
 
 // newRestoring reads the bundle and takes the container's name.

@@ -54,12 +54,20 @@ func run(c *call) (int, error) {
 	if c.on("keep") {
 		return exit.Code, nil
 	}
-	_, l, err := c.hold(m.e.ID)
+	return exit.Code, c.removeEnded(m.e, m.spec)
+}
+
+// removeEnded removes a container whose process has ended, as this process saw, unless somebody else has removed it, and perhaps made another of its name.
+func (c *call) removeEnded(mine *entry, s *specs.Spec) error {
+	e, l, err := c.hold(mine.ID)
 	if err != nil {
-		return exit.Code, nil //nolint:nilerr // somebody else has deleted it
+		return nil //nolint:nilerr // it is gone
 	}
 	defer l.Release()
-	return exit.Code, c.destroy(m.e, m.spec)
+	if e.Pid != mine.Pid || e.StartTicks != mine.StartTicks || e.BootID != mine.BootID {
+		return nil
+	}
+	return c.destroy(mine, s)
 }
 
 // attend passes signals and the terminal on until the process has ended. signals is of sigpipe.Catch, called before the process executed: a signal that came

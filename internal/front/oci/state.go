@@ -174,13 +174,7 @@ func remove(c *call) (int, error) {
 			return 0, c.removeDebris(id, force, err)
 		}
 		if force && api.KindOf(err) == api.Corrupt { // its processes are found by its cgroup
-			l, err := tryLock(c.dir(id) + "/" + lockName)
-			if err != nil {
-				return 0, err
-			}
-			defer l.Release()
-			c.sweep(id)
-			return 0, nil
+			return 0, c.removeCorrupt(id)
 		}
 		return 0, err
 	}
@@ -217,8 +211,23 @@ func (c *call) removeDebris(id string, force bool, notFound error) error {
 	if exists(c.dir(id) + "/" + stateName) { // it was being made, and is made
 		return api.Errorf(api.Conflict, "container %s has just been created: try again", id)
 	}
-	c.sweep(id)
-	return nil
+	return c.sweep(id)
+}
+
+// removeCorrupt removes a container whose state cannot be read.
+func (c *call) removeCorrupt(id string) error {
+	l, err := tryLock(c.dir(id) + "/" + lockName)
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return api.Errorf(api.Conflict, "container %s is in the hands of another process: try again", id)
+	}
+	defer l.Release()
+	if _, err := c.load(id); err == nil {
+		return api.Errorf(api.Conflict, "container %s has just been created: try again", id)
+	}
+	return c.sweep(id)
 }
 
 // killLimit is how long the first process may take to end after it was killed. It may hang in the kernel longer than that.

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -128,9 +129,20 @@ const maxFsconfig = 255
 
 func tooLong(option string) bool { return len(option) > maxFsconfig }
 
-// newRoot makes the root's file system: detached, or in place with mount(2) where an option is too long for fsconfig(2), as an overlay's lowerdir is
-// with some layers. The place is in this thread's own mount namespace, at a path of the engine's own.
+// newRoot makes the root's file system. Where some write to the disk has failed since it was last synced, whoever's it was, overlayfs refuses to do without syncing.
 func (b *builder) newRoot(m *api.Mount) (int, error) {
+	fd, err := b.tryRoot(m)
+	if i := slices.Index(m.Options, "volatile"); i >= 0 && errors.Is(err, unix.EIO) {
+		synced := *m
+		synced.Options = slices.Delete(slices.Clone(m.Options), i, i+1)
+		fd, err = b.tryRoot(&synced)
+	}
+	return fd, err
+}
+
+// tryRoot makes the root's file system: detached, or in place with mount(2) where an option is too long for fsconfig(2), as an overlay's lowerdir is
+// with some layers. The place is in this thread's own mount namespace, at a path of the engine's own.
+func (b *builder) tryRoot(m *api.Mount) (int, error) {
 	long := slices.ContainsFunc(m.Options, tooLong)
 	bind := slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 	switch {

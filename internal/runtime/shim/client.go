@@ -103,6 +103,9 @@ func (c *Client) SendFDs(fds []int) error {
 
 // Call sends requests, all at once, and waits for their replies. It returns the first that is an error, else the last.
 func (c *Client) Call(ctx context.Context, requests ...*wire.Request) (rep wire.Reply, err error) {
+	if ctx.Err() != nil {
+		return rep, ctx.Err()
+	}
 	for _, r := range requests {
 		data, err := r.Encode()
 		if err != nil {
@@ -115,7 +118,7 @@ func (c *Client) Call(ctx context.Context, requests ...*wire.Request) (rep wire.
 	defer c.deadline(ctx)()
 	for range requests {
 		next, rerr := c.reply(ctx)
-		if rerr != nil && next.Error == "" {
+		if rerr != nil && next.Error == "" && err == nil {
 			return rep, rerr
 		}
 		if err == nil {
@@ -146,9 +149,14 @@ func (c *Client) deadline(ctx context.Context) func() {
 	if ctx.Done() == nil {
 		return func() {}
 	}
-	stop := context.AfterFunc(ctx, func() { c.f.SetReadDeadline(time.Unix(1, 0)) })
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		c.f.SetReadDeadline(time.Unix(1, 0))
+		close(done)
+	})
 	return func() {
 		if !stop() {
+			<-done // or it would set the deadline after this
 			c.f.SetReadDeadline(time.Time{})
 		}
 	}

@@ -94,8 +94,8 @@ func (c *conn) frames() {
 		if !whole {
 			break
 		}
-		c.frame(kind, payload)
 		c.in = rest
+		c.frame(kind, payload)
 	}
 	if len(c.in) == 0 {
 		c.in = nil
@@ -128,6 +128,16 @@ func (c *conn) frame(kind byte, payload []byte) {
 	default:
 		c.close()
 	}
+}
+
+// givenUp reports whether the client has gone, or has sent word that it is done, behind what is being handled.
+func (c *conn) givenUp() bool {
+	if len(c.in) > 0 {
+		return c.in[0] == wire.FrameDone
+	}
+	var next [1]byte
+	n, _, err := unix.Recvfrom(c.fd, next[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return err == nil && (n == 0 || next[0] == wire.FrameDone)
 }
 
 func (c *conn) reply(r wire.Reply) { c.send(wire.FrameReply, r.Encode()) }

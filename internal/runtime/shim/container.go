@@ -109,6 +109,9 @@ func (s *server) start(conn *conn, r *wire.Request) (wire.Reply, error) {
 	if c.started {
 		return wire.Reply{}, api.Errorf(api.Conflict, "container %s is running already", r.ID)
 	}
+	if conn == s.owner && conn.givenUp() { // while the container was being made
+		return wire.Reply{}, api.Errorf(api.Conflict, "container %s is not started: its owner has gone", r.ID)
+	}
 	c.startedAt = time.Now().UTC()
 	ticks, err := proc.StartTicks(c.proc.Pid)
 	if err != nil {
@@ -120,6 +123,9 @@ func (s *server) start(conn *conn, r *wire.Request) (wire.Reply, error) {
 	}
 	if err := atomicfile.Write(filepath.Join(s.dir, StateName), state, 0o600, atomicfile.Volatile); err != nil {
 		return wire.Reply{}, err
+	}
+	if c.exitPath != "" { // of an earlier run
+		_ = unix.Unlink(c.exitPath)
 	}
 	c.started = true
 	if r.Attach {

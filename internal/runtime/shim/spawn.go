@@ -27,7 +27,12 @@ func forkExec(program string, argv []string, fds []int) (pid int, err error) {
 	}
 	path := program
 	// What syscall.ForkExec needs for itself it takes from above the descriptors that it is given, one for each and one more.
-	if fd, err := readOnlyFile(program, int(slices.Max(files))+len(files)+2); err == nil {
+	if ro, err := oci.ReadOnlyFile(program); err == nil { // else this process may not make mounts
+		fd, err := unix.FcntlInt(uintptr(ro), unix.F_DUPFD_CLOEXEC, int(slices.Max(files))+len(files)+2)
+		unix.Close(ro)
+		if err != nil {
+			return 0, os.NewSyscallError("fcntl", err)
+		}
 		defer unix.Close(fd)
 		path = "/proc/self/fd/" + strconv.Itoa(fd)
 	}
@@ -37,14 +42,4 @@ func forkExec(program string, argv []string, fds []int) (pid int, err error) {
 		Files: files,
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
-}
-
-// readOnlyFile is oci.ReadOnlyFile with a descriptor from least on.
-func readOnlyFile(program string, least int) (int, error) {
-	fd, err := oci.ReadOnlyFile(program)
-	if err != nil {
-		return -1, err
-	}
-	defer unix.Close(fd)
-	return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, least)
 }
