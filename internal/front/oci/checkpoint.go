@@ -37,6 +37,8 @@ func checkpointFlags() []flag {
 		flag{"leave-running", "", isBool, "let the container run on"},
 		flag{"pre-dump", "", isBool, "save its memory only, and let the container run on"},
 		flag{"page-server", "", isString, "ADDRESS:PORT that memory is sent to, or with --lazy-pages can be asked for at"},
+		flag{"link-remap", "", isBool, "keep files that are open and removed, by a name in their folder until they are restored"},
+		flag{"tcp-skip-in-flight", "", isBool, "leave out TCP connections that are not made yet"},
 		flag{"status-fd", "", isInt, "descriptor that a byte is written to when lazy pages can be asked for"},
 	)
 }
@@ -90,7 +92,7 @@ func (c *call) dump() (*criu.Dump, []*os.File, error) {
 	if err := os.MkdirAll(o.Images, 0o700); err != nil {
 		return nil, nil, err
 	}
-	d := &criu.Dump{Options: o, LeaveRunning: c.on("leave-running"), PreDump: c.on("pre-dump"), Parent: c.str("parent-path"), StatusFD: -1}
+	d := &criu.Dump{Options: o, LeaveRunning: c.on("leave-running"), PreDump: c.on("pre-dump"), LinkRemap: c.on("link-remap"), SkipInFlight: c.on("tcp-skip-in-flight"), Parent: c.str("parent-path"), StatusFD: -1}
 	if d.Parent != "" {
 		if filepath.IsAbs(d.Parent) {
 			return nil, nil, api.Errorf(api.InvalidArgument, "flag --parent-path: %q must be relative to --image-path", d.Parent)

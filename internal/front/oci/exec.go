@@ -70,6 +70,9 @@ func execute(c *call) (int, error) {
 	if err := oci.GuardExec(e.Pid, s, p); err != nil {
 		return 0, err
 	}
+	for _, w := range oci.Warnings(&specs.Spec{Process: p}) {
+		c.logLine("warning", w)
+	}
 	filter, err := oci.FilterOf(s.Annotations, s.Linux.Seccomp)
 	if err != nil {
 		return 0, err

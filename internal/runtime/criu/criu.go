@@ -58,6 +58,8 @@ type Dump struct {
 	Root         string // of the container, on the host
 	LeaveRunning bool
 	PreDump      bool
+	LinkRemap    bool   // give names to files that are open and have none any more
+	SkipInFlight bool   // leave out TCP connections that are not made yet
 	Parent       string // folder of the dump before, relative to Images; "": none
 	Address      string // of the page server; "": none
 	Port         string
@@ -79,6 +81,12 @@ func (d *Dump) Args() []string {
 	}
 	if d.Parent != "" {
 		args = append(args, "--prev-images-dir", d.Parent)
+	}
+	if d.LinkRemap {
+		args = append(args, "--link-remap")
+	}
+	if d.SkipInFlight {
+		args = append(args, "--skip-in-flight")
 	}
 	if d.Address != "" {
 		if !d.LazyPages { // which is a server itself

@@ -25,8 +25,8 @@ func TestCommandLines(t *testing.T) {
 	}{
 		{(&Dump{Options: base, Pid: 5, Root: "/r", StatusFD: -1}).Args(),
 			"dump --images-dir /i --work-dir /w --log-file dump.log -v4 --manage-cgroups=soft --tree 5 --root /r"},
-		{(&Dump{Options: base, Pid: 5, Root: "/r", StatusFD: -1, LeaveRunning: true, Parent: "../p"}).Args(),
-			"dump --images-dir /i --work-dir /w --log-file dump.log -v4 --manage-cgroups=soft --tree 5 --root /r --leave-running --track-mem --prev-images-dir ../p"},
+		{(&Dump{Options: base, Pid: 5, Root: "/r", StatusFD: -1, LeaveRunning: true, Parent: "../p", LinkRemap: true, SkipInFlight: true}).Args(),
+			"dump --images-dir /i --work-dir /w --log-file dump.log -v4 --manage-cgroups=soft --tree 5 --root /r --leave-running --track-mem --prev-images-dir ../p --link-remap --skip-in-flight"},
 		{(&Dump{Options: base, Pid: 5, Root: "/r", StatusFD: -1, PreDump: true, LeaveRunning: true}).Args(),
 			"pre-dump --images-dir /i --work-dir /w --log-file dump.log -v4 --manage-cgroups=soft --tree 5 --root /r --track-mem"},
 		{(&Dump{Options: base, Pid: 5, Root: "/r", StatusFD: -1, Address: "::1", Port: "9"}).Args(),
