@@ -121,6 +121,9 @@ func (e *Engine) record(ctx context.Context, c *api.Container, u *undo.Stack) er
 		}
 		if given {
 			e.sweep(ctx)
+			if dead, err := e.meta.Container(c.Name); err == nil && dead.State.Status == api.StatusDead {
+				_ = e.Remove(ctx, dead.ID, true, true) // else the name is still in use
+			}
 		}
 	}
 	u.Add(func() { e.meta.RemoveContainer(c.ID) })

@@ -41,6 +41,27 @@ func TestKilledAtAnyStep(t *testing.T) {
 	}
 }
 
+// TestCreateKilledAtAnyStep: wherever create is killed, the next one of its name takes it at once, or is told of the container that was made.
+func TestCreateKilledAtAnyStep(t *testing.T) {
+	w := newWorld(t)
+	args := []string{"create", "--name", "kill", "brig/base", "true"}
+	total := killAt(t, w.command(args...), theCommand, 0)
+	w.removeAll()
+	moments := 20 * scale()
+	for i := range moments {
+		n := 1 + total*i/moments + rand.IntN(total/moments)
+		killAt(t, w.command(args...), theCommand, n)
+		if r := w.brig("ps", "-a", "--filter", "name=kill", "--format", "{{.Status}}"); r.out == "Created\n" { // it was as good as ready
+			w.must("rm", "kill")
+		}
+		w.must(args...)
+		w.removeAll()
+		if w.mustBeClean(fmt.Sprintf("create killed at stop %d of %d", n, total)); t.Failed() {
+			return
+		}
+	}
+}
+
 // TestKilledAtAnyTime kills the command after a delay, at its own speed.
 func TestKilledAtAnyTime(t *testing.T) {
 	w := newWorld(t)

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
@@ -22,9 +21,9 @@ import (
 const (
 	containerDir = "container"
 	recordFile   = "record.json"
-	// making is how long a folder without a record counts as one that another process is just making: CreateContainer syncs the
-	// disk twice in between.
-	making = 10 * time.Second
+	// makingFile is a lock in containerDir that is shared by all who are making or removing a container: while nobody has it, a folder without a record is what
+	// one has left who was killed.
+	makingFile = ".making"
 )
 
 // CreateContainer makes the container's folder, takes its name and writes its record. The name being in use is api.Conflict. On
@@ -36,15 +35,20 @@ func (s *Store) CreateContainer(c api.Container, sync atomicfile.Sync) error {
 	if err := CheckName(c.Name); err != nil {
 		return err
 	}
-	var u undo.Stack
-	defer u.Run()
 	dir := s.Dir(c.ID)
-	err := os.Mkdir(dir, 0o700)
+	making, err := lock.Shared(s.makingPath())
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = makeDir(filepath.Dir(dir), sync); err == nil {
-			err = os.Mkdir(dir, 0o700)
+			making, err = lock.Shared(s.makingPath())
 		}
 	}
+	if err != nil {
+		return err
+	}
+	defer making.Release()
+	var u undo.Stack
+	defer u.Run()
+	err = os.Mkdir(dir, 0o700)
 	if errors.Is(err, fs.ErrExist) {
 		return api.Errorf(api.AlreadyExists, "container %s: already exists", c.ID)
 	}
@@ -130,21 +134,43 @@ func (s *Store) container(cid string) (api.Container, error) {
 	if !id.Valid(cid) {
 		return api.Container{}, noContainer(cid)
 	}
-	path := filepath.Join(s.Dir(cid), recordFile)
-	var c api.Container
-	err := read(path, &c, readContainer)
-	if errors.Is(err, fs.ErrNotExist) {
-		fi, err := os.Lstat(s.Dir(cid))
-		if err != nil || time.Since(fi.ModTime()).Abs() < making {
-			return api.Container{}, noContainer(cid)
-		}
-		return api.Container{ID: cid, Created: fi.ModTime(), State: api.State{Status: api.StatusDead}}, nil
+	c, err := s.record(cid)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return c, err
 	}
+	fi, err := os.Lstat(s.Dir(cid))
 	if err != nil {
+		return api.Container{}, noContainer(cid)
+	}
+	making, err := lock.Try(s.makingPath())
+	if err != nil { // it may be just in the making
+		return api.Container{}, noContainer(cid)
+	}
+	defer making.Release()
+	if c, err := s.record(cid); !errors.Is(err, fs.ErrNotExist) { // and is made now
+		return c, err
+	}
+	if !exists(s.Dir(cid)) {
+		return api.Container{}, noContainer(cid)
+	}
+	return api.Container{ID: cid, Created: fi.ModTime(), State: api.State{Status: api.StatusDead}}, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+func (s *Store) makingPath() string { return filepath.Join(s.root, containerDir, makingFile) }
+
+// record reads the record of a container; fs.ErrNotExist: it has none.
+func (s *Store) record(cid string) (c api.Container, err error) {
+	path := filepath.Join(s.Dir(cid), recordFile)
+	if err := read(path, &c, readContainer); err != nil {
 		return api.Container{}, err
 	}
 	if c.ID != cid {
-		return api.Container{}, corrupt(path, c.ID, cid)
+		return c, corrupt(path, c.ID, cid)
 	}
 	return c, nil
 }
@@ -179,6 +205,9 @@ func (s *Store) RemoveContainer(cid string) error {
 		return api.Errorf(api.InvalidArgument, "container: %q is not an ID", cid)
 	}
 	dir := s.Dir(cid)
+	if making, err := lock.Shared(s.makingPath()); err == nil { // else there is no folder, or the disk is full: it is removed all the same
+		defer making.Release()
+	}
 	record := filepath.Join(dir, recordFile)
 	var name string // all that is needed: a record that is wrong elsewhere can be removed like any other
 	if err := read(record, &name, readNameOnly); err == nil && CheckName(name) == nil {

@@ -19,6 +19,7 @@ import (
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/id"
 	"brig/internal/base/jsonscan"
+	"brig/internal/base/lock"
 
 	"golang.org/x/sys/unix"
 )
@@ -95,22 +96,13 @@ func create(t testing.TB, s *Store, c api.Container) api.Container {
 	return c
 }
 
-// old makes a container's folder look as if it was left long ago.
-func old(t *testing.T, s *Store, cid string) {
-	t.Helper()
-	then := time.Now().Add(-time.Hour)
-	if err := os.Chtimes(s.Dir(cid), then, then); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // nothingLeft fails when a container or a name is there.
 func nothingLeft(t *testing.T, s *Store) {
 	t.Helper()
 	for _, sub := range []string{containerDir, nameDir} {
 		names, _ := readNames(filepath.Join(s.root, sub))
 		for _, n := range names {
-			if n != ".lock" {
+			if n != ".lock" && n != makingFile {
 				t.Errorf("left: %s/%s", sub, n)
 			}
 		}
@@ -255,10 +247,14 @@ func TestDebris(t *testing.T) {
 				t.Fatal(err)
 			}
 			if c.visible {
+				making, err := lock.Shared(s.makingPath())
+				if err != nil {
+					t.Fatal(err)
+				}
 				if _, err := s.Container(con.ID); !errors.Is(err, api.NotFound) {
 					t.Error("what is just being made is shown:", err)
 				}
-				old(t, s, con.ID)
+				making.Release()
 				if got, err := s.Container(con.ID[:12]); err != nil || got.State.Status != api.StatusDead || got.ID != con.ID {
 					t.Error(got, err)
 				}
@@ -320,7 +316,6 @@ func TestKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, cid := range ids {
-			old(t, s, cid)
 			if _, err := s.Container(cid); err != nil {
 				t.Error(err)
 			}
