@@ -120,7 +120,7 @@ func pumpInput(st runtime.Stream, a api.Attach, detached chan<- struct{}) {
 		}
 		if err != nil {
 			if held > 0 { // half of the detach keys is input after all
-				st.Input(keys[:held])
+				_ = st.Input(keys[:held]) // the process may have ended
 			}
 			st.CloseInput()
 			return

@@ -186,7 +186,7 @@ func (g *globals) sweep(id string) error {
 	data, err := os.ReadFile(filepath.Join(e.dir, earlyName))
 	if err == nil && jsonscan.Decode(data, e, readEntry) == nil {
 		if e.Cgroup != "" {
-			removeCgroup(e.Cgroup, nil)
+			_ = removeCgroup(e.Cgroup, nil) // best effort, as the rest
 		}
 		if s, err := e.config(); err == nil {
 			g.poststop(e, s)

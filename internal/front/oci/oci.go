@@ -121,8 +121,9 @@ const (
 
 func (c *call) do(v *verb, argv []string) int {
 	err := c.doVerb(v, argv)
-	if code, ok := err.(exitError); ok {
-		return int(code)
+	var end exitError
+	if errors.As(err, &end) {
+		return int(end)
 	}
 	code := report(err, &c.globals, c.stderr)
 	if code != 0 && v.name == "exec" {

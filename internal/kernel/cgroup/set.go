@@ -66,7 +66,7 @@ func (g *Group) Fits(r *specs.LinuxResources) error {
 	}
 	b, err := readFile(memory + file)
 	if err != nil {
-		return nil
+		return nil //nolint:nilerr // the kernel refuses what does not fit
 	}
 	usage := parseUint(string(b))
 	if m.Limit != nil && *m.Limit > 0 && uint64(*m.Limit) <= usage {

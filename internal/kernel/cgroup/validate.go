@@ -78,7 +78,7 @@ func (v *validator) memory(m *specs.LinuxMemory) {
 	v.limit("memory.limit", m.Limit)
 	v.limit("memory.reservation", m.Reservation)
 	v.limit("memory.swap", m.Swap)
-	v.limit("memory.kernel", m.Kernel)
+	v.limit("memory.kernel", m.Kernel) //nolint:staticcheck // deprecated, and still written by engines
 	v.limit("memory.kernelTCP", m.KernelTCP)
 	if m.Swap != nil && m.Limit != nil && *m.Swap > 0 && (*m.Limit > *m.Swap || *m.Limit == -1) {
 		v.fail("memory.swap", "%d: it counts memory and swap together and cannot be less than linux.resources.memory.limit, %d", *m.Swap, *m.Limit)

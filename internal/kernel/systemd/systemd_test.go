@@ -55,16 +55,6 @@ func TestParsePath(t *testing.T) {
 	}
 }
 
-func find(list []Property, name string) any {
-	var v any
-	for _, p := range list {
-		if p.Name == name {
-			v = p.Value
-		}
-	}
-	return v
-}
-
 func TestProperties(t *testing.T) {
 	memory := func(limit, swap int64) *specs.LinuxResources {
 		return &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &swap, Reservation: ptr(int64(-1))}}

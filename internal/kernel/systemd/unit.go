@@ -219,7 +219,7 @@ func (c *Conn) start(u Unit, list []Property) error {
 	}
 	v, err := call()
 	if named(err, "org.freedesktop.systemd1.UnitExists") {
-		c.method("ResetFailedUnit", "s", u.Name)
+		_, _ = c.method("ResetFailedUnit", "s", u.Name)
 		v, err = call()
 	}
 	switch {
@@ -235,7 +235,7 @@ func (c *Conn) start(u Unit, list []Property) error {
 		err = api.Errorf(api.Unavailable, "systemd: starting %s ended as %q: `systemctl status %s` says why", u.Name, result, u.Name)
 	}
 	if err != nil {
-		c.method("ResetFailedUnit", "s", u.Name)
+		_, _ = c.method("ResetFailedUnit", "s", u.Name)
 	}
 	return err
 }
@@ -257,7 +257,7 @@ func (c *Conn) Stop(unit string) error {
 	} else if named(err, "org.freedesktop.systemd1.NoSuchUnit") {
 		err = nil
 	}
-	c.method("ResetFailedUnit", "s", unit) // one that failed would stay; that there is none is the rule
+	_, _ = c.method("ResetFailedUnit", "s", unit) // one that failed would stay; that there is none is the rule
 	if err != nil {
 		return api.Errorf(api.Unavailable, "systemd: it does not stop %s: %w", unit, err)
 	}

@@ -89,7 +89,7 @@ func TestMap(t *testing.T) {
 			}
 			continue
 		}
-		want := strings.Fields(string(lines(c.ids)))
+		want := strings.Fields(lines(c.ids))
 		if err != nil || !slices.Equal(strings.Fields(string(uids)), want) || !slices.Equal(strings.Fields(string(gids)), want) || string(setgroups) != "allow\n" {
 			t.Errorf("%v: %v; uid_map %q, gid_map %q, setgroups %q", c.ids, err, uids, gids, setgroups)
 		}

@@ -73,7 +73,7 @@ func Unmount(path string) error {
 func (c *Container) Abandon() {
 	c.Process.Abandon()
 	if c.Mount != "" {
-		Unmount(c.Mount)
+		_ = Unmount(c.Mount)
 	}
 	c.place.remove()
 }

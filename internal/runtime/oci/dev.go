@@ -214,7 +214,7 @@ func (b *builder) listed(p string) bool {
 func dropPtmx(dev int) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(dev, "ptmx", &st, unix.AT_SYMLINK_NOFOLLOW); err != nil || st.Mode&unix.S_IFMT == unix.S_IFLNK {
-		return nil
+		return nil //nolint:nilerr // there is none to drop
 	}
 	if err := unix.Unlinkat(dev, "ptmx", 0); err != nil {
 		return &os.PathError{Op: "remove", Path: "/dev/ptmx", Err: err}
@@ -291,7 +291,8 @@ func (b *builder) openConsole() (master, slave *os.File, err error) {
 // consolePlace opens what the terminal is mounted on; -1 where there is nothing, or where the mount would be seen outside: in a /dev that is bound,
 // nothing is made. A link there is refused, since it would lead the mount astray (CVE-2025-52565).
 func (b *builder) consolePlace() (int, error) {
-	at, err := -1, error(nil)
+	var at int
+	var err error
 	if b.dev >= 0 {
 		at, err = unix.Openat(b.dev, "console", unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	} else {

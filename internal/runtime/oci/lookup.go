@@ -19,7 +19,7 @@ func (b *builder) lookUp() error {
 		return nil
 	}
 	names := commandPaths(p.Args[0], p.Env)
-	failed := syscall.Errno(unix.ENOENT)
+	failed := unix.ENOENT
 	for _, name := range names {
 		if !path.IsAbs(name) {
 			name = p.Cwd + "/" + name

@@ -166,7 +166,3 @@ func validateSysctl(key string, own map[specs.LinuxNamespaceType]bool) error {
 	}
 	return nil
 }
-
-func unsupported(field string) error {
-	return api.Errorf(api.Unsupported, "config.json: %s is not supported by this version of brig-oci", field)
-}

@@ -12,7 +12,7 @@ type (
 		embedded
 		B *[]string `json:"b,omitempty"`
 	}
-	twice  struct{ A, a2 int }
+	twice  struct{ A, a2 int } //nolint:unused // it is there to be refused
 	folded struct {
 		A int `json:"x"`
 		B int `json:"X"`
