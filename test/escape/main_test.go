@@ -29,7 +29,7 @@ import (
 const (
 	binEnv      = "BRIG_TEST_BIN"
 	programsEnv = "BRIG_TEST_PROGRAMS" // folder with testdata/probe, built: for a machine without a compiler
-	patience    = 20 * time.Second     // of a command
+	patience    = time.Minute          // of a command: a machine without KVM is slow
 )
 
 // The world of all tests: folders that Brig makes itself, and the attacker's program.

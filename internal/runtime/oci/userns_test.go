@@ -42,7 +42,11 @@ func TestUserNSMounts(t *testing.T) {
 	c = newContainer(t)
 	c.userNS()
 	c.mount("/m", "bind", src, "idmap")
-	c.want("stat -c %u:%g /m/f", "3:4")
+	if out, err := c.try("stat -c %u:%g /m/f"); err != nil && strings.Contains(err.Error(), "does not support that") {
+		t.Log(err) // tmpfs, before Linux 6.3
+	} else if err != nil || strings.TrimSpace(out) != "3:4" {
+		t.Errorf("%q, %v", out, err)
+	}
 	c = newContainer(t)
 	c.userNS()
 	c.mount("/m", "bind", src)
