@@ -247,7 +247,8 @@ func start(c *call) (int, error) {
 	return 0, c.poststart(e, s)
 }
 
-// poststart runs the hooks of hooks.poststart. Their failure is told, and the container runs on: runtime.md, "Lifecycle", step 10.
+// poststart runs the hooks of hooks.poststart. Their failure is told, and the container runs on, as with crun: so runtime-spec had it until 1.1, and so the
+// validation programs want it. runtime.md of 1.3, "Lifecycle", step 9, stops the container.
 func (c *call) poststart(e *entry, s *specs.Spec) error {
 	if s.Hooks == nil || len(s.Hooks.Poststart) == 0 {
 		return nil
