@@ -53,7 +53,7 @@ func descriptors() {
 	}
 }
 
-// look tries for so long to look into every process but those that were there first, and the first process if that is the runtime still: "HOLE" names
+// look tries, for so long from the first that it meets on and a minute at most, to look into every process but those that were there first, and the first process if that is the runtime still: "HOLE" names
 // what was let through, "refused" what was not.
 func look(long time.Duration) {
 	runtime.LockOSThread() // ptrace(2) is a thread's
@@ -69,7 +69,11 @@ func look(long time.Duration) {
 		own["/proc/1"] = true
 	}
 	fmt.Println("ready")
-	for end := time.Now().Add(long); time.Now().Before(end); {
+	end := time.Now().Add(time.Minute)
+	for seen := false; time.Now().Before(end); {
+		if !seen && len(told) > 0 {
+			seen, end = true, time.Now().Add(long)
+		}
 		dirs, _ := filepath.Glob("/proc/[0-9]*")
 		for _, dir := range dirs {
 			if own[dir] {
