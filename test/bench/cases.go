@@ -101,6 +101,17 @@ func timedRun(network string) func(*bench, testcase) error {
 			}
 			cmds = append(cmds, timed{engine: e, argv: func(round int) []string { return e.run(network, fmt.Sprint("bench-r", round), "true") }})
 		}
+		if network == "none" { // an OCI runtime alone, beside the engines that have one below them
+			dir, err := b.bundle("/bin/true")
+			if err != nil {
+				return err
+			}
+			for _, e := range b.engines {
+				if e.runc != nil {
+					cmds = append(cmds, timed{engine: e, argv: func(round int) []string { return e.bundle(dir, fmt.Sprint("bench-n", round)) }})
+				}
+			}
+		}
 		report(os.Stdout, c.name, b.interleave(b.rounds, cmds))
 		return nil
 	}
