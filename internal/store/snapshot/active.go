@@ -61,7 +61,7 @@ func (s *Store) Again(id string, diffIDs []string, sync atomicfile.Sync) ([]api.
 		return nil, err
 	}
 	if sync == atomicfile.Volatile { // the mark of a layer that was never synced: it is as it was left, or a power cut has taken its process too
-		mark := s.active(id) + "/work/work/incompat/volatile"
+		mark := filepath.Join(s.active(id), "work", "work", "incompat", "volatile")
 		if err := os.RemoveAll(mark); err != nil {
 			return nil, err
 		}
