@@ -51,3 +51,39 @@ func TestClaimTakesNobodysContainer(t *testing.T) {
 		t.Errorf("left: %v, %v", names, err)
 	}
 }
+
+// TestClaimOfAnothersFolder: who made a folder, and comes back to another's of that name, takes it only if nothing is in it.
+func TestClaimOfAnothersFolder(t *testing.T) {
+	for what, c := range map[string]struct {
+		files   []string
+		held    bool
+		exists  bool
+		removed bool
+	}{
+		"nothing":       {held: true},
+		"a container":   {files: []string{earlyName, configName, stateName}, exists: true},
+		"a cut-off one": {files: []string{earlyName}, removed: true},
+	} {
+		g := &globals{root: t.TempDir()}
+		if err := os.Mkdir(g.dir("x"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range c.files {
+			if err := os.WriteFile(filepath.Join(g.dir("x"), f), []byte("{}"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l, _, err := g.claimMade("x", true)
+		if (l != nil) != c.held || errors.Is(err, api.AlreadyExists) != c.exists || err != nil && !c.exists {
+			t.Errorf("%s: held %t, %v", what, l != nil, err)
+		}
+		for _, f := range c.files {
+			if exists(filepath.Join(g.dir("x"), f)) == c.removed {
+				t.Errorf("%s: %s is there: %t", what, f, !c.removed)
+			}
+		}
+		if l != nil {
+			l.Release()
+		}
+	}
+}

@@ -132,35 +132,49 @@ func (g *globals) claim(id string) (*lock.Lock, error) {
 	if err := os.MkdirAll(g.root, folderMode()); err != nil {
 		return nil, err
 	}
-	deadline := time.Now().Add(makerLimit)
-	for {
+	for deadline := time.Now().Add(makerLimit); ; {
 		err := os.Mkdir(dir, folderMode())
 		if err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, err
 		}
-		held, lerr := lock.Try(filepath.Join(dir, lockName))
-		switch {
-		case lerr == nil && exists(filepath.Join(dir, stateName)):
-			held.Release()
-		case lerr == nil && err == nil && !exists(filepath.Join(dir, earlyName)): // it may be another's by now, who found it empty
-			return held, nil
-		case lerr == nil: // its creator was killed: its process ended with it
-			err := g.sweep(id)
-			held.Release()
-			if err != nil {
-				return nil, err
-			}
-			continue
-		case errors.Is(lerr, os.ErrNotExist), errors.Is(lerr, lock.ErrHeld):
-			if !exists(filepath.Join(dir, stateName)) && time.Now().Before(deadline) {
-				time.Sleep(lockPause)
-				continue
-			}
-		default:
-			return nil, lerr
+		l, busy, err := g.claimMade(id, err == nil)
+		if l != nil || err != nil {
+			return l, err
 		}
-		return nil, api.Errorf(api.AlreadyExists, "container with id %s already exists", id)
+		if busy {
+			if time.Now().After(deadline) {
+				return nil, alreadyExists(id)
+			}
+			time.Sleep(lockPause)
+		}
 	}
+}
+
+// claimMade takes the lock of a folder that is there. mine: this process has made one of that name. It may have been taken away since, and the one that is there be
+// another's. nil without an error: try again, when busy in a while.
+func (g *globals) claimMade(id string, mine bool) (held *lock.Lock, busy bool, err error) {
+	dir := g.dir(id)
+	held, err = lock.Try(filepath.Join(dir, lockName))
+	there := exists(filepath.Join(dir, stateName))
+	switch {
+	case err == nil && there:
+		held.Release()
+		return nil, false, alreadyExists(id)
+	case err == nil && mine && !exists(filepath.Join(dir, earlyName)):
+		return held, false, nil
+	case err == nil: // its creator was killed: its process ended with it
+		defer held.Release()
+		return nil, false, g.sweep(id)
+	case !errors.Is(err, os.ErrNotExist) && !errors.Is(err, lock.ErrHeld):
+		return nil, false, err
+	case there:
+		return nil, false, alreadyExists(id)
+	}
+	return nil, true, nil
+}
+
+func alreadyExists(id string) error {
+	return api.Errorf(api.AlreadyExists, "container with id %s already exists", id)
 }
 
 const (
