@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	aheadChunks    = 8
-	aheadChunkSize = 512 << 10
+	aheadChunks    = 6
+	aheadChunkSize = 256 << 10
 )
 
 // ahead reads a stream, and hashes it, while the consumer works on what was read before: decompression and hashing take one
@@ -23,8 +23,9 @@ type ahead struct {
 	cancel context.CancelFunc
 	full   chan []byte
 	empty  chan []byte
-	done   chan struct{} // closed when the reader is at its end; then hash and err are the consumer's
+	done   chan struct{} // closed when the reader is at its end; then hash, size and err are the consumer's
 	hash   hash.Hash
+	size   int64
 	err    error // why the reader ended; io.EOF at the end of the stream
 	chunk  []byte
 	rest   []byte // of chunk, not consumed yet
@@ -68,6 +69,7 @@ func (a *ahead) run(r io.Reader) {
 			n += m
 		}
 		a.hash.Write(chunk[:n])
+		a.size += int64(n)
 		if n > 0 {
 			a.full <- chunk[:n] // never blocks: there are no more chunks than places
 		}
@@ -116,6 +118,20 @@ func (a *ahead) verify(want digest.Digest, limit int64) error {
 	}
 	if got := digest.NewDigest(digest.SHA256, a.hash); got != want {
 		return api.Errorf(api.Corrupt, "the archive's digest is %s", got)
+	}
+	return nil
+}
+
+// verifyBlob reads to the end and holds digest and length of the whole stream against a blob's.
+func (a *ahead) verifyBlob(want digest.Digest, size int64) error {
+	if _, err := io.Copy(io.Discard, a); err != nil {
+		return err
+	}
+	if a.size != size {
+		return api.Errorf(api.Corrupt, "blob %s: %d bytes arrived instead of %d", want, a.size, size)
+	}
+	if got := digest.NewDigest(digest.SHA256, a.hash); got != want {
+		return api.Errorf(api.Corrupt, "blob %s: the bytes that arrived have digest %s", want, got)
 	}
 	return nil
 }

@@ -179,20 +179,19 @@ func (x *extractor) hardLink(at object, hdr *tar.Header) error {
 
 // node makes a device or a FIFO.
 func (x *extractor) node(at object, hdr *tar.Header) error {
-	mode := uint32(unix.S_IFIFO)
-	dev := 0
-	if hdr.Typeflag != tar.TypeFifo {
-		const maxMajor, maxMinor = 1<<12 - 1, 1<<20 - 1 // dev_t of the kernel
-		if hdr.Devmajor < 0 || hdr.Devmajor > maxMajor || hdr.Devminor < 0 || hdr.Devminor > maxMinor {
-			return corrupt(hdr.Name, "no device can have the number %d:%d", hdr.Devmajor, hdr.Devminor)
-		}
-		mode = unix.S_IFCHR
-		if hdr.Typeflag == tar.TypeBlock {
-			mode = unix.S_IFBLK
-		}
-		dev = int(unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor)))
+	number, err := device(hdr)
+	if err != nil {
+		return err
 	}
-	err := unix.Mknodat(at.dir, at.base, mode|0o600, dev)
+	mode := uint32(unix.S_IFIFO)
+	switch hdr.Typeflag {
+	case tar.TypeChar:
+		mode = unix.S_IFCHR
+	case tar.TypeBlock:
+		mode = unix.S_IFBLK
+	}
+	dev := int(number)
+	err = unix.Mknodat(at.dir, at.base, mode|0o600, dev)
 	if err == unix.EEXIST {
 		if err = x.remove(at); err == nil {
 			err = unix.Mknodat(at.dir, at.base, mode|0o600, dev)
@@ -202,6 +201,18 @@ func (x *extractor) node(at object, hdr *tar.Header) error {
 		return err
 	}
 	return setByName(at, hdr)
+}
+
+// device is the number of a device, as the kernel encodes it in 32 bits; a FIFO's is 0.
+func device(hdr *tar.Header) (uint32, error) {
+	if hdr.Typeflag == tar.TypeFifo {
+		return 0, nil
+	}
+	const maxMajor, maxMinor = 1<<12 - 1, 1<<20 - 1 // dev_t of the kernel
+	if hdr.Devmajor < 0 || hdr.Devmajor > maxMajor || hdr.Devminor < 0 || hdr.Devminor > maxMinor {
+		return 0, corrupt(hdr.Name, "no device can have the number %d:%d", hdr.Devmajor, hdr.Devminor)
+	}
+	return uint32(unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor))), nil
 }
 
 // whiteout hides what lower layers have: one name, or all that a folder holds.

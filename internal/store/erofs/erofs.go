@@ -1,0 +1,523 @@
+// Package erofs writes file systems of the EROFS format, for the kernel to mount: a layer's files in one file, written in one go.
+//
+// What the files hold is not laid out file by file. The archive that they came in is kept as one stream of deflate clusters (package redeflate), and is the
+// image's packed inode; a file is a fragment, a place in that stream. So nothing is written twice or moved, whatever the number of files, and the
+// stream can be had back.
+//
+//	block 0           superblock
+//	blocks 1…         clusters, each ending at the end of a block, with zeros before it
+//	metadata          inodes, names, extended attributes, and the index of the clusters
+//
+// The format is the kernel's fs/erofs/erofs_fs.h; every kernel from 6.6 on that is built with EROFS_FS_ZIP_DEFLATE reads what is written here.
+package erofs
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"math"
+	"slices"
+	"strings"
+)
+
+// BlockSize is the size of a block, in bytes.
+const BlockSize = 4096
+
+// The format's numbers.
+const (
+	superOffset = 1024
+	superSize   = 128
+	magic       = 0xe0f5e1e2
+
+	incompatZeroPadding = 1
+	incompatComprCfgs   = 2
+	incompatFragments   = 0x20
+	compatMtime         = 2
+
+	algDeflate = 2
+
+	layoutPlain      = 0
+	layoutCompressed = 1
+	layoutInline     = 2
+
+	inodeSize   = 64
+	slotSize    = 32 // an inode's number is its offset in slots
+	indexSize   = 8
+	dirent      = 12
+	nameMax     = 255
+	adviseBig   = 2 // clusters of more than one block
+	typePlain   = 0
+	typeHead    = 1
+	typeNonHead = 2
+	blockCount  = 1 << 11 // the flag of an index entry that says how many blocks the cluster has
+	fragment    = 1 << 63
+)
+
+// Limits of what can be written.
+const (
+	maxAttributes = 60 << 10 // bytes of all extended attributes of a file
+	maxSymlink    = BlockSize - 1
+)
+
+// Kinds of files, as in the upper bits of a mode.
+const (
+	ModeDir     = 0o040000
+	ModeFile    = 0o100000
+	ModeSymlink = 0o120000
+	ModeChar    = 0o020000
+	ModeBlock   = 0o060000
+	ModeFifo    = 0o010000
+	modeType    = 0o170000
+)
+
+// Node is a file of any kind. One node in several folders is a file with several names.
+type Node struct {
+	Mode       uint16 // with its kind
+	UID, GID   uint32
+	Sec        int64 // time of modification
+	Nsec       uint32
+	Size       int64 // of a regular file, in bytes
+	Offset     int64 // in the stream, where a regular file's content begins
+	Rdev       uint32
+	Target     string // of a symbolic link
+	Attributes []Attribute
+	Children   map[string]*Node
+
+	links  uint32
+	number uint32 // inode number for those that take 32 bits
+	at     int64  // in the metadata area; -1: no place yet
+	data   uint32 // first block of a folder's or link's data
+	inline bool
+	names  []string // sorted, with . and ..
+	parent *Node
+}
+
+// Attribute is an extended attribute with its whole name.
+type Attribute struct {
+	Name  string
+	Value []byte
+}
+
+// Dir reports whether the node is a folder.
+func (n *Node) Dir() bool { return n.Mode&modeType == ModeDir }
+
+// prefixes are the name spaces of attributes that the format knows, with their numbers.
+var prefixes = []struct {
+	prefix string
+	index  byte
+}{
+	{"user.", 1}, {"system.posix_acl_access", 2}, {"system.posix_acl_default", 3}, {"trusted.", 4}, {"security.", 6},
+}
+
+// Known reports whether an attribute of that name can be kept.
+func Known(name string) bool {
+	_, _, ok := split(name)
+	return ok
+}
+
+func split(name string) (index byte, rest string, ok bool) {
+	for _, p := range prefixes {
+		if len(name) >= len(p.prefix) && name[:len(p.prefix)] == p.prefix {
+			rest = name[len(p.prefix):]
+			acl := p.index == 2 || p.index == 3
+			return p.index, rest, len(rest) <= 255 && acl == (rest == "")
+		}
+	}
+	return 0, "", false
+}
+
+// Extent is a cluster's place.
+type extent struct {
+	offset int64  // in the stream
+	block  uint32 // first block
+	blocks uint32
+}
+
+// Writer writes one image.
+type Writer struct {
+	w       io.WriterAt
+	block   int64 // next free one
+	extents []extent
+	size    int64 // of the stream
+	buf     []byte
+}
+
+// Errors of what the format cannot hold.
+var (
+	ErrTooBig = errors.New("more than an EROFS image can hold")
+	ErrName   = errors.New("a name or an attribute that an EROFS image cannot hold")
+)
+
+// NewWriter begins an image in w.
+func NewWriter(w io.WriterAt) *Writer { return &Writer{w: w, block: 1} }
+
+// Cluster adds the next size bytes of the stream, as a deflate stream of its own whose first byte is not zero. It returns where in w the data begins.
+func (w *Writer) Cluster(data []byte, size int) (int64, error) {
+	blocks := (len(data) + BlockSize - 1) / BlockSize
+	if w.block+int64(blocks) > math.MaxInt32 {
+		return 0, ErrTooBig
+	}
+	pad := blocks*BlockSize - len(data)
+	w.buf = append(append(w.buf[:0], make([]byte, pad)...), data...)
+	if _, err := w.w.WriteAt(w.buf, w.block*BlockSize); err != nil {
+		return 0, err
+	}
+	at := w.block*BlockSize + int64(pad)
+	w.extents = append(w.extents, extent{w.size, uint32(w.block), uint32(blocks)})
+	w.block += int64(blocks)
+	w.size += int64(size)
+	return at, nil
+}
+
+// Place is where the data of a cluster of n bytes begins, whose blocks begin at offset at; next is where those of the cluster after it do.
+func Place(at int64, n int) (data, next int64) {
+	next = at + int64(n+BlockSize-1)/BlockSize*BlockSize
+	return next - int64(n), next
+}
+
+// FirstCluster is the offset of the first cluster's blocks.
+const FirstCluster = BlockSize
+
+// Finish writes the metadata of the tree below root, and the superblock. It returns the offset and length of the metadata. id becomes the file system's
+// UUID.
+func (w *Writer) Finish(root *Node, id [16]byte) (offset, length int64, err error) {
+	m := &metadata{w: w, base: w.block}
+	if err := m.place(root); err != nil {
+		return 0, 0, err
+	}
+	m.write()
+	for len(m.buf)%BlockSize != 0 {
+		m.buf = append(m.buf, 0)
+	}
+	offset = m.base * BlockSize
+	if _, err := w.w.WriteAt(m.buf, offset); err != nil {
+		return 0, 0, err
+	}
+	total := m.base + int64(len(m.buf))/BlockSize
+	super := w.super(root, id, m, total)
+	if _, err := w.w.WriteAt(super, 0); err != nil {
+		return 0, 0, err
+	}
+	return offset, int64(len(m.buf)), nil
+}
+
+// super makes the first block.
+func (w *Writer) super(root *Node, id [16]byte, m *metadata, total int64) []byte {
+	b := make([]byte, BlockSize)
+	s := b[superOffset:]
+	le := binary.LittleEndian
+	le.PutUint32(s[0:], magic)
+	le.PutUint32(s[8:], compatMtime)
+	s[12] = 12 // block size, in bits
+	le.PutUint16(s[14:], uint16(root.at/slotSize))
+	le.PutUint64(s[16:], uint64(len(m.nodes)))
+	le.PutUint32(s[36:], uint32(total))
+	le.PutUint32(s[40:], uint32(m.base))
+	copy(s[48:], id[:])
+	copy(s[64:], "brig")
+	features := uint32(0)
+	if w.size > 0 {
+		features = incompatZeroPadding | incompatComprCfgs | incompatFragments
+		le.PutUint16(s[84:], 1<<algDeflate)
+		le.PutUint64(s[96:], uint64(m.packed/slotSize))
+		le.PutUint16(s[superSize:], 6) // length of the settings of deflate
+		s[superSize+2] = 15            // window, in bits
+	}
+	le.PutUint32(s[80:], features)
+	return b
+}
+
+// metadata is the area behind the clusters.
+type metadata struct {
+	w      *Writer
+	base   int64 // its first block
+	nodes  []*Node
+	end    int64 // of what has a place
+	packed int64
+	buf    []byte
+	folded []*Node // whose data lies in blocks of its own
+}
+
+// place gives every node its place. The root comes first: its number has 16 bits.
+func (m *metadata) place(root *Node) error {
+	root.parent = root
+	m.walk(root)
+	m.end = 2 * slotSize // there are readers of folders that skip an inode number of 0
+	for _, n := range m.nodes {
+		size, err := n.head()
+		if err != nil {
+			return err
+		}
+		inline, data := 0, n.dataSize()
+		switch {
+		case n.Mode&modeType == ModeFile && n.Size > 0:
+			size = align(size, 8) + 8
+		case data > 0 && size+data <= BlockSize:
+			n.inline, inline = true, data
+		case data > 0:
+			m.folded = append(m.folded, n)
+		}
+		at := int(m.end % BlockSize)
+		if rest := (at + size) % BlockSize; inline > 0 && (rest+inline > BlockSize || rest == 0) {
+			m.end += int64(BlockSize - at)
+		}
+		n.at = m.end
+		m.end = int64(align(int(m.end)+size+inline, slotSize))
+	}
+	if root.at > 0xffff*slotSize {
+		return ErrTooBig
+	}
+	if m.w.size > 0 {
+		m.packed = m.end
+		m.end += inodeSize + 16 + (blocks(m.w.size)+1)*indexSize
+	}
+	m.end = blocks(m.end) * BlockSize
+	for _, n := range m.folded {
+		n.data = uint32(m.base + m.end/BlockSize)
+		m.end += blocks(int64(n.dataSize())) * BlockSize
+	}
+	if m.base+m.end/BlockSize > math.MaxInt32 {
+		return ErrTooBig
+	}
+	return nil
+}
+
+// walk lists the nodes below n, each once, and counts their links. It does not recurse: folders can be nested deeply.
+func (m *metadata) walk(root *Node) {
+	stack := []*Node{root}
+	for len(stack) > 0 {
+		n := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		m.add(n)
+		n.links = 2
+		n.names = make([]string, 0, len(n.Children)+2)
+		n.names = append(n.names, ".", "..")
+		for name := range n.Children {
+			n.names = append(n.names, name)
+		}
+		slices.Sort(n.names)
+		for _, name := range n.names {
+			c := n.Children[name]
+			switch {
+			case c == nil: // . and ..
+			case c.Dir():
+				n.links++
+				c.parent = n
+				stack = append(stack, c)
+			case c.links == 0:
+				m.add(c)
+				c.links = 1
+			default:
+				c.links++
+			}
+		}
+	}
+}
+
+func (m *metadata) add(n *Node) {
+	slices.SortFunc(n.Attributes, func(a, b Attribute) int { return strings.Compare(a.Name, b.Name) })
+	n.links, n.at = 0, -1
+	m.nodes = append(m.nodes, n)
+	n.number = uint32(len(m.nodes))
+}
+
+// head is the size of an inode and its attributes, in bytes.
+func (n *Node) head() (int, error) {
+	total := 0
+	for _, a := range n.Attributes {
+		_, rest, ok := split(a.Name)
+		if !ok || len(a.Value) > math.MaxUint16 {
+			return 0, ErrName
+		}
+		total += align(4+len(rest)+len(a.Value), 4)
+	}
+	if total > maxAttributes {
+		return 0, ErrName
+	}
+	if total > 0 {
+		total += 12
+	}
+	return inodeSize + total, nil
+}
+
+// dataSize is the size of what a folder or a link holds, in bytes.
+func (n *Node) dataSize() int {
+	switch n.Mode & modeType {
+	case ModeSymlink:
+		return len(n.Target)
+	case ModeDir:
+		size, used := 0, 0
+		for _, name := range n.names {
+			if used+dirent+len(name) > BlockSize {
+				size, used = size+BlockSize, 0
+			}
+			used += dirent + len(name)
+		}
+		return size + used
+	}
+	return 0
+}
+
+// write fills the area.
+func (m *metadata) write() {
+	m.buf = make([]byte, m.end, m.end+BlockSize)
+	for _, n := range m.nodes {
+		m.node(n)
+	}
+	if m.w.size > 0 {
+		m.pack()
+	}
+}
+
+// inode writes the 64 bytes that all nodes have.
+func (m *metadata) inode(at int64, n *Node, layout uint16, attributes int, size int64, data uint32) []byte {
+	b := m.buf[at:]
+	le := binary.LittleEndian
+	le.PutUint16(b[0:], 1|layout<<1)
+	if attributes > 0 {
+		le.PutUint16(b[2:], uint16((attributes-12)/4+1))
+	}
+	le.PutUint16(b[4:], n.Mode)
+	le.PutUint64(b[8:], uint64(size))
+	le.PutUint32(b[16:], data)
+	le.PutUint32(b[20:], n.number)
+	le.PutUint32(b[24:], n.UID)
+	le.PutUint32(b[28:], n.GID)
+	le.PutUint64(b[32:], uint64(n.Sec))
+	le.PutUint32(b[40:], n.Nsec)
+	le.PutUint32(b[44:], n.links)
+	return b
+}
+
+// node writes an inode and what belongs to it.
+func (m *metadata) node(n *Node) {
+	head, _ := n.head()
+	data := n.dataSize()
+	layout, field := uint16(layoutPlain), n.Rdev
+	size := int64(data)
+	switch {
+	case n.Mode&modeType == ModeFile && n.Size > 0:
+		layout, size = layoutCompressed, n.Size
+		field = uint32(min(blocks(n.Size), math.MaxUint32)) // what du tells
+	case n.inline:
+		layout = layoutInline
+	case data > 0:
+		field = n.data
+	}
+	b := m.inode(n.at, n, layout, head-inodeSize, size, field)
+	if head > inodeSize {
+		p := inodeSize + 12
+		for _, a := range n.Attributes {
+			index, rest, _ := split(a.Name)
+			b[p], b[p+1] = byte(len(rest)), index
+			binary.LittleEndian.PutUint16(b[p+2:], uint16(len(a.Value)))
+			copy(b[p+4:], rest)
+			copy(b[p+4+len(rest):], a.Value)
+			p += align(4+len(rest)+len(a.Value), 4)
+		}
+	}
+	switch {
+	case layout == layoutCompressed:
+		binary.LittleEndian.PutUint64(b[align(head, 8):], uint64(n.Offset)|fragment)
+	case n.inline:
+		m.content(b[head:], n)
+	case data > 0:
+		m.content(m.buf[(int64(n.data)-m.base)*BlockSize:], n)
+	}
+}
+
+// content writes what a folder or a link holds.
+func (m *metadata) content(b []byte, n *Node) {
+	if !n.Dir() {
+		copy(b, n.Target)
+		return
+	}
+	for rest := n.names; len(rest) > 0; {
+		count, used := 0, 0
+		for count < len(rest) && used+dirent+len(rest[count]) <= BlockSize {
+			used += dirent + len(rest[count])
+			count++
+		}
+		at := count * dirent
+		for i, name := range rest[:count] {
+			c := n.Children[name]
+			switch {
+			case name == ".":
+				c = n
+			case name == "..":
+				c = n.parent
+			}
+			e := b[i*dirent:]
+			binary.LittleEndian.PutUint64(e, uint64(c.at/slotSize))
+			binary.LittleEndian.PutUint16(e[8:], uint16(at))
+			e[10] = fileType(c.Mode)
+			at += copy(b[at:], name)
+		}
+		if rest = rest[count:]; len(rest) > 0 {
+			b = b[BlockSize:]
+		}
+	}
+}
+
+// fileType is a kind as folders have it.
+func fileType(mode uint16) byte {
+	switch mode & modeType {
+	case ModeFile:
+		return 1
+	case ModeDir:
+		return 2
+	case ModeChar:
+		return 3
+	case ModeBlock:
+		return 4
+	case ModeFifo:
+		return 5
+	case ModeSymlink:
+		return 7
+	}
+	return 0
+}
+
+// pack writes the packed inode, which is the stream.
+func (m *metadata) pack() {
+	w := m.w
+	var stored int64
+	for _, e := range w.extents {
+		stored += int64(e.blocks)
+	}
+	n := &Node{Mode: ModeFile | 0o600, links: 1, number: uint32(len(m.nodes)) + 1}
+	b := m.inode(m.packed, n, layoutCompressed, 0, w.size, uint32(stored))[inodeSize:]
+	le := binary.LittleEndian
+	le.PutUint16(b[4:], adviseBig)
+	b[6] = algDeflate
+	index := b[16:]
+	total := blocks(w.size)
+	next := 0 // the first cluster that begins at or after the present block
+	for i := range total {
+		e := index[i*indexSize:]
+		if next < len(w.extents) && w.extents[next].offset/BlockSize == i {
+			le.PutUint16(e, typeHead)
+			le.PutUint16(e[2:], uint16(w.extents[next].offset%BlockSize))
+			le.PutUint32(e[4:], w.extents[next].block)
+			next++
+			continue
+		}
+		head := w.extents[next-1]
+		back := uint16(i - head.offset/BlockSize)
+		if back == 1 {
+			back = blockCount | uint16(head.blocks)
+		}
+		ahead := total
+		if next < len(w.extents) {
+			ahead = w.extents[next].offset / BlockSize
+		}
+		le.PutUint16(e, typeNonHead)
+		le.PutUint16(e[4:], back)
+		le.PutUint16(e[6:], uint16(ahead-i))
+	}
+	// One entry more, for a reader that looks behind a last cluster of one block.
+	le.PutUint16(index[total*indexSize:], typePlain)
+}
+
+func align(n, to int) int      { return (n + to - 1) / to * to }
+func blocks(bytes int64) int64 { return (bytes + BlockSize - 1) / BlockSize }

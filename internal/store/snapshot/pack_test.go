@@ -1,0 +1,257 @@
+package snapshot
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"brig/internal/store/packed"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// mountImage mounts an EROFS image from its file, or skips.
+func mountImage(t *testing.T, image string) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	dir := t.TempDir()
+	if err := unix.Mount(image, dir, "erofs", unix.MS_RDONLY, ""); err == unix.ENODEV || err == unix.ENOTBLK || err == unix.EOPNOTSUPP {
+		t.Skip("this kernel mounts no EROFS image with deflate from a file:", err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// describeTree writes down all that can be seen of the files below dir: kind, mode, owner, number, length, time, links, attributes, content.
+func describeTree(t *testing.T, dir string) []string {
+	t.Helper()
+	var all []string
+	first := map[uint64]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(dir, path)
+		line := fmt.Sprintf("%q %o %d:%d %x links %d", rel, st.Mode, st.Uid, st.Gid, st.Rdev, st.Nlink)
+		kind := st.Mode & unix.S_IFMT
+		if kind == unix.S_IFREG || kind == unix.S_IFLNK {
+			line += fmt.Sprintf(" size %d", st.Size)
+		}
+		if st.Mtim.Sec > 0 && st.Mtim.Sec < time.Now().Unix()-3600 { // else nobody set it
+			line += fmt.Sprintf(" time %d.%d", st.Mtim.Sec, st.Mtim.Nsec)
+		}
+		switch kind {
+		case unix.S_IFLNK:
+			to, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			line += " to " + to
+		case unix.S_IFREG:
+			if was := first[st.Ino]; was != "" && st.Nlink > 1 {
+				line += " same as " + was
+			}
+			first[st.Ino] = rel
+			f, err := os.Open(path)
+			if err != nil {
+				return err
+			}
+			sum, err := digest.FromReader(f)
+			f.Close()
+			if err != nil {
+				return err
+			}
+			line += " " + sum.Encoded()[:16]
+		}
+		names := make([]byte, 64<<10)
+		n, err := unix.Llistxattr(path, names)
+		if err != nil {
+			return err
+		}
+		list := strings.Split(strings.Trim(string(names[:n]), "\x00"), "\x00")
+		slices.Sort(list)
+		for _, name := range list {
+			if name == "" {
+				continue
+			}
+			value := make([]byte, 64<<10)
+			n, err := unix.Lgetxattr(path, name, value)
+			if err != nil {
+				return fmt.Errorf("%s of %s: %w", name, path, err)
+			}
+			line += fmt.Sprintf(" %s=%q", name, value[:n])
+		}
+		all = append(all, line)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// packAndUnpack brings one archive in by both ways and compares what the kernel shows of them.
+func packAndUnpack(t *testing.T, plain, blob []byte) {
+	t.Helper()
+	diffID, blobID := digest.FromBytes(plain), digest.FromBytes(blob)
+	folders, images := Open(filepath.Join(t.TempDir(), "a")), Open(filepath.Join(t.TempDir(), "b"))
+	n, err := folders.Unpack(context.Background(), diffID, bytes.NewReader(plain))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := images.makeFolders(); err != nil {
+		t.Fatal(err)
+	}
+	m, err := images.Pack(context.Background(), diffID, blobID, int64(len(blob)), bytes.NewReader(blob), func(string) error { return nil })
+	if err != nil || n != m {
+		t.Fatalf("%d bytes, want %d: %v", m, n, err)
+	}
+	dir := images.layer(diffID.Encoded())
+	b, err := packed.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := io.ReadAll(b)
+	if err != nil || !bytes.Equal(again, blob) {
+		t.Fatalf("the blob is not had back: %d bytes of %d, %v", len(again), len(blob), err)
+	}
+	b.Close()
+	if err := packed.Verify(dir); err != nil {
+		t.Error(err)
+	}
+	want := describeTree(t, folders.layerFS(diffID.Encoded()))
+	got := describeTree(t, mountImage(t, filepath.Join(dir, packed.ImageFile)))
+	if !slices.Equal(got, want) {
+		shown := 0
+		for i := range max(len(got), len(want)) {
+			var g, w string
+			if i < len(got) {
+				g = got[i]
+			}
+			if i < len(want) {
+				w = want[i]
+			}
+			if g != w {
+				t.Errorf("image:  %s\nfolder: %s", g, w)
+				if shown++; shown == 10 {
+					break
+				}
+			}
+		}
+	}
+}
+
+func zip(t testing.TB, plain []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	w.Write(plain)
+	w.Close()
+	return b.Bytes()
+}
+
+// TestPack: an image shows what a folder shows, whatever an archive may hold.
+func TestPack(t *testing.T) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	when := time.Unix(1600000000, 123456789)
+	put := func(h tar.Header, content string) {
+		h.Size = int64(len(content))
+		if h.Typeflag == 0 {
+			h.Typeflag = tar.TypeReg
+		}
+		if h.ModTime.IsZero() {
+			h.ModTime = when
+		}
+		h.Format = tar.FormatPAX
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		w.Write([]byte(content))
+	}
+	words := strings.Repeat("some words of a file, ", 4000)
+	put(tar.Header{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755}, "")
+	put(tar.Header{Name: "etc/", Typeflag: tar.TypeDir, Mode: 0o750, Uid: 7, Gid: 8}, "")
+	put(tar.Header{Name: "etc/passwd", Mode: 0o644, Uid: 70000, Gid: 1<<31 + 5}, "root:x:0:0\n")
+	put(tar.Header{Name: "etc/empty", Mode: 0o4711}, "")
+	put(tar.Header{Name: "etc/acl", Mode: 0o644, PAXRecords: map[string]string{"SCHILY.xattr.user.a": "1", "SCHILY.xattr.user.b": strings.Repeat("v", 300),
+		"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", "SCHILY.xattr.trusted.x": "y"}}, words[:5000])
+	put(tar.Header{Name: "usr/bin/big", Mode: 0o755}, words)
+	put(tar.Header{Name: "usr/bin/one", Typeflag: tar.TypeLink, Linkname: "usr/bin/big"}, "")
+	put(tar.Header{Name: "bin", Typeflag: tar.TypeSymlink, Linkname: "usr/bin", Mode: 0o777}, "")
+	put(tar.Header{Name: "bin/through", Mode: 0o700}, "through a link")
+	put(tar.Header{Name: "abs", Typeflag: tar.TypeSymlink, Linkname: "/usr/../etc", Mode: 0o777}, "")
+	put(tar.Header{Name: "abs/also", Mode: 0o600}, "through an absolute link")
+	put(tar.Header{Name: "long", Typeflag: tar.TypeSymlink, Linkname: strings.Repeat("x/", 2000) + "y", Mode: 0o777}, "")
+	put(tar.Header{Name: "dev/null", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 3}, "")
+	put(tar.Header{Name: "dev/odd", Typeflag: tar.TypeBlock, Mode: 0o660, Devmajor: 259, Devminor: 70000}, "")
+	put(tar.Header{Name: "dev/fifo", Typeflag: tar.TypeFifo, Mode: 0o622}, "")
+	put(tar.Header{Name: "gone/.wh.file"}, "")
+	put(tar.Header{Name: "opaque/", Typeflag: tar.TypeDir, Mode: 0o711}, "")
+	put(tar.Header{Name: "opaque/.wh..wh..opq"}, "")
+	put(tar.Header{Name: "both/sub/x", Mode: 0o644}, "x")
+	put(tar.Header{Name: "both/.wh.sub"}, "")
+	put(tar.Header{Name: "was/.wh.dir"}, "")
+	put(tar.Header{Name: "was/dir/", Typeflag: tar.TypeDir, Mode: 0o755}, "")
+	put(tar.Header{Name: "replaced/a/b", Mode: 0o644}, "b")
+	put(tar.Header{Name: "replaced/a", Mode: 0o644}, "a file where a folder was")
+	put(tar.Header{Name: "old", Mode: 0o644, ModTime: time.Unix(1, 5)}, "1")
+	for i := range 700 { // folders of more than one block
+		put(tar.Header{Name: fmt.Sprintf("many/%d-%s", i, strings.Repeat("n", i%200)), Mode: 0o644}, words[:i*7])
+	}
+	for i := range 60 { // a folder that just fits, or just not
+		put(tar.Header{Name: fmt.Sprintf("fit/%02d/", i), Typeflag: tar.TypeDir, Mode: 0o755}, "")
+		put(tar.Header{Name: fmt.Sprintf("fit/%02d/%s", i, strings.Repeat("q", 180+i)), Mode: 0o644}, "q")
+		for j := range 17 {
+			put(tar.Header{Name: fmt.Sprintf("fit/%02d/%02d-%s", i, j, strings.Repeat("r", 200+i/10)), Mode: 0o644}, "r")
+		}
+	}
+	put(tar.Header{Name: "names/" + strings.Repeat("ü", 127), Mode: 0o644}, "a name of 254 bytes")
+	put(tar.Header{Name: "names/!before dot", Mode: 0o644}, "!")
+	put(tar.Header{Name: "names/..x", Mode: 0o644}, "..x")
+	put(tar.Header{Name: "names/-", Mode: 0o644}, "-")
+	w.Close()
+	plain := b.Bytes()
+	packAndUnpack(t, plain, zip(t, plain))
+
+	// An archive of the machine's own, to look at by hand: PACK_FILE=layer.tar.gz
+	if name := os.Getenv("PACK_FILE"); name != "" {
+		blob, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		z, err := gzip.NewReader(bytes.NewReader(blob))
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain, err := io.ReadAll(z)
+		if err != nil {
+			t.Fatal(err)
+		}
+		packAndUnpack(t, plain, blob)
+	}
+}
