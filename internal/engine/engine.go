@@ -51,7 +51,7 @@ func New(root, state, version string) *Engine {
 		root: root, state: state, version: version,
 		meta:     meta.Open(root),
 		content:  content.Open(filepath.Join(root, "content")),
-		snapshot: snapshot.Open(filepath.Join(root, "snapshot")),
+		snapshot: snapshot.Open(filepath.Join(root, "snapshot")).In(state),
 		network:  network.Open(root, state),
 		driver:   &ns.Driver{Program: sibling("brig-oci")},
 	}

@@ -25,6 +25,9 @@ func (e *Engine) Reset(ctx context.Context) error {
 	if err := e.network.Close(ctx); err != nil {
 		return err
 	}
+	if err := e.snapshot.DetachAll(); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(e.state); err != nil {
 		return err
 	}

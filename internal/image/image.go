@@ -86,6 +86,27 @@ func (i *Image) Open(ctx context.Context, l api.Layer) (io.ReadCloser, error) {
 	return i.Source.Open(ctx, l.Blob)
 }
 
+// Resumer is a source that can give the rest of a piece.
+type Resumer interface {
+	// OpenAt is Open from byte offset on.
+	OpenAt(ctx context.Context, d imagespec.Descriptor, offset int64) (io.ReadCloser, error)
+}
+
+// Resumes reports whether OpenAt can be used.
+func (i *Image) Resumes() bool {
+	_, ok := i.Source.(Resumer)
+	return ok
+}
+
+// OpenAt reads a layer from byte offset on.
+func (i *Image) OpenAt(ctx context.Context, l api.Layer, offset int64) (io.ReadCloser, error) {
+	r, ok := i.Source.(Resumer)
+	if !ok {
+		return nil, api.Errorf(api.Unsupported, "%s: a layer cannot be read from its middle", i.Source.Where())
+	}
+	return r.OpenAt(ctx, l.Blob, offset)
+}
+
 // Resolve finds the image of platform p below target. A zero p means this machine's platform; then an image that exists for another
 // platform only, without an index, is taken with a Warning, as by docker.
 func Resolve(ctx context.Context, src Source, target imagespec.Descriptor, p Platform) (*Image, error) {

@@ -100,6 +100,13 @@ func (b *bar) add(n int) {
 	b.b.IncrBy(n)
 }
 
+// again begins anew.
+func (b *bar) again() {
+	if b.b != nil {
+		b.b.SetCurrent(0)
+	}
+}
+
 // end is called once: the layer is there now, or was there before, or an error came.
 func (b *bar) end(existed bool, err error) {
 	word := b.d.done

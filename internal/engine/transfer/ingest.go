@@ -15,6 +15,7 @@ import (
 	"brig/internal/image"
 	"brig/internal/store/content"
 	"brig/internal/store/garbage"
+	"brig/internal/store/snapshot"
 )
 
 const (
@@ -108,12 +109,30 @@ func (in *ingest) documents(ctx context.Context) error {
 	return nil
 }
 
-// layer brings in one layer: its blob, its files, or both from one stream.
+// layer brings in one layer: its blob, its files, or both from one stream. Who has the layer's claim does it; others wait, and find it there.
 func (in *ingest) layer(ctx context.Context, l api.Layer, bar *bar) (existed bool, err error) {
 	stores, diffID := in.t.stores, digest.Digest(l.DiffID)
+	if stores.Content.Has(l.Blob.Digest) && stores.Snapshot.Has(diffID) {
+		return true, nil
+	}
+	claim, err := stores.Snapshot.Claim(ctx, diffID)
+	if err != nil {
+		return false, err
+	}
+	defer claim.Release()
 	hasBlob, hasFiles := stores.Content.Has(l.Blob.Digest), stores.Snapshot.Has(diffID)
 	if hasBlob && hasFiles {
 		return true, nil
+	}
+	if !hasFiles && in.packable(l) {
+		err := in.pack(ctx, claim, l, bar)
+		if !errors.Is(err, snapshot.ErrUnfit) {
+			if ctx.Err() != nil {
+				return false, context.Cause(ctx)
+			}
+			return false, in.name(l, err)
+		}
+		bar.again()
 	}
 	src := &source{n: bar.add}
 	request, cancel := context.WithCancel(ctx) // ends a read that nobody waits for
@@ -141,20 +160,75 @@ func (in *ingest) layer(ctx context.Context, l api.Layer, bar *bar) (existed boo
 	if !hasFiles {
 		in.note("", diffID)
 	}
-	err = in.stream(ctx, l, src, !hasFiles, cancel)
+	err = in.stream(ctx, l, claim, src, !hasFiles, cancel)
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
 	}
 	return false, in.name(l, err)
 }
 
+// minPacked is the length of a blob, in bytes, from which on its layer is kept as an image: a mount for each small layer would cost a container's start
+// more than is saved.
+const minPacked = 2 << 20
+
+// packable reports whether a layer is one to be kept as an image, as far as its descriptor tells.
+func (in *ingest) packable(l api.Layer) bool {
+	switch l.Blob.MediaType {
+	case imagespec.MediaTypeImageLayerGzip, image.DockerLayerTar + ".gzip":
+		return l.Blob.Size >= minPacked && l.Blob.Digest.Algorithm() == digest.SHA256 && in.t.stores.Snapshot.Packs()
+	}
+	return false
+}
+
+// pack brings a layer in as an image, which gives its blob as well.
+func (in *ingest) pack(ctx context.Context, claim *snapshot.Claim, l api.Layer, bar *bar) error {
+	store := in.t.stores.Content
+	src := snapshot.Source{Blob: l.Blob.Digest, Size: l.Blob.Size, Known: bar.add}
+	isFile := store.HasFile(l.Blob.Digest)
+	src.Open = func(ctx context.Context, offset int64) (io.ReadCloser, error) {
+		var r io.ReadCloser
+		var err error
+		switch {
+		case isFile:
+			r, err = store.Reader(l.Blob.Digest)
+		case offset > 0:
+			r, err = in.img.OpenAt(ctx, l, offset)
+		default:
+			r, err = in.img.Open(ctx, l)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return counted{r, bar.add}, nil
+	}
+	src.Resumes = !isFile && in.img.Resumes()
+	in.note(l.Blob.Digest, digest.Digest(l.DiffID))
+	_, err := claim.Pack(ctx, src, func(dir string) error { return store.Derive(l.Blob.Digest, dir) })
+	if err == nil && isFile {
+		err = store.RemoveFile(l.Blob.Digest)
+	}
+	return err
+}
+
+// counted tells how much was read.
+type counted struct {
+	io.ReadCloser
+	n func(int)
+}
+
+func (c counted) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.n(n)
+	return n, err
+}
+
 // stream reads src to its end, stores it where src has a writer, and unpacks it on the way. What is wrong with the stream itself is told
 // rather than what the decompressor or the unpacking make of it. giveUp ends a read of src that is under way.
-func (in *ingest) stream(ctx context.Context, l api.Layer, src *source, unpack bool, giveUp func()) error {
+func (in *ingest) stream(ctx context.Context, l api.Layer, claim *snapshot.Claim, src *source, unpack bool, giveUp func()) error {
 	compressed := readAhead(src)
 	var err error
 	if unpack {
-		err = in.unpack(ctx, l, compressed)
+		err = in.unpack(ctx, claim, compressed)
 	}
 	if err == nil || errors.Is(err, api.Corrupt) {
 		_, _ = io.Copy(io.Discard, compressed) // the rest belongs to the digest too; an error is in src.err
@@ -174,7 +248,7 @@ func (in *ingest) stream(ctx context.Context, l api.Layer, src *source, unpack b
 }
 
 // unpack decompresses in a stage of its own, where there is something to decompress.
-func (in *ingest) unpack(ctx context.Context, l api.Layer, compressed io.Reader) error {
+func (in *ingest) unpack(ctx context.Context, claim *snapshot.Claim, compressed io.Reader) error {
 	plain, kind, err := image.Decompress(compressed)
 	if err != nil {
 		return err
@@ -186,7 +260,7 @@ func (in *ingest) unpack(ctx context.Context, l api.Layer, compressed io.Reader)
 		defer stage.Close()
 		r = stage
 	}
-	_, err = in.t.stores.Snapshot.Unpack(ctx, digest.Digest(l.DiffID), r)
+	_, err = claim.Unpack(ctx, r)
 	return err
 }
 

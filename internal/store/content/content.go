@@ -5,6 +5,10 @@
 //	index.json.lock       held while index.json changes
 //	blobs/ALGORITHM/HEX   a blob, complete and verified
 //	ingest/               blobs on their way in; each file is locked by its writer
+//	derived/HEX           symbolic link to the folder of a packed layer (package packed), which gives the sha256 blob HEX
+//
+// The blob of a layer that is kept as an EROFS image is no file of its own: it is made of the image when it is read, bit for bit. To callers it is a blob
+// like the others.
 //
 // A blob is hashed when it is written and again whenever it is read, so that what a caller uses is what the digest says, whatever
 // happened to the disk in between. A blob appears by rename after its bytes are durable: it is whole or it is not there. Any number
@@ -28,6 +32,8 @@ import (
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
+	"brig/internal/base/id"
+	"brig/internal/store/packed"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -47,8 +53,65 @@ func (s *Store) Has(d digest.Digest) bool {
 	if err != nil {
 		return false
 	}
+	if _, err = os.Lstat(path); err == nil {
+		return true
+	}
+	_, err = os.Stat(s.derived(d))
+	return err == nil
+}
+
+// HasFile reports whether the blob is in the store as a file of its own.
+func (s *Store) HasFile(d digest.Digest) bool {
+	path, err := s.path(d)
+	if err != nil {
+		return false
+	}
 	_, err = os.Lstat(path)
 	return err == nil
+}
+
+// Derive makes it known, durably, that the packed layer in the folder dir gives the blob, a sha256; dir lies beside the store or is to come there.
+func (s *Store) Derive(d digest.Digest, dir string) error {
+	if _, err := s.path(d); err != nil {
+		return err
+	}
+	link := s.derived(d)
+	to, err := filepath.Rel(filepath.Dir(link), dir)
+	if err != nil {
+		return err
+	}
+	if old, err := os.Readlink(link); err == nil && old == to {
+		return atomicfile.SyncDir(filepath.Dir(link))
+	}
+	if err := s.prepare(); err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Dir(link), 0o700); err == nil {
+		err = atomicfile.SyncDir(s.dir)
+		if err != nil {
+			return err
+		}
+	} else if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	tmp := filepath.Join(s.dir, "ingest", id.New())
+	if err := os.Symlink(to, tmp); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, link); err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	return atomicfile.SyncDir(filepath.Dir(link))
+}
+
+// Layer returns the name of the folder of the packed layer that gives the blob: the digits of its diff ID.
+func (s *Store) Layer(d digest.Digest) (string, bool) {
+	if Check(d) != nil {
+		return "", false
+	}
+	to, err := os.Readlink(s.derived(d))
+	return filepath.Base(to), err == nil
 }
 
 // Size returns the blob's length in bytes.
@@ -58,10 +121,15 @@ func (s *Store) Size(d digest.Digest) (int64, error) {
 		return 0, err
 	}
 	fi, err := os.Lstat(path)
-	if err != nil {
-		return 0, missing(d, err)
+	if err == nil {
+		return fi.Size(), nil
 	}
-	return fi.Size(), nil
+	if info, derr := packed.Stat(s.derived(d)); derr == nil {
+		return info.BlobSize, nil
+	} else if !errors.Is(derr, fs.ErrNotExist) {
+		return 0, derr
+	}
+	return 0, missing(d, err)
 }
 
 // Reader opens the blob. The bytes are verified while they are read: at the end, instead of io.EOF, a blob that does not match its
@@ -71,9 +139,16 @@ func (s *Store) Reader(d digest.Digest) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, missing(d, err)
+	var f io.ReadCloser
+	if f, err = os.Open(path); err != nil {
+		b, derr := packed.Open(s.derived(d))
+		if derr != nil && !errors.Is(derr, fs.ErrNotExist) {
+			return nil, derr
+		}
+		if derr != nil {
+			return nil, missing(d, err)
+		}
+		f, path = b, s.derived(d)
 	}
 	return &reader{f: f, want: d, path: path, hash: newHash(d.Algorithm())}, nil
 }
@@ -114,6 +189,23 @@ func (s *Store) Remove(d digest.Digest) error {
 	if err != nil {
 		return err
 	}
+	for _, name := range []string{path, s.derived(d)} {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// RemoveFile deletes the blob's own file, where a packed layer gives the blob as well.
+func (s *Store) RemoveFile(d digest.Digest) error {
+	path, err := s.path(d)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(s.derived(d)); err != nil {
+		return err
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -123,6 +215,7 @@ func (s *Store) Remove(d digest.Digest) error {
 // Blobs lists all blobs, in no order.
 func (s *Store) Blobs() ([]digest.Digest, error) {
 	var all []digest.Digest
+	seen := map[digest.Digest]bool{}
 	for _, alg := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
 		names, err := readNames(filepath.Join(s.dir, "blobs", string(alg)))
 		if err != nil {
@@ -131,10 +224,17 @@ func (s *Store) Blobs() ([]digest.Digest, error) {
 		for _, name := range names {
 			if d := digest.Digest(string(alg) + ":" + name); Check(d) == nil {
 				all = append(all, d)
+				seen[d] = true
 			}
 		}
 	}
-	return all, nil
+	names, err := readNames(filepath.Join(s.dir, "derived"))
+	for _, name := range names {
+		if d := digest.NewDigestFromEncoded(digest.SHA256, name); Check(d) == nil && !seen[d] {
+			all = append(all, d)
+		}
+	}
+	return all, err
 }
 
 // Check refuses with api.InvalidArgument what is not a digest in canonical form: sha256 or sha512, a colon, and all hexadecimal
@@ -167,6 +267,12 @@ func (s *Store) path(d digest.Digest) (string, error) {
 	return filepath.Join(s.dir, "blobs", alg, hex), nil
 }
 
+// derived is the link to the layer that gives the blob of a checked digest. Only a sha256 can have one.
+func (s *Store) derived(d digest.Digest) string {
+	_, hex, _ := strings.Cut(string(d), ":")
+	return filepath.Join(s.dir, "derived", hex)
+}
+
 // prepare makes the folders and the format's marker where they are missing, durably.
 func (s *Store) prepare() error {
 	marker := filepath.Join(s.dir, "oci-layout")
@@ -188,7 +294,7 @@ func (s *Store) prepare() error {
 
 // reader hashes what it reads.
 type reader struct {
-	f    *os.File
+	f    io.ReadCloser
 	want digest.Digest
 	path string
 	hash hash.Hash

@@ -37,22 +37,20 @@ func (s *Store) Prepare(id string, diffIDs []string, sync atomicfile.Sync) ([]ap
 	if strings.ContainsAny(s.dir, `:,\`) {
 		return nil, api.Errorf(api.InvalidArgument, `folder %s: its name must not contain ":", "," or "\", which overlayfs cannot take; choose another --root`, s.dir)
 	}
+	paths, err := s.lowers(id, diffIDs)
+	if err != nil {
+		return nil, err
+	}
 	root := unix.Stat_t{Mode: 0o755}
-	for _, d := range diffIDs {
-		hex, err := checkDiffID(d)
-		if err != nil {
-			return nil, err
-		}
-		if err := unix.Lstat(s.layerFS(hex), &root); err == unix.ENOENT {
-			return nil, api.Errorf(api.Corrupt, "image layer %s is not unpacked in %s; fetch the image again with `brig pull`", d, s.dir)
-		} else if err != nil {
-			return nil, &fs.PathError{Op: "lstat", Path: s.layerFS(hex), Err: err}
+	if n := len(paths); n > 0 {
+		if err := unix.Lstat(paths[n-1], &root); err != nil {
+			return nil, &fs.PathError{Op: "lstat", Path: paths[n-1], Err: err}
 		}
 	}
 	if err := s.makeActive(id, root); err != nil {
 		return nil, err
 	}
-	return s.mounts(id, diffIDs, sync), nil
+	return s.mounts(id, paths, sync), nil
 }
 
 // Again returns what Prepare returned, for a container that is started again. The diff IDs must be those of Prepare.
@@ -66,7 +64,11 @@ func (s *Store) Again(id string, diffIDs []string, sync atomicfile.Sync) ([]api.
 			return nil, err
 		}
 	}
-	return s.mounts(id, diffIDs, sync), nil
+	paths, err := s.lowers(id, diffIDs)
+	if err != nil {
+		return nil, err
+	}
+	return s.mounts(id, paths, sync), nil
 }
 
 // makeActive makes the folders of a writable layer, whose root has owner and mode of root.
@@ -107,9 +109,10 @@ func (s *Store) makeActive(id string, root unix.Stat_t) (err error) {
 	return nil
 }
 
-func (s *Store) mounts(id string, diffIDs []string, sync atomicfile.Sync) []api.Mount {
+// mounts is the overlay over the folders lowers, bottom first.
+func (s *Store) mounts(id string, lowers []string, sync atomicfile.Sync) []api.Mount {
 	dir := s.active(id)
-	if len(diffIDs) == 0 {
+	if len(lowers) == 0 {
 		return []api.Mount{{Type: "bind", Source: dir + "/fs", Options: []string{"bind"}}}
 	}
 	const lower, plus = "lowerdir=", "lowerdir+="
@@ -117,14 +120,13 @@ func (s *Store) mounts(id string, diffIDs []string, sync atomicfile.Sync) []api.
 	if sync == atomicfile.Volatile {
 		upper = append(upper, "volatile")
 	}
-	layers := make([]string, len(diffIDs)) // top first, as overlayfs has them
+	layers := make([]string, len(lowers)) // top first, as overlayfs has them
 	length := len(lower)
 	for _, option := range upper {
 		length += len(option) + 1
 	}
-	for i, d := range diffIDs {
-		path := s.layerFS(strings.TrimPrefix(d, "sha256:"))
-		layers[len(diffIDs)-1-i] = path
+	for i, path := range lowers {
+		layers[len(lowers)-1-i] = path
 		length += len(path) + 1
 	}
 	if length <= maxJoined {

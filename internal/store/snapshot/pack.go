@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
+	"time"
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
@@ -20,18 +22,41 @@ import (
 // ErrUnfit is the error of a layer that Pack cannot keep, though it may be a sound one: Unpack takes it.
 var ErrUnfit = errors.New("the layer cannot be packed")
 
-// Pack brings a layer in as an EROFS image, from its blob: a gzip stream of blobSize bytes with the digest blob, a sha256. Blob and image are kept as
-// one. announce is called when all is verified, before the layer can be seen, with its folder, and must make it durable that the blob is there. Pack
-// returns the bytes of file content.
+// keepPartial is how long the beginning of a layer is kept for whoever goes on with it.
+const keepPartial = 24 * time.Hour
+
+// Source is where Pack gets a layer's blob.
+type Source struct {
+	Blob digest.Digest // a sha256
+	Size int64         // bytes
+	// Open gives the blob from an offset on. Its reader ends when ctx is cancelled.
+	Open func(ctx context.Context, offset int64) (io.ReadCloser, error)
+	// Resumes says that Open takes other offsets than 0.
+	Resumes bool
+	// Known is told of bytes that were there from an earlier try.
+	Known func(n int)
+}
+
+// Pack brings a layer in as an EROFS image, from its blob, a gzip stream. Blob and image are kept as one. announce is called when all is verified, before
+// the layer can be seen, with its folder, and must make it durable that the blob is there. Pack returns the bytes of file content.
 //
-// The caller holds the layer's lock (see Lock) and has found the layer missing. Errors are those of Unpack, and ErrUnfit.
-func (s *Store) Pack(ctx context.Context, diffID, blob digest.Digest, blobSize int64, stream io.Reader, announce func(dir string) error) (size int64, err error) {
-	hexa, err := checkDiffID(string(diffID))
-	if err != nil {
-		return 0, err
+// What arrived before a process was killed or its source broke off is kept, and the next Pack goes on from there. The caller has found the layer missing.
+// Errors are those of Unpack, and ErrUnfit.
+func (c *Claim) Pack(ctx context.Context, src Source, announce func(dir string) error) (size int64, err error) {
+	s := c.s
+	defer func() { err = s.name(err, c.diffID) }()
+	tmp, old := s.unpacking(c.hex), s.unpacking(c.hex)+oldSuffix
+	stream := &resumed{ctx: ctx, src: src}
+	defer stream.Close()
+	if src.Resumes && s.resumable(c.hex) {
+		if err := tree.Remove(old); err != nil {
+			return 0, err
+		}
+		if err := os.Rename(tmp, old); err == nil {
+			stream.had, _ = packed.Partial(old)
+		}
 	}
-	defer func() { err = s.name(err, diffID) }()
-	tmp := s.unpacking(hexa)
+	defer tree.Remove(old) //nolint:errcheck // swept
 	if err := tree.Remove(tmp); err != nil {
 		return 0, err
 	}
@@ -39,7 +64,7 @@ func (s *Store) Pack(ctx context.Context, diffID, blob digest.Digest, blobSize i
 		return 0, err
 	}
 	defer func() {
-		if err != nil {
+		if err != nil && (!src.Resumes || errors.Is(err, api.Corrupt) || errors.Is(err, api.Exhausted) || errors.Is(err, ErrUnfit)) {
 			tree.Remove(tmp)
 		}
 	}()
@@ -47,23 +72,77 @@ func (s *Store) Pack(ctx context.Context, diffID, blob digest.Digest, blobSize i
 	if err != nil {
 		return 0, err
 	}
-	defer w.Close()
+	defer func() {
+		if cerr := w.Close(); err == nil {
+			err = cerr
+		}
+	}()
 
 	compressed := newAhead(ctx, stream)
 	defer compressed.stop()
-	if size, err = s.pack(ctx, w, diffID, blob, blobSize, compressed); err != nil {
+	if size, err = s.pack(ctx, w, c.diffID, src.Blob, src.Size, compressed); err != nil {
 		return 0, err
 	}
 	if err := atomicfile.SyncDir(tmp); err != nil {
 		return 0, err
 	}
-	if err := announce(s.layer(hexa)); err != nil {
+	if err := announce(s.layer(c.hex)); err != nil {
 		return 0, err
 	}
-	if err := os.Rename(tmp, s.layer(hexa)); err != nil {
+	if err := os.Rename(tmp, s.layer(c.hex)); err != nil {
 		return 0, err
 	}
-	return size, atomicfile.SyncDir(s.dir + "/layer")
+	return size, atomicfile.SyncDir(filepath.Join(s.dir, "layer"))
+}
+
+// oldSuffix marks the beginning of a layer that is read while it is written anew. It is not a name that sweep takes for a layer's.
+const oldSuffix = ".old"
+
+// resumable reports whether the beginning of a layer is there that a Pack can go on with.
+func (s *Store) resumable(hex string) bool {
+	fi, err := os.Lstat(filepath.Join(s.unpacking(hex), packed.RecipeFile))
+	return err == nil && time.Since(fi.ModTime()) < keepPartial
+}
+
+// resumed is a blob: first what is there of it, then the rest from its source.
+type resumed struct {
+	ctx  context.Context
+	src  Source
+	had  *packed.Blob // nil: nothing
+	n    int64
+	rest io.ReadCloser
+}
+
+func (r *resumed) Read(p []byte) (int, error) {
+	if r.had != nil {
+		n, err := r.had.Read(p)
+		r.n += int64(n)
+		if n > 0 && r.src.Known != nil {
+			r.src.Known(n)
+		}
+		if err == nil || n > 0 {
+			return n, nil
+		}
+		r.had.Close() // whatever ended it: what it gave is verified with the rest
+		r.had = nil
+	}
+	if r.rest == nil {
+		rest, err := r.src.Open(r.ctx, r.n)
+		if err != nil {
+			return 0, err
+		}
+		r.rest = rest
+	}
+	return r.rest.Read(p)
+}
+
+func (r *resumed) Close() {
+	if r.had != nil {
+		r.had.Close()
+	}
+	if r.rest != nil {
+		r.rest.Close()
+	}
 }
 
 // pack fills the files and verifies both digests.

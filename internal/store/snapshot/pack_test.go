@@ -123,10 +123,14 @@ func packAndUnpack(t *testing.T, plain, blob []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := images.makeFolders(); err != nil {
+	c, err := images.Claim(context.Background(), diffID)
+	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := images.Pack(context.Background(), diffID, blobID, int64(len(blob)), bytes.NewReader(blob), func(string) error { return nil })
+	defer c.Release()
+	m, err := c.Pack(context.Background(), Source{Blob: blobID, Size: int64(len(blob)), Open: func(context.Context, int64) (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(blob)), nil
+	}}, func(string) error { return nil })
 	if err != nil || n != m {
 		t.Fatalf("%d bytes, want %d: %v", m, n, err)
 	}

@@ -2,6 +2,8 @@
 //
 //	layer/HEX/fs        the files of a layer, as overlayfs takes a lower layer
 //	layer/HEX/size      bytes of file content in it, in decimal
+//	layer/HEX/image     or: the layer as a file system in one file, from which its blob can be had as well
+//	layer/HEX/recipe    what that takes (package packed), and what the layer is
 //	unpack/HEX/         a layer on its way in
 //	unpack/HEX.lock     held by who unpacks it
 //	active/ID/fs, work  upper and work folder of a container's overlay
@@ -30,13 +32,14 @@ import (
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
+	"brig/internal/store/packed"
 	"brig/internal/store/snapshot/tree"
 
 	"github.com/opencontainers/go-digest"
 )
 
 // Store is a folder of snapshots. It has no state of its own: any number of Stores may be open on one folder, in any number of processes.
-type Store struct{ dir string }
+type Store struct{ dir, state string }
 
 // Open names the folder. It does no I/O; folders are made, 0700, by the first write.
 func Open(dir string) *Store { return &Store{dir: dir} }
@@ -74,6 +77,10 @@ func (s *Store) LayerSize(diffID string) (int64, error) {
 	}
 	b, err := os.ReadFile(filepath.Join(s.layer(hex), "size"))
 	if errors.Is(err, fs.ErrNotExist) {
+		info, err := packed.Stat(s.layer(hex))
+		if !errors.Is(err, fs.ErrNotExist) {
+			return info.Size, err
+		}
 		return 0, api.Errorf(api.NotFound, "layer %s: not in the store", diffID)
 	}
 	if err != nil {

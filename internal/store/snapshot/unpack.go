@@ -29,31 +29,56 @@ const (
 	maxPadding = 64 << 20
 )
 
-// Unpack extracts a layer's uncompressed archive and returns the bytes of file content in it. The archive's digest is held against
-// diffID; then the layer appears at once, complete and durable. Where it is there already, or another process is just unpacking it,
-// Unpack waits for that and reads the archive to its end only, so a caller may send one stream here and elsewhere.
-//
-// A wrong digest or a malformed archive is api.Corrupt, a full disk api.Exhausted. On error nothing is left but what a dead process
-// leaves too, and what it left is swept by the next Unpack. Unpack does not touch archive after it has returned, so archive's Read
-// must end when ctx is cancelled.
-func (s *Store) Unpack(ctx context.Context, diffID digest.Digest, archive io.Reader) (size int64, err error) {
+// Claim takes the lock of a layer that may be missing, as soon as nobody else has it, so that a layer that several want is fetched once. After it the
+// caller looks again whether the layer is there.
+func (s *Store) Claim(ctx context.Context, diffID digest.Digest) (*Claim, error) {
 	hex, err := checkDiffID(string(diffID))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	in := newAhead(ctx, archive)
-	defer in.stop()
-	defer func() { err = s.name(err, diffID) }()
-
 	if err := s.makeFolders(); err != nil {
-		return 0, err
+		return nil, s.name(err, diffID)
 	}
 	s.sweep()
 	l, err := s.waitUnpack(ctx, hex)
 	if err != nil {
+		return nil, s.name(err, diffID)
+	}
+	return &Claim{s: s, diffID: diffID, hex: hex, lock: l}, nil
+}
+
+// Claim is the right to bring a layer in.
+type Claim struct {
+	s      *Store
+	diffID digest.Digest
+	hex    string
+	lock   *lock.Lock
+}
+
+// Release lets go of the layer.
+func (c *Claim) Release() { c.s.unlockUnpack(c.hex, c.lock) }
+
+// Unpack is Claim, Unpack and Release in one, for a layer that may be there already: then the archive is read and verified, and that is all.
+func (s *Store) Unpack(ctx context.Context, diffID digest.Digest, archive io.Reader) (size int64, err error) {
+	c, err := s.Claim(ctx, diffID)
+	if err != nil {
 		return 0, err
 	}
-	defer s.unlockUnpack(hex, l)
+	defer c.Release()
+	return c.Unpack(ctx, archive)
+}
+
+// Unpack extracts a layer's uncompressed archive and returns the bytes of file content in it. The archive's digest is held against the diff ID; then the
+// layer appears at once, complete and durable. Where it is there already Unpack reads the archive to its end only, so a caller may send one stream here and
+// elsewhere.
+//
+// A wrong digest or a malformed archive is api.Corrupt, a full disk api.Exhausted. On error nothing is left but what a dead process leaves too, and what it
+// left is swept by the next Claim. Unpack does not touch archive after it has returned, so archive's Read must end when ctx is cancelled.
+func (c *Claim) Unpack(ctx context.Context, archive io.Reader) (size int64, err error) {
+	s, hex, diffID := c.s, c.hex, c.diffID
+	in := newAhead(ctx, archive)
+	defer in.stop()
+	defer func() { err = s.name(err, diffID) }()
 	if s.Has(diffID) {
 		if err := in.verify(diffID, -1); err != nil {
 			return 0, err
@@ -169,12 +194,15 @@ func (s *Store) unlockUnpack(hex string, l *lock.Lock) {
 func (s *Store) sweep() {
 	names, _ := readNames(filepath.Join(s.dir, "unpack"))
 	for _, name := range names {
-		hex := strings.TrimSuffix(name, lockSuffix)
+		hex := strings.TrimSuffix(strings.TrimSuffix(name, lockSuffix), oldSuffix)
 		l, err := lock.Try(s.unpacking(hex) + lockSuffix)
 		if err != nil {
 			continue
 		}
-		_ = tree.Remove(s.unpacking(hex))
+		if !s.resumable(hex) {
+			_ = tree.Remove(s.unpacking(hex))
+		}
+		_ = tree.Remove(s.unpacking(hex) + oldSuffix)
 		s.unlockUnpack(hex, l)
 	}
 }
