@@ -41,13 +41,7 @@ func (s *Store) Prepare(id string, diffIDs []string, sync atomicfile.Sync) ([]ap
 	if err != nil {
 		return nil, err
 	}
-	root := unix.Stat_t{Mode: 0o755}
-	if n := len(paths); n > 0 {
-		if err := unix.Lstat(paths[n-1], &root); err != nil {
-			return nil, &fs.PathError{Op: "lstat", Path: paths[n-1], Err: err}
-		}
-	}
-	if err := s.makeActive(id, root); err != nil {
+	if err := s.makeActive(id, paths); err != nil {
 		return nil, err
 	}
 	return s.mounts(id, paths, sync), nil
@@ -68,11 +62,16 @@ func (s *Store) Again(id string, diffIDs []string, sync atomicfile.Sync) ([]api.
 	if err != nil {
 		return nil, err
 	}
+	if unix.Access(s.active(id)+"/work", unix.F_OK) == unix.ENOENT { // whoever made it was killed, and never mounted it
+		if err := s.fillActive(s.active(id), paths); err != nil {
+			return nil, err
+		}
+	}
 	return s.mounts(id, paths, sync), nil
 }
 
-// makeActive makes the folders of a writable layer, whose root has owner and mode of root.
-func (s *Store) makeActive(id string, root unix.Stat_t) (err error) {
+// makeActive makes the folders of a writable layer above the folders lowers.
+func (s *Store) makeActive(id string, lowers []string) (err error) {
 	dir := s.active(id)
 	err = os.Mkdir(dir, 0o700)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -86,13 +85,24 @@ func (s *Store) makeActive(id string, root unix.Stat_t) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			s.Remove(id)
+	if err := s.fillActive(dir, lowers); err != nil {
+		s.Remove(id) //nolint:errcheck // the error that led here is told
+		return err
+	}
+	return nil
+}
+
+// fillActive makes what is in the folder of a writable layer, as far as it is missing. Its root has owner and mode of the top layer's. The folder work
+// comes last: a layer that has it is whole.
+func (s *Store) fillActive(dir string, lowers []string) error {
+	root := unix.Stat_t{Mode: 0o755}
+	if n := len(lowers); n > 0 {
+		if err := unix.Lstat(lowers[n-1], &root); err != nil {
+			return &fs.PathError{Op: "lstat", Path: lowers[n-1], Err: err}
 		}
-	}()
+	}
 	upper := dir + "/fs"
-	if err := unix.Mkdir(upper, 0o700); err != nil {
+	if err := unix.Mkdir(upper, 0o700); err != nil && err != unix.EEXIST {
 		return &fs.PathError{Op: "mkdir", Path: upper, Err: err}
 	}
 	if root.Uid != 0 || root.Gid != 0 {
@@ -103,7 +113,7 @@ func (s *Store) makeActive(id string, root unix.Stat_t) (err error) {
 	if err := unix.Chmod(upper, root.Mode&0o7777); err != nil {
 		return &fs.PathError{Op: "chmod", Path: upper, Err: err}
 	}
-	if err := unix.Mkdir(dir+"/work", 0o700); err != nil {
+	if err := unix.Mkdir(dir+"/work", 0o700); err != nil && err != unix.EEXIST {
 		return &fs.PathError{Op: "mkdir", Path: dir + "/work", Err: err}
 	}
 	return nil
