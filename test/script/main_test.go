@@ -97,6 +97,7 @@ func brigEnv(root string, setenv func(string, string)) (state string, err error)
 	setenv("PATH", os.Getenv(binEnv)+string(os.PathListSeparator)+os.Getenv("PATH"))
 	setenv("BRIG_ROOT", root)
 	setenv("BRIG_STATE", state)
+	setenv("BRIG_LAYERS", os.Getenv("BRIG_LAYERS")) // =image runs all stories on layers that are images
 	return state, nil
 }
 
@@ -173,6 +174,9 @@ func condition(cond string) (bool, error) {
 		return exists("/sys/fs/cgroup/memory/tasks")
 	case "cgroup2":
 		return exists("/sys/fs/cgroup/cgroup.controllers")
+	case "erofs":
+		all, err := os.ReadFile("/proc/filesystems")
+		return strings.Contains(string(all), "\terofs\n"), err
 	case "ipv6":
 		return exists("/proc/net/if_inet6")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,12 +36,12 @@ type ingest struct {
 	added garbage.Set // what was not there before
 }
 
-// ingest brings img in under name, which may be empty, and returns its record.
-func (t *Transfer) ingest(ctx context.Context, img *image.Image, name string, show *display) (rec api.Image, err error) {
-	in := &ingest{t: t, img: img, show: show}
+// ingest brings img in under name, which may be empty, and returns its record. added is what of it was stored before.
+func (t *Transfer) ingest(ctx context.Context, img *image.Image, name string, show *display, added garbage.Set) (rec api.Image, err error) {
+	in := &ingest{t: t, img: img, show: show, added: added}
 	defer func() {
 		if err != nil {
-			in.undo()
+			t.takeBack(in.added)
 		}
 	}()
 	for range rounds {
@@ -92,17 +93,8 @@ func (in *ingest) documents(ctx context.Context) error {
 		if in.t.stores.Content.Has(d.Descriptor.Digest) {
 			continue
 		}
-		w, err := in.t.stores.Content.Writer(ctx, d.Descriptor.Digest, d.Descriptor.Size)
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(d.Bytes)
-		if err == nil {
-			in.note(d.Descriptor.Digest, "")
-			_, _, err = w.Commit()
-		}
-		w.Abort()
-		if err != nil {
+		in.note(d.Descriptor.Digest, "")
+		if err := in.t.keep(ctx, d.Descriptor, d.Bytes); err != nil {
 			return err
 		}
 	}
@@ -169,15 +161,20 @@ func (in *ingest) layer(ctx context.Context, l api.Layer, bar *bar) (existed boo
 
 // minPacked is the length of a blob, in bytes, from which on its layer is kept as an image: a mount for each small layer would cost a container's start
 // more than is saved.
-const minPacked = 2 << 20
+const minPacked = 4 << 20
 
 // packable reports whether a layer is one to be kept as an image, as far as its descriptor tells.
 func (in *ingest) packable(l api.Layer) bool {
-	switch l.Blob.MediaType {
-	case imagespec.MediaTypeImageLayerGzip, image.DockerLayerTar + ".gzip":
-		return l.Blob.Size >= minPacked && l.Blob.Digest.Algorithm() == digest.SHA256 && in.t.stores.Snapshot.Packs()
+	if strings.HasSuffix(l.Blob.MediaType, "zstd") || l.Blob.Digest.Algorithm() != digest.SHA256 {
+		return false
 	}
-	return false
+	switch in.t.layers {
+	case layersAsFolders:
+		return false
+	case layersAsImages:
+		return true
+	}
+	return l.Blob.Size >= minPacked && in.t.packs()
 }
 
 // pack brings a layer in as an image, which gives its blob as well.
@@ -304,16 +301,6 @@ func (in *ingest) note(blob, diffID digest.Digest) {
 	if diffID != "" {
 		in.added.Layers = append(in.added.Layers, diffID)
 	}
-}
-
-// undo removes what was added, but for what another image came to need meanwhile. A failure leaves it to the next removal of an image.
-func (in *ingest) undo() {
-	l, err := in.t.stores.Lock()
-	if err != nil {
-		return
-	}
-	defer l.Release()
-	in.t.stores.Remove(in.added)
 }
 
 // publish gives the image its name. It is not ok when something that was there has been removed since.

@@ -10,6 +10,7 @@ import (
 	"brig/internal/image/archive"
 	"brig/internal/image/layout"
 	"brig/internal/image/ref"
+	"brig/internal/store/garbage"
 )
 
 // Load brings in all images of an archive or a layout folder.
@@ -57,7 +58,7 @@ func (t *Transfer) loadOne(ctx context.Context, src image.Lister, e image.Entry,
 	if img.Warning != "" {
 		show.warn("%s: %s", loadedName(e.Name, img), img.Warning)
 	}
-	return t.ingest(ctx, img, e.Name, show)
+	return t.ingest(ctx, img, e.Name, show, garbage.Set{})
 }
 
 // open opens a folder, a file or standard input. A pipe that does not end is left behind when ctx is cancelled.

@@ -12,6 +12,7 @@ import (
 	"brig/internal/image/base"
 	"brig/internal/image/ref"
 	"brig/internal/image/remote"
+	"brig/internal/store/garbage"
 )
 
 // Pull brings an image in from its registry; brig/base from this program.
@@ -70,17 +71,18 @@ func (t *Transfer) pullRemote(ctx context.Context, name ref.Ref, platform image.
 	if err != nil {
 		return api.Image{}, false, err
 	}
-	img, err := image.Resolve(ctx, repo, target, platform)
+	img, added, err := t.resolve(ctx, repo, target, platform)
 	if err != nil {
 		return api.Image{}, false, api.Errorf(api.KindOf(err), "image %s: %w", name.Familiar(), err)
 	}
 	if haveOld && old.Target.Digest == target.Digest && old.Manifest.Digest == img.Manifest.Digest {
+		t.takeBack(added)
 		return old, false, nil
 	}
 	if img.Warning != "" {
 		show.warn("image %s: %s", name.Familiar(), img.Warning)
 	}
-	rec, err := t.ingest(ctx, img, name.String(), show)
+	rec, err := t.ingest(ctx, img, name.String(), show, added)
 	if err != nil {
 		return api.Image{}, false, wrap(name, err)
 	}
@@ -102,7 +104,7 @@ func (t *Transfer) pullBase(ctx context.Context, name ref.Ref, platform image.Pl
 	if err != nil {
 		return api.Image{}, false, wrap(name, err)
 	}
-	rec, err := t.ingest(ctx, img, name.String(), show)
+	rec, err := t.ingest(ctx, img, name.String(), show, garbage.Set{})
 	return rec, err == nil, wrap(name, err)
 }
 

@@ -9,6 +9,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"sync"
 
 	"brig/api"
 	"brig/internal/store/garbage"
@@ -20,15 +21,31 @@ type Transfer struct {
 	Stdin  *os.File  // load without a file
 	Stdout io.Writer // results
 	Stderr io.Writer // progress and warnings; bars where it is a terminal
+	layers string    // layersEnv
+	packs  func() bool
 }
+
+// How layers are kept: as images where this kernel mounts them and they are large enough, else as folders, unless $BRIG_LAYERS asks for one of them.
+const (
+	layersEnv       = "BRIG_LAYERS"
+	layersAsFolders = "folder"
+	layersAsImages  = "image"
+)
 
 // New names the store below root, the folder of --root.
 func New(root string) *Transfer {
-	return &Transfer{stores: garbage.Open(root), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	t := &Transfer{stores: garbage.Open(root), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, layers: os.Getenv(layersEnv)}
+	t.packs = sync.OnceValue(t.stores.Snapshot.Packs)
+	return t
 }
 
 // Do carries out a request. On error the reply is empty.
 func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferReply, error) {
+	switch t.layers {
+	case "", "auto", layersAsFolders, layersAsImages:
+	default:
+		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "%s=%s: want auto, %s or %s", layersEnv, t.layers, layersAsFolders, layersAsImages)
+	}
 	switch r.Op {
 	case "pull":
 		return t.Pull(ctx, r)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
@@ -120,6 +121,46 @@ func (w *Writer) algorithm() digest.Algorithm {
 		return digest.SHA256
 	}
 	return w.want.Algorithm()
+}
+
+// claimPoll is how often a waiter looks whether another process has brought a blob in.
+const claimPoll = 10 * time.Millisecond
+
+// Claim is the right to bring a blob in.
+type Claim struct {
+	path string
+	lock *lock.Lock
+}
+
+// Release lets go of the blob.
+func (c *Claim) Release() {
+	os.Remove(c.path)
+	c.lock.Release()
+}
+
+// Claim waits until nobody else brings the blob in. After it the caller looks again whether the blob is there.
+func (s *Store) Claim(ctx context.Context, d digest.Digest) (*Claim, error) {
+	if err := Check(d); err != nil {
+		return nil, err
+	}
+	if err := s.prepare(); err != nil {
+		return nil, s.full(err, d, -1)
+	}
+	path := filepath.Join(s.dir, "ingest", d.Encoded()+".lock")
+	for {
+		l, err := lock.Try(path)
+		if err == nil {
+			return &Claim{path, l}, nil
+		}
+		if !errors.Is(err, lock.ErrHeld) {
+			return nil, s.full(err, d, -1)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(claimPoll):
+		}
+	}
 }
 
 // sweepIngest removes what dead writers left: a file whose lock is free. It is housekeeping, so a failure is left to the next sweep.

@@ -182,13 +182,25 @@ func canonical(lens []uint8, out []code) {
 
 // coder writes tokens by the codes of a block.
 type coder struct {
-	lit  [288]code
-	dist [32]code
+	lit    [288]code
+	dist   [32]code
+	length [512 + 1]struct { // the code of a length with its extra bits
+		bits uint32
+		n    uint8
+	}
 }
 
 func (k *coder) build(c *codes) {
 	canonical(c.lit[:], k.lit[:])
 	canonical(c.dist[:], k.dist[:])
+	for n := 3; n <= maxMatch; n++ {
+		k.length[n].n = 0
+		sym := lengthSymbol(n)
+		if l := k.lit[257+sym]; l.n > 0 {
+			k.length[n].bits = uint32(l.bits) | uint32(n-int(lengthBase[sym]))<<l.n
+			k.length[n].n = l.n + lengthExtra[sym]
+		}
+	}
 }
 
 // put writes a token. It reports false where the block has no code for it.
@@ -198,23 +210,21 @@ func (k *coder) put(w *bitWriter, t token) bool {
 		w.write(uint64(c.bits), uint(c.n))
 		return c.n > 0
 	}
-	sym := lengthSymbol(t.length())
-	if t&oddFlag != 0 {
-		sym = 27 // 227 and 31 more
+	l := &k.length[t.length()]
+	v, n, ok := uint64(l.bits), uint(l.n), l.n > 0
+	if t&oddFlag != 0 { // 227 and 31 more
+		c := k.lit[257+27]
+		v, n, ok = uint64(c.bits)|31<<(c.n&63), uint(c.n)+5, c.n > 0
 	}
-	c := k.lit[257+sym]
-	v, n := uint64(c.bits), uint(c.n)
-	v |= uint64(t.length()-int(lengthBase[sym])) << n
-	n += uint(lengthExtra[sym])
 	back := t.dist()
 	ds := distSymbol(back)
 	d := k.dist[ds]
-	v |= uint64(d.bits) << n
+	v |= uint64(d.bits) << (n & 63)
 	n += uint(d.n)
-	v |= uint64(back-int(distBase[ds])) << n
+	v |= uint64(back-int(distBase[ds])) << (n & 63)
 	n += uint(distExtra[ds])
 	w.write(v, n)
-	return c.n > 0 && d.n > 0
+	return ok && d.n > 0
 }
 
 func lengthSymbol(length int) int {

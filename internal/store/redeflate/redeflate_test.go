@@ -159,6 +159,31 @@ func TestRoundTrip(t *testing.T) {
 	roundTrip(t, "members", b.Bytes(), plain.Bytes())
 }
 
+// TestStored: what is not compressed goes through all the same.
+func TestStored(t *testing.T) {
+	for _, n := range []int{0, 1, maxStored, maxStored + 1, ClusterSize - 1, ClusterSize, ClusterSize + 1, 3*ClusterSize + 5} {
+		data := text(n, 4)
+		k := &kept{}
+		got, err := io.ReadAll(NewStored(iotest.HalfReader(bytes.NewReader(data)), k.emit))
+		if err != nil || !bytes.Equal(got, data) {
+			t.Fatalf("%d bytes: %v", n, err)
+		}
+		for _, c := range k.clusters {
+			plain, err := inflate(c.Data)
+			if err != nil || !bytes.Equal(plain, data[c.Offset:c.Offset+int64(c.Size)]) || c.Data[0] == 0 {
+				t.Fatalf("%d bytes: cluster at %d: %v", n, c.Offset, err)
+			}
+		}
+		if again, err := k.rebuild(); err != nil || !bytes.Equal(again, data) {
+			t.Fatalf("%d bytes: rebuilt %d: %v", n, len(again), err)
+		}
+	}
+	broken := NewStored(iotest.TimeoutReader(bytes.NewReader(text(ClusterSize*2, 1))), func(Cluster) error { return nil })
+	if _, err := io.ReadAll(broken); !errors.Is(err, iotest.ErrTimeout) {
+		t.Error(err)
+	}
+}
+
 // TestForeign: streams of the compressors that layers come from.
 func TestForeign(t *testing.T) {
 	data := text(4<<20, 7)

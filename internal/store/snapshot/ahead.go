@@ -82,21 +82,46 @@ func (a *ahead) run(r io.Reader) {
 
 // Read gives what was read ahead.
 func (a *ahead) Read(p []byte) (int, error) {
-	if len(a.rest) == 0 {
-		if a.chunk != nil {
-			a.empty <- a.chunk[:aheadChunkSize]
-			a.chunk = nil
-		}
-		chunk, ok := <-a.full
-		if !ok {
-			<-a.done
-			return 0, a.err
-		}
-		a.chunk, a.rest = chunk, chunk
+	if err := a.more(); err != nil {
+		return 0, err
 	}
 	n := copy(p, a.rest)
 	a.rest = a.rest[n:]
 	return n, nil
+}
+
+// Discard passes over n bytes, fewer at the end of the stream.
+func (a *ahead) Discard(n int64) (int64, error) {
+	for left := n; left > 0; {
+		if err := a.more(); err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return n - left, err
+		}
+		m := min(left, int64(len(a.rest)))
+		a.rest = a.rest[m:]
+		left -= m
+	}
+	return n, nil
+}
+
+// more waits until something of what was read is left.
+func (a *ahead) more() error {
+	if len(a.rest) > 0 {
+		return nil
+	}
+	if a.chunk != nil {
+		a.empty <- a.chunk[:aheadChunkSize]
+		a.chunk = nil
+	}
+	chunk, ok := <-a.full
+	if !ok {
+		<-a.done
+		return a.err
+	}
+	a.chunk, a.rest = chunk, chunk
+	return nil
 }
 
 // verify reads to the end, at most limit bytes (-1: any number), and holds the digest of the whole stream against want.

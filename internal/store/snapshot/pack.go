@@ -1,7 +1,9 @@
 package snapshot
 
 import (
+	"bufio"
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -29,7 +31,7 @@ const keepPartial = 24 * time.Hour
 type Source struct {
 	Blob digest.Digest // a sha256
 	Size int64         // bytes
-	// Open gives the blob from an offset on. Its reader ends when ctx is cancelled.
+	// Open gives the blob, a gzip stream or what is not compressed, from an offset on. Its reader ends when ctx is cancelled.
 	Open func(ctx context.Context, offset int64) (io.ReadCloser, error)
 	// Resumes says that Open takes other offsets than 0.
 	Resumes bool
@@ -37,7 +39,7 @@ type Source struct {
 	Known func(n int)
 }
 
-// Pack brings a layer in as an EROFS image, from its blob, a gzip stream. Blob and image are kept as one. announce is called when all is verified, before
+// Pack brings a layer in as an EROFS image, from its blob, a gzip stream or a plain archive. Blob and image are kept as one. announce is called when all is verified, before
 // the layer can be seen, with its folder, and must make it durable that the blob is there. Pack returns the bytes of file content.
 //
 // What arrived before a process was killed or its source broke off is kept, and the next Pack goes on from there. The caller has found the layer missing.
@@ -145,9 +147,26 @@ func (r *resumed) Close() {
 	}
 }
 
+// How a zstd stream begins, RFC 8878: with a frame, or with one to be skipped.
+const zstdMagic, zstdSkip = 0xfd2fb528, 0x184d2a50
+
 // pack fills the files and verifies both digests.
 func (s *Store) pack(ctx context.Context, w *packed.Writer, diffID, blob digest.Digest, blobSize int64, compressed *ahead) (int64, error) {
-	plain := newAhead(ctx, redeflate.NewReader(compressed, w.Cluster))
+	head := bufio.NewReaderSize(compressed, 4096)
+	magic, err := head.Peek(4)
+	if err != nil && err != io.EOF {
+		return 0, err
+	}
+	var unpacked io.Reader
+	switch {
+	case len(magic) >= 2 && magic[0] == 0x1f && magic[1] == 0x8b:
+		unpacked = redeflate.NewReader(head, w.Cluster)
+	case len(magic) == 4 && (binary.LittleEndian.Uint32(magic) == zstdMagic || binary.LittleEndian.Uint32(magic)&^0xf == zstdSkip):
+		return 0, ErrUnfit
+	default:
+		unpacked = redeflate.NewStored(head, w.Cluster)
+	}
+	plain := newAhead(ctx, unpacked)
 	root, done, err := extract.Nodes(ctx, plain)
 	if err == nil {
 		err = plain.verify(diffID, maxPadding)

@@ -241,6 +241,7 @@ func TestPack(t *testing.T) {
 	w.Close()
 	plain := b.Bytes()
 	packAndUnpack(t, plain, zip(t, plain))
+	packAndUnpack(t, plain, plain)
 
 	// An archive of the machine's own, to look at by hand: PACK_FILE=layer.tar.gz
 	if name := os.Getenv("PACK_FILE"); name != "" {

@@ -56,6 +56,22 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// discarder is a stream that can be passed over without being copied.
+type discarder interface {
+	Discard(n int64) (int64, error)
+}
+
+// Seek goes forward, for archive/tar, which uses it to pass over what files hold.
+func (c *counter) Seek(offset int64, whence int) (int64, error) {
+	d, ok := c.r.(discarder)
+	if !ok || whence != io.SeekCurrent || offset < 0 {
+		return -1, errors.ErrUnsupported
+	}
+	n, err := d.Discard(offset)
+	c.n += n
+	return c.n, err
+}
+
 // planter makes a tree of nodes.
 type planter struct {
 	in     *counter
