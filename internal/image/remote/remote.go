@@ -27,9 +27,24 @@ import (
 	"brig/internal/image/ref"
 )
 
-// Options are the user's choices about a registry. The zero value is docker's behaviour.
+// Options are the user's choices about a registry. The zero value is docker's behaviour for a pull.
 type Options struct {
-	Insecure bool // plain HTTP, or a certificate that cannot be verified, is allowed
+	Insecure bool     // plain HTTP, or a certificate that cannot be verified, is allowed
+	Actions  []string // what is asked for: "pull" when empty; with "push" the registry itself is spoken to, never a mirror
+	Mount    []string // push: other repositories of the same registry that blobs may be mounted from; asked for with "pull"
+	AuthFile string   // credentials are read from this file alone; empty: from where docker and podman have them
+	CertDir  string   // more authorities (*.crt) and client certificates (*.cert, *.key) for the registry
+}
+
+// request is one request of a repository, made by [Repository.do].
+type request struct {
+	method string
+	path   string     // below the repository: "blobs/uploads/"; or a whole URL that the registry gave (its Location)
+	query  url.Values // added to those of path
+	header http.Header
+	body   func() (io.ReadCloser, error) // nil: none; called again for another try
+	size   int64                         // of body in bytes; -1: unknown
+	ok     []int                         // status codes that are a success; none: 200
 }
 
 // Repository is a repository of a registry, authenticated for reading.
@@ -56,7 +71,7 @@ func Open(ctx context.Context, r ref.Ref, o Options) (*Repository, error) {
 	if err != nil {
 		return nil, api.Errorf(api.Unauthorized, "credentials for registry %s from docker's config file: %w", r.Domain, err)
 	}
-	t, err := transport.NewWithContext(ctx, registry, auth, newTransport(o), []string{repo.Scope(transport.PullScope)})
+	t, err := transport.NewWithContext(ctx, registry, auth, newTransport(o), scopes(r.Path, o))
 	if err != nil {
 		return nil, explain(ctx, r, err)
 	}
@@ -65,6 +80,19 @@ func Open(ctx context.Context, r ref.Ref, o Options) (*Repository, error) {
 		base:   url.URL{Scheme: registry.Scheme(), Host: registry.RegistryStr(), Path: "/v2/" + r.Path},
 		client: &http.Client{Transport: t, CheckRedirect: checkRedirect},
 	}, nil
+}
+
+// scopes are what a token is asked for.
+func scopes(path string, o Options) []string {
+	actions := "pull"
+	if len(o.Actions) > 0 {
+		actions = strings.Join(o.Actions, ",")
+	}
+	all := []string{"repository:" + path + ":" + actions}
+	for _, other := range o.Mount {
+		all = append(all, "repository:"+other+":pull")
+	}
+	return all
 }
 
 // Where implements image.Source.
@@ -107,11 +135,23 @@ func (r *Repository) Resolve(ctx context.Context) (imagespec.Descriptor, error) 
 
 // Open implements image.Source. The reader goes on by itself when the connection breaks, as long as there is progress.
 func (r *Repository) Open(ctx context.Context, d imagespec.Descriptor) (io.ReadCloser, error) {
+	return r.OpenAt(ctx, d, 0)
+}
+
+// OpenAt is Open from a byte on: it returns the blob's bytes from offset, also where the registry ignores ranges and sends all of it. An
+// offset that is d.Size yields nothing, one beyond it is an api.InvalidArgument. The caller checks the digest of the whole.
+func (r *Repository) OpenAt(ctx context.Context, d imagespec.Descriptor, offset int64) (io.ReadCloser, error) {
+	switch {
+	case offset < 0 || offset > d.Size:
+		return nil, api.Errorf(api.InvalidArgument, "%s: %s has %d bytes, it cannot be read from byte %d on", r.Where(), d.Digest, d.Size, offset)
+	case offset == d.Size && offset > 0:
+		return io.NopCloser(strings.NewReader("")), nil
+	}
 	path, want := "blobs/"+d.Digest.String(), ""
 	if image.IsManifest(d.MediaType) || image.IsIndex(d.MediaType) {
 		path, want = "manifests/"+d.Digest.String(), accept
 	}
-	b := &body{repo: r, path: path, accept: want, desc: d}
+	b := &body{repo: r, path: path, accept: want, desc: d, offset: offset}
 	b.ctx, b.cancel = context.WithCancelCause(ctx)
 	if err := b.open(); err != nil {
 		b.cancel(nil)
@@ -125,23 +165,57 @@ var accept = strings.Join([]string{imagespec.MediaTypeImageIndex, imagespec.Medi
 
 // get makes one request below the repository, from byte offset on. Errors are explained.
 func (r *Repository) get(ctx context.Context, method, path, want string, offset int64) (*http.Response, error) {
+	q := request{method: method, path: path, header: http.Header{}, ok: []int{http.StatusOK}}
+	if want != "" {
+		q.header.Set("Accept", want)
+	}
+	if offset > 0 {
+		q.header.Set("Range", "bytes="+strconv.FormatInt(offset, 10)+"-")
+		q.ok = append(q.ok, http.StatusPartialContent)
+	}
+	return r.do(ctx, q)
+}
+
+// do makes one request, authenticated where it goes to the registry's own host. A status that is not among q.ok is an error; errors are
+// explained. The caller closes the body of the answer, whose Location method resolves a relative Location.
+func (r *Repository) do(ctx context.Context, q request) (*http.Response, error) {
 	u := r.base
-	u.Path += "/" + path
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	u.Path += "/" + q.path
+	if strings.Contains(q.path, "://") {
+		whole, err := url.Parse(q.path)
+		if err != nil {
+			return nil, api.Errorf(api.Unavailable, "registry %s: its Location %q: %w", r.ref.Domain, q.path, err)
+		}
+		u = *whole
+	}
+	if len(q.query) > 0 {
+		v := u.Query()
+		for k, all := range q.query {
+			v[k] = append(v[k], all...)
+		}
+		u.RawQuery = v.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, q.method, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}
-	if want != "" {
-		req.Header.Set("Accept", want)
+	if q.body != nil {
+		if req.Body, err = q.body(); err != nil {
+			return nil, err
+		}
+		req.GetBody, req.ContentLength = q.body, q.size
 	}
-	if offset > 0 {
-		req.Header.Set("Range", "bytes="+strconv.FormatInt(offset, 10)+"-")
+	for k, v := range q.header {
+		req.Header[k] = v
 	}
 	resp, err := r.client.Do(req)
 	if err != nil {
 		return nil, explain(ctx, r.ref, err)
 	}
-	if err := transport.CheckError(resp, http.StatusOK, http.StatusPartialContent); err != nil {
+	if len(q.ok) == 0 {
+		q.ok = []int{http.StatusOK}
+	}
+	if err := transport.CheckError(resp, q.ok...); err != nil {
 		resp.Body.Close()
 		return nil, explain(ctx, r.ref, err)
 	}
