@@ -23,6 +23,7 @@ import (
 	"brig/internal/image"
 	"brig/internal/image/imagetest"
 	"brig/internal/image/ref"
+	"brig/internal/image/remote/hosts"
 )
 
 var ctx = context.Background()
@@ -381,18 +382,21 @@ func TestRetry(t *testing.T) {
 
 // TestPlainHTTP: without permission nothing is asked over plain HTTP of a host that is not this machine.
 func TestPlainHTTP(t *testing.T) {
-	g := newTransport(Options{})
+	g, err := newGuard(hosts.Endpoint{Host: "192.168.0.1", Schemes: []string{"https"}}, false, patient())
+	if err != nil {
+		t.Fatal(err)
+	}
 	req, _ := http.NewRequest("GET", "http://192.168.0.1/v2/", nil)
 	if _, err := g.RoundTrip(req); !errors.Is(err, errPlainHTTP) {
 		t.Error(err)
 	}
 	for host, want := range map[string]bool{"localhost": true, "LOCALHOST:5000": true, "127.0.0.1:80": true, "127.9.9.9": true, "[::1]:5000": true, "[::ffff:127.0.0.1]:1": true,
 		"localhost.example.org": false, "127.0.0.1.example.org": false, "10.0.0.1:5000": false, "[fe80::1]:5000": false, "": false} {
-		if loopback(host) != want {
+		if hosts.Loopback(host) != want {
 			t.Errorf("loopback(%q) is %v", host, !want)
 		}
 	}
-	if err := explain(ctx, reference(t, "r.example.org/x"), errPlainHTTP); !errors.Is(err, api.Unavailable) || !strings.Contains(err.Error(), "--tls-verify=false") {
+	if err := (subject{image: reference(t, "r.example.org/x"), place: "registry r.example.org", action: "pull"}).explain(ctx, errPlainHTTP); !errors.Is(err, api.Unavailable) || !strings.Contains(err.Error(), "--tls-verify=false") {
 		t.Error(err)
 	}
 }
