@@ -305,11 +305,20 @@ func (c *Config) Helpers() []string {
 	return slices.DeleteFunc(slices.Clone(c.rules.Helpers), func(s string) bool { return s == "containers-auth.json" })
 }
 
+// Search lists the registries for names without one; empty: docker.io alone.
+func (c *Config) Search() []string {
+	all := slices.Clone(c.rules.Search)
+	for i, host := range all {
+		all[i] = known(host)
+	}
+	return all
+}
+
 // Short says what a name without a registry means: the full references to try in order. typed is as the user wrote it; where he named the
 // registry, or where nothing is configured, there is one, docker's.
 func (c *Config) Short(typed string) ([]ref.Ref, error) {
 	r, err := ref.Parse(typed)
-	if err != nil || len(c.rules.Search) == 0 || !IsShort(typed) {
+	if err != nil || len(c.rules.Search) == 0 || !ref.Short(typed) {
 		return []ref.Ref{r}, err
 	}
 	name := typed
@@ -333,10 +342,4 @@ func (c *Config) Short(typed string) ([]ref.Ref, error) {
 		all = append(all, there)
 	}
 	return all, nil
-}
-
-// IsShort reports whether a reference names no registry.
-func IsShort(typed string) bool {
-	first, _, slash := strings.Cut(typed, "/")
-	return !slash || !strings.ContainsAny(first, ".:") && first != "localhost" && strings.ToLower(first) == first
 }
