@@ -42,7 +42,8 @@ type body struct {
 	left    time.Duration // of the time in which enough has to come
 	enough  int64         // bytes that have to come yet, for the time to begin anew
 	offset  int64
-	breaks  int
+	breaks  int // in a row without a byte
+	cuts    int // of a mirror, also with progress
 }
 
 // open asks the places for the rest of the blob, until one has it.
@@ -62,7 +63,7 @@ func (b *body) openAt(p *place) error {
 		return err
 	}
 	if p != b.place {
-		b.breaks = 0
+		b.breaks, b.cuts = 0, 0
 	}
 	b.place, b.request, b.stop, b.resp = p, ctx, func() { cancel(nil) }, resp.Body
 	b.stall = time.AfterFunc(time.Hour, func() { cancel(errStalled) })
@@ -163,10 +164,12 @@ func (b *body) again(p *place, cause error) error {
 		return context.Cause(b.ctx)
 	}
 	b.breaks++
-	if p != b.repo.registry() && (b.breaks > 1 || errors.Is(cause, errStalled)) {
-		b.repo.passOver(p, b.broken(p, cause))
-		b.breaks = 0
-		return nil
+	if p != b.repo.registry() {
+		if b.cuts++; b.breaks > 1 || b.cuts > maxBreaks || errors.Is(cause, errStalled) {
+			b.repo.passOver(p, b.broken(p, cause))
+			b.breaks = 0
+			return nil
+		}
 	}
 	if b.breaks > maxBreaks {
 		return b.broken(p, cause)

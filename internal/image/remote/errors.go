@@ -97,7 +97,6 @@ func (s subject) explain(ctx context.Context, err error) error {
 		hostname x509.HostnameError
 		invalid  x509.CertificateInvalidError
 		record   tls.RecordHeaderError
-		alert    tls.AlertError
 	)
 	without := "; without a registry, images come in with \"brig load\""
 	if s.action == "push" || s.image.Path == "" {
@@ -108,13 +107,19 @@ func (s subject) explain(ctx context.Context, err error) error {
 		return api.Errorf(api.Unavailable, "%s speaks plain HTTP, which is refused except on this machine (allow it with --tls-verify=false, or with insecure in registries.conf): %w", s.place, err)
 	case errors.As(err, &unknown), errors.As(err, &hostname), errors.As(err, &invalid):
 		return api.Errorf(api.Unavailable, "%s: its certificate cannot be verified (add its authority to the system's or to /etc/docker/certs.d/HOST:PORT/ca.crt, or allow it with --tls-verify=false): %w", s.place, err)
-	case errors.As(err, &alert):
+	case alerted(err) && strings.Contains(err.Error(), "certificate"):
 		return api.Errorf(api.Unauthorized, "%s refuses the connection: it wants a client certificate, or another one (NAME.cert and NAME.key in /etc/docker/certs.d/HOST:PORT): %w", s.place, err)
 	case errors.As(err, &dns):
 		return api.Errorf(api.Unavailable, "%s cannot be reached: %s: no address found (%s)%s", s.place, dns.Name, dns.Err, without)
 	default:
 		return api.Errorf(api.Unavailable, "%s cannot be reached: %w%s", s.place, err, without)
 	}
+}
+
+// alerted reports whether the other side ended the TLS handshake with a word why.
+func alerted(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error"
 }
 
 func (s subject) explainToken(e *tokenError) error {

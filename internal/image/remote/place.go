@@ -91,8 +91,7 @@ func (p *place) dial(ctx context.Context) error {
 // verified reports whether a connection failed over a certificate, the place's or ours.
 func verified(err error) bool {
 	var theirs *tls.CertificateVerificationError
-	var alert tls.AlertError
-	return errors.As(err, &theirs) || errors.As(err, &alert)
+	return errors.As(err, &theirs) || alerted(err)
 }
 
 // firstTelling is of the failures with HTTPS and with HTTP the one to tell: the last, unless that says only that it was TLS.

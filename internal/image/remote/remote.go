@@ -44,7 +44,8 @@ type Options struct {
 	Hosts *hosts.Config                    // nil: read from the machine's and the user's files
 	Warn  func(format string, args ...any) // told of mirrors that are passed over; may be nil
 
-	as *credential.Credential // in place of what the files have
+	as    *credential.Credential // in place of what the files have
+	hasty *patience              // with mirrors; nil: as hasty says
 }
 
 // request is one request of a repository, made by [Repository.do].
@@ -90,6 +91,9 @@ func Open(ctx context.Context, r ref.Ref, o Options) (*Repository, error) {
 		p := patient()
 		if i < len(all)-1 {
 			p = hasty()
+			if o.hasty != nil {
+				p = *o.hasty
+			}
 		}
 		to, err := newPlace(e, about, o, scopes(e.Repo, o), o.Hosts.Helpers(), p)
 		if err != nil {

@@ -31,9 +31,7 @@ var ctx = context.Background()
 // serve starts a registry on loopback with one image, x:1, and returns its reference. No credentials of the user are seen.
 func serve(t *testing.T, wrap func(http.Handler) http.Handler) (*imagetest.Store, ref.Ref, []byte) {
 	t.Helper()
-	t.Setenv("HOME", t.TempDir())
-	t.Setenv("DOCKER_CONFIG", t.TempDir())
-	t.Setenv("XDG_RUNTIME_DIR", "")
+	alone(t)
 	noise := make([]byte, 300_000)
 	rand.Read(noise)
 	s := imagetest.New()
@@ -46,6 +44,17 @@ func serve(t *testing.T, wrap func(http.Handler) http.Handler) (*imagetest.Store
 	server := httptest.NewServer(h)
 	t.Cleanup(server.Close)
 	return s, reference(t, strings.TrimPrefix(server.URL, "http://")+"/x:1"), blob
+}
+
+// alone hides the user's files.
+func alone(t *testing.T) {
+	t.Helper()
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	for _, name := range []string{"XDG_CONFIG_HOME", "REGISTRY_AUTH_FILE", "DOCKER_AUTH_CONFIG", "CONTAINERS_REGISTRIES_CONF"} {
+		t.Setenv(name, "")
+	}
 }
 
 func reference(t *testing.T, s string) ref.Ref {
@@ -407,8 +416,7 @@ func TestTLS(t *testing.T) {
 	s.PutImage(s.OCI(nil, imagetest.Layer("a", "b")), "1")
 	server := httptest.NewTLSServer(s)
 	defer server.Close()
-	t.Setenv("HOME", t.TempDir())
-	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	alone(t)
 	r := reference(t, strings.TrimPrefix(server.URL, "https://")+"/x:1")
 	if _, _, err := pull(r, Options{}); err != nil {
 		t.Error(err)
