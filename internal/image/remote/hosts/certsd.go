@@ -76,6 +76,9 @@ func parseHosts(b []byte, file string) ([]Endpoint, error) {
 			continue
 		}
 		seen[k[1]] = true
+		if k[1] == "" {
+			return nil, errors.New(`host "": has no host`)
+		}
 		e, err := f.Host[k[1]].endpoint(k[1], file)
 		if err != nil {
 			return nil, fmt.Errorf("host %q: %w", k[1], err)
