@@ -17,6 +17,7 @@ type Image struct {
 	Config   imagespec.ImageConfig `json:"config"`
 	Created  time.Time             `json:"created,omitzero"`
 	Pulled   time.Time             `json:"pulled,omitzero"`
+	Short    string                `json:"short,omitempty"` // NAME:TAG without a registry that it was pulled by, where registries.conf says what that means
 }
 
 // Layer is one layer of an image.
@@ -26,21 +27,51 @@ type Layer struct {
 	Size   int64                `json:"size"`   // unpacked bytes of file content
 }
 
-// TransferRequest asks for an image to be brought in or out. It is what `brig` hands to `brig-image`, as JSON.
+// TransferRequest asks for an image to be brought in or out, or for a word with a registry. It is what `brig` hands to `brig-image`, as JSON
+// that other users of the machine may see: a secret goes through standard input.
 type TransferRequest struct {
-	Op       string   `json:"op"`                 // pull, load or save
+	Op       string   `json:"op"`                 // pull, load, save, login, logout or search
 	Refs     []string `json:"refs,omitempty"`     // pull: one; save: one or more
 	Platform string   `json:"platform,omitempty"` // os/arch[/variant]; empty: this machine's
 	File     string   `json:"file,omitempty"`     // load, save: a file, or a folder for a layout; empty: standard input or output
 	Format   string   `json:"format,omitempty"`   // save: docker-archive (default), oci-archive, oci-dir
 	Insecure bool     `json:"insecure,omitempty"` // pull: plain HTTP or an unverified certificate is allowed
 	Quiet    bool     `json:"quiet,omitempty"`
+	AuthFile string   `json:"authFile,omitempty"` // credentials are in this file alone; login, logout: it is changed
+	CertDir  string   `json:"certDir,omitempty"`  // more authorities and client certificates, named as in docker's certs.d
+	Server   string   `json:"server,omitempty"`   // login, logout: HOST[:PORT]; empty: docker.io
+	User     string   `json:"user,omitempty"`     // login: whose password standard input is; empty: try the stored credentials
+	Term     string   `json:"term,omitempty"`     // search: [HOST/]TERM
+	Limit    int      `json:"limit,omitempty"`    // search: results of each registry, 1 to 100; 0: 25
 }
 
 // TransferReply is what a transfer did.
 type TransferReply struct {
-	Images []Image `json:"images,omitempty"`
-	Fresh  bool    `json:"fresh,omitempty"` // pull: something new arrived
-	Error  string  `json:"error,omitempty"`
-	Kind   Kind    `json:"kind,omitempty"`
+	Images []Image        `json:"images,omitempty"`
+	Fresh  bool           `json:"fresh,omitempty"` // pull: something new arrived
+	Login  *Login         `json:"login,omitempty"` // login, logout
+	Found  []SearchResult `json:"found,omitempty"` // search
+	Error  string         `json:"error,omitempty"`
+	Kind   Kind           `json:"kind,omitempty"`
+}
+
+// Login is what login and logout did.
+type Login struct {
+	Server  string   `json:"server"`            // as docker names it: https://index.docker.io/v1/ for docker.io
+	User    string   `json:"user,omitempty"`    // login with stored credentials: whose they are; empty: there are none
+	Refused string   `json:"refused,omitempty"` // login with stored credentials: why the registry does not take them
+	File    string   `json:"file,omitempty"`    // that was changed
+	Helper  string   `json:"helper,omitempty"`  // the program that keeps the secret; empty: File has it, unencrypted
+	Failed  string   `json:"failed,omitempty"`  // logout: what a helper could not do
+	Others  []string `json:"others,omitempty"`  // logout: files that still have credentials
+}
+
+// SearchResult is a repository that a search found.
+type SearchResult struct {
+	Index       string `json:"index"` // the registry: docker.io
+	Name        string `json:"name"`  // as one would pull it
+	Description string `json:"description,omitempty"`
+	Stars       int    `json:"stars,omitempty"`
+	Official    bool   `json:"official,omitempty"`
+	Automated   bool   `json:"automated,omitempty"`
 }

@@ -85,7 +85,7 @@ func (e *Engine) imageFor(ctx context.Context, spec *api.ContainerSpec, out api.
 	s := api.Streams{Stderr: out.Stderr} // standard output is the container's
 	// The base image comes out of Brig itself, in no time: not a word about it.
 	quiet := r.Name() == "docker.io/brig/base"
-	rep, err := e.Transfer(ctx, api.TransferRequest{Op: "pull", Refs: []string{r.String()}, Platform: spec.Platform, Quiet: quiet}, s)
+	rep, err := e.Transfer(ctx, api.TransferRequest{Op: "pull", Refs: []string{spec.Image}, Platform: spec.Platform, Quiet: quiet}, s)
 	if err != nil {
 		return api.Image{}, err
 	}

@@ -34,7 +34,25 @@ func (e *Engine) InspectImage(_ context.Context, name string) (api.Image, error)
 	if rerr != nil {
 		return img, rerr
 	}
+	if ref.Short(name) {
+		if img, err := e.imageByShort(r.Familiar()); err == nil || !errors.Is(err, api.NotFound) {
+			return img, err
+		}
+	}
 	return img, api.Errorf(api.NotFound, "no such image: %s", name)
+}
+
+// imageByShort finds the image that was pulled by a name without a registry, where registries.conf says what such names mean.
+func (e *Engine) imageByShort(name string) (api.Image, error) {
+	all, err := e.meta.Images()
+	if err != nil {
+		return api.Image{}, err
+	}
+	i := slices.IndexFunc(all, func(img api.Image) bool { return img.Short == name })
+	if i < 0 {
+		return api.Image{}, api.NotFound
+	}
+	return all[i], nil
 }
 
 // Tag gives an image one more name.
@@ -55,7 +73,7 @@ func (e *Engine) Tag(ctx context.Context, source, target string) error {
 		return err
 	}
 	defer l.Release()
-	img.Name = r.String()
+	img.Name, img.Short = r.String(), ""
 	if err := e.content.SetRef(img.Name, img.Target); err != nil {
 		return err
 	}
@@ -80,7 +98,7 @@ func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) ([]st
 	}
 	same := slices.DeleteFunc(slices.Clone(all), func(o api.Image) bool { return o.ID != img.ID })
 	drop := []api.Image{img}
-	if r, err := ref.Parse(name); err != nil || img.Name != r.String() { // by ID: all names
+	if r, err := ref.Parse(name); err != nil || img.Name != r.String() && img.Short != r.Familiar() { // by ID: all names
 		if len(same) > 1 && !force {
 			return nil, api.Errorf(api.Conflict, "image %s has several names: remove them one by one, or all with --force", name)
 		}

@@ -12,7 +12,7 @@ import (
 	"brig/api"
 )
 
-// Transfer has brig-image pull, load or save. Registry, TLS and compression code live in that program, so that a run of an image that is
+// Transfer has brig-image pull, load or save, or speak with a registry. Registry, TLS and compression code live in that program, so that a run of an image that is
 // there does not pay for them.
 func (e *Engine) Transfer(ctx context.Context, r api.TransferRequest, s api.Streams) (api.TransferReply, error) {
 	var rep api.TransferReply

@@ -12,6 +12,7 @@ import (
 	"brig/internal/image/base"
 	"brig/internal/image/ref"
 	"brig/internal/image/remote"
+	"brig/internal/image/remote/hosts"
 	"brig/internal/store/garbage"
 )
 
@@ -24,6 +25,7 @@ func (t *Transfer) Pull(ctx context.Context, r api.TransferRequest) (api.Transfe
 	if err != nil {
 		return api.TransferReply{}, err
 	}
+	short := name.Familiar()
 	platform, err := image.ParsePlatform(r.Platform)
 	if err != nil {
 		return api.TransferReply{}, err
@@ -34,7 +36,10 @@ func (t *Transfer) Pull(ctx context.Context, r api.TransferRequest) (api.Transfe
 	if base.Is(name) {
 		rec, fresh, err = t.pullBase(ctx, name, platform, show)
 	} else {
-		rec, fresh, err = t.pullRemote(ctx, name, platform, r, show)
+		name, rec, fresh, err = t.pullAny(ctx, r, platform, show)
+		if err == nil && ref.Short(r.Refs[0]) && name.Familiar() != short {
+			rec, err = t.noteShort(rec, short)
+		}
 	}
 	show.finish()
 	if err != nil {
@@ -50,12 +55,60 @@ func (t *Transfer) Pull(ctx context.Context, r api.TransferRequest) (api.Transfe
 	return api.TransferReply{Images: []api.Image{rec}, Fresh: fresh}, nil
 }
 
-func (t *Transfer) pullRemote(ctx context.Context, name ref.Ref, platform image.Platform, r api.TransferRequest, show *display) (api.Image, bool, error) {
+// pullAny pulls what the user's word means: one reference, or for a name without a registry those that registries.conf gives, in order.
+func (t *Transfer) pullAny(ctx context.Context, r api.TransferRequest, platform image.Platform, show *display) (ref.Ref, api.Image, bool, error) {
+	config, err := hosts.Load(r.CertDir)
+	if err != nil {
+		return ref.Ref{}, api.Image{}, false, err
+	}
+	names, err := config.Short(r.Refs[0])
+	if err != nil {
+		return ref.Ref{}, api.Image{}, false, err
+	}
+	o := remote.Options{Insecure: r.Insecure, AuthFile: r.AuthFile, CertDir: r.CertDir, Hosts: config, Warn: show.warn}
+	for i, name := range names {
+		rec, fresh, err := t.pullRemote(ctx, name, platform, o, show)
+		if err == nil || i == len(names)-1 || ctx.Err() != nil || !errors.Is(err, api.NotFound) && !errors.Is(err, api.Unauthorized) && !errors.Is(err, api.Unavailable) {
+			return name, rec, fresh, err
+		}
+		show.warn("%s", err)
+	}
+	return ref.Ref{}, api.Image{}, false, api.Errorf(api.InvalidArgument, "image %s: names no image", r.Refs[0])
+}
+
+// noteShort keeps by which short name an image was pulled, so that the name finds it again.
+func (t *Transfer) noteShort(rec api.Image, short string) (api.Image, error) {
+	l, err := t.stores.Lock()
+	if err != nil {
+		return rec, err
+	}
+	defer l.Release()
+	now, err := t.stores.Meta.Image(rec.Name)
+	if err != nil || now.Short == short {
+		return rec, err
+	}
+	all, err := t.stores.Meta.Images()
+	if err != nil {
+		return rec, err
+	}
+	for _, other := range all { // the name means one image
+		if other.Short == short && other.Name != now.Name {
+			other.Short = ""
+			if err := t.stores.Meta.PutImage(other); err != nil {
+				return rec, err
+			}
+		}
+	}
+	now.Short = short
+	return now, t.stores.Meta.PutImage(now)
+}
+
+func (t *Transfer) pullRemote(ctx context.Context, name ref.Ref, platform image.Platform, o remote.Options, show *display) (api.Image, bool, error) {
 	old, haveOld := t.present(name.String(), platform)
 	if haveOld && name.Digest != "" {
 		return old, false, nil // what a digest names does not change
 	}
-	repo, err := remote.Open(ctx, name, remote.Options{Insecure: r.Insecure})
+	repo, err := remote.Open(ctx, name, o)
 	if err != nil {
 		return api.Image{}, false, err
 	}
@@ -67,6 +120,15 @@ func (t *Transfer) pullRemote(ctx context.Context, name ref.Ref, platform image.
 			return api.Image{}, false, err
 		}
 	}
+	rec, fresh, err := t.fetch(ctx, repo, name, platform, old, haveOld, show)
+	if errors.Is(err, api.Corrupt) && repo.Distrust(err) { // without the mirrors that it came from
+		rec, fresh, err = t.fetch(ctx, repo, name, platform, old, haveOld, show)
+	}
+	return rec, fresh, err
+}
+
+// fetch brings in what the reference points to now, unless that is old.
+func (t *Transfer) fetch(ctx context.Context, repo *remote.Repository, name ref.Ref, platform image.Platform, old api.Image, haveOld bool, show *display) (api.Image, bool, error) {
 	target, err := repo.Resolve(ctx)
 	if err != nil {
 		return api.Image{}, false, err

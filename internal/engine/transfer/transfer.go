@@ -1,4 +1,5 @@
-// Package transfer brings images in and out: pull, load and save. Only brig-image links it.
+// Package transfer brings images in and out: pull, load and save; and speaks with registries: login, logout and search. Only brig-image
+// links it.
 //
 // An image comes in by one way, whatever its source (see ingest.go): layers that are missing are fetched side by side; each is verified,
 // stored and unpacked while it arrives; the documents follow; at last, under a short lock, the image gets its name. Until then nothing
@@ -18,7 +19,7 @@ import (
 // Transfer moves images between one store and the world.
 type Transfer struct {
 	stores garbage.Stores
-	Stdin  *os.File  // load without a file
+	Stdin  *os.File  // load without a file; login: the password
 	Stdout io.Writer // results
 	Stderr io.Writer // progress and warnings; bars where it is a terminal
 	layers string    // layersEnv
@@ -53,7 +54,13 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 		return t.Load(ctx, r)
 	case "save":
 		return t.Save(ctx, r)
+	case "login":
+		return t.Login(ctx, r)
+	case "logout":
+		return t.Logout(ctx, r)
+	case "search":
+		return t.Search(ctx, r)
 	default:
-		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, load or save", r.Op)
+		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, load, save, login, logout or search", r.Op)
 	}
 }

@@ -41,6 +41,8 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	t.Setenv("HOME", t.TempDir())
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	t.Setenv("XDG_CONFIG_HOME", "")
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
 	w := &world{T: t, reg: imagetest.New(), root: filepath.Join(t.TempDir(), "root")}
 	server := httptest.NewServer(w.reg)
 	t.Cleanup(server.Close)

@@ -13,8 +13,11 @@ import (
 // own are the flags that docker does not have.
 func own(command string) []string {
 	return map[string][]string{
-		"pull": {"--tls-verify"},
-		"save": {"--format"},
+		"pull":   {"--authfile", "--cert-dir", "--tls-verify"}, // podman's
+		"login":  {"--authfile", "--cert-dir", "--tls-verify"},
+		"logout": {"--authfile"},
+		"search": {"--authfile", "--cert-dir", "--tls-verify"},
+		"save":   {"--format"},
 	}[command]
 }
 

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"brig/api"
 )
@@ -33,8 +34,15 @@ func (a *app) pull() *cobra.Command {
 	f := cmd.Flags()
 	parsed(f, "platform", "", "string", "Set platform if the image has several", assign(&r.Platform, parsePlatform))
 	f.BoolVarP(&r.Quiet, "quiet", "q", false, "Suppress verbose output")
+	registryFlags(f, &r)
 	f.BoolVar(&verify, "tls-verify", true, "Require HTTPS and a valid certificate of the registry")
 	return cmd
+}
+
+// registryFlags are podman's for every command that speaks with a registry.
+func registryFlags(f *pflag.FlagSet, r *api.TransferRequest) {
+	f.StringVar(&r.AuthFile, "authfile", "", "Credentials are in this file (default docker's and podman's; env REGISTRY_AUTH_FILE)")
+	f.StringVar(&r.CertDir, "cert-dir", "", "Folder of certificates for the registry: *.crt, *.cert and *.key")
 }
 
 // printPulled says what a pull did.

@@ -62,6 +62,12 @@ func Parse(s string) (Ref, error) {
 	return r, nil
 }
 
+// Short reports whether a reference as typed names no registry.
+func Short(s string) bool {
+	first, _, slash := strings.Cut(s, "/")
+	return !slash || first != "localhost" && !strings.ContainsAny(first, ".:") && strings.ToLower(first) == first
+}
+
 // Name is the repository in full: docker.io/library/debian.
 func (r Ref) Name() string { return r.Domain + "/" + r.Path }
 

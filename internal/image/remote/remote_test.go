@@ -23,6 +23,7 @@ import (
 	"brig/internal/image"
 	"brig/internal/image/imagetest"
 	"brig/internal/image/ref"
+	"brig/internal/image/remote/hosts"
 )
 
 var ctx = context.Background()
@@ -30,9 +31,7 @@ var ctx = context.Background()
 // serve starts a registry on loopback with one image, x:1, and returns its reference. No credentials of the user are seen.
 func serve(t *testing.T, wrap func(http.Handler) http.Handler) (*imagetest.Store, ref.Ref, []byte) {
 	t.Helper()
-	t.Setenv("HOME", t.TempDir())
-	t.Setenv("DOCKER_CONFIG", t.TempDir())
-	t.Setenv("XDG_RUNTIME_DIR", "")
+	alone(t)
 	noise := make([]byte, 300_000)
 	rand.Read(noise)
 	s := imagetest.New()
@@ -45,6 +44,17 @@ func serve(t *testing.T, wrap func(http.Handler) http.Handler) (*imagetest.Store
 	server := httptest.NewServer(h)
 	t.Cleanup(server.Close)
 	return s, reference(t, strings.TrimPrefix(server.URL, "http://")+"/x:1"), blob
+}
+
+// alone hides the user's files.
+func alone(t *testing.T) {
+	t.Helper()
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	for _, name := range []string{"XDG_CONFIG_HOME", "REGISTRY_AUTH_FILE", "DOCKER_AUTH_CONFIG", "CONTAINERS_REGISTRIES_CONF"} {
+		t.Setenv(name, "")
+	}
 }
 
 func reference(t *testing.T, s string) ref.Ref {
@@ -381,18 +391,21 @@ func TestRetry(t *testing.T) {
 
 // TestPlainHTTP: without permission nothing is asked over plain HTTP of a host that is not this machine.
 func TestPlainHTTP(t *testing.T) {
-	g := newTransport(Options{})
+	g, err := newGuard(hosts.Endpoint{Host: "192.168.0.1", Schemes: []string{"https"}}, false, patient())
+	if err != nil {
+		t.Fatal(err)
+	}
 	req, _ := http.NewRequest("GET", "http://192.168.0.1/v2/", nil)
 	if _, err := g.RoundTrip(req); !errors.Is(err, errPlainHTTP) {
 		t.Error(err)
 	}
 	for host, want := range map[string]bool{"localhost": true, "LOCALHOST:5000": true, "127.0.0.1:80": true, "127.9.9.9": true, "[::1]:5000": true, "[::ffff:127.0.0.1]:1": true,
 		"localhost.example.org": false, "127.0.0.1.example.org": false, "10.0.0.1:5000": false, "[fe80::1]:5000": false, "": false} {
-		if loopback(host) != want {
+		if hosts.Loopback(host) != want {
 			t.Errorf("loopback(%q) is %v", host, !want)
 		}
 	}
-	if err := explain(ctx, reference(t, "r.example.org/x"), errPlainHTTP); !errors.Is(err, api.Unavailable) || !strings.Contains(err.Error(), "--tls-verify=false") {
+	if err := (subject{image: reference(t, "r.example.org/x"), place: "registry r.example.org", action: "pull"}).explain(ctx, errPlainHTTP); !errors.Is(err, api.Unavailable) || !strings.Contains(err.Error(), "--tls-verify=false") {
 		t.Error(err)
 	}
 }
@@ -403,8 +416,7 @@ func TestTLS(t *testing.T) {
 	s.PutImage(s.OCI(nil, imagetest.Layer("a", "b")), "1")
 	server := httptest.NewTLSServer(s)
 	defer server.Close()
-	t.Setenv("HOME", t.TempDir())
-	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	alone(t)
 	r := reference(t, strings.TrimPrefix(server.URL, "https://")+"/x:1")
 	if _, _, err := pull(r, Options{}); err != nil {
 		t.Error(err)

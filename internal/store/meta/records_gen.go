@@ -11,7 +11,7 @@ import (
 	"brig/internal/base/jsonscan"
 )
 
-var imageNames = [...]string{"name", "target", "manifest", "id", "platform", "layers", "config", "created", "pulled"}
+var imageNames = [...]string{"name", "target", "manifest", "id", "platform", "layers", "config", "created", "pulled", "short"}
 
 func readImage(s *jsonscan.Scanner, v *api.Image) {
 	for more := s.Object(); more; more = s.More() {
@@ -34,6 +34,8 @@ func readImage(s *jsonscan.Scanner, v *api.Image) {
 			jsonscan.Own(s, &v.Created)
 		case 8:
 			jsonscan.Own(s, &v.Pulled)
+		case 9:
+			jsonscan.String(s, &v.Short)
 		default:
 			s.Skip()
 		}
