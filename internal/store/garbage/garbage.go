@@ -94,11 +94,15 @@ func (s Stores) All() (set Set, err error) {
 	return set, err
 }
 
-// Remove removes what is in the set and needed by no image's record and no container, and returns what it removed. The caller holds
+// Remove removes what is in the set and needed by no image's record, no container and no repository of the registry, and returns what it removed. The caller holds
 // [Stores.Lock].
 func (s Stores) Remove(set Set) (removed Set, err error) {
 	// Two sets: the blob of a layer that is not compressed has its diff ID for a digest.
-	blobs, layers := map[digest.Digest]bool{}, map[digest.Digest]bool{}
+	layers := map[digest.Digest]bool{}
+	blobs, err := s.RegistryBlobs()
+	if err != nil {
+		return removed, err
+	}
 	images, err := s.Meta.Images()
 	if err != nil {
 		return removed, err // without knowing all that is needed, nothing may go
