@@ -8,7 +8,6 @@ import (
 
 	"brig/api"
 	"brig/internal/store/content"
-	"brig/internal/store/garbage"
 	"brig/internal/store/repository"
 
 	"github.com/opencontainers/go-digest"
@@ -76,11 +75,7 @@ func (r *Registry) disclaim(repo string, d digest.Digest, mine repository.Claim)
 		if r.repos.BlobClaim(repo, d) != mine {
 			return nil
 		}
-		if err := r.repos.RemoveBlob(repo, d); err != nil {
-			return err
-		}
-		_, err := r.stores.Remove(garbage.Set{Blobs: []digest.Digest{d}})
-		return err
+		return r.repos.RemoveBlob(repo, d) // if the blob is there, another request is about to claim it
 	})
 }
 
