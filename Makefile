@@ -32,7 +32,7 @@ GUEST_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
 GUEST_TESTS    ?= ./internal/runtime/... ./internal/kernel/... ./internal/front/oci ./test/escape
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest build install uninstall demo test check lint bench fuzz test-debian test-fault test-escape conform guest guest-shell test-guest clean
+.PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest build install uninstall demo test check lint bench fuzz test-debian test-fault test-escape conform conform-registry guest guest-shell test-guest clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -138,6 +138,9 @@ test-escape: setup build ## known escapes, races of a minute each and loops of a
 
 conform: setup-conform build ## brig-oci as a drop-in: runtime-tools beside runc and crun, under dockerd, containerd and podman, runc's command line
 	BRIG_TEST_CONFORM=1 $(GO) test -count=1 -v -timeout 60m ./test/conform
+
+conform-registry: setup-conform build ## brig registry serve: the distribution specification's suite, docker, podman, skopeo, crane, kills
+	BRIG_TEST_CONFORM=1 $(GO) test -count=1 -v -timeout 30m ./test/conform/registry
 
 clean: ## takes away what build made
 	rm -rf bin .cache $(BASE)

@@ -4,7 +4,7 @@
 //	brigd [--root DIR] [--state DIR] SERVER REQUEST
 //
 // SERVER is registry, REQUEST its api.RegistryRequest as JSON. SIGINT and SIGTERM end a server, which finishes what is under way; then the
-// exit status is 0. It is 1 after a failure, 125 for a wrong request. No container needs brigd: it may be stopped and updated at any time.
+// exit status is 0. It is 1 after a failure, 125 for a request that brig would not make. No container needs brigd: it may be stopped and updated at any time.
 package main
 
 import (
@@ -39,26 +39,30 @@ func run(ctx context.Context, args []string) int {
 		return 0
 	}
 	logf("%v", err)
-	if errors.Is(err, api.InvalidArgument) {
+	var wrong *requestError
+	if errors.As(err, &wrong) {
 		return 125
 	}
 	return 1
 }
 
+// requestError is a request that brig would not make.
+type requestError struct{ error }
+
 // serve starts the server that is asked for, and returns when it has ended.
 func serve(ctx context.Context, root string, args []string) error {
 	if len(args) != 2 {
-		return api.Errorf(api.InvalidArgument, "brigd: want two arguments, a server and its request as JSON: brig starts it, users need not")
+		return &requestError{api.Errorf(api.InvalidArgument, "brigd: want two arguments, a server and its request as JSON: brig starts it, users need not")}
 	}
 	switch args[0] {
 	case "registry":
 		var request api.RegistryRequest
 		if err := json.Unmarshal([]byte(args[1]), &request); err != nil {
-			return api.Errorf(api.InvalidArgument, "brigd: request: %w", err)
+			return &requestError{api.Errorf(api.InvalidArgument, "brigd: request: %w", err)}
 		}
 		return serveRegistry(ctx, root, request)
 	}
-	return api.Errorf(api.InvalidArgument, "brigd: %q is no server; want registry", args[0])
+	return &requestError{api.Errorf(api.InvalidArgument, "brigd: %q is no server; want registry", args[0])}
 }
 
 // logf tells the user something.

@@ -51,12 +51,12 @@ func TestWrongRequests(t *testing.T) {
 		"other server": {[]string{"nothing", "{}"}, 125},
 		"no JSON":      {[]string{"registry", "{"}, 125},
 		"flag":         {[]string{"--no-such"}, 125},
-		"half of TLS":  {[]string{"registry", encode(api.RegistryRequest{Addr: "127.0.0.1:0", TLSCert: "x"})}, 125},
-		"no TLS files": {[]string{"registry", encode(api.RegistryRequest{Addr: "127.0.0.1:0", TLSCert: "/no/x", TLSKey: "/no/y"})}, 125},
-		"other hash":   {[]string{"registry", encode(api.RegistryRequest{Addr: "127.0.0.1:0", Htpasswd: users})}, 125},
+		"half of TLS":  {[]string{"registry", encode(api.RegistryRequest{Addr: "127.0.0.1:0", TLSCert: "x"})}, 1},
+		"no TLS files": {[]string{"registry", encode(api.RegistryRequest{Addr: "127.0.0.1:0", TLSCert: "/no/x", TLSKey: "/no/y"})}, 1},
+		"other hash":   {[]string{"registry", encode(api.RegistryRequest{Addr: "127.0.0.1:0", Htpasswd: users})}, 1},
 		"no users":     {[]string{"registry", encode(api.RegistryRequest{Addr: "127.0.0.1:0", Htpasswd: users + "x"})}, 1},
-		"mirror":       {[]string{"registry", encode(api.RegistryRequest{Addr: "127.0.0.1:0", Mirrors: []string{"docker.io=ftp://x"}})}, 125},
-		"two mirrors":  {[]string{"registry", encode(api.RegistryRequest{Addr: "127.0.0.1:0", Mirrors: []string{"docker.io", "docker.io=https://x"}})}, 125},
+		"mirror":       {[]string{"registry", encode(api.RegistryRequest{Addr: "127.0.0.1:0", Mirrors: []string{"docker.io=ftp://x"}})}, 1},
+		"two mirrors":  {[]string{"registry", encode(api.RegistryRequest{Addr: "127.0.0.1:0", Mirrors: []string{"docker.io", "docker.io=https://x"}})}, 1},
 		"address":      {[]string{"registry", encode(api.RegistryRequest{Addr: "192.0.2.1:1"})}, 1},
 	} {
 		if code := run(context.Background(), append([]string{"--root", filepath.Join(dir, "root")}, c.args...)); code != c.code {
@@ -262,7 +262,10 @@ func TestEvilMirror(t *testing.T) {
 		"other bytes": func(rw http.ResponseWriter, _ *http.Request) bool { rw.Write(evil); return true },
 		"more bytes":  func(rw http.ResponseWriter, _ *http.Request) bool { rw.Write(append(evil, evil...)); return true },
 		"fewer bytes": func(rw http.ResponseWriter, _ *http.Request) bool { rw.Write(layer[:10]); return true },
-		"an error":    func(rw http.ResponseWriter, _ *http.Request) bool { imagetest.Fail(rw, 403, "DENIED", "no"); return true },
+		"an error": func(rw http.ResponseWriter, _ *http.Request) bool {
+			imagetest.Fail(rw, 403, "DENIED", "no")
+			return true
+		},
 	} {
 		origin.Hook = func(rw http.ResponseWriter, r *http.Request) bool {
 			return strings.Contains(r.URL.Path, "/blobs/") && hook(rw, r)
