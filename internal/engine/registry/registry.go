@@ -102,7 +102,12 @@ func (r *Registry) sweep() {
 func (r *Registry) Expire(ctx context.Context, before time.Time) error {
 	return r.locked(ctx, func() error {
 		given, err := r.repos.Expire(before)
-		_, rerr := r.stores.Remove(garbage.Set{Blobs: given})
+		var set garbage.Set
+		for _, d := range given {
+			of := r.stores.OfBlob(d)
+			set.Blobs, set.Layers = append(set.Blobs, of.Blobs...), append(set.Layers, of.Layers...)
+		}
+		_, rerr := r.stores.Remove(set)
 		return errors.Join(err, rerr)
 	})
 }

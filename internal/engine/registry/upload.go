@@ -55,8 +55,19 @@ func (r *Registry) store(ctx context.Context, repo string, d digest.Digest, leng
 	})
 }
 
-// take writes a blob to the store.
+// take writes a blob to the store. One that is there, and claimed, is not written again: who sends it only has to have it.
 func (r *Registry) take(ctx context.Context, d digest.Digest, length int64, body io.Reader) error {
+	if r.stores.Content.Has(d) {
+		h := d.Algorithm().Hash()
+		n, err := copyBlob(h, body, maxBlob)
+		if err != nil {
+			return err
+		}
+		if got := digest.NewDigest(d.Algorithm(), h); got != d || length >= 0 && n != length {
+			return api.Errorf(api.Corrupt, "blob %s: the %d bytes that arrived have digest %s", d, n, got)
+		}
+		return ctx.Err()
+	}
 	w, err := r.stores.Content.Writer(ctx, d, length)
 	if err != nil {
 		return err

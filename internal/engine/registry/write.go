@@ -6,7 +6,6 @@ import (
 
 	"brig/api"
 	"brig/internal/store/content"
-	"brig/internal/store/garbage"
 
 	"github.com/opencontainers/go-digest"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -93,7 +92,7 @@ func (r *Registry) DeleteManifest(ctx context.Context, repo string, d digest.Dig
 		if err != nil {
 			return err
 		}
-		_, err = r.stores.Remove(garbage.Set{Blobs: []digest.Digest{d}})
+		_, err = r.stores.Remove(r.stores.OfBlob(d))
 		return err
 	})
 }
@@ -118,7 +117,7 @@ func (r *Registry) DeleteBlob(ctx context.Context, repo string, d digest.Digest)
 		if err := r.repos.RemoveBlob(repo, d); err != nil {
 			return err
 		}
-		_, err := r.stores.Remove(garbage.Set{Blobs: []digest.Digest{d}})
+		_, err := r.stores.Remove(r.stores.OfBlob(d))
 		return err
 	})
 }

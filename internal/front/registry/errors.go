@@ -108,10 +108,13 @@ func (h *Handler) unexpected(req *http.Request, err error) *failure {
 	if req.Context().Err() != nil { // nobody reads it
 		return &failure{http.StatusServiceUnavailable, codeUnavailable, "the request was given up"}
 	}
+	var broken brokenError
 	var tooLong *http.MaxBytesError
 	switch kind := api.KindOf(err); {
 	case errors.As(err, &tooLong):
 		return &failure{http.StatusRequestEntityTooLarge, codeManifestInvalid, fmt.Sprintf("longer than the %d bytes that are allowed", tooLong.Limit)}
+	case errors.As(err, &broken):
+		return &failure{http.StatusBadRequest, codeBlobUploadInvalid, "the request broke off: " + broken.Error()}
 	case kind == api.Unavailable:
 		h.options.Log("%s %s: %v", req.Method, quote(req.URL.Path), err)
 		return &failure{http.StatusServiceUnavailable, codeUnavailable, err.Error()}

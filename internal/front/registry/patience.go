@@ -47,5 +47,14 @@ func (b *patientBody) Read(p []byte) (int, error) {
 	now := time.Now()
 	_ = b.rc.SetReadDeadline(now.Add(idle))
 	_ = b.rc.SetWriteDeadline(now.Add(idle)) // the first Read may write "100 Continue"
-	return b.ReadCloser.Read(p)
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = brokenError{err}
+	}
+	return n, err
 }
+
+// brokenError is a request that broke off: nothing that the registry's log should tell of.
+type brokenError struct{ error }
+
+func (e brokenError) Unwrap() error { return e.error }
