@@ -6,7 +6,7 @@ DESTDIR    ?=
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO         ?= go
 GOFLAGS_   := -trimpath -ldflags "-s -w -X brig/internal/front/cli.Version=$(VERSION) -X brig/internal/front/oci.Version=$(VERSION)"
-PROGRAMS   := brig brig-oci brig-image
+PROGRAMS   := brig brig-oci brig-image brigd
 BASE       := internal/image/base/data/base.tar.gz
 FUZZTIME   ?= 20s
 BENCHFLAGS ?=
@@ -32,7 +32,7 @@ GUEST_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
 GUEST_TESTS    ?= ./internal/runtime/... ./internal/kernel/... ./internal/front/oci ./test/escape
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest build install uninstall demo test check lint bench fuzz test-debian test-fault test-escape conform guest guest-shell test-guest clean
+.PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest build install uninstall demo test check lint bench fuzz test-debian test-fault test-escape conform conform-registry guest guest-shell test-guest clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,7 +66,7 @@ setup-guest: setup-build
 setup-conform: setup-bench
 	$(call packages,$(FOREIGN_PACKAGES))
 
-build: setup-build $(BASE) ## bin/brig, bin/brig-oci, bin/brig-image
+build: setup-build $(BASE) ## the programs, in bin/
 	@mkdir -p bin
 	$(GO) build $(GOFLAGS_) -o bin/ $(PROGRAMS:%=./cmd/%)
 
@@ -79,6 +79,7 @@ install: build ## programs, completions and man pages below DESTDIR/PREFIX
 	install -D -m 755 bin/brig "$(DESTDIR)$(PREFIX)/bin/brig"; \
 	install -D -m 755 bin/brig-oci "$(DESTDIR)$(PREFIX)/bin/brig-oci"; \
 	install -D -m 755 bin/brig-image "$(DESTDIR)$(PREFIX)/libexec/brig/brig-image"; \
+	install -D -m 755 bin/brigd "$(DESTDIR)$(PREFIX)/libexec/brig/brigd"; \
 	install -D -m 644 "$$gen/completion/brig" "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/brig"; \
 	install -D -m 644 "$$gen/completion/_brig" "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_brig"; \
 	install -D -m 644 "$$gen/completion/brig.fish" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/brig.fish"; \
@@ -137,6 +138,9 @@ test-escape: setup build ## known escapes, races of a minute each and loops of a
 
 conform: setup-conform build ## brig-oci as a drop-in: runtime-tools beside runc and crun, under dockerd, containerd and podman, runc's command line
 	BRIG_TEST_CONFORM=1 $(GO) test -count=1 -v -timeout 60m ./test/conform
+
+conform-registry: setup-conform build ## brig registry serve: the distribution specification's suite, docker, podman, skopeo, crane, kills
+	BRIG_TEST_CONFORM=1 $(GO) test -count=1 -v -timeout 30m ./test/conform/registry
 
 clean: ## takes away what build made
 	rm -rf bin .cache $(BASE)

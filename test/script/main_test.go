@@ -32,7 +32,7 @@ import (
 // binEnv names the folder with the programs.
 const binEnv = "BRIG_TEST_BIN"
 
-var programs = []string{"brig", "brig-oci", "brig-image"}
+var programs = []string{"brig", "brig-oci", "brig-image", "brigd"}
 
 func TestMain(m *testing.M) {
 	if os.Geteuid() == 0 {

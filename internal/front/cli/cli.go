@@ -57,6 +57,8 @@ type Engine interface {
 	Info(ctx context.Context) (api.Info, error)
 	// Reap cleans up after a container that ended with nobody there to do it.
 	Reap(ctx context.Context, id string) error
+	// ServeRegistry serves the store as a registry, in this process's place: it returns only when that fails.
+	ServeRegistry(ctx context.Context, r api.RegistryRequest) error
 	// Reset removes everything of this root and state.
 	Reset(ctx context.Context) error
 }
@@ -182,7 +184,7 @@ func commands() []entry {
 		{"wait", (*app).wait}, {"rm", (*app).rm}, {"ps", (*app).ps}, {"logs", (*app).logs}, {"exec", (*app).exec},
 		{"attach", (*app).attach}, {"inspect", (*app).inspect}, {"images", (*app).images}, {"pull", (*app).pull},
 		{"load", (*app).load}, {"save", (*app).save}, {"rmi", (*app).rmi}, {"system", (*app).system}, {"tag", (*app).tag}, {"version", (*app).version},
-		{"info", (*app).info}, {"reap", (*app).reap},
+		{"info", (*app).info}, {"reap", (*app).reap}, {"registry", (*app).registry},
 		{"login", (*app).login}, {"logout", (*app).logout}, {"search", (*app).search},
 	}
 }

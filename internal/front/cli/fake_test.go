@@ -177,6 +177,11 @@ func (f *fake) Reap(_ context.Context, id string) error {
 	return f.err
 }
 
+func (f *fake) ServeRegistry(_ context.Context, r api.RegistryRequest) error {
+	f.call("registry %+v", r)
+	return f.err
+}
+
 // result is what a command line did.
 type result struct {
 	code        int

@@ -156,6 +156,9 @@ func validDomain(s string) bool {
 	return true
 }
 
+// ValidPath reports whether s may be a repository's path in its registry: library/debian.
+func ValidPath(s string) bool { return len(s) <= maxPath && validPath(s) }
+
 // validPath reports whether s is components of lower-case letters and digits, with single dots, one or two underscores or any number
 // of dashes between them, separated by slashes.
 func validPath(s string) bool {

@@ -101,12 +101,12 @@ func Open(ctx context.Context, r ref.Ref, o Options) (*Repository, error) {
 		}
 		repo.places = append(repo.places, to)
 	}
-	_, err = repo.each(func(p *place) error { return p.dial(ctx) }, func(hosts.Endpoint) bool { return true })
+	_, err = repo.each(ctx, func(p *place) error { return p.dial(ctx) }, func(hosts.Endpoint) bool { return true })
 	return repo, err
 }
 
 // each tries the places that suit, in their order, until one does it. A mirror that fails is passed over; the last failure is the answer.
-func (r *Repository) each(do func(*place) error, suits func(hosts.Endpoint) bool) (*place, error) {
+func (r *Repository) each(ctx context.Context, do func(*place) error, suits func(hosts.Endpoint) bool) (*place, error) {
 	var err error
 	for i, p := range r.places {
 		last := i == len(r.places)-1
@@ -116,7 +116,8 @@ func (r *Repository) each(do func(*place) error, suits func(hosts.Endpoint) bool
 		if last && !suits(p.at) && err == nil {
 			return nil, api.Errorf(api.Unsupported, "image %s: %s lets its server neither be read from nor asked for tags", r.ref.Familiar(), p.at.From)
 		}
-		if err = do(p); err == nil || last || cancelled(err) {
+		// Who cancels may say why: that is not the mirror's failure.
+		if err = do(p); err == nil || last || ctx.Err() != nil || cancelled(err) {
 			return p, err
 		}
 		r.passOver(p, err)
@@ -181,7 +182,7 @@ func (r *Repository) Where() string {
 // Head asks for the digest that the reference has now; empty when the registry does not say.
 func (r *Repository) Head(ctx context.Context) (digest.Digest, error) {
 	var d digest.Digest
-	_, err := r.each(func(p *place) error {
+	_, err := r.each(ctx, func(p *place) error {
 		resp, err := p.get(ctx, http.MethodHead, "manifests/"+r.ref.Identifier(), accept, 0)
 		if err != nil {
 			return err
@@ -202,8 +203,14 @@ func (r *Repository) resolves(e hosts.Endpoint) bool {
 
 // Resolve reads what the reference points to. The digest is of the bytes that came, checked against the reference's where it has one.
 func (r *Repository) Resolve(ctx context.Context) (imagespec.Descriptor, error) {
-	var d imagespec.Descriptor
-	p, err := r.each(func(p *place) error {
+	d, err := r.Document(ctx)
+	return d.Descriptor, err
+}
+
+// Document is Resolve with the bytes.
+func (r *Repository) Document(ctx context.Context) (image.Document, error) {
+	var doc image.Document
+	p, err := r.each(ctx, func(p *place) error {
 		resp, err := p.get(ctx, http.MethodGet, "manifests/"+r.ref.Identifier(), accept, 0)
 		if err != nil {
 			return err
@@ -213,17 +220,28 @@ func (r *Repository) Resolve(ctx context.Context) (imagespec.Descriptor, error) 
 		if err != nil {
 			return p.about.explain(ctx, err)
 		}
-		d = imagespec.Descriptor{MediaType: image.DetectMediaType(resp.Header.Get("Content-Type"), b), Size: int64(len(b)), Digest: digest.Digest(r.ref.Digest)}
+		d := imagespec.Descriptor{MediaType: image.DetectMediaType(resp.Header.Get("Content-Type"), b), Size: int64(len(b)), Digest: digest.Digest(r.ref.Digest)}
 		if d.Digest == "" {
 			d.Digest = digest.FromBytes(b)
 		}
+		doc = image.Document{Descriptor: d, Bytes: b}
 		return image.Verify(p.at.Name(), d, b)
 	}, r.resolves)
 	if err != nil {
-		return imagespec.Descriptor{}, err
+		return image.Document{}, err
 	}
 	r.came(p)
-	return d, nil
+	return doc, nil
+}
+
+// At is the same repository, asked for another tag or, without one, another digest.
+func (r *Repository) At(tag string, d digest.Digest) *Repository {
+	at := &Repository{ref: r.ref, places: r.places, warn: r.warn}
+	at.ref.Tag, at.ref.Digest = tag, ""
+	if tag == "" {
+		at.ref.Digest = d.String()
+	}
+	return at
 }
 
 // came notes that something came from a place.

@@ -94,11 +94,20 @@ func (s Stores) All() (set Set, err error) {
 	return set, err
 }
 
-// Remove removes what is in the set and needed by no image's record and no container, and returns what it removed. The caller holds
-// [Stores.Lock].
+// Remove removes what is in the set and needed by no image's record, no container and no repository of the registry, and returns what it
+// removed. The caller holds [Stores.Lock].
 func (s Stores) Remove(set Set) (removed Set, err error) {
 	// Two sets: the blob of a layer that is not compressed has its diff ID for a digest.
-	blobs, layers := map[digest.Digest]bool{}, map[digest.Digest]bool{}
+	layers := map[digest.Digest]bool{}
+	blobs, err := s.RegistryBlobs()
+	if err != nil {
+		return removed, err
+	}
+	for d := range blobs {
+		if layer, ok := s.giver(d); ok {
+			layers[layer] = true
+		}
+	}
 	images, err := s.Meta.Images()
 	if err != nil {
 		return removed, err // without knowing all that is needed, nothing may go
@@ -129,21 +138,22 @@ func (s Stores) Remove(set Set) (removed Set, err error) {
 		}
 	}
 	var errs []error
-	for _, d := range set.Layers {
-		if !layers[d] && s.Snapshot.Has(d) {
-			if err := s.Snapshot.RemoveLayer(d.String()); err != nil {
-				errs = append(errs, err)
-			} else {
-				removed.Layers = append(removed.Layers, d)
-			}
-		}
-	}
+	// Blobs first: without its layer a blob that the layer gives is not there to be removed, and its link would be left.
 	for _, d := range set.Blobs {
 		if !blobs[d] && s.Content.Has(d) {
 			if err := s.Content.Remove(d); err != nil {
 				errs = append(errs, err)
 			} else {
 				removed.Blobs = append(removed.Blobs, d)
+			}
+		}
+	}
+	for _, d := range set.Layers {
+		if !layers[d] && s.Snapshot.Has(d) {
+			if err := s.Snapshot.RemoveLayer(d.String()); err != nil {
+				errs = append(errs, err)
+			} else {
+				removed.Layers = append(removed.Layers, d)
 			}
 		}
 	}

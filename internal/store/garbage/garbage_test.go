@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/id"
 	"brig/internal/image/imagetest"
+	"brig/internal/store/repository"
 )
 
 var ctx = context.Background()
@@ -157,5 +159,46 @@ func TestInnerIndex(t *testing.T) {
 	a.Target.MediaType = imagespec.MediaTypeImageIndex
 	if !slices.Contains(s.Of(a).Blobs, inner.Digest) {
 		t.Errorf("%+v", s.Of(a))
+	}
+}
+
+// TestRegistry: what a repository has stays, and with it the layer that gives it where it is no file; given up, both go.
+func TestRegistry(t *testing.T) {
+	s := store{t, Open(t.TempDir())}
+	repos := repository.Open(s.Root)
+	tar := imagetest.Layer("a", "b")
+	diffID, d := digest.FromBytes(tar), digest.FromString("compressed")
+	if _, err := s.Snapshot.Unpack(ctx, diffID, bytes.NewReader(tar)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Content.Derive(d, filepath.Join(s.Root, "snapshot", "layer", diffID.Encoded())); err != nil {
+		t.Fatal(err)
+	}
+	file := s.blob([]byte("a file")).Digest
+	for _, b := range []digest.Digest{d, file} {
+		if _, err := repos.AddBlob("team/app", b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if need, err := s.RegistryBlobs(); len(need) != 2 || err != nil {
+		t.Error(need, err)
+	}
+	all, err := s.All()
+	if err != nil || len(all.Blobs) != 2 || len(all.Layers) != 1 {
+		t.Fatal(all, err)
+	}
+	if removed, err := s.Remove(all); len(removed.Blobs)+len(removed.Layers) != 0 || err != nil {
+		t.Error(removed, err)
+	}
+	for _, b := range []digest.Digest{d, file} {
+		if err := repos.RemoveBlob("team/app", b); err != nil {
+			t.Fatal(err)
+		}
+		if removed, err := s.Remove(s.OfBlob(b)); len(removed.Blobs) != 1 || err != nil {
+			t.Error(removed, err)
+		}
+	}
+	if s.Snapshot.Has(diffID) || s.Content.Has(d) || s.Content.Has(file) {
+		t.Error("given up, and there")
 	}
 }
