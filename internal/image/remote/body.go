@@ -48,7 +48,7 @@ type body struct {
 
 // open asks the places for the rest of the blob, until one has it.
 func (b *body) open() error {
-	p, err := b.repo.each(b.openAt, func(e hosts.Endpoint) bool { return e.Pull })
+	p, err := b.repo.each(b.ctx, b.openAt, func(e hosts.Endpoint) bool { return e.Pull })
 	if err == nil {
 		b.repo.came(p)
 	}

@@ -13,7 +13,6 @@ package remote
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -101,12 +100,12 @@ func Open(ctx context.Context, r ref.Ref, o Options) (*Repository, error) {
 		}
 		repo.places = append(repo.places, to)
 	}
-	_, err = repo.each(func(p *place) error { return p.dial(ctx) }, func(hosts.Endpoint) bool { return true })
+	_, err = repo.each(ctx, func(p *place) error { return p.dial(ctx) }, func(hosts.Endpoint) bool { return true })
 	return repo, err
 }
 
 // each tries the places that suit, in their order, until one does it. A mirror that fails is passed over; the last failure is the answer.
-func (r *Repository) each(do func(*place) error, suits func(hosts.Endpoint) bool) (*place, error) {
+func (r *Repository) each(ctx context.Context, do func(*place) error, suits func(hosts.Endpoint) bool) (*place, error) {
 	var err error
 	for i, p := range r.places {
 		last := i == len(r.places)-1
@@ -116,16 +115,12 @@ func (r *Repository) each(do func(*place) error, suits func(hosts.Endpoint) bool
 		if last && !suits(p.at) && err == nil {
 			return nil, api.Errorf(api.Unsupported, "image %s: %s lets its server neither be read from nor asked for tags", r.ref.Familiar(), p.at.From)
 		}
-		if err = do(p); err == nil || last || cancelled(err) {
+		if err = do(p); err == nil || last || ctx.Err() != nil { // cancelled is no mirror's fault, whatever the cause is
 			return p, err
 		}
 		r.passOver(p, err)
 	}
 	return nil, err
-}
-
-func cancelled(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) && api.KindOf(err) == ""
 }
 
 // passOver leaves a mirror out from now on, unless it only lacks something.
@@ -147,10 +142,11 @@ func (r *Repository) Distrust(err error) bool {
 	some := false
 	for _, p := range r.places[:len(r.places)-1] {
 		p.mu.Lock()
-		served := p.served && p.broken == nil
+		served := p.served
+		p.served = false
 		p.mu.Unlock()
 		if served {
-			r.passOver(p, err)
+			r.passOver(p, err) // if it is not left already, for another reason
 			some = true
 		}
 	}
@@ -181,7 +177,7 @@ func (r *Repository) Where() string {
 // Head asks for the digest that the reference has now; empty when the registry does not say.
 func (r *Repository) Head(ctx context.Context) (digest.Digest, error) {
 	var d digest.Digest
-	_, err := r.each(func(p *place) error {
+	_, err := r.each(ctx, func(p *place) error {
 		resp, err := p.get(ctx, http.MethodHead, "manifests/"+r.ref.Identifier(), accept, 0)
 		if err != nil {
 			return err
@@ -203,7 +199,7 @@ func (r *Repository) resolves(e hosts.Endpoint) bool {
 // Resolve reads what the reference points to. The digest is of the bytes that came, checked against the reference's where it has one.
 func (r *Repository) Resolve(ctx context.Context) (imagespec.Descriptor, error) {
 	var d imagespec.Descriptor
-	p, err := r.each(func(p *place) error {
+	p, err := r.each(ctx, func(p *place) error {
 		resp, err := p.get(ctx, http.MethodGet, "manifests/"+r.ref.Identifier(), accept, 0)
 		if err != nil {
 			return err
