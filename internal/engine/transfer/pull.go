@@ -121,7 +121,7 @@ func (t *Transfer) pullRemote(ctx context.Context, name ref.Ref, platform image.
 		}
 	}
 	rec, fresh, err := t.fetch(ctx, repo, name, platform, old, haveOld, show)
-	if errors.Is(err, api.Corrupt) && repo.Distrust(err) { // without the mirrors that it came from
+	for errors.Is(err, api.Corrupt) && repo.Distrust(err) { // without the mirrors that it came from
 		rec, fresh, err = t.fetch(ctx, repo, name, platform, old, haveOld, show)
 	}
 	return rec, fresh, err

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -345,6 +346,30 @@ func TestCuts(t *testing.T) {
 		if err == nil && sha256.Sum256(b) != sha256.Sum256(blob[offset:]) || err != nil && !bytes.HasPrefix(blob[offset:], b) {
 			t.Errorf("seed %d: %d bytes from %d on are not the blob's (%v)", seed, len(b), offset, err)
 		}
+	}
+}
+
+// TestCancelledIsNoFailure: a read that is cancelled, with whatever cause, says nothing of the mirror.
+func TestCancelledIsNoFailure(t *testing.T) {
+	m := newMirrored(t)
+	repo, err := Open(ctx, reference(t, m.host+"/x:1"), m.options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, cancel := context.WithCancelCause(ctx)
+	cause := api.Errorf(api.Corrupt, "another layer")
+	m.mirror.Hook = func(_ http.ResponseWriter, req *http.Request) bool {
+		if blobs(req) {
+			cancel(cause)
+			<-req.Context().Done()
+		}
+		return blobs(req)
+	}
+	if _, err := repo.Open(c, imagespec.Descriptor{Digest: digest.FromBytes(m.blob), Size: int64(len(m.blob))}); !errors.Is(err, api.Corrupt) {
+		t.Error(err)
+	}
+	if !repo.places[0].usable() || len(m.said) > 0 {
+		t.Error("the mirror was given up", m.said)
 	}
 }
 

@@ -13,7 +13,6 @@ package remote
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -116,17 +115,12 @@ func (r *Repository) each(ctx context.Context, do func(*place) error, suits func
 		if last && !suits(p.at) && err == nil {
 			return nil, api.Errorf(api.Unsupported, "image %s: %s lets its server neither be read from nor asked for tags", r.ref.Familiar(), p.at.From)
 		}
-		// Who cancels may say why: that is not the mirror's failure.
-		if err = do(p); err == nil || last || ctx.Err() != nil || cancelled(err) {
+		if err = do(p); err == nil || last || ctx.Err() != nil { // cancelled is no mirror's fault, whatever the cause is
 			return p, err
 		}
 		r.passOver(p, err)
 	}
 	return nil, err
-}
-
-func cancelled(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) && api.KindOf(err) == ""
 }
 
 // passOver leaves a mirror out from now on, unless it only lacks something.
@@ -148,10 +142,11 @@ func (r *Repository) Distrust(err error) bool {
 	some := false
 	for _, p := range r.places[:len(r.places)-1] {
 		p.mu.Lock()
-		served := p.served && p.broken == nil
+		served := p.served
+		p.served = false
 		p.mu.Unlock()
 		if served {
-			r.passOver(p, err)
+			r.passOver(p, err) // if it is not left already, for another reason
 			some = true
 		}
 	}
