@@ -36,6 +36,9 @@ type manifest struct {
 	Config        *imagespec.Descriptor  `json:"config"`
 	Layers        []imagespec.Descriptor `json:"layers"`
 	Manifests     []imagespec.Descriptor `json:"manifests"`
+	ArtifactType  string                 `json:"artifactType"`
+	Subject       *imagespec.Descriptor  `json:"subject"`
+	Annotations   map[string]string      `json:"annotations"`
 	index         bool
 }
 
@@ -170,7 +173,7 @@ func checkLayer(d imagespec.Descriptor) error {
 		return err
 	}
 	switch t := d.MediaType; {
-	case strings.Contains(t, ".nondistributable.") || strings.HasPrefix(t, dockerForeign):
+	case Foreign(d):
 		return api.Errorf(api.Unsupported, "%s: a foreign layer (%s), which is to be fetched from elsewhere, is not supported", d.Digest, t)
 	case t == imagespec.MediaTypeImageLayer, t == imagespec.MediaTypeImageLayerGzip, t == imagespec.MediaTypeImageLayerZstd,
 		t == DockerLayerTar, t == DockerLayerTar+".gzip", t == DockerLayerTar+".zstd":
