@@ -30,8 +30,8 @@ type Layer struct {
 // TransferRequest asks for an image to be brought in or out, or for a word with a registry. It is what `brig` hands to `brig-image`, as JSON
 // that other users of the machine may see: a secret goes through standard input.
 type TransferRequest struct {
-	Op       string   `json:"op"`                 // pull, load, save, login, logout or search
-	Refs     []string `json:"refs,omitempty"`     // pull: one; save: one or more
+	Op       string   `json:"op"`                 // pull, push, load, save, copy, receive, login, logout or search
+	Refs     []string `json:"refs,omitempty"`     // pull, push: one; save: one or more; copy: source and destination, each with its transport
 	Platform string   `json:"platform,omitempty"` // os/arch[/variant]; empty: this machine's
 	File     string   `json:"file,omitempty"`     // load, save: a file, or a folder for a layout; empty: standard input or output
 	Format   string   `json:"format,omitempty"`   // save: docker-archive (default), oci-archive, oci-dir
@@ -43,12 +43,19 @@ type TransferRequest struct {
 	User     string   `json:"user,omitempty"`     // login: whose password standard input is; empty: try the stored credentials
 	Term     string   `json:"term,omitempty"`     // search: [HOST/]TERM
 	Limit    int      `json:"limit,omitempty"`    // search: results of each registry, 1 to 100; 0: 25
+
+	To           string `json:"to,omitempty"`           // push: another machine, ssh://[user@]host[:port][/path/to/brig]; empty: the image's registry
+	AllTags      bool   `json:"allTags,omitempty"`      // push: all tags of the repository that the reference names
+	All          bool   `json:"all,omitempty"`          // copy: all platforms of an index, instead of one
+	Referrers    bool   `json:"referrers,omitempty"`    // copy: also what refers to the image: signatures, attestations, SBOMs
+	DestInsecure bool   `json:"destInsecure,omitempty"` // copy: as Insecure, which is then about the source
 }
 
 // TransferReply is what a transfer did.
 type TransferReply struct {
 	Images []Image        `json:"images,omitempty"`
 	Fresh  bool           `json:"fresh,omitempty"` // pull: something new arrived
+	Sent   []Sent         `json:"sent,omitempty"`  // push, copy: what stands in its new place
 	Login  *Login         `json:"login,omitempty"` // login, logout
 	Found  []SearchResult `json:"found,omitempty"` // search
 	Error  string         `json:"error,omitempty"`
@@ -74,4 +81,11 @@ type SearchResult struct {
 	Stars       int    `json:"stars,omitempty"`
 	Official    bool   `json:"official,omitempty"`
 	Automated   bool   `json:"automated,omitempty"`
+}
+
+// Sent is a manifest or an index that a transfer put somewhere.
+type Sent struct {
+	Name   string `json:"name,omitempty"` // push: the tag; copy: the destination
+	Digest string `json:"digest"`
+	Size   int64  `json:"size"` // bytes of the manifest
 }

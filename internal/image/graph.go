@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"brig/api"
@@ -14,7 +15,8 @@ type Node struct {
 	Document
 	Index        bool
 	Manifests    []imagespec.Descriptor // of an index
-	Blobs        []imagespec.Descriptor // of a manifest: config, then layers; each digest once
+	Layers       []imagespec.Descriptor // of a manifest
+	Blobs        []imagespec.Descriptor // of a manifest: config and layers, each digest once
 	Config       imagespec.Descriptor   // of a manifest
 	ArtifactType string                 // what a manifest is, where it is not an image: the config's media type says it for older ones
 	Subject      *imagespec.Descriptor  // what it says something about: a referrer's (image specification 1.1)
@@ -49,7 +51,7 @@ func ParseNode(doc Document) (*Node, error) {
 		if len(m.Layers) > MaxLayers {
 			return nil, api.Errorf(api.Exhausted, "%d layers, more than the %d that a manifest may have", len(m.Layers), MaxLayers)
 		}
-		n.Config = *m.Config
+		n.Config, n.Layers = *m.Config, m.Layers
 		if n.ArtifactType == "" && !n.Image() {
 			n.ArtifactType = n.Config.MediaType
 		}
@@ -78,4 +80,36 @@ func (n *Node) Image() bool {
 // Foreign reports whether d is a layer that registries do not hold: it is to be fetched from its URLs.
 func Foreign(d imagespec.Descriptor) bool {
 	return strings.Contains(d.MediaType, ".nondistributable.") || strings.HasPrefix(d.MediaType, dockerForeign)
+}
+
+// Referring is a source that knows which manifests say something about another: signatures, SBOMs, attestations.
+type Referring interface {
+	Source
+	// Referrers lists the manifests whose subject is d.
+	Referrers(ctx context.Context, d digest.Digest) ([]imagespec.Descriptor, error)
+	// Tagged finds what a tag of the same repository points to. No such tag is of kind api.NotFound.
+	Tagged(ctx context.Context, tag string) (imagespec.Descriptor, error)
+}
+
+// ReferrersTag is the tag under which a registry without the referrers API keeps the index of what refers to d: the "referrers tag
+// schema" of the distribution specification.
+func ReferrersTag(d digest.Digest) string {
+	algorithm, hex := d.Algorithm().String(), d.Encoded()
+	return algorithm[:min(len(algorithm), 32)] + "-" + hex[:min(len(hex), 64)]
+}
+
+// SignatureTags are the tags under which cosign keeps what it says about d, whatever the registry: signature, attestations, SBOM.
+func SignatureTags(d digest.Digest) []string {
+	t := ReferrersTag(d)
+	return []string{t + ".sig", t + ".att", t + ".sbom"}
+}
+
+// AboutOther reports whether a tag is one of those above.
+func AboutOther(tag string) bool {
+	algorithm, rest, ok := strings.Cut(tag, "-")
+	hex, suffix, _ := strings.Cut(rest, ".")
+	if !ok || algorithm != "sha256" && algorithm != "sha512" || len(hex) != 64 || strings.Trim(hex, "0123456789abcdef") != "" {
+		return false
+	}
+	return suffix == "" || suffix == "sig" || suffix == "att" || suffix == "sbom"
 }

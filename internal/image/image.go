@@ -49,6 +49,7 @@ type Source interface {
 // Entry is an image that an archive or a layout lists.
 type Entry struct {
 	Name   string // full reference, or empty
+	Tag    string // what the layout itself calls it, org.opencontainers.image.ref.name: a tag, a reference, or empty
 	Target imagespec.Descriptor
 }
 

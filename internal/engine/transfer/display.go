@@ -21,17 +21,25 @@ type display struct {
 	lines bool // a line a layer, where there are no bars
 	doing string
 	done  string
+	had   string
 }
 
 // newDisplay begins a display of a pull, or of a load, which has no line a layer and other words.
 func newDisplay(out io.Writer, quiet, pull bool) *display {
-	d := &display{out: out, quiet: quiet, lines: pull, doing: "Pulling", done: "Pull complete"}
+	d := &display{out: out, quiet: quiet, lines: pull, doing: "Pulling", done: "Pull complete", had: "Already exists"}
 	if !pull {
 		d.doing, d.done = "Loading", "Loaded"
 	}
 	if f, ok := out.(*os.File); ok && !quiet && term.IsTerminal(int(f.Fd())) {
 		d.bars = mpb.New(mpb.WithOutput(out), mpb.WithWidth(60))
 	}
+	return d
+}
+
+// newOutDisplay begins a display of a push or a copy.
+func newOutDisplay(out io.Writer, quiet bool, doing, done, had string) *display {
+	d := newDisplay(out, quiet, true)
+	d.doing, d.done, d.had = doing, done, had
 	return d
 }
 
@@ -111,8 +119,13 @@ func (b *bar) again() {
 func (b *bar) end(existed bool, err error) {
 	word := b.d.done
 	if existed {
-		word = "Already exists"
+		word = b.d.had
 	}
+	b.finish(word, err)
+}
+
+// finish is end with a word of its own.
+func (b *bar) finish(word string, err error) {
 	switch {
 	case b.b != nil && err != nil:
 		b.b.Abort(false)

@@ -1,17 +1,11 @@
 package transfer
 
 import (
-	"archive/tar"
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path"
-	"path/filepath"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -124,15 +118,10 @@ func (b *bundle) blobs() []imagespec.Descriptor {
 }
 
 // documents makes the files beside the blobs.
-func (b *bundle) documents() (map[string][]byte, error) {
+func (b *bundle) documents() map[string]any {
 	index := imagespec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: imagespec.MediaTypeImageIndex, Manifests: []imagespec.Descriptor{}}
-	type item struct {
-		Config   string
-		RepoTags []string
-		Layers   []string
-	}
-	var items []*item
-	byID := map[string]*item{}
+	var items []*dockerItem
+	byID := map[string]*dockerItem{}
 	for _, img := range b.images {
 		d := img.Manifest
 		name, err := ref.Parse(img.Name)
@@ -146,7 +135,7 @@ func (b *bundle) documents() (map[string][]byte, error) {
 		index.Manifests = append(index.Manifests, d)
 		it := byID[img.ID]
 		if it == nil {
-			it = &item{Config: blobPath(digest.Digest(img.ID)), Layers: []string{}}
+			it = &dockerItem{Config: blobPath(digest.Digest(img.ID)), Layers: []string{}}
 			for _, l := range img.Layers {
 				it.Layers = append(it.Layers, blobPath(l.Blob.Digest))
 			}
@@ -160,15 +149,7 @@ func (b *bundle) documents() (map[string][]byte, error) {
 	if b.docker {
 		files["manifest.json"] = items
 	}
-	out := map[string][]byte{}
-	for name, v := range files {
-		j, err := json.Marshal(v)
-		if err != nil {
-			return nil, err
-		}
-		out[name] = j
-	}
-	return out, nil
+	return files
 }
 
 // blob opens a blob of the store, which verifies it while it is read.
@@ -181,134 +162,58 @@ func (b *bundle) blob(d imagespec.Descriptor) (io.ReadCloser, int64, error) {
 	return r, size, err
 }
 
-// toTar writes the archive.
-func (b *bundle) toTar(ctx context.Context, out io.Writer) error {
-	buffered := bufio.NewWriterSize(out, 256<<10)
-	w := tar.NewWriter(buffered)
-	for _, dir := range []string{"blobs/", "blobs/sha256/"} {
-		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir, Mode: 0o755, Format: tar.FormatUSTAR}); err != nil {
-			return err
-		}
-	}
-	put := func(name string, size int64, r io.Reader) error {
-		h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size}
-		if err := w.WriteHeader(h); err != nil {
-			return err
-		}
-		_, err := io.Copy(w, reading{ctx, r})
-		return err
-	}
+// write puts blobs and documents into a tar or a folder.
+func (b *bundle) write(ctx context.Context, out files) error {
 	for _, d := range b.blobs() {
 		r, size, err := b.blob(d)
 		if err != nil {
 			return err
 		}
-		err = put(blobPath(d.Digest), size, r)
+		err = out.put(ctx, blobPath(d.Digest), size, r)
 		r.Close()
 		if err != nil {
 			return err
 		}
 	}
-	docs, err := b.documents()
-	if err != nil {
-		return err
-	}
-	for _, name := range []string{imagespec.ImageIndexFile, "manifest.json", imagespec.ImageLayoutFile} {
-		if doc, ok := docs[name]; ok {
-			if err := put(name, int64(len(doc)), strings.NewReader(string(doc))); err != nil {
-				return err
-			}
-		}
-	}
-	if err := w.Close(); err != nil {
-		return err
-	}
-	return buffered.Flush()
+	return putDocuments(ctx, out, b.documents())
 }
 
-// toFile writes the archive beside its place and moves it there when it is whole. What is no regular file is written to directly.
-func (b *bundle) toFile(ctx context.Context, name string) error {
-	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
-		if info.IsDir() {
-			return api.Errorf(api.InvalidArgument, "save: %s is a folder; an archive is a file (a folder is written with --format %s)", name, formatOCIDir)
-		}
-		f, err := os.OpenFile(name, os.O_WRONLY, 0)
-		if err != nil {
-			return err
-		}
-		if isTerminal(f) {
-			err = api.Errorf(api.InvalidArgument, "save: refusing to write an archive to a terminal")
-		} else {
-			err = b.toTar(ctx, f)
-		}
-		return errors.Join(err, f.Close())
+// toTar writes the archive to a stream.
+func (b *bundle) toTar(ctx context.Context, out io.Writer) error {
+	t := newTar(out)
+	if err := b.write(ctx, t); err != nil {
+		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".")
+	return t.end()
+}
+
+// toFile writes the archive to a file.
+func (b *bundle) toFile(ctx context.Context, name string) error {
+	t, err := createTar(name)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // after the rename there is nothing by that name
-	err = b.toTar(ctx, f)
-	if cerr := f.Close(); err == nil {
-		err = cerr
+	defer t.abort()
+	if err := b.write(ctx, t); err != nil {
+		return err
 	}
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	return err
+	return t.commit()
 }
 
 // toDir writes a layout folder. It must be new or empty: blobs of other images may not be dropped from its index.
-func (b *bundle) toDir(ctx context.Context, dir string) (err error) {
-	_, serr := os.Stat(dir)
+func (b *bundle) toDir(ctx context.Context, dir string) error {
 	if names, err := os.ReadDir(dir); err == nil && len(names) > 0 {
 		return api.Errorf(api.AlreadyExists, "save: folder %s is not empty", dir)
 	}
-	blobs := filepath.Join(dir, "blobs", "sha256")
-	if err := os.MkdirAll(blobs, 0o755); err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			for _, name := range []string{"blobs", imagespec.ImageLayoutFile, imagespec.ImageIndexFile} {
-				os.RemoveAll(filepath.Join(dir, name))
-			}
-			if errors.Is(serr, os.ErrNotExist) {
-				os.Remove(dir)
-			}
-		}
-	}()
-	put := func(name string, r io.Reader) error {
-		f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(f, reading{ctx, r})
-		return errors.Join(err, f.Close())
-	}
-	for _, d := range b.blobs() {
-		r, _, err := b.blob(d)
-		if err != nil {
-			return err
-		}
-		if err := os.MkdirAll(filepath.Join(dir, path.Dir(blobPath(d.Digest))), 0o755); err != nil {
-			return err
-		}
-		err = put(blobPath(d.Digest), r)
-		r.Close()
-		if err != nil {
-			return err
-		}
-	}
-	docs, err := b.documents()
+	d, _, err := createDir(dir)
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{imagespec.ImageIndexFile, imagespec.ImageLayoutFile} {
-		if err := put(name, strings.NewReader(string(docs[name]))); err != nil {
-			return err
-		}
+	if err := b.write(ctx, d); err != nil {
+		d.abort()
+		return err
 	}
+	d.close()
 	return nil
 }
 

@@ -50,10 +50,14 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 	switch r.Op {
 	case "pull":
 		return t.Pull(ctx, r)
+	case "push":
+		return t.Push(ctx, r)
 	case "load":
 		return t.Load(ctx, r)
 	case "save":
 		return t.Save(ctx, r)
+	case "copy":
+		return t.Copy(ctx, r)
 	case "login":
 		return t.Login(ctx, r)
 	case "logout":
@@ -61,6 +65,6 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 	case "search":
 		return t.Search(ctx, r)
 	default:
-		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, load, save, login, logout or search", r.Op)
+		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, push, load, save, copy, receive, login, logout or search", r.Op)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/opencontainers/go-digest"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"brig/api"
@@ -36,6 +37,8 @@ type Layout struct {
 	where   string
 	files   Files
 	entries []image.Entry
+
+	subjects map[digest.Digest][]imagespec.Descriptor // what refers to what, once it was asked for
 }
 
 var _ image.Lister = (*Layout)(nil)
@@ -87,8 +90,9 @@ func New(where string, files Files) (*Layout, error) {
 		if err != nil {
 			return nil, api.Errorf(api.InvalidArgument, "%s: index.json: %w", where, err)
 		}
+		tag := d.Annotations[imagespec.AnnotationRefName]
 		d.Annotations = nil // of this layout's index, not of the image
-		l.entries = append(l.entries, image.Entry{Name: name, Target: d})
+		l.entries = append(l.entries, image.Entry{Name: name, Tag: tag, Target: d})
 	}
 	return l, nil
 }
