@@ -58,6 +58,8 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 		return t.Save(ctx, r)
 	case "copy":
 		return t.Copy(ctx, r)
+	case "receive":
+		return t.Receive(ctx)
 	case "login":
 		return t.Login(ctx, r)
 	case "logout":

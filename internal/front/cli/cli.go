@@ -49,7 +49,7 @@ type Engine interface {
 	Wait(ctx context.Context, name string) (api.Exit, error)
 	Images(ctx context.Context) ([]api.Image, error)
 	InspectImage(ctx context.Context, name string) (api.Image, error)
-	// Transfer pulls, loads or saves images, or speaks with a registry; progress goes to s.Stderr, a password comes from s.Stdin.
+	// Transfer pulls, pushes, copies, loads or saves images, or speaks with a registry; progress goes to s.Stderr, a password comes from s.Stdin.
 	Transfer(ctx context.Context, r api.TransferRequest, s api.Streams) (api.TransferReply, error)
 	// RemoveImage returns lines "Untagged: …" and "Deleted: …".
 	RemoveImage(ctx context.Context, name string, force bool) ([]string, error)
@@ -183,6 +183,7 @@ func commands() []entry {
 		{"run", (*app).run}, {"create", (*app).create}, {"start", (*app).start}, {"stop", (*app).stop}, {"kill", (*app).kill},
 		{"wait", (*app).wait}, {"rm", (*app).rm}, {"ps", (*app).ps}, {"logs", (*app).logs}, {"exec", (*app).exec},
 		{"attach", (*app).attach}, {"inspect", (*app).inspect}, {"images", (*app).images}, {"pull", (*app).pull},
+		{"push", (*app).push}, {"copy", (*app).copy}, {"receive", (*app).receive},
 		{"load", (*app).load}, {"save", (*app).save}, {"rmi", (*app).rmi}, {"system", (*app).system}, {"tag", (*app).tag}, {"version", (*app).version},
 		{"info", (*app).info}, {"reap", (*app).reap}, {"registry", (*app).registry},
 		{"login", (*app).login}, {"logout", (*app).logout}, {"search", (*app).search},

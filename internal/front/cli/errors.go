@@ -96,6 +96,15 @@ func maxArgs(n int) cobra.PositionalArgs {
 	}
 }
 
+func rangeArgs(lo, hi int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if lo <= len(args) && len(args) <= hi {
+			return nil
+		}
+		return argsError(cmd, fmt.Sprintf("at least %d and at most %s", lo, count(hi)))
+	}
+}
+
 func exactArgs(n int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) == n {

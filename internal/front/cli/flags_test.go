@@ -14,6 +14,7 @@ import (
 func own(command string) []string {
 	return map[string][]string{
 		"pull":   {"--authfile", "--cert-dir", "--tls-verify"}, // podman's
+		"push":   {"--authfile", "--cert-dir", "--tls-verify"},
 		"login":  {"--authfile", "--cert-dir", "--tls-verify"},
 		"logout": {"--authfile"},
 		"search": {"--authfile", "--cert-dir", "--tls-verify"},
@@ -59,7 +60,7 @@ func dockerFlags(t *testing.T, command string) map[string]bool {
 // TestSpellings holds every flag of every command against docker's: the same name, shorthand and need of a value.
 func TestSpellings(t *testing.T) {
 	for _, cmd := range Tree().Commands() {
-		if slices.Contains([]string{"completion", "help", "reap"}, cmd.Name()) {
+		if slices.Contains([]string{"completion", "help", "reap", "receive", "copy"}, cmd.Name()) {
 			continue
 		}
 		docker := dockerFlags(t, cmd.Name())
