@@ -107,14 +107,14 @@ func (t *Transfer) Copy(ctx context.Context, r api.TransferRequest) (api.Transfe
 	if err := checkCopy(r, from, to); err != nil {
 		return api.TransferReply{}, err
 	}
-	src, target, err := t.source(ctx, from, r.Insecure)
+	show := newOutDisplay(t.Stderr, r.Quiet, "Copying", "Copied", "Already exists")
+	src, target, err := t.source(ctx, from, remote.Options{Insecure: r.Insecure, AuthFile: r.AuthFile, CertDir: r.CertDir, Warn: show.warn})
 	if err != nil {
 		return api.TransferReply{}, err
 	}
 	if c, ok := src.(image.Lister); ok {
 		defer c.Close()
 	}
-	show := newOutDisplay(t.Stderr, r.Quiet, "Copying", "Copied", "Already exists")
 	if to.transport == viaStore {
 		return t.copyIn(ctx, src, target, to, platform, show)
 	}
@@ -153,11 +153,11 @@ func checkCopy(r api.TransferRequest, from, to place) error {
 }
 
 // source opens the place that is copied from and finds the image there.
-func (t *Transfer) source(ctx context.Context, p place, insecure bool) (image.Source, imagespec.Descriptor, error) {
+func (t *Transfer) source(ctx context.Context, p place, o remote.Options) (image.Source, imagespec.Descriptor, error) {
 	none := imagespec.Descriptor{}
 	switch p.transport {
 	case viaRegistry:
-		repo, err := remote.Open(ctx, p.ref, remote.Options{Insecure: insecure})
+		repo, err := remote.Open(ctx, p.ref, o)
 		if err != nil {
 			return nil, none, err
 		}
@@ -304,7 +304,7 @@ func (t *Transfer) copyOut(ctx context.Context, src image.Source, target imagesp
 		if from.transport == viaRegistry && from.ref.Domain == to.ref.Domain && from.ref.Path != to.ref.Path {
 			mount = []string{from.ref.Path}
 		}
-		repo, err := remote.Open(ctx, to.ref, remote.Options{Insecure: r.DestInsecure, Actions: []string{"pull", "push"}, Mount: mount})
+		repo, err := remote.Open(ctx, to.ref, remote.Options{Insecure: r.DestInsecure, AuthFile: r.AuthFile, CertDir: r.CertDir, Warn: show.warn, Actions: []string{"pull", "push"}, Mount: mount})
 		if err != nil {
 			return err
 		}

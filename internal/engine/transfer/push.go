@@ -40,7 +40,7 @@ func (t *Transfer) Push(ctx context.Context, r api.TransferRequest) (api.Transfe
 	from, mount := origins(name, images, all)
 	show := newOutDisplay(t.Stderr, r.Quiet, "Pushing", "Pushed", "Layer already exists")
 	show.say("The push refers to repository [%s]", name.Name())
-	repo, err := remote.Open(ctx, name, remote.Options{Insecure: r.Insecure, Actions: []string{"pull", "push"}, Mount: mount})
+	repo, err := remote.Open(ctx, name, remote.Options{Insecure: r.Insecure, AuthFile: r.AuthFile, CertDir: r.CertDir, Warn: show.warn, Actions: []string{"pull", "push"}, Mount: mount})
 	if err != nil {
 		return api.TransferReply{}, err
 	}

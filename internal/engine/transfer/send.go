@@ -233,9 +233,7 @@ func (s *sender) speak(ctx context.Context, c *wire, o offer, img *image.Image, 
 	s.mu.Lock()
 	s.began = true
 	s.mu.Unlock()
-	if err := c.tell(frameOffer, o); err != nil {
-		return gone(err)
-	}
+	serr := c.tell(frameOffer, o) // who is gone already may have said why
 	seen := map[digest.Digest]bool{}
 	for _, l := range img.Layers {
 		if !seen[l.Blob.Digest] {
@@ -256,7 +254,6 @@ func (s *sender) speak(ctx context.Context, c *wire, o offer, img *image.Image, 
 		close(wants)
 		ended <- ending{r, err}
 	}()
-	var serr error
 	asked := map[digest.Digest]bool{}
 	for w := range wants {
 		if serr != nil {

@@ -46,6 +46,7 @@ func (a *app) copy() *cobra.Command {
 	parsed(f, "platform", "", "string", "Copy the given platform", assign(&r.Platform, parsePlatform))
 	f.BoolVar(&r.Referrers, "referrers", false, "Also copy what refers to the image: signatures, attestations, SBOMs")
 	f.BoolVarP(&r.Quiet, "quiet", "q", false, "Suppress progress; print the digest only")
+	registryFlags(f, &r)
 	f.BoolVar(&srcVerify, "src-tls-verify", true, "Require HTTPS and a valid certificate of the source's registry")
 	f.BoolVar(&destVerify, "dest-tls-verify", true, "Require HTTPS and a valid certificate of the destination's registry")
 	return cmd

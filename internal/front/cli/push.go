@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -31,8 +32,10 @@ func (a *app) push() *cobra.Command {
 			}
 			r.Refs, r.To = []string{name}, to
 			if to != "" {
-				if r.AllTags || cmd.Flags().Changed("tls-verify") {
-					return errors.New("--all-tags and --tls-verify are for a push to a registry: they cannot be used with ssh://")
+				for _, name := range []string{"all-tags", "tls-verify", "authfile", "cert-dir"} {
+					if cmd.Flags().Changed(name) {
+						return fmt.Errorf("--%s is for a push to a registry: it cannot be used with ssh://", name)
+					}
 				}
 			} else if err := a.pushTag(&r); err != nil {
 				return err
@@ -49,6 +52,7 @@ func (a *app) push() *cobra.Command {
 	f.BoolVarP(&r.AllTags, "all-tags", "a", false, "Push all tags of an image to the repository")
 	parsed(f, "platform", "", "string", "Push the manifest of the given platform alone, without the index", assign(&r.Platform, parsePlatform))
 	f.BoolVarP(&r.Quiet, "quiet", "q", false, "Suppress verbose output")
+	registryFlags(f, &r)
 	f.BoolVar(&verify, "tls-verify", true, "Require HTTPS and a valid certificate of the registry")
 	return cmd
 }

@@ -125,6 +125,15 @@ func (p *place) url(q request) (*url.URL, error) {
 
 // do makes one request. Errors are explained.
 func (p *place) do(ctx context.Context, q request) (*http.Response, error) {
+	resp, err := p.try(ctx, q)
+	if err != nil {
+		return nil, p.about.explain(ctx, err)
+	}
+	return resp, nil
+}
+
+// try makes one request. Errors are as they come, for who makes something of a status.
+func (p *place) try(ctx context.Context, q request) (*http.Response, error) {
 	if err := p.dial(ctx); err != nil {
 		return nil, err
 	}
@@ -154,7 +163,7 @@ func (p *place) do(ctx context.Context, q request) (*http.Response, error) {
 	}
 	resp, err := p.client.Do(req)
 	if err != nil {
-		return nil, p.about.explain(ctx, err)
+		return nil, err
 	}
 	ok := q.ok
 	if len(ok) == 0 {
@@ -162,7 +171,7 @@ func (p *place) do(ctx context.Context, q request) (*http.Response, error) {
 	}
 	if err := checkStatus(resp, ok...); err != nil {
 		resp.Body.Close()
-		return nil, p.about.explain(ctx, err)
+		return nil, err
 	}
 	return resp, nil
 }

@@ -14,13 +14,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/opencontainers/go-digest"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"brig/api"
 	"brig/internal/image"
-	"brig/internal/image/ref"
 )
 
 const (
@@ -50,7 +48,7 @@ func (r *Repository) HasManifest(ctx context.Context, d digest.Digest) (bool, er
 }
 
 func (r *Repository) has(ctx context.Context, path, want string) (bool, error) {
-	resp, err := r.get(ctx, http.MethodHead, path, want, 0)
+	resp, err := r.registry().get(ctx, http.MethodHead, path, want, 0)
 	switch {
 	case err == nil:
 		resp.Body.Close()
@@ -144,11 +142,8 @@ func (u *upload) once(ctx context.Context) error {
 			return err
 		}
 	}
-	at := *u.at
-	q := at.Query()
-	q.Set("digest", u.desc.Digest.String())
-	at.RawQuery = q.Encode()
-	resp, err := u.repo.send(ctx, http.MethodPut, &at, http.Header{"Content-Type": {"application/octet-stream"}}, http.NoBody, 0, http.StatusCreated, http.StatusNoContent)
+	resp, err := u.repo.registry().try(ctx, request{method: http.MethodPut, path: u.at.String(), query: url.Values{"digest": {u.desc.Digest.String()}},
+		header: octets(), body: func() (io.ReadCloser, error) { return http.NoBody, nil }, ok: []int{http.StatusCreated, http.StatusNoContent}})
 	if err != nil {
 		return err
 	}
@@ -156,14 +151,15 @@ func (u *upload) once(ctx context.Context) error {
 	return nil
 }
 
+func octets() http.Header { return http.Header{"Content-Type": {"application/octet-stream"}} }
+
 // begin asks for an upload; with from, that the blob be mounted from there, which makes the upload needless.
 func (u *upload) begin(ctx context.Context, from string) (mounted bool, err error) {
-	at := u.repo.base
-	at.Path += "/blobs/uploads/"
+	q := request{method: http.MethodPost, path: "blobs/uploads/", ok: []int{http.StatusAccepted, http.StatusCreated}}
 	if from != "" {
-		at.RawQuery = url.Values{"mount": {u.desc.Digest.String()}, "from": {from}}.Encode()
+		q.query = url.Values{"mount": {u.desc.Digest.String()}, "from": {from}}
 	}
-	resp, err := u.repo.send(ctx, http.MethodPost, &at, nil, nil, 0, http.StatusAccepted, http.StatusCreated)
+	resp, err := u.repo.registry().try(ctx, q)
 	if err != nil {
 		return false, err
 	}
@@ -171,7 +167,7 @@ func (u *upload) begin(ctx context.Context, from string) (mounted bool, err erro
 	if resp.StatusCode == http.StatusCreated {
 		return from != "", nil
 	}
-	u.at, err = u.next(&at, resp)
+	u.at, err = u.next(resp)
 	u.offset = 0
 	return false, err
 }
@@ -180,21 +176,31 @@ func (u *upload) begin(ctx context.Context, from string) (mounted bool, err erro
 func (u *upload) patch(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r, err := u.open(ctx, u.offset)
-	if err != nil {
-		return &sourceError{err}
-	}
-	b := &outgoing{u: u, r: r, at: u.offset}
-	b.stall = time.AfterFunc(stallTime, func() { cancel(errStalled) })
-	defer b.Close()
-	h := http.Header{"Content-Type": {"application/octet-stream"}}
+	var b *outgoing // of the last try: a token that ran out makes two
+	h := octets()
 	if u.offset > 0 {
 		h.Set("Content-Range", fmt.Sprintf("%d-%d", u.offset, u.desc.Size-1))
 	}
-	resp, err := u.repo.send(ctx, http.MethodPatch, u.at, h, b, u.desc.Size-u.offset, http.StatusAccepted, http.StatusCreated, http.StatusNoContent)
+	resp, err := u.repo.registry().try(ctx, request{method: http.MethodPatch, path: u.at.String(), header: h, size: u.desc.Size - u.offset,
+		ok: []int{http.StatusAccepted, http.StatusCreated, http.StatusNoContent}, body: func() (io.ReadCloser, error) {
+			r, err := u.open(ctx, u.offset)
+			if err != nil {
+				return nil, &sourceError{err}
+			}
+			b = &outgoing{u: u, r: r, at: u.offset}
+			b.stall = time.AfterFunc(stallTime, func() { cancel(errStalled) })
+			return b, nil
+		}})
+	if b != nil {
+		defer b.Close()
+	}
 	if err != nil {
-		fault, stalled := b.fault.Load(), errors.Is(context.Cause(ctx), errStalled)
-		cancel(nil) // ends a read of r that is under way
+		var fault *error
+		if b != nil {
+			fault = b.fault.Load()
+		}
+		stalled := errors.Is(context.Cause(ctx), errStalled)
+		cancel(nil) // ends a read of the source that is under way
 		switch {
 		case fault != nil: // what is wrong with our own bytes says more than the request that it broke
 			return &sourceError{*fault}
@@ -204,7 +210,7 @@ func (u *upload) patch(ctx context.Context) error {
 		return err
 	}
 	resp.Body.Close()
-	at, err := u.next(u.at, resp)
+	at, err := u.next(resp)
 	if err != nil {
 		return err
 	}
@@ -219,7 +225,7 @@ func (u *upload) status(ctx context.Context) {
 	if was == nil {
 		return
 	}
-	resp, err := u.repo.send(ctx, http.MethodGet, was, nil, nil, 0, http.StatusNoContent, http.StatusOK, http.StatusAccepted)
+	resp, err := u.repo.registry().try(ctx, request{method: http.MethodGet, path: was.String(), ok: []int{http.StatusNoContent, http.StatusOK, http.StatusAccepted}})
 	if err != nil {
 		return
 	}
@@ -228,7 +234,7 @@ func (u *upload) status(ctx context.Context) {
 	if !ok || n > u.desc.Size {
 		return
 	}
-	if at, err := u.next(was, resp); err == nil {
+	if at, err := u.next(resp); err == nil {
 		u.at, u.offset = at, n
 	}
 }
@@ -258,25 +264,28 @@ func (u *upload) cancel(ctx context.Context) {
 	if u.at == nil {
 		return
 	}
-	if resp, err := u.repo.send(ctx, http.MethodDelete, u.at, nil, nil, 0, http.StatusNoContent, http.StatusOK, http.StatusAccepted); err == nil {
+	q := request{method: http.MethodDelete, path: u.at.String(), ok: []int{http.StatusNoContent, http.StatusOK, http.StatusAccepted}}
+	if resp, err := u.repo.registry().try(ctx, q); err == nil {
 		resp.Body.Close()
 	}
 	u.at, u.offset = nil, 0
 }
 
 // next is where an answer sends the next request: relative to the last, and to HTTP or HTTPS only.
-func (u *upload) next(last *url.URL, resp *http.Response) (*url.URL, error) {
+func (u *upload) next(resp *http.Response) (*url.URL, error) {
+	last := resp.Request.URL
 	s := resp.Header.Get("Location")
 	if s == "" {
 		return last, nil
 	}
 	at, err := last.Parse(s)
 	if err != nil || at.Scheme != "https" && at.Scheme != "http" || at.Host == "" {
-		return nil, api.Errorf(api.Corrupt, "%s: it sends the upload of %s to %q, which is no address", u.repo.Where(), u.desc.Digest, printable(s))
+		return nil, api.Errorf(api.Corrupt, "%s: it sends the upload of %s to %q, which is no address", u.repo.registry().at.Name(), u.desc.Digest, printable(s))
 	}
 	if last.Scheme == "https" && at.Scheme == "http" {
 		return nil, errDowngrade
 	}
+	at.User = nil
 	return at, nil
 }
 
@@ -285,7 +294,7 @@ func (u *upload) explain(ctx context.Context, err error) error {
 	if errors.As(err, &own) {
 		return own.err
 	}
-	return explainPush(ctx, u.repo.ref, err)
+	return u.repo.explainPush(ctx, err)
 }
 
 // sourceError is an error of what is uploaded, not of the upload.
@@ -297,15 +306,18 @@ func (e *sourceError) Unwrap() error { return e.err }
 // again reports whether another try may help: the connection, a token or the registry failed, not the request.
 func again(err error) bool {
 	var own *sourceError
-	var answer *transport.Error
+	var answer *statusError
+	var refused *tokenError
 	switch {
+	case errors.As(err, &refused):
+		return refused.kind() != api.Unauthorized
 	case errors.As(err, &own), errors.Is(err, errPlainHTTP), errors.Is(err, errDowngrade), api.KindOf(err) != "":
 		return false
 	case errors.As(err, &answer):
-		s := answer.StatusCode
+		s := answer.code
 		// An upload that the registry has lost, or counts otherwise, begins anew.
 		return s >= 500 || s == http.StatusRequestTimeout || s == http.StatusTooManyRequests || s == http.StatusRequestedRangeNotSatisfiable ||
-			len(answer.Errors) > 0 && answer.Errors[0].Code == transport.BlobUploadUnknownErrorCode
+			answer.word == "BLOB_UPLOAD_UNKNOWN" || answer.word == "BLOB_UPLOAD_INVALID"
 	}
 	return true
 }
@@ -372,11 +384,10 @@ func (r *Repository) PutManifest(ctx context.Context, doc image.Document, tag st
 	if tag != "" {
 		id = tag
 	}
-	at := r.base
-	at.Path += "/manifests/" + id
 	for try := 1; ; try++ {
-		resp, err := r.send(ctx, http.MethodPut, &at, http.Header{"Content-Type": {doc.Descriptor.MediaType}}, bytes.NewReader(doc.Bytes), int64(len(doc.Bytes)),
-			http.StatusCreated, http.StatusOK, http.StatusAccepted)
+		resp, err := r.registry().try(ctx, request{method: http.MethodPut, path: "manifests/" + id, header: http.Header{"Content-Type": {doc.Descriptor.MediaType}},
+			size: int64(len(doc.Bytes)), body: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(doc.Bytes)), nil },
+			ok: []int{http.StatusCreated, http.StatusOK, http.StatusAccepted}})
 		if err != nil {
 			if ctx.Err() == nil && again(err) && try < tries {
 				if err := pause(ctx, backoff(try)); err != nil {
@@ -384,62 +395,31 @@ func (r *Repository) PutManifest(ctx context.Context, doc image.Document, tag st
 				}
 				continue
 			}
-			return false, explainPush(ctx, r.ref, err)
+			return false, r.explainPush(ctx, err)
 		}
 		resp.Body.Close()
 		if got := resp.Header.Get("Docker-Content-Digest"); got != "" && got != doc.Descriptor.Digest.String() && doc.Descriptor.Digest.Algorithm() == digest.SHA256 {
-			return false, api.Errorf(api.Corrupt, "%s: it stored the manifest %s as %s", r.Where(), doc.Descriptor.Digest, printable(got))
+			return false, api.Errorf(api.Corrupt, "%s: it stored the manifest %s as %s", r.registry().at.Name(), doc.Descriptor.Digest, printable(got))
 		}
 		return resp.Header.Get("OCI-Subject") != "", nil
 	}
 }
 
-// send makes one request to an address that the registry may have given itself. Credentials go to the registry's own host only. An answer
-// with another status than those in ok is an error; errors are not explained.
-func (r *Repository) send(ctx context.Context, method string, at *url.URL, h http.Header, body io.Reader, size int64, ok ...int) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, at.String(), body)
-	if err != nil {
-		return nil, err
-	}
-	for k, v := range h {
-		req.Header[k] = v
-	}
-	if size > 0 {
-		req.ContentLength = size
-	}
-	resp, err := r.client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	if err := transport.CheckError(resp, ok...); err != nil {
-		resp.Body.Close()
-		return nil, err
-	}
-	return resp, nil
-}
-
-// explainPush is explain for requests that write.
-func explainPush(ctx context.Context, name ref.Ref, err error) error {
-	var answer *transport.Error
+// explainPush adds to what is said of every failed request what only writing brings.
+func (r *Repository) explainPush(ctx context.Context, err error) error {
+	about := r.registry().about
+	var answer *statusError
 	if ctx.Err() != nil || api.KindOf(err) != "" || !errors.As(err, &answer) {
-		return explain(ctx, name, err)
+		return about.explain(ctx, err)
 	}
-	code, text := "", http.StatusText(answer.StatusCode)
-	if len(answer.Errors) > 0 {
-		code, text = string(answer.Errors[0].Code), answer.Errors[0].Message
-	}
-	text = printable(text)
+	name, text := r.ref.FamiliarName(), answer.text
 	switch {
-	case answer.StatusCode == http.StatusUnauthorized, answer.StatusCode == http.StatusForbidden,
-		code == string(transport.DeniedErrorCode), code == string(transport.UnauthorizedErrorCode):
-		return api.Errorf(api.Unauthorized, "repository %s: push access denied by registry %s: it wants credentials that may write there, which are read from docker's config file (%s)", name.FamiliarName(), name.Domain, text)
-	case answer.StatusCode == http.StatusMethodNotAllowed:
-		return api.Errorf(api.Unsupported, "repository %s: registry %s cannot be written to (%s)", name.FamiliarName(), name.Domain, text)
-	case answer.StatusCode == http.StatusRequestEntityTooLarge:
-		return api.Errorf(api.Exhausted, "repository %s: registry %s, or a proxy before it, takes no body of this size (%s)", name.FamiliarName(), name.Domain, text)
-	case code == string(transport.ManifestBlobUnknownErrorCode), code == string(transport.BlobUnknownErrorCode):
-		return api.Errorf(api.Conflict, "repository %s: registry %s lost a blob that it had a moment ago (%s): push again", name.FamiliarName(), name.Domain, text)
-	default:
-		return api.Errorf(api.Unavailable, "repository %s: registry %s answered %d (%s)", name.FamiliarName(), name.Domain, answer.StatusCode, text)
+	case answer.code == http.StatusMethodNotAllowed, answer.word == "UNSUPPORTED":
+		return api.Errorf(api.Unsupported, "repository %s: %s cannot be written to (%s)", name, about.place, text)
+	case answer.code == http.StatusRequestEntityTooLarge:
+		return api.Errorf(api.Exhausted, "repository %s: %s, or a proxy before it, takes no body of this size (%s)", name, about.place, text)
+	case answer.word == "MANIFEST_BLOB_UNKNOWN", answer.word == "BLOB_UNKNOWN":
+		return api.Errorf(api.Conflict, "repository %s: %s lost a blob that it had a moment ago (%s): push again", name, about.place, text)
 	}
+	return about.explain(ctx, err)
 }

@@ -4,12 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -18,8 +16,8 @@ import (
 	"brig/internal/image"
 )
 
-// maxPages is how many answers a list of referrers may be spread over.
-const maxPages = 50
+// maxReferrerPages is how many answers a list of referrers may be spread over.
+const maxReferrerPages = 50
 
 var _ image.Referring = (*Repository)(nil)
 
@@ -30,64 +28,79 @@ func (r *Repository) Tagged(ctx context.Context, tag string) (imagespec.Descript
 }
 
 // document reads what a tag points to.
-func (r *Repository) document(ctx context.Context, tag string) (image.Document, error) {
-	resp, err := r.get(ctx, http.MethodGet, "manifests/"+tag, accept, 0)
+func (r *Repository) document(ctx context.Context, tag string) (doc image.Document, err error) {
+	_, err = r.each(func(p *place) error {
+		doc, err = p.document(ctx, tag)
+		return err
+	}, r.resolves)
+	return doc, err
+}
+
+func (p *place) document(ctx context.Context, tag string) (image.Document, error) {
+	resp, err := p.get(ctx, http.MethodGet, "manifests/"+tag, accept, 0)
 	if err != nil {
 		return image.Document{}, err
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, image.MaxDocument+1))
+	b, err := whole(resp.Body, image.MaxDocument+1, p.guard.patience.header)
 	if err != nil {
-		return image.Document{}, explain(ctx, r.ref, err)
+		return image.Document{}, p.about.explain(ctx, err)
 	}
 	d := imagespec.Descriptor{MediaType: image.DetectMediaType(resp.Header.Get("Content-Type"), b), Digest: digest.FromBytes(b), Size: int64(len(b))}
-	return image.Document{Descriptor: d, Bytes: b}, image.Verify(r.Where(), d, b)
+	return image.Document{Descriptor: d, Bytes: b}, image.Verify(p.at.Name(), d, b)
 }
 
 // Referrers implements image.Referring: it asks the API of distribution specification 1.1, and reads the fallback tag of a registry that
 // has none.
-func (r *Repository) Referrers(ctx context.Context, d digest.Digest) ([]imagespec.Descriptor, error) {
-	at := r.base
-	at.Path += "/referrers/" + d.String()
+func (r *Repository) Referrers(ctx context.Context, d digest.Digest) (all []imagespec.Descriptor, err error) {
+	_, err = r.each(func(p *place) error {
+		all, err = p.referrers(ctx, d)
+		return err
+	}, r.resolves)
+	return all, err
+}
+
+func (p *place) referrers(ctx context.Context, d digest.Digest) ([]imagespec.Descriptor, error) {
 	var all []imagespec.Descriptor
-	for page, next := 0, &at; next != nil; page++ {
-		if page == maxPages {
-			return nil, api.Errorf(api.Exhausted, "%s: the list of what refers to %s has more than %d pages", r.Where(), d, maxPages)
+	next := "referrers/" + d.String()
+	for page := 0; next != ""; page++ {
+		if page == maxReferrerPages {
+			return nil, api.Errorf(api.Exhausted, "%s: the list of what refers to %s has more than %d pages", p.at.Name(), d, maxReferrerPages)
 		}
-		resp, err := r.send(ctx, http.MethodGet, next, http.Header{"Accept": {imagespec.MediaTypeImageIndex}}, nil, 0, http.StatusOK)
+		resp, err := p.try(ctx, request{method: http.MethodGet, path: next, header: http.Header{"Accept": {imagespec.MediaTypeImageIndex}}})
 		if err != nil {
-			var answer *transport.Error
-			if page == 0 && errors.As(err, &answer) && answer.StatusCode >= 400 && answer.StatusCode < 500 && answer.StatusCode != http.StatusUnauthorized &&
-				answer.StatusCode != http.StatusForbidden && answer.StatusCode != http.StatusTooManyRequests {
-				return r.fallback(ctx, d)
+			var answer *statusError
+			if page == 0 && errors.As(err, &answer) && answer.code >= 400 && answer.code < 500 && answer.code != http.StatusUnauthorized &&
+				answer.code != http.StatusForbidden && answer.code != http.StatusTooManyRequests {
+				return p.fallback(ctx, d)
 			}
-			return nil, explain(ctx, r.ref, err)
+			return nil, p.about.explain(ctx, err)
 		}
-		b, err := io.ReadAll(io.LimitReader(resp.Body, image.MaxDocument+1))
+		b, err := whole(resp.Body, image.MaxDocument+1, p.guard.patience.header)
 		resp.Body.Close()
 		if err != nil {
-			return nil, explain(ctx, r.ref, err)
+			return nil, p.about.explain(ctx, err)
 		}
 		if t, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";"); page == 0 && t != imagespec.MediaTypeImageIndex {
-			return r.fallback(ctx, d) // a page for people, from a server that knows no such address
+			return p.fallback(ctx, d) // a page for people, from a server that knows no such address
 		}
-		found, err := r.entries(d, b)
+		found, err := p.entries(d, b)
 		if err != nil {
 			return nil, err
 		}
 		if all = append(all, found...); len(all) > image.MaxIndexEntries {
-			return nil, api.Errorf(api.Exhausted, "%s: more than %d manifests refer to %s", r.Where(), image.MaxIndexEntries, d)
+			return nil, api.Errorf(api.Exhausted, "%s: more than %d manifests refer to %s", p.at.Name(), image.MaxIndexEntries, d)
 		}
-		if next, err = following(next, resp.Header.Get("Link")); err != nil {
-			return nil, api.Errorf(api.Corrupt, "%s: list of what refers to %s: %w", r.Where(), d, err)
+		if next, err = following(resp.Request.URL, resp.Header.Get("Link")); err != nil {
+			return nil, api.Errorf(api.Corrupt, "%s: list of what refers to %s: %w", p.at.Name(), d, err)
 		}
 	}
 	return all, nil
 }
 
 // fallback reads the index that clients keep under a tag where the registry has no API.
-func (r *Repository) fallback(ctx context.Context, d digest.Digest) ([]imagespec.Descriptor, error) {
-	doc, err := r.document(ctx, image.ReferrersTag(d))
+func (p *place) fallback(ctx context.Context, d digest.Digest) ([]imagespec.Descriptor, error) {
+	doc, err := p.document(ctx, image.ReferrersTag(d))
 	if errors.Is(err, api.NotFound) {
 		return nil, nil
 	}
@@ -97,31 +110,31 @@ func (r *Repository) fallback(ctx context.Context, d digest.Digest) ([]imagespec
 	if !image.IsIndex(doc.Descriptor.MediaType) {
 		return nil, nil // somebody's image of that name
 	}
-	return r.entries(d, doc.Bytes)
+	return p.entries(d, doc.Bytes)
 }
 
-func (r *Repository) entries(d digest.Digest, b []byte) ([]imagespec.Descriptor, error) {
+func (p *place) entries(d digest.Digest, b []byte) ([]imagespec.Descriptor, error) {
 	if len(b) > image.MaxDocument {
-		return nil, api.Errorf(api.Exhausted, "%s: list of what refers to %s: longer than %d bytes", r.Where(), d, image.MaxDocument)
+		return nil, api.Errorf(api.Exhausted, "%s: list of what refers to %s: longer than %d bytes", p.at.Name(), d, image.MaxDocument)
 	}
 	found, err := image.ParseIndex(b)
 	if err != nil {
-		return nil, api.Errorf(api.KindOf(err), "%s: list of what refers to %s: %w", r.Where(), d, err)
+		return nil, api.Errorf(api.KindOf(err), "%s: list of what refers to %s: %w", p.at.Name(), d, err)
 	}
 	return found, nil
 }
 
 // following reads the header of RFC 8288 that leads to the next page, which is on the same host.
-func following(last *url.URL, link string) (*url.URL, error) {
+func following(last *url.URL, link string) (string, error) {
 	if link == "" || !strings.Contains(link, `rel="next"`) && !strings.Contains(link, "rel=next") {
-		return nil, nil
+		return "", nil
 	}
 	s, _, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(link), "<"), ">")
 	next, err := last.Parse(s)
 	if !ok || err != nil || next.Host != last.Host || next.Scheme != last.Scheme {
-		return nil, errors.New("the address of its next page is none of this registry")
+		return "", errors.New("the address of its next page is none of this registry")
 	}
-	return next, nil
+	return next.String(), nil
 }
 
 // AddReferrer lists n under the fallback tag of its subject: what a registry without the referrers API asks of its clients. Two that do so
@@ -130,7 +143,7 @@ func (r *Repository) AddReferrer(ctx context.Context, n *image.Node) error {
 	entry := n.Descriptor
 	entry.ArtifactType, entry.Annotations = n.ArtifactType, n.Annotations
 	tag := image.ReferrersTag(n.Subject.Digest)
-	all, err := r.fallback(ctx, n.Subject.Digest)
+	all, err := r.registry().fallback(ctx, n.Subject.Digest)
 	if err != nil {
 		return err
 	}
@@ -140,7 +153,7 @@ func (r *Repository) AddReferrer(ctx context.Context, n *image.Node) error {
 		}
 	}
 	if len(all) == image.MaxIndexEntries {
-		return api.Errorf(api.Exhausted, "%s: %d manifests refer to %s already: there is room for no more", r.Where(), len(all), n.Subject.Digest)
+		return api.Errorf(api.Exhausted, "%s: %d manifests refer to %s already: there is room for no more", r.registry().at.Name(), len(all), n.Subject.Digest)
 	}
 	b, err := json.Marshal(imagespec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: imagespec.MediaTypeImageIndex, Manifests: append(all, entry)})
 	if err != nil {
