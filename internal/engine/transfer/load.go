@@ -29,7 +29,7 @@ func (t *Transfer) Load(ctx context.Context, r api.TransferRequest) (api.Transfe
 	}
 	show := newDisplay(t.Stderr, r.Quiet, false)
 	var reply api.TransferReply
-	for _, e := range src.Entries() {
+	for _, e := range images(ctx, src) {
 		var rec api.Image
 		if rec, err = t.loadOne(ctx, src, e, platform, show); err != nil {
 			break
@@ -48,6 +48,21 @@ func (t *Transfer) Load(ctx context.Context, r api.TransferRequest) (api.Transfe
 		return api.TransferReply{}, err
 	}
 	return reply, nil
+}
+
+// images leaves out what says something about an image (a signature, an SBOM), unless there is nothing else: then that is told.
+func images(ctx context.Context, src image.Lister) []image.Entry {
+	var all []image.Entry
+	for _, e := range src.Entries() {
+		n, err := image.ReadNode(ctx, src, e.Target)
+		if err != nil || n.Index || n.Image() && n.Subject == nil && !image.AboutOther(e.Tag) {
+			all = append(all, e)
+		}
+	}
+	if len(all) == 0 {
+		return src.Entries()
+	}
+	return all
 }
 
 func (t *Transfer) loadOne(ctx context.Context, src image.Lister, e image.Entry, p image.Platform, show *display) (api.Image, error) {
