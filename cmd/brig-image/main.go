@@ -1,4 +1,4 @@
-// Command brig-image moves images for brig: pull, load and save. It is a program of its own because a registry client costs
+// Command brig-image moves images for brig: pull, push, load, save and copy, and both ends of a push over ssh. It is a program of its own because a registry client costs
 // milliseconds at start, which a run of an image that is there shall not pay.
 //
 //	brig-image [--root DIR] [--state DIR] [--reply-fd N] REQUEST
@@ -51,9 +51,6 @@ func run(ctx context.Context, args []string) int {
 		if errors.Is(err, api.InvalidArgument) {
 			code = 125
 		}
-		if errors.Is(err, context.Canceled) {
-			err = errors.New("the transfer was interrupted; nothing of it was kept")
-		}
 		reply = api.TransferReply{Error: err.Error(), Kind: api.KindOf(err)}
 		if out == nil { // else whoever reads the reply tells the user
 			fmt.Fprintln(os.Stderr, "brig:", err)
@@ -76,5 +73,20 @@ func do(ctx context.Context, root string, args []string) (api.TransferReply, err
 	if err := json.Unmarshal([]byte(args[0]), &request); err != nil {
 		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "brig-image: request: %w", err)
 	}
-	return transfer.New(root).Do(ctx, request)
+	reply, err := transfer.New(root).Do(ctx, request)
+	if errors.Is(err, context.Canceled) {
+		err = interrupted(request.Op)
+	}
+	return reply, err
+}
+
+// interrupted says what became of a transfer that a signal ended.
+func interrupted(op string) error {
+	switch op {
+	case "push", "copy":
+		return fmt.Errorf("the %s was interrupted: there is no new image; layers that had arrived need not be sent again", op)
+	case "receive":
+		return errors.New("the transfer was interrupted: what has arrived is kept for another try")
+	}
+	return errors.New("the transfer was interrupted; nothing of it was kept")
 }

@@ -12,8 +12,8 @@ import (
 	"brig/api"
 )
 
-// Transfer has brig-image pull, load or save, or speak with a registry. Registry, TLS and compression code live in that program, so that a run of an image that is
-// there does not pay for them.
+// Transfer has brig-image move images, or speak with a registry. Registry, TLS and compression code live in that program, so that a run of
+// an image that is there does not pay for them.
 func (e *Engine) Transfer(ctx context.Context, r api.TransferRequest, s api.Streams) (api.TransferReply, error) {
 	var rep api.TransferReply
 	data, err := json.Marshal(r)
@@ -26,7 +26,10 @@ func (e *Engine) Transfer(ctx context.Context, r api.TransferRequest, s api.Stre
 	}
 	defer pr.Close()
 	cmd := exec.CommandContext(ctx, sibling("brig-image"), "--root", e.root, "--state", e.state, "--reply-fd", "3", string(data))
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.Stdin, s.Stdout, s.Stderr
+	cmd.Stdin, cmd.Stderr = s.Stdin, s.Stderr
+	if r.Op == "save" || r.Op == "receive" { // what others say there the reply says too, and the caller prints
+		cmd.Stdout = s.Stdout
+	}
 	cmd.ExtraFiles = []*os.File{pw}
 	// A worker that is told to stop takes back what it began.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }

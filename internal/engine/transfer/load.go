@@ -37,11 +37,15 @@ func (t *Transfer) Load(ctx context.Context, r api.TransferRequest) (api.Transfe
 		reply.Images, reply.Fresh = append(reply.Images, rec), true
 	}
 	show.finish()
-	for _, rec := range reply.Images { // also those that came before one that failed: they stay
+	out := t.Stdout
+	if err != nil {
+		out = t.Stderr // those that came before one that failed stay
+	}
+	for _, rec := range reply.Images {
 		if rec.Name == "" {
-			fmt.Fprintf(t.Stdout, "Loaded image ID: %s\n", rec.ID)
+			fmt.Fprintf(out, "Loaded image ID: %s\n", rec.ID)
 		} else {
-			fmt.Fprintf(t.Stdout, "Loaded image: %s\n", familiar(rec.Name))
+			fmt.Fprintf(out, "Loaded image: %s\n", familiar(rec.Name))
 		}
 	}
 	if err != nil {

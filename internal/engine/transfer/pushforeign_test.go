@@ -1,8 +1,10 @@
 package transfer
 
 import (
+	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -14,10 +16,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"brig/api"
+	"brig/internal/image"
 )
 
 // proxy stands before a registry and sees what goes by; hook may answer in its place.
@@ -197,5 +201,78 @@ func TestSaveLoadPeers(t *testing.T) {
 				t.Errorf("%s of %s: %v", img.Name, format, err)
 			}
 		}
+	}
+}
+
+// TestSendPeers sends an image through a real sshd on loopback.
+func TestSendPeers(t *testing.T) {
+	need(t, "ssh", "ssh-keygen")
+	const sshd = "/usr/sbin/sshd"
+	if _, err := os.Stat(sshd); err != nil || os.Geteuid() != 0 {
+		t.Skip("needs root and sshd: apt-get install openssh-server")
+	}
+	if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w, debian, _ := pulled(t)
+	f, dir := w.fresh(), t.TempDir()
+	for _, key := range []string{"host", "user"} {
+		run(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, key))
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	l.Close()
+	write := func(name, text string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	server := exec.Command(sshd, "-D", "-e", "-f", write("sshd_config", fmt.Sprintf("ListenAddress 127.0.0.1:%s\nHostKey %s/host\nAuthorizedKeysFile %s/user.pub\n"+
+		"StrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\nSetEnv BRIG_TEST_RECEIVE=%s\n", port, dir, dir, f.root), 0o600))
+	var words bytes.Buffer
+	server.Stderr = &words
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Process.Kill(); server.Wait() })
+	for range 100 {
+		if c, err := net.Dial("tcp", "127.0.0.1:"+port); err == nil {
+			c.Close()
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	host, _ := os.ReadFile(filepath.Join(dir, "host.pub"))
+	config := write("ssh_config", fmt.Sprintf("IdentityFile %s/user\nIdentitiesOnly yes\nUserKnownHostsFile %s\nGlobalKnownHostsFile none\nStrictHostKeyChecking yes\nBatchMode yes\n", dir,
+		write("known_hosts", "[127.0.0.1]:"+port+" "+string(host), 0o600)), 0o600)
+	program, _ := exec.LookPath("ssh")
+	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write("bin/ssh", "#!/bin/sh\nexec "+program+" -F "+config+" \"$@\"\n", 0o755)
+	t.Setenv("PATH", filepath.Join(dir, "bin")+":"+os.Getenv("PATH"))
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := "ssh://root@127.0.0.1:" + port
+	if _, _, _, err := w.do(api.TransferRequest{Op: "push", Refs: []string{debian.Name}, To: to + self}); err != nil {
+		t.Fatalf("%v\n%s", err, &words)
+	}
+	if rec, ok := f.tr.present(debian.Name, image.Platform{}); !ok || rec.Target.Digest != debian.Target.Digest {
+		t.Errorf("%+v", rec)
+	}
+	if _, _, _, err := w.do(api.TransferRequest{Op: "push", Refs: []string{debian.Name}, To: to + "/no/brig"}); err == nil || !strings.Contains(err.Error(), "no brig in the PATH there") {
+		t.Error(err)
+	}
+	server.Process.Kill()
+	server.Wait()
+	if _, _, _, err := w.do(api.TransferRequest{Op: "push", Refs: []string{debian.Name}, To: to}); err == nil || !strings.Contains(err.Error(), "ssh could not connect (ssh: connect to host") {
+		t.Error(err)
 	}
 }

@@ -28,6 +28,9 @@ import (
 func TestMain(m *testing.M) {
 	if n, err := strconv.ParseInt(os.Getenv("BRIG_TEST_CUT"), 10, 64); err == nil { // lets so many bytes pass
 		io.CopyN(os.Stdout, os.Stdin, n)
+		if os.Getenv("BRIG_TEST_HANG") != "" {
+			time.Sleep(time.Hour)
+		}
 		os.Exit(0)
 	}
 	if root := os.Getenv("BRIG_TEST_RECEIVE"); root != "" {
@@ -155,6 +158,51 @@ func TestSendBreaks(t *testing.T) {
 	}
 	if names, _ := os.ReadDir(filepath.Join(f.root, "receive")); len(names) > 0 {
 		t.Errorf("left: %v", names)
+	}
+}
+
+// TestSendKilled: the receiver is killed in the middle. The next one goes on with what it had, and sweeps up.
+func TestSendKilled(t *testing.T) {
+	w := newWorld(t)
+	w.reg.PutImage(w.reg.OCI(nil, layers(1, 4<<20)...), "1")
+	reply, err := w.pull("x:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	img := reply.Images[0]
+	f, _ := w.far("")
+	self, _ := os.Executable()
+	killed := filepath.Join(t.TempDir(), "ssh")
+	os.WriteFile(killed, []byte("#!/bin/bash\nBRIG_TEST_RECEIVE="+f.root+" "+self+" < <(BRIG_TEST_HANG=1 BRIG_TEST_CUT=3000000 exec "+self+") &\np=$!\n"+
+		"until [ $(stat -c %s "+f.root+"/receive/* 2>/dev/null || echo 0) -gt 2000000 ]; do sleep 0.02; done\nkill -9 $p\npkill -9 -P $$\nexit 1\n"), 0o755)
+	path := os.Getenv("PATH")
+	t.Setenv("PATH", filepath.Dir(killed)+":"+path)
+	if _, _, err := w.send(img.Name); !errors.Is(err, api.Unavailable) {
+		t.Fatal(err)
+	}
+	part := filepath.Join(f.root, "receive", "sha256-"+img.Layers[0].Blob.Digest.Encoded())
+	if info, err := os.Stat(part); err != nil || info.Size() < 2_000_000 {
+		t.Fatal(info, err)
+	}
+	t.Setenv("PATH", path)
+	if _, _, err := w.send(img.Name); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := f.tr.present(img.Name, image.Platform{}); !ok {
+		t.Error("not there")
+	}
+	if names, _ := os.ReadDir(filepath.Join(f.root, "receive")); len(names) > 0 {
+		t.Errorf("left: %v", names)
+	}
+	// What nobody came back for goes after a week; what is young or in use stays.
+	for name, age := range map[string]time.Duration{"sha256-old": 8 * 24 * time.Hour, "sha256-young": time.Hour} {
+		path := filepath.Join(f.root, "receive", name)
+		os.WriteFile(path, nil, 0o600)
+		os.Chtimes(path, time.Time{}, time.Now().Add(-age))
+	}
+	f.tr.sweepParts(time.Now())
+	if names, _ := os.ReadDir(filepath.Join(f.root, "receive")); len(names) != 1 || names[0].Name() != "sha256-young" {
+		t.Errorf("after the sweep: %v", names)
 	}
 }
 
