@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -28,10 +29,11 @@ import (
 func TestMain(m *testing.M) {
 	if n, err := strconv.ParseInt(os.Getenv("BRIG_TEST_CUT"), 10, 64); err == nil { // lets so many bytes pass
 		io.CopyN(os.Stdout, os.Stdin, n)
-		if os.Getenv("BRIG_TEST_HANG") != "" {
-			time.Sleep(time.Hour)
-		}
 		os.Exit(0)
+	}
+	if root := os.Getenv("BRIG_TEST_KILL"); root != "" {
+		killReceiver(root)
+		os.Exit(1)
 	}
 	if root := os.Getenv("BRIG_TEST_RECEIVE"); root != "" {
 		if _, err := New(root).Do(context.Background(), api.TransferRequest{Op: "receive"}); err != nil {
@@ -41,6 +43,36 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
+}
+
+// killReceiver is a receiver that is killed when it has 2 MB of a layer.
+func killReceiver(root string) {
+	self, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), "BRIG_TEST_KILL=", "BRIG_TEST_RECEIVE="+root)
+	cmd.Stdout = os.Stdout
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		panic(err)
+	}
+	go io.CopyN(in, os.Stdin, 3_000_000)
+	for range 2000 {
+		parts, _ := filepath.Glob(filepath.Join(root, "receive/*"))
+		if len(parts) == 1 {
+			if info, err := os.Stat(parts[0]); err == nil && info.Size() > 2_000_000 {
+				break
+			}
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
 }
 
 // far is a machine that the fake ssh reaches: another root. Its way is a shell script that gets the command as ssh would hand it over; pipe
@@ -171,20 +203,15 @@ func TestSendKilled(t *testing.T) {
 	}
 	img := reply.Images[0]
 	f, _ := w.far("")
-	self, _ := os.Executable()
-	killed := filepath.Join(t.TempDir(), "ssh")
-	os.WriteFile(killed, []byte("#!/bin/bash\nBRIG_TEST_RECEIVE="+f.root+" "+self+" < <(BRIG_TEST_HANG=1 BRIG_TEST_CUT=3000000 exec "+self+") &\np=$!\n"+
-		"until [ $(stat -c %s "+f.root+"/receive/* 2>/dev/null || echo 0) -gt 2000000 ]; do sleep 0.02; done\nkill -9 $p\npkill -9 -P $$\nexit 1\n"), 0o755)
-	path := os.Getenv("PATH")
-	t.Setenv("PATH", filepath.Dir(killed)+":"+path)
+	t.Setenv("BRIG_TEST_KILL", f.root)
 	if _, _, err := w.send(img.Name); !errors.Is(err, api.Unavailable) {
 		t.Fatal(err)
 	}
+	os.Unsetenv("BRIG_TEST_KILL")
 	part := filepath.Join(f.root, "receive", "sha256-"+img.Layers[0].Blob.Digest.Encoded())
 	if info, err := os.Stat(part); err != nil || info.Size() < 2_000_000 {
 		t.Fatal(info, err)
 	}
-	t.Setenv("PATH", path)
 	if _, _, err := w.send(img.Name); err != nil {
 		t.Fatal(err)
 	}
