@@ -22,10 +22,10 @@ endif
 
 # Debian packages: what the build packs into the base image, and what the tests stand beside.
 BUILD_PACKAGES := busybox-static
-TEST_PACKAGES  := nftables iproute2 runc skopeo umoci mmdebstrap docker-registry uidmap
+TEST_PACKAGES  := nftables iproute2 runc skopeo umoci mmdebstrap docker-registry openssh-client uidmap
 BENCH_PACKAGES := crun podman containerd docker.io bubblewrap iptables
 FOREIGN_PACKAGES := conmon gcc libc6-dev
-FAR_PACKAGES   := curl redis-tools
+FAR_PACKAGES   := curl redis-tools openssh-server
 GUEST_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
 
 # What looks different to another kernel, with cgroup v2 alone: make test-guest runs it there.

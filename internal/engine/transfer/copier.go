@@ -215,9 +215,7 @@ func openAt(ctx context.Context, src image.Source, d imagespec.Descriptor, offse
 		}
 		return &verified{ReadCloser: r, where: src.Where(), d: d, v: d.Digest.Verifier()}, nil
 	}
-	if far, ok := src.(interface {
-		OpenAt(ctx context.Context, d imagespec.Descriptor, offset int64) (io.ReadCloser, error)
-	}); ok {
+	if far, ok := src.(image.Resumer); ok {
 		return far.OpenAt(ctx, d, offset)
 	}
 	r, err := src.Open(ctx, d)

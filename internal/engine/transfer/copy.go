@@ -15,6 +15,7 @@ import (
 	"brig/internal/image/layout"
 	"brig/internal/image/ref"
 	"brig/internal/image/remote"
+	"brig/internal/store/garbage"
 )
 
 // The transports of a copy: skopeo's names, and brig for the store.
@@ -287,7 +288,7 @@ func (t *Transfer) copyIn(ctx context.Context, src image.Source, target imagespe
 	if img.Warning != "" {
 		show.warn("image %s: %s", name.Familiar(), img.Warning)
 	}
-	rec, err := t.ingest(ctx, img, name.String(), show)
+	rec, err := t.ingest(ctx, img, name.String(), show, garbage.Set{})
 	show.finish()
 	if err != nil {
 		return api.TransferReply{}, err

@@ -19,6 +19,7 @@ import (
 	"brig/internal/image"
 	"brig/internal/image/ref"
 	"brig/internal/store/content"
+	"brig/internal/store/garbage"
 )
 
 const (
@@ -75,7 +76,7 @@ func (t *Transfer) receive(ctx context.Context, c *wire) (api.TransferReply, err
 		var rec api.Image
 		img, err := image.Resolve(ctx, in, o.Target, platform)
 		if err == nil {
-			rec, err = t.ingest(ctx, img, o.Name, show)
+			rec, err = t.ingest(ctx, img, o.Name, show, garbage.Set{})
 		}
 		switch {
 		case err == nil:

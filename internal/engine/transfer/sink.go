@@ -64,7 +64,7 @@ func (s *layoutSink) blob(ctx context.Context, d imagespec.Descriptor, open remo
 		return remote.Outcome{}, err
 	}
 	defer r.Close()
-	if err := s.out.put(ctx, blobPath(d.Digest), d.Size, &counted{r, count}); err != nil {
+	if err := s.out.put(ctx, blobPath(d.Digest), d.Size, counted{r, count}); err != nil {
 		return remote.Outcome{}, err
 	}
 	s.there[d.Digest] = true
@@ -200,18 +200,6 @@ func (s *layoutSink) items() []dockerItem {
 		items = append(items, it)
 	}
 	return items
-}
-
-// counted tells how much of a stream has been read.
-type counted struct {
-	r io.Reader
-	n func(int)
-}
-
-func (c *counted) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n(n)
-	return n, err
 }
 
 // tarFiles is an archive. It is written beside its place and moves there when it is whole; what is no regular file, a pipe for example,
