@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 
@@ -56,7 +57,10 @@ func (t *Transfer) Push(ctx context.Context, r api.TransferRequest) (api.Transfe
 	}
 	show.finish()
 	if err != nil {
-		return api.TransferReply{}, wrap(name, err)
+		if !strings.Contains(err.Error(), name.FamiliarName()) { // a registry's answer names it
+			err = wrap(name, err)
+		}
+		return api.TransferReply{}, err
 	}
 	return reply, nil
 }
