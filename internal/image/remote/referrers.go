@@ -29,7 +29,7 @@ func (r *Repository) Tagged(ctx context.Context, tag string) (imagespec.Descript
 
 // document reads what a tag points to.
 func (r *Repository) document(ctx context.Context, tag string) (doc image.Document, err error) {
-	_, err = r.each(func(p *place) error {
+	_, err = r.each(ctx, func(p *place) error {
 		doc, err = p.document(ctx, tag)
 		return err
 	}, r.resolves)
@@ -53,7 +53,7 @@ func (p *place) document(ctx context.Context, tag string) (image.Document, error
 // Referrers implements image.Referring: it asks the API of distribution specification 1.1, and reads the fallback tag of a registry that
 // has none.
 func (r *Repository) Referrers(ctx context.Context, d digest.Digest) (all []imagespec.Descriptor, err error) {
-	_, err = r.each(func(p *place) error {
+	_, err = r.each(ctx, func(p *place) error {
 		all, err = p.referrers(ctx, d)
 		return err
 	}, r.resolves)
