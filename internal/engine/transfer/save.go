@@ -58,7 +58,7 @@ func (t *Transfer) Save(ctx context.Context, r api.TransferRequest) (api.Transfe
 	case format == formatOCIDir:
 		err = b.toDir(ctx, r.File)
 	case r.File != "":
-		err = b.toFile(ctx, r.File)
+		err = intoFile(ctx, "save", r.File, b.toTar)
 	default:
 		if f, ok := t.Stdout.(*os.File); ok && isTerminal(f) {
 			return api.TransferReply{}, api.Errorf(api.InvalidArgument, "save: refusing to write an archive to a terminal: name a file with -o, or redirect standard output")
@@ -226,20 +226,24 @@ func (b *bundle) toTar(ctx context.Context, out io.Writer) error {
 	return buffered.Flush()
 }
 
-// toFile writes the archive beside its place and moves it there when it is whole. What is no regular file is written to directly.
-func (b *bundle) toFile(ctx context.Context, name string) error {
+// intoFile has an archive written beside its place and moves it there when it is whole. What is no regular file is written to directly.
+func intoFile(ctx context.Context, verb, name string, write func(context.Context, io.Writer) error) error {
 	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
 		if info.IsDir() {
-			return api.Errorf(api.InvalidArgument, "save: %s is a folder; an archive is a file (a folder is written with --format %s)", name, formatOCIDir)
+			hint := ""
+			if verb == "save" {
+				hint = " (a folder is written with --format " + formatOCIDir + ")"
+			}
+			return api.Errorf(api.InvalidArgument, "%s: %s is a folder; an archive is a file%s", verb, name, hint)
 		}
 		f, err := os.OpenFile(name, os.O_WRONLY, 0)
 		if err != nil {
 			return err
 		}
 		if isTerminal(f) {
-			err = api.Errorf(api.InvalidArgument, "save: refusing to write an archive to a terminal")
+			err = api.Errorf(api.InvalidArgument, "%s: refusing to write an archive to a terminal", verb)
 		} else {
-			err = b.toTar(ctx, f)
+			err = write(ctx, f)
 		}
 		return errors.Join(err, f.Close())
 	}
@@ -248,7 +252,7 @@ func (b *bundle) toFile(ctx context.Context, name string) error {
 		return err
 	}
 	defer os.Remove(f.Name()) // after the rename there is nothing by that name
-	err = b.toTar(ctx, f)
+	err = write(ctx, f)
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}

@@ -1,4 +1,4 @@
-// Package transfer brings images in and out: pull, load and save. Only brig-image links it.
+// Package transfer brings images in and out: pull, load, save, import, export and commit. Only brig-image links it.
 //
 // An image comes in by one way, whatever its source (see ingest.go): layers that are missing are fetched side by side; each is verified,
 // stored and unpacked while it arrives; the documents follow; at last, under a short lock, the image gets its name. Until then nothing
@@ -53,7 +53,13 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 		return t.Load(ctx, r)
 	case "save":
 		return t.Save(ctx, r)
+	case "import":
+		return t.Import(ctx, r)
+	case "export":
+		return t.Export(ctx, r)
+	case "commit":
+		return t.Commit(ctx, r)
 	default:
-		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, load or save", r.Op)
+		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, load, save, import, export or commit", r.Op)
 	}
 }
