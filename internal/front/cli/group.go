@@ -17,7 +17,7 @@ type member struct {
 }
 
 func (a *app) image() *cobra.Command {
-	return a.group("image", "Manage images", []member{
+	return a.group("image", "Manage images", "  brig image ls\n  brig image rm debian:11", []member{
 		{name: "history", top: "history"}, {name: "import", top: "import"}, {name: "inspect", construct: inspectOf("image")}, {name: "load", top: "load"},
 		{name: "ls", top: "images", aliases: []string{"list"}}, {name: "pull", top: "pull"}, {name: "push", top: "push"},
 		{name: "rm", top: "rmi", aliases: []string{"rmi", "remove"}}, {name: "save", top: "save"}, {name: "tag", top: "tag"}, {name: "untag", top: "untag"},
@@ -25,7 +25,7 @@ func (a *app) image() *cobra.Command {
 }
 
 func (a *app) container() *cobra.Command {
-	return a.group("container", "Manage containers", []member{
+	return a.group("container", "Manage containers", "  brig container ls -a\n  brig container rm web", []member{
 		{name: "attach", top: "attach"}, {name: "commit", top: "commit"}, {name: "cp", top: "cp"}, {name: "create", top: "create"}, {name: "diff", top: "diff"},
 		{name: "exec", top: "exec"}, {name: "export", top: "export"}, {name: "inspect", construct: inspectOf("container")}, {name: "kill", top: "kill"},
 		{name: "logs", top: "logs"}, {name: "ls", top: "ps", aliases: []string{"ps", "list"}}, {name: "pause", top: "pause"}, {name: "port", top: "port"},
@@ -36,10 +36,11 @@ func (a *app) container() *cobra.Command {
 }
 
 // group makes a command of commands. Of these only the one that was asked for is constructed, as at the top.
-func (a *app) group(name, short string, members []member) *cobra.Command {
+func (a *app) group(name, short, example string, members []member) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   name + " COMMAND",
-		Short: short,
+		Use:     name + " COMMAND",
+		Short:   short,
+		Example: example,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return nil
