@@ -22,6 +22,7 @@ import (
 // Limits on the words of an instruction, so that no config grows past what a manifest may be.
 const (
 	maxText  = 64 << 10 // bytes of all instructions
+	maxGrown = 1 << 20  // bytes of all words, expanded
 	maxPorts = 65536    // of one EXPOSE, ranges counted out
 )
 
@@ -29,6 +30,7 @@ const (
 type Config struct {
 	imagespec.ImageConfig
 	api.ImageExtra
+	grown *int // bytes of words so far, while instructions are carried out
 }
 
 // Apply carries out the instructions in their order. Each text may hold several lines. The config is as it was where it fails.
@@ -38,12 +40,14 @@ func Apply(c *Config, texts []string) error {
 		return api.Errorf(api.InvalidArgument, "--change: more than %d bytes of instructions", maxText)
 	}
 	next := c.clone()
+	next.grown = new(int)
 	for _, line := range lines(all) {
 		name, rest, _ := cutWord(line)
 		if err := next.instruction(strings.ToUpper(name), strings.TrimSpace(rest)); err != nil {
 			return api.Errorf(api.InvalidArgument, "--change %q: %w", line, err)
 		}
 	}
+	next.grown = nil
 	*c = next
 	return nil
 }

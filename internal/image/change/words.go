@@ -89,6 +89,9 @@ func (c *Config) expand(s string) (string, error) {
 	if quote != 0 {
 		return "", fmt.Errorf("a quote %c is not closed", quote)
 	}
+	if *c.grown += out.Len(); *c.grown > maxGrown {
+		return "", fmt.Errorf("all words together are longer than %d bytes when expanded", maxGrown)
+	}
 	return out.String(), nil
 }
 
