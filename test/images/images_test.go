@@ -3,6 +3,7 @@ package images
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,7 +16,8 @@ import (
 )
 
 // probe says what a process sees of its root: names, modes, owners, sizes, times and contents.
-const probe = `cd /; for d in bin data etc odd tmp; do find $d -xdev -exec stat -c '%n %a %u %g %s %Y %F' {} +; find $d -xdev -type f -exec sha256sum {} +; done | grep -v -E '^etc(/hosts|/hostname|/resolv.conf|/mtab)?( |$)' | sed '/  etc.(hosts|hostname|resolv.conf)$/d' | sort | sha256sum; stat -c %a /`
+const probe = `cd /; for d in bin data etc odd tmp; do find $d -xdev -type d -exec stat -c '%n %a %u %g %Y' {} +; find $d -xdev ! -type d -exec stat -c '%n %a %u %g %s %Y %F' {} +
+find $d -xdev -type f -exec sha256sum {} +; done | grep -v -E '(^|  )etc(/hosts|/hostname|/resolv.conf|/mtab)?( |$)' | sort | sha256sum`
 
 // changes are what a container does to the root before it is committed: each way that a layer has to tell of.
 const changes = `set -e; cd /; echo new >/data/new; rm /data/file; rm -r /data/gone; rm -r /data/replaced; mkdir /data/replaced; echo x >/data/replaced/x
@@ -311,6 +313,69 @@ func TestHostile(t *testing.T) {
 			t.Errorf("%s has %s files", image, got)
 		}
 	}
+}
+
+// TestCommitKilled: whoever of a commit is killed, the container runs on, and there is the whole image or none.
+func TestCommitKilled(t *testing.T) {
+	_, archive := rootfs(t)
+	b := newBrig(t)
+	b.do(t, "import", archive, "base")
+	b.do(t, "run", "-d", "--name", "box", "base", "sh", "-c", "dd if=/dev/urandom of=/big bs=1M count=96 2>/dev/null; touch /ready; while :; do date +%s%N >/tick; sleep 0.02; done")
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		if out, _, _ := b.try("exec", "box", "cat", "/ready", "/tick"); out != "" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the container is not ready")
+		}
+	}
+	upper := filepath.Join(b[2], "snapshot", "active", b.do(t, "inspect", "-f", "{{.Id}}", "box"), "fs", "tick")
+	tick := func() string {
+		text, err := os.ReadFile(upper)
+		must(t, err)
+		return string(text)
+	}
+	for round, victim := range []string{"brig", "brig-image", "brig", "brig-image"} {
+		cmd := exec.Command(b[0], append(slices.Clone(b[1:]), "commit", "box", fmt.Sprintf("killed:%d", round))...)
+		must(t, cmd.Start())
+		time.Sleep(time.Duration(100+200*round) * time.Millisecond)
+		pid := cmd.Process.Pid
+		if victim == "brig-image" {
+			pid = childOf(pid)
+		}
+		if pid > 0 {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		_ = cmd.Wait()
+		for deadline, at := time.Now().Add(time.Minute), tick(); tick() == at; time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("round %d: %s was killed, and the container stands still", round, victim)
+			}
+		}
+		if _, _, err := b.try("image", "inspect", fmt.Sprintf("killed:%d", round)); err == nil {
+			if n := b.do(t, "run", "--rm", fmt.Sprintf("killed:%d", round), "sh", "-c", "wc -c </big"); n != fmt.Sprint(96<<20) {
+				t.Errorf("round %d: half an image: %s bytes", round, n)
+			}
+		}
+	}
+	b.do(t, "commit", "box", "whole:1")
+	b.do(t, "rm", "-f", "box")
+}
+
+// childOf is the first child of a process, 0 where it has none.
+func childOf(pid int) int {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	var child int
+	if _, err := fmt.Sscan(string(text), &child); err != nil {
+		tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+		for _, task := range tasks { // the thread that started it
+			text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, task.Name()))
+			if _, err := fmt.Sscan(string(text), &child); err == nil {
+				return child
+			}
+		}
+	}
+	return child
 }
 
 // count is how many lines of a file have a text.

@@ -121,6 +121,7 @@ func (t *Transfer) baseOf(c *api.Container) (api.Image, document, error) {
 // settings puts a container's own settings over its image's, as docker commit does, and returns its command.
 func settings(c *api.Container, conf *change.Config) []string {
 	s := &c.Spec
+	conf.OnBuild = nil // they are for who builds on the image, and were carried out, or not, when that was done
 	if s.Entrypoint != nil {
 		conf.Entrypoint, conf.Cmd = *s.Entrypoint, nil
 	}
