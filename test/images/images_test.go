@@ -291,16 +291,14 @@ func TestHostile(t *testing.T) {
 		}
 	}
 	file := filepath.Join(t.TempDir(), "box.tar")
-	for range 3 {
-		b.do(t, "export", "-o", file, "box")
-		if n := (client{"grep"}).count(secret, file); n != 0 {
-			t.Fatal("the secret is in the archive")
-		}
-		l := listFile(t, file)
-		deepest := "h" + strings.Repeat("/n", 300)
-		if len(l) < 100_000 || l[deepest] == "" || l["h/many/a\nb\x1b[2J\x01"] == "" {
-			t.Errorf("%d names, or some are missing", len(l))
-		}
+	b.do(t, "export", "-o", file, "box")
+	if n := (client{"grep"}).count(secret, file); n != 0 {
+		t.Fatal("the secret is in the archive")
+	}
+	l := listFile(t, file)
+	deepest := "h" + strings.Repeat("/n", 300)
+	if len(l) < 100_000 || l[deepest] == "" || l["h/many/a\nb\x1b[2J\x01"] == "" {
+		t.Errorf("%d names, or some are missing", len(l))
 	}
 	b.do(t, "commit", "box", "hostile:1")
 	b.do(t, "commit", "--pause=false", "box", "hostile:2")
