@@ -170,7 +170,7 @@ func mergeEnv(env, more []string) []string {
 
 // packChanges packs what a container has changed; nil where that is nothing.
 func (t *Transfer) packChanges(ctx context.Context, c *api.Container) (*packed, error) {
-	upper, _, err := t.folders(c)
+	upper, err := t.upper(c)
 	if err != nil || upper == "" {
 		return nil, err
 	}

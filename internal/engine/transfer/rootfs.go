@@ -2,7 +2,6 @@ package transfer
 
 import (
 	"errors"
-	"io/fs"
 	"os"
 	"runtime"
 	"slices"
@@ -11,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
-	"brig/internal/base/atomicfile"
+	"brig/internal/base/id"
 	"brig/internal/kernel/mount"
 )
 
@@ -21,63 +20,72 @@ const rootAttr = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATT
 // maxJoined is how long the options of mount(2) may be, in bytes.
 const maxJoined = 4000
 
-// folders are what a container's root is made of: its writable layer, "" where it was never started, and the layers below, top first.
-func (t *Transfer) folders(c *api.Container) (upper string, lower []string, err error) {
-	mounts, err := t.stores.Snapshot.Again(c.ID, c.Layers, atomicfile.Durable)
-	if err != nil {
-		return "", nil, err
+// upper is the folder of what a container has changed, "" where it was never started.
+func (t *Transfer) upper(c *api.Container) (string, error) {
+	dir, err := t.stores.Snapshot.Upper(c.ID)
+	if errors.Is(err, api.NotFound) {
+		return "", nil
 	}
-	if len(mounts) != 1 {
-		return "", nil, api.Errorf(api.Unsupported, "container %s: a root file system of %d mounts", c.Name, len(mounts))
+	return dir, err
+}
+
+// lowers are the folders of layers, top first, as long as nobody calls done. The store may mount some of them for that; what is mounted on top of them
+// keeps them.
+func (t *Transfer) lowers(diffIDs []string) (all []string, done func(), err error) {
+	if len(diffIDs) == 0 {
+		return nil, func() {}, nil
+	}
+	user := "view-" + id.New()
+	done = func() { _ = t.stores.Snapshot.Detach(user) } // a layer that stays mounted is unmounted with its next user
+	mounts, err := t.stores.Snapshot.View(user, diffIDs)
+	if err == nil && len(mounts) != 1 {
+		err = api.Errorf(api.Unsupported, "a view of %d mounts", len(mounts))
+	}
+	if err != nil {
+		done()
+		return nil, nil, err
 	}
 	if m := mounts[0]; m.Type == "bind" {
-		upper = m.Source
-	} else {
-		for _, o := range m.Options {
-			switch key, value, _ := strings.Cut(o, "="); key {
-			case "lowerdir":
-				lower = append(lower, strings.Split(value, ":")...)
-			case "lowerdir+":
-				lower = append(lower, value)
-			case "upperdir":
-				upper = value
-			}
+		return []string{m.Source}, done, nil
+	}
+	for _, o := range mounts[0].Options {
+		if dir, ok := strings.CutPrefix(o, "lowerdir+="); ok {
+			all = append(all, dir)
 		}
 	}
-	if _, err := os.Lstat(upper); errors.Is(err, fs.ErrNotExist) {
-		upper = ""
-	} else if err != nil {
-		return "", nil, err
-	}
-	return upper, lower, nil
+	return all, done, nil
 }
 
 // openRoot mounts a container's root file system, read-only and where nobody else sees it, and opens it. What the container goes on
 // changing is seen. Closing the file ends the mount.
 func (t *Transfer) openRoot(c *api.Container) (*os.File, error) {
-	upper, all, err := t.folders(c)
-	if err != nil {
-		return nil, err
-	}
-	if upper != "" {
-		all = append([]string{upper}, all...)
-	}
-	var fd int
-	switch len(all) {
-	case 0:
-		return nil, api.Errorf(api.NotFound, "container %s was never started and its image has no files: there is nothing to export", c.Name)
-	case 1: // overlayfs wants two
-		fd, err = cloneRoot(all[0])
-	default:
-		fd, err = overlay(all, t.stores.Root)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = api.Errorf(api.Corrupt, "a layer of its image is not in the store any more: %w", err)
-	}
+	fd, err := t.mountRoot(c)
 	if err != nil {
 		return nil, api.Errorf(api.KindOf(err), "container %s: its root file system: %w", c.Name, err)
 	}
 	return os.NewFile(uintptr(fd), "root of "+c.Name), nil
+}
+
+func (t *Transfer) mountRoot(c *api.Container) (int, error) {
+	upper, err := t.upper(c)
+	if err != nil {
+		return -1, err
+	}
+	all, done, err := t.lowers(c.Layers)
+	if err != nil {
+		return -1, err
+	}
+	defer done()
+	if upper != "" {
+		all = append([]string{upper}, all...)
+	}
+	switch len(all) {
+	case 0:
+		return -1, api.Errorf(api.NotFound, "it was never started, and its image has no files")
+	case 1: // overlayfs wants two
+		return cloneRoot(all[0])
+	}
+	return overlay(all, t.stores.Root)
 }
 
 // cloneRoot is a mount of one folder.

@@ -39,6 +39,12 @@ func New(root string) *Transfer {
 	return t
 }
 
+// In gives the folder of --state, where layers are mounted that are images. Only export needs it.
+func (t *Transfer) In(state string) *Transfer {
+	t.stores.Snapshot = t.stores.Snapshot.In(state)
+	return t
+}
+
 // Do carries out a request. On error the reply is empty.
 func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferReply, error) {
 	switch t.layers {

@@ -257,7 +257,7 @@ func (w *world) container(img api.Image, spec api.ContainerSpec) (api.Container,
 	if _, err := w.tr.stores.Snapshot.Prepare(c.ID, c.Layers, atomicfile.Durable); err != nil {
 		w.Fatal(err)
 	}
-	upper, _, err := w.tr.folders(&c)
+	upper, err := w.tr.upper(&c)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -336,10 +336,11 @@ func TestOverlayInPlace(t *testing.T) {
 	w := newWorld(t)
 	c, upper := w.container(w.imported(imagetest.Layer("a", "1"), imagetest.Layer("b", "2")), api.ContainerSpec{})
 	os.WriteFile(filepath.Join(upper, "c"), []byte("3"), 0o600)
-	_, lower, err := w.tr.folders(&c)
+	lower, done, err := w.tr.lowers(c.Layers)
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer done()
 	before, _ := os.ReadFile("/proc/self/mountinfo")
 	fd, err := overlayInPlace("index=off,lowerdir="+strings.Join(append([]string{upper}, lower...), ":"), w.root)
 	if err != nil {
