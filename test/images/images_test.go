@@ -1,6 +1,7 @@
 package images
 
 import (
+	"crypto/rand"
 	"fmt"
 	"os"
 	"os/exec"
@@ -38,6 +39,9 @@ func rootfs(t *testing.T) (dir, archive string) {
 	for _, f := range []string{"data/file", "data/gone/x", "data/replaced/old", "data/mode", "data/owner", "data/tofolder", "data/tofile/z", "data/moved/deep/f", "odd/caf\xc3\xa9/x", "odd/a b", "odd/" + strings.Repeat("long", 50)} {
 		must(t, os.WriteFile(at(f), []byte("content of "+f), 0o644))
 	}
+	noise := make([]byte, 4<<20) // a layer of some size is kept otherwise than a small one
+	_, _ = rand.Read(noise)
+	must(t, os.WriteFile(at("data/noise"), noise, 0o644))
 	must(t, os.Link(at("data/mode"), at("odd/mode.link")))
 	must(t, os.Symlink("../../../..", at("data/symlink")))
 	must(t, os.Symlink("/etc/passwd", at("data/absolute")))
