@@ -193,7 +193,7 @@ func commands() []entry {
 		{"load", (*app).load}, {"save", (*app).save}, {"rmi", (*app).rmi}, {"system", (*app).system}, {"tag", (*app).tag}, {"version", (*app).version},
 		{"info", (*app).info}, {"reap", (*app).reap},
 		{"history", (*app).history}, {"untag", (*app).untag}, {"import", (*app).importImage}, {"export", (*app).export}, {"commit", (*app).commit},
-		{"image", (*app).image}, {"container", (*app).container},
+		{"container", (*app).containerGroup}, {"image", (*app).imageGroup},
 	}
 }
 

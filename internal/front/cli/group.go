@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// member is a command of a group: a command of the top by another name, or one that exists in the group only.
+// member is a command of a group: a command of the top by another name, or one that exists in the group only, as prune does.
 type member struct {
 	name      string
 	top       string // the command of [commands] that it is; one that is not there is left out
@@ -16,7 +16,7 @@ type member struct {
 	aliases   []string
 }
 
-func (a *app) image() *cobra.Command {
+func (a *app) imageGroup() *cobra.Command {
 	return a.group("image", "Manage images", "  brig image ls\n  brig image rm debian:11", []member{
 		{name: "history", top: "history"}, {name: "import", top: "import"}, {name: "inspect", construct: inspectOf("image")}, {name: "load", top: "load"},
 		{name: "ls", top: "images", aliases: []string{"list"}}, {name: "pull", top: "pull"}, {name: "push", top: "push"},
@@ -24,7 +24,7 @@ func (a *app) image() *cobra.Command {
 	})
 }
 
-func (a *app) container() *cobra.Command {
+func (a *app) containerGroup() *cobra.Command {
 	return a.group("container", "Manage containers", "  brig container ls -a\n  brig container rm web", []member{
 		{name: "attach", top: "attach"}, {name: "commit", top: "commit"}, {name: "cp", top: "cp"}, {name: "create", top: "create"}, {name: "diff", top: "diff"},
 		{name: "exec", top: "exec"}, {name: "export", top: "export"}, {name: "inspect", construct: inspectOf("container")}, {name: "kill", top: "kill"},

@@ -37,11 +37,7 @@ func (p *packer) file(at int, path string) error {
 	}
 	c := &copier{p: p, fd: fd, path: path, size: st.Size, holes: st.Blocks*512 < st.Size}
 	if p.o.Sparse && c.holes && st.Size-st.Blocks*512 >= sparseFrom {
-		parts, err := c.parts()
-		if err != nil {
-			return err
-		}
-		if parts != nil {
+		if parts := c.parts(); parts != nil {
 			return p.putSparse(h, a.records, c, parts)
 		}
 	}
