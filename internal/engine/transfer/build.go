@@ -22,6 +22,7 @@ import (
 	"brig/internal/image/change"
 	"brig/internal/image/ref"
 	"brig/internal/store/content"
+	"brig/internal/store/garbage"
 )
 
 // gzipLevel packs at some four times the speed of level 6, for a layer some tenth longer.
@@ -172,7 +173,7 @@ func (b *built) publish(ctx context.Context, t *Transfer, doc document, layers [
 	}
 	show := newDisplay(t.Stderr, true, false)
 	defer show.finish()
-	return t.ingest(ctx, img, name, show)
+	return t.ingest(ctx, img, name, show, garbage.Set{})
 }
 
 // newName reads the name that a new image shall get; empty is none.
