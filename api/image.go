@@ -40,14 +40,14 @@ type TransferRequest struct {
 	Changes   []string `json:"changes,omitempty"`   // import, commit: Dockerfile instructions
 	Author    string   `json:"author,omitempty"`    // commit
 	Message   string   `json:"message,omitempty"`   // import, commit
-	Thaw      string   `json:"thaw,omitempty"`      // commit: the frozen control group that runs again when the files have been read
+	Freeze    string   `json:"freeze,omitempty"`    // commit: the control group that stands still while the files are read
 }
 
 // TransferReply is what a transfer did.
 type TransferReply struct {
 	Images []Image `json:"images,omitempty"`
 	Fresh  bool    `json:"fresh,omitempty"`  // pull: something new arrived
-	Thawed bool    `json:"thawed,omitempty"` // commit: Thaw was done
+	Thawed bool    `json:"thawed,omitempty"` // commit: what Freeze named runs again
 	Error  string  `json:"error,omitempty"`
 	Kind   Kind    `json:"kind,omitempty"`
 }

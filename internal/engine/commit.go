@@ -29,7 +29,7 @@ func (e *Engine) Commit(ctx context.Context, name string, o api.CommitOptions, s
 			return api.Image{}, err
 		}
 		if e.isRunning(c.ID) {
-			if r.Thaw, thaw, err = e.freeze(&c); err != nil {
+			if r.Freeze, thaw, err = e.freezing(&c); err != nil {
 				return api.Image{}, err
 			}
 		}
@@ -47,11 +47,10 @@ func (e *Engine) Commit(ctx context.Context, name string, o api.CommitOptions, s
 	return rep.Images[0], nil
 }
 
-// freeze stops a running container's processes and returns their control group, and what lets them run again. One that stands still already is left so:
-// then group is empty.
+// freezing returns the control group of a running container that brig-image is to freeze, and what lets it run again; none where it stands still already.
 //
-// Both this process and brig-image let them run again, so that it takes both of them being killed to leave a container frozen.
-func (e *Engine) freeze(c *api.Container) (group string, thaw func(), err error) {
+// Both brig-image, which freezes it, and this process let it run again, so that it takes both of them being killed to leave a container frozen.
+func (e *Engine) freezing(c *api.Container) (group string, thaw func(), err error) {
 	path := e.cgroupPath(c.ID)
 	g, err := cgroup.Load(path)
 	if err != nil {
@@ -59,9 +58,6 @@ func (e *Engine) freeze(c *api.Container) (group string, thaw func(), err error)
 	}
 	if frozen, err := g.Frozen(); err == nil && frozen {
 		return "", func() {}, nil
-	}
-	if err := g.Freeze(); err != nil {
-		return "", nil, api.Errorf(api.KindOf(err), "pausing container %s: %w; --pause=false commits it as it runs", c.Name, err)
 	}
 	return path, func() { _ = g.Thaw() }, nil
 }

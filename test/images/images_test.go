@@ -361,6 +361,16 @@ func TestCommitKilled(t *testing.T) {
 		}
 	}
 	b.do(t, "commit", "box", "whole:1")
+	// Both of them killed leave it frozen, and it can be removed still.
+	cmd := exec.Command(b[0], append(slices.Clone(b[1:]), "commit", "box", "killed:both")...)
+	must(t, cmd.Start())
+	time.Sleep(300 * time.Millisecond)
+	if pid := childOf(cmd.Process.Pid); pid > 0 {
+		_ = unix.Kill(cmd.Process.Pid, unix.SIGSTOP) // so that it does not thaw what the other leaves
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+	_ = unix.Kill(cmd.Process.Pid, unix.SIGKILL)
+	_ = cmd.Wait()
 	b.do(t, "rm", "-f", "box")
 }
 

@@ -24,10 +24,8 @@ import (
 )
 
 // Commit makes an image of a container: its image's layers, what it has changed as one more, and its own settings. The caller keeps the container
-// from being changed; where that is by freezing it, it runs again as soon as its files have been read.
+// from being changed; a container that runs is frozen here, and runs again as soon as its files have been read.
 func (t *Transfer) Commit(ctx context.Context, r api.TransferRequest) (api.TransferReply, error) {
-	thaw := &thaw{path: r.Thaw}
-	defer thaw.do()
 	c, err := t.stores.Meta.Container(r.Container)
 	if err != nil {
 		return api.TransferReply{}, err
@@ -44,11 +42,15 @@ func (t *Transfer) Commit(ctx context.Context, r api.TransferRequest) (api.Trans
 	if err := change.Apply(&doc.Config, r.Changes); err != nil {
 		return api.TransferReply{}, err
 	}
-	layer, err := t.packChanges(ctx, &c)
+	still, err := freeze(r.Freeze)
 	if err != nil {
 		return api.TransferReply{}, about(&c, err)
 	}
-	thawed := thaw.do()
+	layer, err := t.packChanges(ctx, &c)
+	thawed := still.thaw() // as soon as its files have been read, or cannot be
+	if err != nil {
+		return api.TransferReply{}, about(&c, err)
+	}
 	now := time.Now().UTC()
 	doc.Created, doc.Author = &now, r.Author
 	doc.History = append(doc.History, imagespec.History{Created: &now, CreatedBy: strings.Join(args, " "), Author: r.Author, Comment: r.Message, EmptyLayer: layer == nil})
@@ -77,18 +79,30 @@ func about(c *api.Container, err error) error {
 	return api.Errorf(api.KindOf(err), "commit of container %s: %w", c.Name, err)
 }
 
-// thaw lets a frozen control group run again, once.
-type thaw struct{ path string }
+// frozen is a control group that this process has frozen; the zero value is none.
+type frozen struct{ g *cgroup.Group }
 
-func (t *thaw) do() bool {
-	path := t.path
-	t.path = ""
+// freeze stops what runs in a control group. It is done here, not where the commit was asked for: between that process's death and this one's start nobody
+// would be there to let it run again.
+func freeze(path string) (frozen, error) {
 	if path == "" {
-		return false
+		return frozen{}, nil
 	}
 	g, err := cgroup.Load(path)
-	return err == nil && g.Thaw() == nil // else who froze it thaws it
+	if err == nil {
+		err = g.Freeze()
+	}
+	if errors.Is(err, api.NotFound) { // it has ended meanwhile
+		return frozen{}, nil
+	}
+	if err != nil {
+		return frozen{}, api.Errorf(api.KindOf(err), "pausing it: %w; --pause=false commits it as it runs", err)
+	}
+	return frozen{g}, nil
 }
+
+// thaw lets it run again. Where that fails whoever asked for the commit tries too.
+func (f frozen) thaw() bool { return f.g != nil && f.g.Thaw() == nil }
 
 // baseOf returns the image that a container was made of, and its config to go on from.
 func (t *Transfer) baseOf(c *api.Container) (api.Image, document, error) {
