@@ -30,10 +30,10 @@ type Layer struct {
 // TransferRequest asks for an image to be brought in or out, or for a word with a registry. It is what `brig` hands to `brig-image`, as JSON
 // that other users of the machine may see: a secret goes through standard input.
 type TransferRequest struct {
-	Op       string   `json:"op"`                 // pull, push, load, save, copy, receive, login, logout or search
+	Op       string   `json:"op"`                 // pull, push, load, save, copy, receive, import, export, commit, login, logout or search
 	Refs     []string `json:"refs,omitempty"`     // pull, push: one; save: one or more; copy: source and destination, each with its transport
 	Platform string   `json:"platform,omitempty"` // os/arch[/variant]; empty: this machine's
-	File     string   `json:"file,omitempty"`     // load, save: a file, or a folder for a layout; empty: standard input or output
+	File     string   `json:"file,omitempty"`     // load, save: a file, or a folder for a layout; export: a file; import: a file or URL; empty: standard input or output
 	Format   string   `json:"format,omitempty"`   // save: docker-archive (default), oci-archive, oci-dir
 	Insecure bool     `json:"insecure,omitempty"` // pull: plain HTTP or an unverified certificate is allowed
 	Quiet    bool     `json:"quiet,omitempty"`
@@ -49,15 +49,22 @@ type TransferRequest struct {
 	All          bool   `json:"all,omitempty"`          // copy: all platforms of an index, instead of one
 	Referrers    bool   `json:"referrers,omitempty"`    // copy: also what refers to the image: signatures, attestations, SBOMs
 	DestInsecure bool   `json:"destInsecure,omitempty"` // copy: as Insecure, which is then about the source
+
+	Container string   `json:"container,omitempty"` // export, commit: whole ID
+	Changes   []string `json:"changes,omitempty"`   // import, commit: Dockerfile instructions
+	Author    string   `json:"author,omitempty"`    // commit
+	Message   string   `json:"message,omitempty"`   // import, commit
+	Freeze    string   `json:"freeze,omitempty"`    // commit: the control group that stands still while the files are read
 }
 
 // TransferReply is what a transfer did.
 type TransferReply struct {
 	Images []Image        `json:"images,omitempty"`
-	Fresh  bool           `json:"fresh,omitempty"` // pull: something new arrived
-	Sent   []Sent         `json:"sent,omitempty"`  // push, copy: what stands in its new place
-	Login  *Login         `json:"login,omitempty"` // login, logout
-	Found  []SearchResult `json:"found,omitempty"` // search
+	Fresh  bool           `json:"fresh,omitempty"`  // pull: something new arrived
+	Sent   []Sent         `json:"sent,omitempty"`   // push, copy: what stands in its new place
+	Login  *Login         `json:"login,omitempty"`  // login, logout
+	Found  []SearchResult `json:"found,omitempty"`  // search
+	Thawed bool           `json:"thawed,omitempty"` // commit: what Freeze named runs again
 	Error  string         `json:"error,omitempty"`
 	Kind   Kind           `json:"kind,omitempty"`
 }
@@ -88,4 +95,39 @@ type Sent struct {
 	Name   string `json:"name,omitempty"` // push: the tag; copy: the destination
 	Digest string `json:"digest"`
 	Size   int64  `json:"size"` // bytes of the manifest
+}
+
+// ImageExtra is what docker's image config has beyond OCI's.
+type ImageExtra struct {
+	Healthcheck *Healthcheck `json:"Healthcheck,omitempty"`
+	OnBuild     []string     `json:"OnBuild,omitempty"`
+	Shell       []string     `json:"Shell,omitempty"`
+}
+
+// Healthcheck is how a container is asked whether it is well: docker's HealthConfig. Durations are in nanoseconds, 0 means docker's default.
+type Healthcheck struct {
+	Test          []string      `json:"Test,omitempty"` // NONE; CMD and arguments; CMD-SHELL and a command line
+	Interval      time.Duration `json:"Interval,omitempty"`
+	Timeout       time.Duration `json:"Timeout,omitempty"`
+	StartPeriod   time.Duration `json:"StartPeriod,omitempty"`
+	StartInterval time.Duration `json:"StartInterval,omitempty"`
+	Retries       int           `json:"Retries,omitempty"`
+}
+
+// ImageDetail is an image with what only its config knows: what inspect and history tell.
+type ImageDetail struct {
+	Image
+	Names   []string // of this image, full references, in order
+	Author  string
+	Extra   ImageExtra
+	History []imagespec.History // oldest first
+}
+
+// CommitOptions are what commit takes beside the container.
+type CommitOptions struct {
+	Name    string // NAME[:TAG]; empty: none
+	Author  string
+	Message string
+	Changes []string // Dockerfile instructions
+	NoPause bool     // a container that runs goes on running while its files are read
 }

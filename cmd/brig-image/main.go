@@ -1,11 +1,11 @@
-// Command brig-image moves images for brig: pull, push, load, save and copy, and both ends of a push over ssh. It is a program of its own because a registry client costs
+// Command brig-image moves images for brig: pull, push, load, save, copy, import, export and commit, and both ends of a push over ssh. It is a program of its own because a registry client costs
 // milliseconds at start, which a run of an image that is there shall not pay.
 //
 //	brig-image [--root DIR] [--state DIR] [--reply-fd N] REQUEST
 //
 // REQUEST is an api.TransferRequest as JSON. Words for the user go to standard output and error. With --reply-fd an api.TransferReply
 // is written to that file descriptor as JSON, also when the transfer failed; then the exit status is 1, or 125 for a wrong request.
-// SIGINT and SIGTERM cancel the transfer, which takes back what it did. It needs no --state, and takes it as its siblings do.
+// SIGINT and SIGTERM cancel the transfer, which takes back what it did.
 package main
 
 import (
@@ -33,7 +33,7 @@ func main() {
 func run(ctx context.Context, args []string) int {
 	flags := flag.NewFlagSet("brig-image", flag.ContinueOnError)
 	root := flags.String("root", "/var/lib/brig", "durable `folder`")
-	flags.String("state", "/run/brig", "boot-lived `folder`")
+	state := flags.String("state", "/run/brig", "boot-lived `folder`")
 	replyFD := flags.Int("reply-fd", -1, "write the reply to this file `descriptor`")
 	if err := flags.Parse(args); err != nil {
 		return 125
@@ -44,7 +44,7 @@ func run(ctx context.Context, args []string) int {
 		out = os.NewFile(uintptr(*replyFD), "reply")
 		defer out.Close()
 	}
-	reply, err := do(ctx, *root, flags.Args())
+	reply, err := do(ctx, *root, *state, flags.Args())
 	code := 0
 	if err != nil {
 		code = 1
@@ -65,7 +65,7 @@ func run(ctx context.Context, args []string) int {
 	return code
 }
 
-func do(ctx context.Context, root string, args []string) (api.TransferReply, error) {
+func do(ctx context.Context, root, state string, args []string) (api.TransferReply, error) {
 	if len(args) != 1 {
 		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "brig-image: want one argument, the request as JSON: brig starts it, users need not")
 	}
@@ -73,7 +73,7 @@ func do(ctx context.Context, root string, args []string) (api.TransferReply, err
 	if err := json.Unmarshal([]byte(args[0]), &request); err != nil {
 		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "brig-image: request: %w", err)
 	}
-	reply, err := transfer.New(root).Do(ctx, request)
+	reply, err := transfer.New(root).In(state).Do(ctx, request)
 	if errors.Is(err, context.Canceled) {
 		err = interrupted(request.Op)
 	}

@@ -55,12 +55,8 @@ func (e *Engine) imageByShort(name string) (api.Image, error) {
 	return all[i], nil
 }
 
-// Tag gives an image one more name.
+// Tag gives an image one more name. Another image that had the name stays, and so does one that had none, under its new name alone.
 func (e *Engine) Tag(ctx context.Context, source, target string) error {
-	img, err := e.InspectImage(ctx, source)
-	if err != nil {
-		return err
-	}
 	r, err := ref.Parse(target)
 	if err != nil {
 		return err
@@ -73,11 +69,46 @@ func (e *Engine) Tag(ctx context.Context, source, target string) error {
 		return err
 	}
 	defer l.Release()
+	img, err := e.InspectImage(ctx, source)
+	if err != nil {
+		return err
+	}
 	img.Name, img.Short = r.String(), ""
+	if err := e.keepDisplaced(img); err != nil {
+		return err
+	}
 	if err := e.content.SetRef(img.Name, img.Target); err != nil {
 		return err
 	}
-	return e.meta.PutImage(img)
+	if err := e.meta.PutImage(img); err != nil {
+		return err
+	}
+	if _, err := e.meta.Image(img.ID); err != nil {
+		return nil //nolint:nilerr // it was not untagged
+	}
+	if err := e.meta.RemoveImage(img.ID); err != nil {
+		return err
+	}
+	return e.content.RemoveRef(img.ID)
+}
+
+// keepDisplaced keeps the image that is about to lose its name to another, unless it has one more: it stays untagged, as with docker.
+func (e *Engine) keepDisplaced(next api.Image) error {
+	old, err := e.meta.Image(next.Name)
+	if errors.Is(err, api.NotFound) || err == nil && old.ID == next.ID {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	all, err := e.meta.Images()
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(all, func(o api.Image) bool { return o.ID == old.ID && o.Name != old.Name }) {
+		return nil
+	}
+	return e.keepUntagged(old)
 }
 
 // RemoveImage takes a name off an image, and with its last name the image. The lines say what was done, as docker's do.

@@ -12,6 +12,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/lock"
+	"brig/internal/kernel/cgroup"
 	"brig/internal/runtime"
 	"brig/internal/runtime/ns"
 )
@@ -86,6 +87,7 @@ func (e *Engine) Stop(ctx context.Context, name string, timeout *int) error {
 	case <-deadline:
 	}
 	ct.Signal(ctx, unix.SIGKILL)
+	e.thaw(c.ID)
 	select {
 	case err := <-ended:
 		return err
@@ -205,7 +207,19 @@ func (e *Engine) Kill(ctx context.Context, name, signal string) error {
 	if err := ct.Signal(ctx, sig); err != nil {
 		return err
 	}
+	e.thaw(c.ID)
 	return <-ended
+}
+
+// thaw lets a container that stands still run again, to die of the signal that it was sent: under cgroup version 1 a frozen process cannot even be killed.
+func (e *Engine) thaw(id string) {
+	g, err := cgroup.Load(e.cgroupPath(id))
+	if err != nil {
+		return
+	}
+	if frozen, err := g.Frozen(); err == nil && frozen {
+		_ = g.Thaw() // else it ends when whoever froze it thaws it
+	}
 }
 
 // signal is Kill for a session that proxies its terminal's signals.
@@ -290,6 +304,7 @@ func (e *Engine) Remove(ctx context.Context, name string, force, volumes bool) e
 		}
 		ended := e.watch(ctx, ct, c.ID)
 		ct.Signal(ctx, unix.SIGKILL)
+		e.thaw(c.ID)
 		if err := <-ended; err != nil {
 			return err
 		}

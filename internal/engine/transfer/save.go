@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -52,7 +53,7 @@ func (t *Transfer) Save(ctx context.Context, r api.TransferRequest) (api.Transfe
 	case format == formatOCIDir:
 		err = b.toDir(ctx, r.File)
 	case r.File != "":
-		err = b.toFile(ctx, r.File)
+		err = intoFile(ctx, "save", r.File, b.toTar)
 	default:
 		if f, ok := t.Stdout.(*os.File); ok && isTerminal(f) {
 			return api.TransferReply{}, api.Errorf(api.InvalidArgument, "save: refusing to write an archive to a terminal: name a file with -o, or redirect standard output")
@@ -187,17 +188,40 @@ func (b *bundle) toTar(ctx context.Context, out io.Writer) error {
 	return t.end()
 }
 
-// toFile writes the archive to a file.
-func (b *bundle) toFile(ctx context.Context, name string) error {
-	t, err := createTar(name)
+// intoFile has an archive written beside its place and moves it there when it is whole. What is no regular file is written to directly.
+func intoFile(ctx context.Context, verb, name string, write func(context.Context, io.Writer) error) error {
+	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
+		if info.IsDir() {
+			hint := ""
+			if verb == "save" {
+				hint = " (a folder is written with --format " + formatOCIDir + ")"
+			}
+			return api.Errorf(api.InvalidArgument, "%s: %s is a folder; an archive is a file%s", verb, name, hint)
+		}
+		f, err := os.OpenFile(name, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		if isTerminal(f) {
+			err = api.Errorf(api.InvalidArgument, "%s: refusing to write an archive to a terminal", verb)
+		} else {
+			err = write(ctx, f)
+		}
+		return errors.Join(err, f.Close())
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".")
 	if err != nil {
 		return err
 	}
-	defer t.abort()
-	if err := b.write(ctx, t); err != nil {
-		return err
+	defer os.Remove(f.Name()) // after the rename there is nothing by that name
+	err = write(ctx, f)
+	if cerr := f.Close(); err == nil {
+		err = cerr
 	}
-	return t.commit()
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	return err
 }
 
 // toDir writes a layout folder. It must be new or empty: blobs of other images may not be dropped from its index.

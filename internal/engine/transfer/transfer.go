@@ -1,5 +1,5 @@
-// Package transfer brings images in and out: pull, load and save; and speaks with registries: login, logout and search. Only brig-image
-// links it.
+// Package transfer brings images in and out: pull, push, load, save, copy, import, export and commit; and speaks with registries: login, logout
+// and search. Only brig-image links it.
 //
 // An image comes in by one way, whatever its source (see ingest.go): layers that are missing are fetched side by side; each is verified,
 // stored and unpacked while it arrives; the documents follow; at last, under a short lock, the image gets its name. Until then nothing
@@ -40,6 +40,12 @@ func New(root string) *Transfer {
 	return t
 }
 
+// In gives the folder of --state, where layers are mounted that are images. Only export needs it.
+func (t *Transfer) In(state string) *Transfer {
+	t.stores.Snapshot = t.stores.Snapshot.In(state)
+	return t
+}
+
 // Do carries out a request. On error the reply is empty.
 func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferReply, error) {
 	switch t.layers {
@@ -66,7 +72,13 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 		return t.Logout(ctx, r)
 	case "search":
 		return t.Search(ctx, r)
+	case "import":
+		return t.Import(ctx, r)
+	case "export":
+		return t.Export(ctx, r)
+	case "commit":
+		return t.Commit(ctx, r)
 	default:
-		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, push, load, save, copy, receive, login, logout or search", r.Op)
+		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, push, load, save, copy, receive, import, export, commit, login, logout or search", r.Op)
 	}
 }

@@ -49,11 +49,19 @@ type Engine interface {
 	Wait(ctx context.Context, name string) (api.Exit, error)
 	Images(ctx context.Context) ([]api.Image, error)
 	InspectImage(ctx context.Context, name string) (api.Image, error)
-	// Transfer pulls, pushes, copies, loads or saves images, or speaks with a registry; progress goes to s.Stderr, a password comes from s.Stdin.
+	// ImageDetail is an image with what inspect and history tell of it.
+	ImageDetail(ctx context.Context, name string) (api.ImageDetail, error)
+	// Transfer pulls, pushes, copies, loads, saves or imports images, or speaks with a registry; progress goes to s.Stderr, a password comes from s.Stdin.
 	Transfer(ctx context.Context, r api.TransferRequest, s api.Streams) (api.TransferReply, error)
 	// RemoveImage returns lines "Untagged: …" and "Deleted: …".
 	RemoveImage(ctx context.Context, name string, force bool) ([]string, error)
 	Tag(ctx context.Context, source, target string) error
+	// Untag takes names off an image, all of them where none is given.
+	Untag(ctx context.Context, name string, names []string) error
+	// Export writes a container's root file system as a tar to a file, or to s.Stdout.
+	Export(ctx context.Context, name, file string, s api.Streams) error
+	// Commit makes an image of a container.
+	Commit(ctx context.Context, name string, o api.CommitOptions, s api.Streams) (api.Image, error)
 	Info(ctx context.Context) (api.Info, error)
 	// Reap cleans up after a container that ended with nobody there to do it.
 	Reap(ctx context.Context, id string) error
@@ -76,6 +84,7 @@ type app struct {
 	made        Engine // by engine, once
 	root, state string
 	debug       bool
+	args        []string // of the command line
 	signals     *catcher
 	seLinux     func() bool // whether this kernel labels files
 }
@@ -187,11 +196,14 @@ func commands() []entry {
 		{"load", (*app).load}, {"save", (*app).save}, {"rmi", (*app).rmi}, {"system", (*app).system}, {"tag", (*app).tag}, {"version", (*app).version},
 		{"info", (*app).info}, {"reap", (*app).reap}, {"registry", (*app).registry},
 		{"login", (*app).login}, {"logout", (*app).logout}, {"search", (*app).search},
+		{"history", (*app).history}, {"untag", (*app).untag}, {"import", (*app).importImage}, {"export", (*app).export}, {"commit", (*app).commit},
+		{"container", (*app).containerGroup}, {"image", (*app).imageGroup},
 	}
 }
 
 // addCommands constructs the command that args name, or all where they name none of the list.
 func (a *app) addCommands(root *cobra.Command, args []string) {
+	a.args = args
 	name := commandName(args)
 	all := commands()
 	for _, e := range all {

@@ -25,6 +25,7 @@ type fake struct {
 	reply      api.TransferReply
 	containers []api.Container
 	imgs       []api.Image
+	detail     api.ImageDetail // but for the image and its names
 	log        []api.LogEntry
 	info       api.Info
 	session    *api.Session
@@ -152,6 +153,36 @@ func (f *fake) InspectImage(_ context.Context, name string) (api.Image, error) {
 		}
 	}
 	return api.Image{}, api.Errorf(api.NotFound, "no image %s", name)
+}
+
+func (f *fake) ImageDetail(ctx context.Context, name string) (api.ImageDetail, error) {
+	img, err := f.InspectImage(ctx, name)
+	d := f.detail
+	d.Image = img
+	for _, o := range f.imgs {
+		if o.ID == img.ID && o.Name != "" {
+			d.Names = append(d.Names, o.Name)
+		}
+	}
+	return d, err
+}
+
+func (f *fake) Untag(_ context.Context, name string, names []string) error {
+	f.call("untag %s %q", name, names)
+	return f.fails[name]
+}
+
+func (f *fake) Export(_ context.Context, name, file string, s api.Streams) error {
+	f.call("export %s %q", name, file)
+	if file == "" {
+		fmt.Fprint(s.Stdout, "archive")
+	}
+	return f.fails[name]
+}
+
+func (f *fake) Commit(_ context.Context, name string, o api.CommitOptions, _ api.Streams) (api.Image, error) {
+	f.call("commit %s %+v", name, o)
+	return api.Image{ID: "sha256:" + testID}, f.fails[name]
 }
 
 func (f *fake) Transfer(_ context.Context, r api.TransferRequest, s api.Streams) (api.TransferReply, error) {

@@ -136,7 +136,8 @@ func TestExamplesParse(t *testing.T) {
 			}
 			line, _, _ = strings.Cut(line, "|")
 			line, _, _ = strings.Cut(line, " >")
-			line = strings.NewReplacer("\"$PWD\"", "/src", "'table {{.Names}}\\t{{.Status}}'", "{{.ID}}", "'table {{.Repository}}:{{.Tag}}\\t{{.Size}}'", "{{.ID}}").Replace(line)
+			line = strings.NewReplacer("\"$PWD\"", "/src", "'with curl'", "text", `'CMD ["bash"]'`, "CMD", "'ENV DEBUG=1'", "ENV", `'CMD ["/bin/sh"]'`, "CMD",
+				"'table {{.Names}}\\t{{.Status}}'", "{{.ID}}", "'table {{.Repository}}:{{.Tag}}\\t{{.Size}}'", "{{.ID}}").Replace(line)
 			line = strings.ReplaceAll(line, "'{{.State.Status}} {{.NetworkSettings.IPAddress}}'", "{{.ID}}")
 			cmd, args, err := cmd.Find(strings.Fields(line))
 			if err != nil {

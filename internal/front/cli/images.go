@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,6 +18,9 @@ type imagesOptions struct {
 	quiet, noTrunc, digests bool
 	format                  string
 	filter                  filters
+
+	containers []api.Container // where the format shows how many an image has
+	bounds     bounds
 }
 
 func (a *app) images() *cobra.Command {
@@ -35,12 +39,22 @@ func (a *app) images() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if shows(o.format, "Containers") {
+				if o.containers, err = a.engine().List(cmd.Context()); err != nil {
+					return err
+				}
+			}
+			if o.bounds, err = a.bounds(cmd.Context(), o.filter, time.Now()); err != nil {
+				return err
+			}
 			return a.printImages(o, all, time.Now())
 		},
 	}
 	f := cmd.Flags()
+	f.BoolP("all", "a", false, "Show all images (there are none that are hidden otherwise)")
 	f.BoolVar(&o.digests, "digests", false, "Show digests")
-	list(f, "filter", "f", "Filter output based on conditions provided: reference, label, dangling", o.filter.add("reference", "label", "dangling"))
+	list(f, "filter", "f", "Filter output based on conditions provided: reference, label, dangling, before, since, until",
+		o.filter.add("reference", "label", "dangling", "before", "since", "until"))
 	f.StringVar(&o.format, "format", "", formatHelp)
 	f.BoolVar(&o.noTrunc, "no-trunc", false, "Don't truncate output")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "Only show image IDs")
@@ -66,6 +80,7 @@ func (a *app) printImages(o imagesOptions, all []api.Image, now time.Time) error
 	}
 	slices.SortStableFunc(all, func(x, y api.Image) int { return y.Created.Compare(x.Created) })
 	rows := []imageRow{}
+	shares := sharesOf(all, o.containers)
 	seen := map[string]bool{}
 	for i := range all {
 		img := &all[i]
@@ -73,7 +88,11 @@ func (a *app) printImages(o imagesOptions, all []api.Image, now time.Time) error
 			continue
 		}
 		seen[img.ID] = true
-		rows = append(rows, imageRowOf(img, now, !o.noTrunc))
+		row := imageRowOf(img, now, !o.noTrunc)
+		shared := shares.bytes(img)
+		row.SharedSize, row.UniqueSize = humanSize(shared), humanSize(imageSize(img)-shared)
+		row.Containers = strconv.Itoa(shares.containers[img.ID])
+		rows = append(rows, row)
 	}
 	if o.quiet && o.format == "" {
 		o.format = "{{.ID}}"
@@ -92,7 +111,7 @@ func (a *app) printImages(o imagesOptions, all []api.Image, now time.Time) error
 func (o *imagesOptions) matches(img *api.Image) bool {
 	return o.filter.any("dangling", func(v string) bool { return (v == "true") == (img.Name == "") }) &&
 		o.filter.any("reference", func(v string) bool { return img.Name != "" && nameMatches(img.Name, v) }) &&
-		o.filter.labelled(img.Config.Labels)
+		o.filter.labelled(img.Config.Labels) && o.bounds.admit(img.Created)
 }
 
 // nameMatches reports whether a pattern of path.Match fits an image's short or full name, with or without its tag.
@@ -123,7 +142,6 @@ func imageRowOf(img *api.Image, now time.Time, trunc bool) imageRow {
 	r := imageRow{
 		ID: img.ID, Repository: none(repo), Tag: none(tag), Digest: none(digest), Size: size, VirtualSize: size,
 		CreatedAt: img.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"), CreatedSince: ago(now, img.Created),
-		Containers: "N/A", SharedSize: "N/A", UniqueSize: "N/A",
 	}
 	if trunc {
 		r.ID = shortID(r.ID)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -11,7 +12,29 @@ import (
 )
 
 func (a *app) inspect() *cobra.Command {
-	var format, kind string
+	var kind string
+	cmd := a.inspectCommand(&kind)
+	parsed(cmd.Flags(), "type", "", "string", "Only inspect objects of the given type: container or image", assign(&kind, parseKind))
+	return cmd
+}
+
+// inspectOf is inspect in a group, which knows the kind.
+func inspectOf(kind string) func(*app) *cobra.Command {
+	return func(a *app) *cobra.Command {
+		cmd := a.inspectCommand(&kind)
+		name := strings.ToUpper(kind)
+		cmd.Use = "inspect [OPTIONS] " + name + " [" + name + "...]"
+		cmd.Short, cmd.Example = "Display detailed information on one or more "+kind+"s", "  brig "+kind+" inspect -f '{{.Id}}' NAME"
+		cmd.ValidArgsFunction = a.completeImages
+		if kind == "container" {
+			cmd.ValidArgsFunction = a.completeContainers(nil)
+		}
+		return cmd
+	}
+}
+
+func (a *app) inspectCommand(kind *string) *cobra.Command {
+	var format string
 	cmd := &cobra.Command{
 		Use:               "inspect [OPTIONS] NAME|ID [NAME|ID...]",
 		Short:             "Return low-level information on containers and images",
@@ -21,7 +44,7 @@ func (a *app) inspect() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var views []any
 			failed := a.each(cmd.Context(), args, func(name string) (string, error) {
-				view, err := a.lookUp(cmd.Context(), name, kind)
+				view, err := a.lookUp(cmd.Context(), name, *kind)
 				if err != nil {
 					return "", err
 				}
@@ -40,9 +63,7 @@ func (a *app) inspect() *cobra.Command {
 			return failed
 		},
 	}
-	f := cmd.Flags()
-	f.StringVarP(&format, "format", "f", "", "Format output using a custom template: 'json' or a Go template")
-	parsed(f, "type", "", "string", "Only inspect objects of the given type: container or image", assign(&kind, parseKind))
+	cmd.Flags().StringVarP(&format, "format", "f", "", "Format output using a custom template: 'json' or a Go template")
 	return cmd
 }
 
@@ -66,7 +87,7 @@ func (a *app) lookUp(ctx context.Context, name, kind string) (any, error) {
 		}
 	}
 	if kind != "container" {
-		img, err := a.engine().InspectImage(ctx, name)
+		img, err := a.engine().ImageDetail(ctx, name)
 		if err == nil {
 			return imageView(&img), nil
 		}

@@ -112,7 +112,11 @@ func TestImageViewNames(t *testing.T) {
 	} {
 		img := api.Image{Name: name, Platform: "linux/amd64"}
 		img.Target.Digest = "sha256:t"
-		v := imageView(&img)
+		d := api.ImageDetail{Image: img}
+		if name != "" {
+			d.Names = []string{name}
+		}
+		v := imageView(&d)
 		if !slices.Equal(v.RepoTags, want[0]) || !slices.Equal(v.RepoDigests, want[1]) {
 			t.Errorf("%q: %q and %q, want %q", name, v.RepoTags, v.RepoDigests, want)
 		}
@@ -120,7 +124,7 @@ func TestImageViewNames(t *testing.T) {
 			t.Errorf("%q: %+v", name, v)
 		}
 	}
-	if v := imageView(&api.Image{}); v.Os != "" || v.RootFS.Layers == nil {
+	if v := imageView(&api.ImageDetail{}); v.Os != "" || v.RootFS.Layers == nil {
 		t.Errorf("an image that knows nothing: %+v", v)
 	}
 }

@@ -91,7 +91,7 @@ func seekable(f *os.File, spool string) (*os.File, error) {
 		return nil, err
 	}
 	defer in.Close()
-	out, err := unnamed(spool)
+	out, err := Unnamed(spool)
 	if err != nil {
 		return nil, err
 	}
@@ -106,8 +106,8 @@ func seekable(f *os.File, spool string) (*os.File, error) {
 	return out, err
 }
 
-// unnamed makes a file that no one else sees and that goes when it is closed, also when we die.
-func unnamed(dir string) (*os.File, error) {
+// Unnamed makes a file that no one else sees and that goes when it is closed, also when we die.
+func Unnamed(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}

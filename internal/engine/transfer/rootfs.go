@@ -1,0 +1,154 @@
+package transfer
+
+import (
+	"errors"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"brig/api"
+	"brig/internal/base/id"
+	"brig/internal/kernel/mount"
+)
+
+// rootAttr is how a container's files are mounted to be read: nothing in them can be a device or be executed by way of that mount.
+const rootAttr = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOATIME
+
+// maxJoined is how long the options of mount(2) may be, in bytes.
+const maxJoined = 4000
+
+// upper is the folder of what a container has changed, "" where it was never started.
+func (t *Transfer) upper(c *api.Container) (string, error) {
+	dir, err := t.stores.Snapshot.Upper(c.ID)
+	if errors.Is(err, api.NotFound) {
+		return "", nil
+	}
+	return dir, err
+}
+
+// lowers are the folders of layers, top first, as long as nobody calls done. The store may mount some of them for that; what is mounted on top of them
+// keeps them.
+func (t *Transfer) lowers(diffIDs []string) (all []string, done func(), err error) {
+	if len(diffIDs) == 0 {
+		return nil, func() {}, nil
+	}
+	user := "view-" + id.New()
+	done = func() { _ = t.stores.Snapshot.Detach(user) } // a layer that stays mounted is unmounted with its next user
+	mounts, err := t.stores.Snapshot.View(user, diffIDs)
+	if err == nil && len(mounts) != 1 {
+		err = api.Errorf(api.Unsupported, "a view of %d mounts", len(mounts))
+	}
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	if m := mounts[0]; m.Type == "bind" {
+		return []string{m.Source}, done, nil
+	}
+	for _, o := range mounts[0].Options {
+		if dir, ok := strings.CutPrefix(o, "lowerdir+="); ok {
+			all = append(all, dir)
+		}
+	}
+	return all, done, nil
+}
+
+// openRoot mounts a container's root file system, read-only and where nobody else sees it, and opens it. What the container goes on
+// changing is seen. Closing the file ends the mount.
+func (t *Transfer) openRoot(c *api.Container) (*os.File, error) {
+	fd, err := t.mountRoot(c)
+	if err != nil {
+		return nil, api.Errorf(api.KindOf(err), "container %s: its root file system: %w", c.Name, err)
+	}
+	return os.NewFile(uintptr(fd), "root of "+c.Name), nil
+}
+
+func (t *Transfer) mountRoot(c *api.Container) (int, error) {
+	upper, err := t.upper(c)
+	if err != nil {
+		return -1, err
+	}
+	all, done, err := t.lowers(c.Layers)
+	if err != nil {
+		return -1, err
+	}
+	defer done()
+	if upper != "" {
+		all = append([]string{upper}, all...)
+	}
+	switch len(all) {
+	case 0:
+		return -1, api.Errorf(api.NotFound, "it was never started, and its image has no files")
+	case 1: // overlayfs wants two
+		return cloneRoot(all[0])
+	}
+	return overlay(all, t.stores.Root)
+}
+
+// cloneRoot is a mount of one folder.
+func cloneRoot(dir string) (int, error) {
+	fd, err := mount.Clone(unix.AT_FDCWD, dir, false)
+	if err != nil {
+		return -1, err
+	}
+	if err := mount.SetAttr(fd, false, rootAttr, unix.MOUNT_ATTR__ATIME, unix.MS_PRIVATE); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// overlay mounts folders, top first, one above the other. All are lower layers, so that overlayfs writes to none of them: the upper one may be in
+// use by the container, which "index=off" allows. place is a folder to mount on in a namespace of its own, for kernels before 6.5.
+func overlay(layers []string, place string) (int, error) {
+	options := []string{"index=off"}
+	for _, l := range layers {
+		options = append(options, "lowerdir+="+l)
+	}
+	fd, err := mount.New("overlay", "overlay", options, rootAttr)
+	if err == nil {
+		return fd, nil
+	}
+	joined := "index=off,lowerdir=" + strings.Join(layers, ":")
+	if len(joined) > maxJoined || slices.ContainsFunc(layers, func(l string) bool { return strings.ContainsAny(l, `:,\`) }) {
+		return -1, err
+	}
+	return overlayInPlace(joined, place)
+}
+
+// overlayInPlace is overlay with mount(2), which needs a place: one in a mount namespace that ends with the thread that it is made for. What is
+// mounted there is detached at once, and lives as long as the descriptor.
+func overlayInPlace(options, place string) (int, error) {
+	type result struct {
+		fd  int
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
+		fd, err := func() (int, error) {
+			if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+				return -1, os.NewSyscallError("unshare", err)
+			}
+			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+				return -1, os.NewSyscallError("mount", err)
+			}
+			flags := uintptr(unix.MS_RDONLY | unix.MS_NODEV | unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NOATIME)
+			if err := unix.Mount("overlay", place, "overlay", flags, options); err != nil {
+				return -1, &os.PathError{Op: "mount overlay", Path: place, Err: err}
+			}
+			fd, err := unix.Open(place, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if uerr := unix.Unmount(place, unix.MNT_DETACH); err == nil && uerr != nil {
+				unix.Close(fd)
+				err = uerr
+			}
+			return fd, err
+		}()
+		done <- result{fd, err}
+	}()
+	r := <-done
+	return r.fd, r.err
+}

@@ -1,0 +1,37 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"brig/api"
+)
+
+func (a *app) commit() *cobra.Command {
+	var o api.CommitOptions
+	pause := true
+	cmd := &cobra.Command{
+		Use:               "commit [OPTIONS] CONTAINER [REPOSITORY[:TAG]]",
+		Short:             "Create a new image from a container's changes",
+		Example:           "  brig commit web web:patched\n  brig commit -m 'with curl' -c 'CMD [\"bash\"]' -c 'ENV DEBUG=1' web web:debug",
+		Args:              rangeArgs(1, 2),
+		ValidArgsFunction: a.completeContainer(nil),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 2 {
+				o.Name = args[1]
+			}
+			o.NoPause = !pause
+			img, err := a.engine().Commit(cmd.Context(), args[0], o, a.streams)
+			if err != nil {
+				return err
+			}
+			a.printf("%s\n", img.ID)
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.Author, "author", "a", "", `Author (e.g., "John Hannibal Smith <hannibal@a-team.com>")`)
+	list(f, "change", "c", "Apply Dockerfile instruction to the created image", appendTo(&o.Changes, plain))
+	f.StringVarP(&o.Message, "message", "m", "", "Commit message")
+	f.BoolVarP(&pause, "pause", "p", true, "Pause container during commit")
+	return cmd
+}
