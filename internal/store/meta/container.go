@@ -186,6 +186,30 @@ func (s *Store) ContainerIDs() ([]string, error) {
 	return ids, nil
 }
 
+// Still waits until no container is being made or removed, and keeps others from beginning that until it is released: for who must know
+// all there are. Records are there then or belong to what a dead process left.
+func (s *Store) Still() (*lock.Lock, error) {
+	l, err := lock.Take(s.makingPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = makeDir(filepath.Join(s.root, containerDir), atomicfile.Volatile); err == nil {
+			l, err = lock.Take(s.makingPath())
+		}
+	}
+	return l, err
+}
+
+// Layers returns the layers that the container of a whole ID needs. One that has no record needs none, and is no error.
+func (s *Store) Layers(cid string) ([]string, error) {
+	if !id.Valid(cid) {
+		return nil, noContainer(cid)
+	}
+	c, err := s.record(cid)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return c.Layers, err
+}
+
 var onlyName = [...]string{"name"}
 
 func readNameOnly(s *jsonscan.Scanner, v *string) {
