@@ -198,16 +198,16 @@ func (s *Store) Still() (*lock.Lock, error) {
 	return l, err
 }
 
-// Layers returns the layers that the container of a whole ID needs. One that has no record needs none, and is no error.
-func (s *Store) Layers(cid string) ([]string, error) {
+// Record returns the record of the container of a whole ID. One that has none is not ok, and is no error.
+func (s *Store) Record(cid string) (c api.Container, ok bool, err error) {
 	if !id.Valid(cid) {
-		return nil, noContainer(cid)
+		return c, false, noContainer(cid)
 	}
-	c, err := s.record(cid)
+	c, err = s.record(cid)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return c, false, nil
 	}
-	return c.Layers, err
+	return c, err == nil, err
 }
 
 var onlyName = [...]string{"name"}

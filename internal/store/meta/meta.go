@@ -55,7 +55,7 @@ func write(path string, v any, sync atomicfile.Sync) error {
 	if err != nil {
 		return err
 	}
-	b = sign(b)
+	b = Sign(b)
 	if len(b) > maxRecord {
 		return api.Errorf(api.InvalidArgument, "%s: %d bytes, more than the %d that a record may have", path, len(b), maxRecord)
 	}
@@ -86,7 +86,7 @@ func read[T any](path string, v *T, decode func(*jsonscan.Scanner, *T)) error {
 			buf = append(buf, 0)[:len(buf)]
 		}
 	}
-	if err := verify(buf); err != nil {
+	if err := Verify(buf); err != nil {
 		return &api.Error{Kind: api.Corrupt, Msg: path + ": the record is damaged", Err: err}
 	}
 	if err := jsonscan.Decode(buf, v, decode); err != nil {
@@ -102,8 +102,8 @@ const (
 	sumTail   = `",`
 )
 
-// sign puts the checksum of a JSON object, of which there is more than {}, before its first member.
-func sign(b []byte) []byte {
+// Sign puts the checksum of a JSON object, of which there is more than {}, before its first member.
+func Sign(b []byte) []byte {
 	if len(b) <= len(`{}`) || b[0] != '{' {
 		return b
 	}
@@ -114,8 +114,11 @@ func sign(b []byte) []byte {
 	return append(signed, b[1:]...)
 }
 
-// verify holds a record against its checksum, where it has one.
-func verify(b []byte) error {
+// Signed reports whether a record has a checksum.
+func Signed(b []byte) bool { return bytes.HasPrefix(b, []byte(sumHead)) }
+
+// Verify holds a record against its checksum, where it has one.
+func Verify(b []byte) error {
 	rest, ok := bytes.CutPrefix(b, []byte(sumHead))
 	if !ok {
 		return nil
