@@ -30,7 +30,7 @@ type Layer struct {
 // TransferRequest asks for an image to be brought in or out, or for a word with a registry. It is what `brig` hands to `brig-image`, as JSON
 // that other users of the machine may see: a secret goes through standard input.
 type TransferRequest struct {
-	Op       string   `json:"op"`                 // pull, load, save, login, logout or search
+	Op       string   `json:"op"`                 // pull, load, save, login, logout, search or check
 	Refs     []string `json:"refs,omitempty"`     // pull: one; save: one or more
 	Platform string   `json:"platform,omitempty"` // os/arch[/variant]; empty: this machine's
 	File     string   `json:"file,omitempty"`     // load, save: a file, or a folder for a layout; empty: standard input or output
@@ -43,6 +43,8 @@ type TransferRequest struct {
 	User     string   `json:"user,omitempty"`     // login: whose password standard input is; empty: try the stored credentials
 	Term     string   `json:"term,omitempty"`     // search: [HOST/]TERM
 	Limit    int      `json:"limit,omitempty"`    // search: results of each registry, 1 to 100; 0: 25
+	Repair   bool     `json:"repair,omitempty"`   // check
+	Busy     []string `json:"busy,omitempty"`     // check: the IDs of containers that run
 }
 
 // TransferReply is what a transfer did.
@@ -51,6 +53,7 @@ type TransferReply struct {
 	Fresh  bool           `json:"fresh,omitempty"` // pull: something new arrived
 	Login  *Login         `json:"login,omitempty"` // login, logout
 	Found  []SearchResult `json:"found,omitempty"` // search
+	Check  *CheckReport   `json:"check,omitempty"` // check
 	Error  string         `json:"error,omitempty"`
 	Kind   Kind           `json:"kind,omitempty"`
 }

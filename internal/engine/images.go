@@ -11,11 +11,31 @@ import (
 	"brig/internal/store/garbage"
 )
 
-// Images returns all image records.
+// Images returns all image records. With an error of kind api.Corrupt it returns those that can be read.
 func (e *Engine) Images(context.Context) ([]api.Image, error) {
-	list, err := e.meta.Images()
-	slices.SortStableFunc(list, func(a, b api.Image) int { return b.Created.Compare(a.Created) })
-	return list, err
+	files, err := e.meta.ImageFiles()
+	if err != nil {
+		return nil, err
+	}
+	list := make([]api.Image, 0, len(files))
+	var bad []error
+	for _, f := range files {
+		if f.Err != nil {
+			bad = append(bad, f.Err)
+			continue
+		}
+		list = append(list, f.Image)
+	}
+	slices.SortFunc(list, func(a, b api.Image) int {
+		if n := b.Created.Compare(a.Created); n != 0 {
+			return n
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	if len(bad) > 0 {
+		return list, &api.Error{Kind: api.Corrupt, Msg: "not all images can be listed", Err: errors.Join(bad...)}
+	}
+	return list, nil
 }
 
 // InspectImage finds an image by reference, ID or a prefix of its ID.
@@ -55,12 +75,8 @@ func (e *Engine) imageByShort(name string) (api.Image, error) {
 	return all[i], nil
 }
 
-// Tag gives an image one more name.
+// Tag gives an image one more name. Another image that loses its last name to it stays, without one, as with docker: containers may be made of it.
 func (e *Engine) Tag(ctx context.Context, source, target string) error {
-	img, err := e.InspectImage(ctx, source)
-	if err != nil {
-		return err
-	}
 	r, err := ref.Parse(target)
 	if err != nil {
 		return err
@@ -68,21 +84,32 @@ func (e *Engine) Tag(ctx context.Context, source, target string) error {
 	if strings.Contains(target, "@") {
 		return api.Errorf(api.InvalidArgument, "cannot tag %s: a target may not have a digest", target)
 	}
-	l, err := garbage.Open(e.root).Lock()
+	stores := garbage.Open(e.root)
+	if err := stores.CheckVersion(); err != nil {
+		return err
+	}
+	if _, err := e.InspectImage(ctx, source); err != nil { // before a store is made for nothing
+		return err
+	}
+	l, err := stores.Lock()
 	if err != nil {
 		return err
 	}
 	defer l.Release()
-	img.Name, img.Short = r.String(), ""
-	if err := e.content.SetRef(img.Name, img.Target); err != nil {
+	img, err := e.InspectImage(ctx, source)
+	if err != nil {
 		return err
 	}
-	return e.meta.PutImage(img)
+	img.Name, img.Short = r.String(), ""
+	return stores.Publish(img)
 }
 
 // RemoveImage takes a name off an image, and with its last name the image. The lines say what was done, as docker's do.
 func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) ([]string, error) {
 	stores := garbage.Open(e.root)
+	if err := stores.CheckVersion(); err != nil {
+		return nil, err
+	}
 	l, err := stores.Lock()
 	if err != nil {
 		return nil, err
@@ -112,16 +139,10 @@ func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) ([]st
 	}
 	var lines []string
 	for _, d := range drop {
-		key := d.Name
-		if key == "" {
-			key = d.ID
-		} else {
+		if d.Name != "" {
 			lines = append(lines, "Untagged: "+familiar(d.Name))
 		}
-		if err := e.content.RemoveRef(key); err != nil && !errors.Is(err, api.NotFound) {
-			return lines, err
-		}
-		if err := e.meta.RemoveImage(key); err != nil {
+		if err := stores.Forget(d); err != nil {
 			return lines, err
 		}
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"brig/api"
-	"brig/internal/base/lock"
 	"brig/internal/store/usage"
 )
 
@@ -60,48 +59,46 @@ func (s Stores) reclaim(ctx context.Context, u usage.Usage, short int64, r reque
 		if freed >= short || ctx.Err() != nil {
 			break
 		}
-		n, err := s.evict(c)
+		_, removed, err := s.evict(c)
 		if err != nil {
 			return err
 		}
-		freed += n
+		freed += removed.Bytes
 	}
 	return context.Cause(ctx)
 }
 
-// evict removes an image with all its names.
-func (s Stores) evict(c candidate) (int64, error) {
-	// No container is being made of it while it is looked whether one was.
-	still, err := s.Meta.Still()
-	if err != nil {
-		return 0, err
-	}
-	err = s.forgetUnused(still, c)
-	if err != nil {
-		return 0, err
+// evict removes an image with all its names, unless a container was made of it meanwhile.
+func (s Stores) evict(c candidate) (evicted bool, removed Removed, err error) {
+	if evicted, err = s.forgetUnused(c); !evicted || err != nil {
+		return evicted, removed, err
 	}
 	var set Set
 	for _, img := range c.names {
 		of := s.Of(img)
 		set.Blobs, set.Layers = append(set.Blobs, of.Blobs...), append(set.Layers, of.Layers...)
 	}
-	removed, err := s.remove(set, true)
-	return removed.Bytes, err
+	removed, err = s.remove(set, true)
+	return true, removed, err
 }
 
-// forgetUnused takes all names off an image unless a container was made of it. It releases still.
-func (s Stores) forgetUnused(still *lock.Lock, c candidate) error {
+// forgetUnused takes all names off an image. No container is being made while it looks whether one was made of it.
+func (s Stores) forgetUnused(c candidate) (bool, error) {
+	still, err := s.Meta.Still()
+	if err != nil {
+		return false, err
+	}
 	defer still.Release()
 	used, err := s.usedImages()
 	if err != nil || used[c.id] != "" {
-		return err
+		return false, err
 	}
 	for _, img := range c.names {
 		if err := s.Forget(img); err != nil && !errors.Is(err, api.NotFound) {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return true, nil
 }
 
 // usedImages maps the IDs of the images that containers are made of to such a container's name.

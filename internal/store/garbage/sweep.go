@@ -62,6 +62,7 @@ func (s Stores) sweepDead(ctx context.Context) (removed Removed, err error) {
 		sweep func(path string)
 	}{
 		{trashUnits, remove},
+		{QuarantineUnits, remove},
 		{partUnits, func(path string) { unheld(path, "") }},
 		{ingestUnits, func(path string) {
 			if path != filepath.Join(s.Root, partUnits) {
@@ -172,6 +173,49 @@ func (s Stores) fixNames() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Publish gives an image its name, which another may have had: that one stays, without a name if it has no other. The caller holds
+// [Stores.Lock], and has looked that all of the image is there.
+func (s Stores) Publish(img api.Image) error {
+	old, err := s.Meta.Image(img.Name)
+	if img.Name != "" && err == nil && old.ID != img.ID {
+		if err := s.untag(old); err != nil {
+			return err
+		}
+	}
+	if err := s.Content.SetRef(keyOf(img), img.Target); err != nil {
+		return err
+	}
+	if err := s.Meta.PutImage(img); err != nil {
+		return err
+	}
+	if img.Name == "" {
+		return nil
+	}
+	// The image has a name now; it need not be listed without one as well.
+	if _, err := s.Meta.Image(img.ID); err != nil {
+		return nil //nolint:nilerr // it was not
+	}
+	return s.Forget(api.Image{ID: img.ID})
+}
+
+// untag keeps an image that is about to lose its name, unless it has another.
+func (s Stores) untag(old api.Image) error {
+	images, err := s.Meta.Images()
+	if err != nil {
+		return err
+	}
+	for _, img := range images {
+		if img.ID == old.ID && img.Name != old.Name {
+			return nil
+		}
+	}
+	old.Name = ""
+	if err := s.Content.SetRef(old.ID, old.Target); err != nil {
+		return err
+	}
+	return s.Meta.PutImage(old)
 }
 
 // Forget takes the name off an image, or the image without a name out of the list. What is behind it stays, for [Stores.Remove]. The caller holds

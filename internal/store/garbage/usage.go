@@ -2,11 +2,15 @@ package garbage
 
 import (
 	"context"
+	"iter"
 	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
+
+	"brig/api"
 	"brig/internal/base/lock"
 	"brig/internal/store/usage"
 )
@@ -20,8 +24,10 @@ const (
 	partUnits   = "content/ingest/partial/"
 	unpackUnits = "snapshot/unpack/" // a layer on its way in or out
 	trashUnits  = "trash/"
-	leaseUnits  = leaseDir + "/"
-	holdUnits   = reserveDir + "/"
+	// QuarantineUnits are damaged pieces, put aside while a repair fetches them again.
+	QuarantineUnits = "quarantine/"
+	leaseUnits      = leaseDir + "/"
+	holdUnits       = reserveDir + "/"
 
 	// ContainerUnits are followed by the container's ID; what is in its folder log is of the unit ID/log.
 	ContainerUnits = "container/"
@@ -48,7 +54,7 @@ func unit(path string) (string, bool) {
 	case path == strings.TrimSuffix(partUnits, "/"):
 		return "content", false
 	}
-	for _, units := range [...]string{partUnits, ingestUnits, LayerUnits, ActiveUnits, unpackUnits, trashUnits, leaseUnits, holdUnits, VolumeUnits} {
+	for _, units := range [...]string{partUnits, ingestUnits, LayerUnits, ActiveUnits, unpackUnits, trashUnits, QuarantineUnits, leaseUnits, holdUnits, VolumeUnits} {
 		if name, ok := strings.CutPrefix(path, units); ok && name != "" {
 			return path, true
 		}
@@ -99,6 +105,8 @@ func (s Stores) leftovers(u usage.Usage, need *needs) []Leftover {
 			what = "broken-off unpacking"
 		case is(trashUnits):
 			what = "trash"
+		case is(QuarantineUnits):
+			what = "damaged piece of a repair"
 		case is(leaseUnits) && !lock.Held(path):
 			what = "lease of a dead process"
 		case is(holdUnits) && isHold(filepath.Base(path)) && !lock.Held(path):
@@ -141,4 +149,24 @@ func (s Stores) Leftovers(ctx context.Context) (usage.Usage, []Leftover, error) 
 		return u, nil, err
 	}
 	return u, s.leftovers(u, need), nil
+}
+
+// LayerUnit is the unit of an unpacked layer.
+func LayerUnit(diffID digest.Digest) string { return layerUnit(diffID) }
+
+// UnitsOf lists the units that an image consists of, some of them perhaps twice.
+func (s Stores) UnitsOf(img api.Image) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		set := s.Of(img)
+		for _, d := range set.Blobs {
+			if !yield(blobUnit(d)) {
+				return
+			}
+		}
+		for _, d := range set.Layers {
+			if !yield(layerUnit(d)) {
+				return
+			}
+		}
+	}
 }

@@ -87,10 +87,10 @@ func read[T any](path string, v *T, decode func(*jsonscan.Scanner, *T)) error {
 		}
 	}
 	if err := Verify(buf); err != nil {
-		return &api.Error{Kind: api.Corrupt, Msg: path + ": the record is damaged", Err: err}
+		return &api.Error{Kind: api.Corrupt, Msg: path + ": the record is damaged (see `brig system check --repair`)", Err: err}
 	}
 	if err := jsonscan.Decode(buf, v, decode); err != nil {
-		return &api.Error{Kind: api.Corrupt, Msg: path + ": not a record", Err: err}
+		return &api.Error{Kind: api.Corrupt, Msg: path + ": not a record (see `brig system check --repair`)", Err: err}
 	}
 	return nil
 }
