@@ -3,6 +3,7 @@ package transfer
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -149,6 +150,9 @@ func (c *checker) names() error {
 		c.add(api.Problem{Kind: "name", Name: "index.json", Path: filepath.Join(dir, "index.json"), Trouble: err.Error()})
 	} else if err != nil {
 		return err
+	} else if trouble := indexTrouble(filepath.Join(dir, "index.json")); trouble != "" {
+		c.named = false
+		c.add(api.Problem{Kind: "name", Name: "index.json", Path: filepath.Join(dir, "index.json"), Trouble: trouble})
 	}
 	b, err := os.ReadFile(filepath.Join(dir, imagespec.ImageLayoutFile))
 	if err == nil && string(b) != layoutMarker {
@@ -157,6 +161,27 @@ func (c *checker) names() error {
 		return err
 	}
 	return nil
+}
+
+// indexTrouble says what is wrong with an index.json whose digests can be read: a member that no index has, or another value than one has.
+func indexTrouble(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "" // there is none yet
+	}
+	var index imagespec.Index
+	var plain bytes.Buffer
+	if json.Unmarshal(b, &index) != nil || json.Compact(&plain, b) != nil {
+		return "it is no index"
+	}
+	want, err := json.Marshal(index)
+	switch {
+	case err != nil || !bytes.Equal(want, plain.Bytes()):
+		return "it has members that no index has"
+	case index.SchemaVersion != 2 || index.MediaType != imagespec.MediaTypeImageIndex:
+		return fmt.Sprintf("its type is %q, version %d", index.MediaType, index.SchemaVersion)
+	}
+	return ""
 }
 
 const layoutMarker = `{"imageLayoutVersion":"1.0.0"}`
@@ -402,7 +427,11 @@ func (c *checker) matchNames() {
 			leftover(name, "a name of no image, half taken off or half given")
 		case of < 0:
 			c.add(api.Problem{Kind: "name", Name: name, Path: "content/index.json", Trouble: fmt.Sprintf("it names %s, which is not there", r.Digest)})
-		case c.files[of].Err != nil || c.files[of].Image.Target.Digest == r.Digest:
+		case c.files[of].Err != nil:
+		case c.files[of].Image.Target.Digest == r.Digest:
+			if t := c.files[of].Image.Target; t.MediaType != r.MediaType || t.Size != r.Size {
+				c.add(api.Problem{Kind: "name", Name: name, Path: "content/index.json", Trouble: fmt.Sprintf("it says %s, %d bytes; the image's record %s, %d bytes", r.MediaType, r.Size, t.MediaType, t.Size)})
+			}
 		case there:
 			leftover(name, "it names %s, the image's record %s", r.Digest, c.files[of].Image.Target.Digest)
 		default:
@@ -422,6 +451,9 @@ func (c *checker) matchNames() {
 		}
 	}
 }
+
+// nameless begins what is said of a container whose removal took its name and was broken off then.
+const nameless = "its name does not lead to it, its ID is "
 
 // containers reads the records of containers, with none being made or removed meanwhile.
 func (c *checker) containers() error {
@@ -463,7 +495,10 @@ func (c *checker) containers() error {
 			}
 		}
 		if to, err := os.Readlink(filepath.Join(stores.Root, "name", rec.Name)); err != nil || filepath.Base(to) != id {
-			c.add(api.Problem{Kind: "container", Name: rec.Name, Path: "name/" + rec.Name, Trouble: "its name does not lead to it; its ID is " + id})
+			c.report.Leftovers = append(c.report.Leftovers, api.Problem{
+				Kind: "container", Name: rec.Name, Path: "container/" + id,
+				Trouble: nameless + id + ": remove it with `brig rm -f " + id + "`, or let --repair give its name back",
+			})
 		}
 	}
 	return nil

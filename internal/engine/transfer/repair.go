@@ -366,9 +366,6 @@ func (c *checker) moveBadIndex() error {
 	}
 	defer l.Release()
 	path := filepath.Join(c.t.stores.Root, "content", "index.json")
-	if _, err := c.t.stores.Content.Refs(); err == nil {
-		return nil
-	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -387,13 +384,12 @@ func (c *checker) repairIndex() error {
 
 // repairContainerNames gives containers back the names that do not lead to them any more.
 func (c *checker) repairContainerNames() {
-	for i := range c.report.Problems {
-		p := &c.report.Problems[i]
-		_, cid, ok := strings.Cut(p.Trouble, "its name does not lead to it; its ID is ")
-		if p.Kind != "container" || !ok {
+	for i := range c.report.Leftovers {
+		p := &c.report.Leftovers[i]
+		if p.Kind != "container" || !strings.HasPrefix(p.Trouble, nameless) {
 			continue
 		}
-		if err := c.t.stores.Meta.ReserveName(p.Name, cid); err != nil {
+		if err := c.t.stores.Meta.ReserveName(p.Name, filepath.Base(p.Path)); err != nil {
 			p.Advice = err.Error()
 			continue
 		}

@@ -39,7 +39,8 @@ func (s Stores) sweepDead(ctx context.Context) (removed Removed, err error) {
 	// remove takes away one thing that is nobody's.
 	remove := func(path string) {
 		n, _ := usage.Of(path)
-		if err := tree.Remove(path); err != nil {
+		// Trash is emptied by everybody: what another has removed meanwhile is gone too.
+		if err := tree.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 			return
 		}
@@ -168,8 +169,9 @@ func (s Stores) fixNames() error {
 		if f.Err != nil {
 			continue
 		}
-		if key := keyOf(f.Image); has[key].Digest != f.Image.Target.Digest {
-			errs = append(errs, s.Content.SetRef(key, f.Image.Target))
+		key, t := keyOf(f.Image), f.Image.Target
+		if r := has[key]; r.Digest != t.Digest || r.MediaType != t.MediaType || r.Size != t.Size {
+			errs = append(errs, s.Content.SetRef(key, t))
 		}
 	}
 	return errors.Join(errs...)
