@@ -357,7 +357,8 @@ func TestBitFlips(t *testing.T) {
 		for range 4 * scale() {
 			path := files[r.IntN(len(files))]
 			undo := flip(t, path, r)
-			if res := w.brig("system", "check", "--format", "json"); res.code != 1 || !strings.Contains(res.out, `"trouble"`) {
+			if res := w.brig("system", "check", "--format", "json"); res.code != 1 && kind != "index" || !strings.Contains(res.out, `"trouble"`) {
+				// A name in index.json that is another, and none of the image, is also what two killed processes leave.
 				t.Errorf("%s: %s is damaged, and check says %s", kind, path, res)
 			}
 			for _, args := range [][]string{{"ps", "-a"}, {"images"}, {"system", "df"}, {"inspect", "kept"}, {"image", "prune", "-f"}, {"info"}} {

@@ -423,6 +423,8 @@ func (c *checker) matchNames() {
 		of := slices.IndexFunc(c.files, func(f meta.ImageFile) bool { return f.Of(name) })
 		there := c.t.stores.Content.Has(r.Digest)
 		switch {
+		case name == "":
+			c.add(api.Problem{Kind: "name", Name: "index.json", Path: "content/index.json", Trouble: fmt.Sprintf("it has %s without a name", r.Digest)})
 		case of < 0 && there:
 			leftover(name, "a name of no image, half taken off or half given")
 		case of < 0:
