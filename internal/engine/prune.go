@@ -122,7 +122,7 @@ func (e *Engine) moveUnused(names []string, report *api.PruneReport) (moved []st
 	for _, id := range ids {
 		c, _, err := e.meta.Record(id)
 		if err != nil {
-			return nil, api.Errorf(api.KindOf(err), "no volume can be removed while nobody knows which ones container %.12s needs; remove it with `brig rm -f %.12s`: %w", id, id, err)
+			return nil, api.Errorf(api.KindOf(err), "no volume can be removed while nobody knows which ones container %.12s needs; remove it with `brig rm -f %s`: %w", id, id, err)
 		}
 		for _, m := range c.Spec.Mounts {
 			if m.Type == "volume" {

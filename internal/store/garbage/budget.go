@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -205,17 +206,26 @@ func (s Stores) held() (sum int64, died bool, err error) {
 		if err != nil {
 			return 0, false, err
 		}
-		text := string(bytes.TrimSpace(b))
-		if text == "" {
-			continue // being made
-		}
-		n, err := strconv.ParseInt(strings.TrimLeft(text[:len(text)-1], "0")+text[len(text)-1:], 10, 64)
-		if err != nil || n < 0 {
-			return 0, false, api.Errorf(api.Corrupt, "%s: %q is not a reservation; it goes with its process", path, text)
+		n, err := parseHold(b)
+		if err != nil {
+			return 0, false, api.Errorf(api.Corrupt, "%s: %w; it goes with its process", path, err)
 		}
 		sum += n
 	}
 	return sum, died, nil
+}
+
+// parseHold reads what is reserved. An empty file is being made.
+func parseHold(b []byte) (int64, error) {
+	text := string(bytes.TrimSpace(b))
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 0 {
+		return 0, fmt.Errorf("%q is not a reservation", text)
+	}
+	return n, nil
 }
 
 func isHold(name string) bool { return id.Valid(name) }

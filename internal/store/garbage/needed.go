@@ -152,7 +152,7 @@ func (s Stores) containers(n *needs, seen map[string]bool) ([]api.Container, err
 			if !errors.Is(err, api.Corrupt) {
 				return nil, err
 			}
-			n.layerDoubt = api.Errorf(api.Corrupt, "no layer can be removed while nobody knows which ones container %.12s needs; remove it with `brig rm -f %.12s`: %w", id, id, err)
+			n.layerDoubt = api.Errorf(api.Corrupt, "no layer can be removed while nobody knows which ones container %.12s needs; remove it with `brig rm -f %s`: %w", id, id, err)
 		}
 		if !ok {
 			continue // in the making, or dead

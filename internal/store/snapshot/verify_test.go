@@ -176,3 +176,24 @@ func oddArchive(t *testing.T) []byte {
 	}
 	return b.Bytes()
 }
+
+// FuzzVerifyFolder: whatever an archive says, it is compared and nothing is changed or left.
+func FuzzVerifyFolder(f *testing.F) {
+	s := Open(filepath.Join(f.TempDir(), "snapshot"))
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	w.WriteHeader(&tar.Header{Name: "a/b", Typeflag: tar.TypeReg, Size: 3, Mode: 0o644})
+	w.Write([]byte("abc"))
+	w.WriteHeader(&tar.Header{Name: "../../c", Typeflag: tar.TypeLink, Linkname: "../a/b"})
+	w.Close()
+	f.Add(b.Bytes())
+	layer := digest.FromString("layer")
+	if err := os.MkdirAll(filepath.Join(s.layerFS(layer.Encoded()), "a"), 0o755); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, archive []byte) {
+		if err := s.VerifyFolder(t.Context(), layer, bytes.NewReader(archive)); err == nil {
+			t.Error("it is of no archive")
+		}
+	})
+}
