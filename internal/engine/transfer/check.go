@@ -397,7 +397,11 @@ func (c *checker) layers(ctx context.Context, all []digest.Digest) error {
 	return nil
 }
 
+// layer compares one layer. One that is kept as an image gives the blob that it is made of, and was read with it.
 func (c *checker) layer(ctx context.Context, diffID, blob digest.Digest) error {
+	if hex, ok := c.t.stores.Content.Layer(blob); ok && hex == diffID.Encoded() {
+		return nil
+	}
 	r, err := c.t.stores.Content.Reader(blob)
 	if err != nil {
 		return err

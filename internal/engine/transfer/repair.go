@@ -229,7 +229,7 @@ func (c *checker) bringAgain(ctx context.Context, name string, target imagespec.
 	show := newDisplay(c.t.Stderr, true, true)
 	defer show.finish()
 	lease.Release() // what fails is taken back
-	if _, err := c.t.ingest(ctx, img, name, show); err != nil {
+	if _, err := c.t.ingest(ctx, img, name, show, garbage.Set{}); err != nil {
 		return "", err
 	}
 	if src.used != "" {
@@ -286,10 +286,16 @@ func (c *checker) putAside(f meta.ImageFile, target imagespec.Descriptor, held m
 		return err
 	}
 	for _, d := range set.Blobs {
-		if c.badBlobs[d] {
-			if err := move(c.blobPath(d)); err != nil {
-				return a, err
-			}
+		if !c.badBlobs[d] {
+			continue
+		}
+		if hex, ok := c.t.stores.Content.Layer(d); ok && !c.t.stores.Content.HasFile(d) { // blob and layer are one
+			c.badLayers[digest.NewDigestFromEncoded(digest.SHA256, hex)] = true
+			set.Layers = append(set.Layers, digest.NewDigestFromEncoded(digest.SHA256, hex))
+			continue
+		}
+		if err := move(c.blobPath(d)); err != nil {
+			return a, err
 		}
 	}
 	for _, d := range set.Layers {

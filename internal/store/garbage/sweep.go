@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
@@ -46,17 +47,28 @@ func (s Stores) sweepDead(ctx context.Context) (removed Removed, err error) {
 		}
 		removed.Bytes += n
 	}
-	// unheld does so under the lock at path+suffix, unless somebody has it. The lock goes too.
-	unheld := func(path, suffix string) {
-		l, err := lock.Try(path + suffix)
+	// unheld does so under the lock at held, unless somebody has it. The lock goes too.
+	unheld := func(path, held string) {
+		l, err := lock.Try(held)
 		if err != nil {
 			return // somebody is at work on it
 		}
 		remove(path)
-		if suffix != "" {
-			remove(path + suffix)
+		if held != path {
+			remove(held)
 		}
 		l.Release()
+	}
+	// ingested is a blob on its way in, or a link that is being made in one go with the next system call.
+	ingested := func(path string) {
+		fi, err := os.Lstat(path)
+		switch {
+		case err != nil || fi.IsDir():
+		case fi.Mode().IsRegular():
+			unheld(path, path)
+		case time.Since(fi.ModTime()) > time.Minute:
+			remove(path)
+		}
 	}
 	for _, f := range []struct {
 		units string
@@ -64,17 +76,13 @@ func (s Stores) sweepDead(ctx context.Context) (removed Removed, err error) {
 	}{
 		{trashUnits, remove},
 		{QuarantineUnits, remove},
-		{partUnits, func(path string) { unheld(path, "") }},
-		{ingestUnits, func(path string) {
-			if path != filepath.Join(s.Root, partUnits) {
-				unheld(path, "")
-			}
-		}},
-		{unpackUnits, func(path string) { unheld(strings.TrimSuffix(path, ".lock"), ".lock") }},
-		{leaseUnits, func(path string) { unheld(path, "") }},
+		{partUnits, func(path string) { unheld(path, path) }},
+		{ingestUnits, ingested},
+		{unpackUnits, func(path string) { unheld(path, unpackLock(path)) }},
+		{leaseUnits, func(path string) { unheld(path, path) }},
 		{holdUnits, func(path string) {
 			if isHold(filepath.Base(path)) {
-				unheld(path, "")
+				unheld(path, path)
 			}
 		}},
 		// Records and names are written under the lock that the caller holds: what is half written now is left.

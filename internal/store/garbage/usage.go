@@ -101,8 +101,8 @@ func (s Stores) leftovers(u usage.Usage, need *needs) []Leftover {
 			what = "partial download"
 		case is(ingestUnits) && !lock.Held(path):
 			what = "broken-off download"
-		case is(unpackUnits) && !lock.Held(strings.TrimSuffix(path, ".lock")+".lock"):
-			what = "broken-off unpacking"
+		case is(unpackUnits) && !lock.Held(unpackLock(path)):
+			what = "broken-off unpacking, or the beginning of a layer"
 		case is(trashUnits):
 			what = "trash"
 		case is(QuarantineUnits):
@@ -121,12 +121,17 @@ func (s Stores) leftovers(u usage.Usage, need *needs) []Leftover {
 	return all
 }
 
+// unpackLock is the lock of a layer on its way in, of which the path is one: HEX, HEX.old or the lock itself.
+func unpackLock(path string) string {
+	return strings.TrimSuffix(strings.TrimSuffix(path, ".old"), ".lock") + ".lock"
+}
+
 // inFlight is how much of u is on its way in, by processes that live: it is in their reservations already.
 func (s Stores) inFlight(u usage.Usage) (sum int64) {
 	for name, n := range u.Units {
 		path := filepath.Join(s.Root, name)
 		if strings.HasPrefix(name, ingestUnits) && lock.Held(path) ||
-			strings.HasPrefix(name, unpackUnits) && lock.Held(strings.TrimSuffix(path, ".lock")+".lock") {
+			strings.HasPrefix(name, unpackUnits) && lock.Held(unpackLock(path)) {
 			sum += n
 		}
 	}
