@@ -221,7 +221,7 @@ func (s Stores) untag(old api.Image) error {
 			return nil
 		}
 	}
-	old.Name = ""
+	old.Name, old.Short = "", ""
 	if err := s.Content.SetRef(old.ID, old.Target); err != nil {
 		return err
 	}
