@@ -30,7 +30,7 @@ type Layer struct {
 // TransferRequest asks for an image to be brought in or out, or for a word with a registry. It is what `brig` hands to `brig-image`, as JSON
 // that other users of the machine may see: a secret goes through standard input.
 type TransferRequest struct {
-	Op       string   `json:"op"`                 // pull, push, load, save, copy, receive, import, export, commit, login, logout or search
+	Op       string   `json:"op"`                 // pull, push, load, save, copy, receive, import, export, commit, login, logout, search or check
 	Refs     []string `json:"refs,omitempty"`     // pull, push: one; save: one or more; copy: source and destination, each with its transport
 	Platform string   `json:"platform,omitempty"` // os/arch[/variant]; empty: this machine's
 	File     string   `json:"file,omitempty"`     // load, save: a file, or a folder for a layout; export: a file; import: a file or URL; empty: standard input or output
@@ -55,6 +55,8 @@ type TransferRequest struct {
 	Author    string   `json:"author,omitempty"`    // commit
 	Message   string   `json:"message,omitempty"`   // import, commit
 	Freeze    string   `json:"freeze,omitempty"`    // commit: the control group that stands still while the files are read
+	Repair    bool     `json:"repair,omitempty"`    // check
+	Busy      []string `json:"busy,omitempty"`      // check: the IDs of containers that run
 }
 
 // TransferReply is what a transfer did.
@@ -65,6 +67,7 @@ type TransferReply struct {
 	Login  *Login         `json:"login,omitempty"`  // login, logout
 	Found  []SearchResult `json:"found,omitempty"`  // search
 	Thawed bool           `json:"thawed,omitempty"` // commit: what Freeze named runs again
+	Check  *CheckReport   `json:"check,omitempty"`  // check
 	Error  string         `json:"error,omitempty"`
 	Kind   Kind           `json:"kind,omitempty"`
 }

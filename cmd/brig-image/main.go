@@ -1,4 +1,4 @@
-// Command brig-image moves images for brig: pull, push, load, save, copy, import, export and commit, and both ends of a push over ssh. It is a program of its own because a registry client costs
+// Command brig-image moves images for brig: pull, push, load, save, copy, import, export and commit, and both ends of a push over ssh; and checks those that are in the store. It is a program of its own because a registry client costs
 // milliseconds at start, which a run of an image that is there shall not pay.
 //
 //	brig-image [--root DIR] [--state DIR] [--reply-fd N] REQUEST

@@ -9,27 +9,52 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/id"
 	"brig/internal/base/undo"
 	"brig/internal/image/ref"
 	"brig/internal/kernel/caps"
+	"brig/internal/store/garbage"
 )
 
 // Create makes a container's record, ready for Start. Nothing is left of it on error.
-func (e *Engine) Create(ctx context.Context, spec api.ContainerSpec, out api.Streams) (api.Container, error) {
-	c, err := e.newContainer(ctx, spec, out)
-	if err != nil {
-		return c, err
+func (e *Engine) Create(ctx context.Context, spec api.ContainerSpec, out api.Streams) (c api.Container, err error) {
+	err = e.untilThere(&c, func() error {
+		if c, err = e.newContainer(ctx, spec, out); err != nil {
+			return err
+		}
+		var u undo.Stack
+		defer u.Run()
+		if err := e.record(ctx, &c, &u); err != nil {
+			return err
+		}
+		for _, d := range c.Layers { // from now on they stay, if they are there
+			if !e.snapshot.Has(digest.Digest(d)) {
+				return api.Errorf(api.Corrupt, "image layer %s is not there; fetch the image again with `brig pull`", d)
+			}
+		}
+		u.Release()
+		return nil
+	})
+	return c, err
+}
+
+// untilThere makes container c, again where its image was removed between the moment that its record was read and the moment that the
+// container's was written: then the image is brought in anew, as if it had been removed before.
+func (e *Engine) untilThere(c *api.Container, try func() error) error {
+	const tries = 4
+	for n := 1; ; n++ {
+		err := try()
+		if err == nil || n == tries || !errors.Is(err, api.Corrupt) || c.Image == "" {
+			return err
+		}
+		if _, ierr := e.meta.ImageByID(c.Image); !errors.Is(ierr, api.NotFound) {
+			return err // its layers are missing while it is listed: that is damage
+		}
 	}
-	var u undo.Stack
-	defer u.Run()
-	if err := e.record(ctx, &c, &u); err != nil {
-		return c, err
-	}
-	u.Release()
-	return c, nil
 }
 
 // newContainer finds the image and merges its settings with the user's. It makes nothing.
@@ -42,6 +67,7 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 	if err != nil {
 		return c, err
 	}
+	e.meta.UseImage(&img)
 	c.Created = time.Now().UTC()
 	c.Image, c.ImageName, c.ImageConfig = img.ID, spec.Image, img.Config
 	for _, l := range img.Layers {
@@ -102,6 +128,9 @@ func matchesPlatform(img *api.Image, want string) bool {
 
 // record reserves the name, writes the container down and makes its volumes. A name that a process left which died on the way is free.
 func (e *Engine) record(ctx context.Context, c *api.Container, u *undo.Stack) error {
+	if err := garbage.Open(e.root).CheckVersion(); err != nil {
+		return err
+	}
 	anonymous, err := nameVolumes(c)
 	if err != nil {
 		return err

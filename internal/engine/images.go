@@ -11,11 +11,31 @@ import (
 	"brig/internal/store/garbage"
 )
 
-// Images returns all image records.
+// Images returns all image records. With an error of kind api.Corrupt it returns those that can be read.
 func (e *Engine) Images(context.Context) ([]api.Image, error) {
-	list, err := e.meta.Images()
-	slices.SortStableFunc(list, func(a, b api.Image) int { return b.Created.Compare(a.Created) })
-	return list, err
+	files, err := e.meta.ImageFiles()
+	if err != nil {
+		return nil, err
+	}
+	list := make([]api.Image, 0, len(files))
+	var bad []error
+	for _, f := range files {
+		if f.Err != nil {
+			bad = append(bad, f.Err)
+			continue
+		}
+		list = append(list, f.Image)
+	}
+	slices.SortFunc(list, func(a, b api.Image) int {
+		if n := b.Created.Compare(a.Created); n != 0 {
+			return n
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	if len(bad) > 0 {
+		return list, &api.Error{Kind: api.Corrupt, Msg: "not all images can be listed", Err: errors.Join(bad...)}
+	}
+	return list, nil
 }
 
 // InspectImage finds an image by reference, ID or a prefix of its ID.
@@ -55,7 +75,7 @@ func (e *Engine) imageByShort(name string) (api.Image, error) {
 	return all[i], nil
 }
 
-// Tag gives an image one more name. Another image that had the name stays, and so does one that had none, under its new name alone.
+// Tag gives an image one more name. Another image that loses its last name to it stays, without one, as with docker: containers may be made of it.
 func (e *Engine) Tag(ctx context.Context, source, target string) error {
 	r, err := ref.Parse(target)
 	if err != nil {
@@ -64,7 +84,14 @@ func (e *Engine) Tag(ctx context.Context, source, target string) error {
 	if strings.Contains(target, "@") {
 		return api.Errorf(api.InvalidArgument, "cannot tag %s: a target may not have a digest", target)
 	}
-	l, err := garbage.Open(e.root).Lock()
+	stores := garbage.Open(e.root)
+	if err := stores.CheckVersion(); err != nil {
+		return err
+	}
+	if _, err := e.InspectImage(ctx, source); err != nil { // before a store is made for nothing
+		return err
+	}
+	l, err := stores.Lock()
 	if err != nil {
 		return err
 	}
@@ -74,46 +101,15 @@ func (e *Engine) Tag(ctx context.Context, source, target string) error {
 		return err
 	}
 	img.Name, img.Short = r.String(), ""
-	if err := e.keepDisplaced(img); err != nil {
-		return err
-	}
-	if err := e.content.SetRef(img.Name, img.Target); err != nil {
-		return err
-	}
-	if err := e.meta.PutImage(img); err != nil {
-		return err
-	}
-	if _, err := e.meta.Image(img.ID); err != nil {
-		return nil //nolint:nilerr // it was not untagged
-	}
-	if err := e.meta.RemoveImage(img.ID); err != nil {
-		return err
-	}
-	return e.content.RemoveRef(img.ID)
-}
-
-// keepDisplaced keeps the image that is about to lose its name to another, unless it has one more: it stays untagged, as with docker.
-func (e *Engine) keepDisplaced(next api.Image) error {
-	old, err := e.meta.Image(next.Name)
-	if errors.Is(err, api.NotFound) || err == nil && old.ID == next.ID {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	all, err := e.meta.Images()
-	if err != nil {
-		return err
-	}
-	if slices.ContainsFunc(all, func(o api.Image) bool { return o.ID == old.ID && o.Name != old.Name }) {
-		return nil
-	}
-	return e.keepUntagged(old)
+	return stores.Publish(img)
 }
 
 // RemoveImage takes a name off an image, and with its last name the image. The lines say what was done, as docker's do.
 func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) ([]string, error) {
 	stores := garbage.Open(e.root)
+	if err := stores.CheckVersion(); err != nil {
+		return nil, err
+	}
 	l, err := stores.Lock()
 	if err != nil {
 		return nil, err
@@ -143,16 +139,10 @@ func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) ([]st
 	}
 	var lines []string
 	for _, d := range drop {
-		key := d.Name
-		if key == "" {
-			key = d.ID
-		} else {
+		if d.Name != "" {
 			lines = append(lines, "Untagged: "+familiar(d.Name))
 		}
-		if err := e.content.RemoveRef(key); err != nil && !errors.Is(err, api.NotFound) {
-			return lines, err
-		}
-		if err := e.meta.RemoveImage(key); err != nil {
+		if err := stores.Forget(d); err != nil {
 			return lines, err
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"brig/internal/network"
 	"brig/internal/runtime"
 	"brig/internal/runtime/ns"
+	"brig/internal/store/garbage"
 )
 
 // Logs rotate by default, or they fill the disk.
@@ -27,11 +28,14 @@ const (
 
 // Run is create and start in one: the hot path. With a == nil the container runs detached.
 func (e *Engine) Run(ctx context.Context, spec api.ContainerSpec, a *api.Attach, out api.Streams) (api.Container, *api.Session, error) {
-	c, err := e.newContainer(ctx, spec, out)
-	if err != nil {
-		return c, nil, err
-	}
-	l, err := e.launch(ctx, &c, a, true)
+	var c api.Container
+	var l *launched
+	err := e.untilThere(&c, func() (err error) {
+		if c, err = e.newContainer(ctx, spec, out); err == nil {
+			l, err = e.launch(ctx, &c, a, true)
+		}
+		return err
+	})
 	if err != nil {
 		return c, nil, err
 	}
@@ -60,6 +64,9 @@ func (e *Engine) Run(ctx context.Context, spec api.ContainerSpec, a *api.Attach,
 
 // Start runs a container that was created or has ended.
 func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Session, error) {
+	if err := garbage.Open(e.root).CheckVersion(); err != nil {
+		return nil, err
+	}
 	c, err := e.meta.Container(name)
 	if err != nil {
 		return nil, err

@@ -32,18 +32,45 @@ type ingest struct {
 	img  *image.Image
 	show *display
 
+	budget *garbage.Budget
+
 	mu    sync.Mutex
 	added garbage.Set // what was not there before
+}
+
+// needs lists all that the image consists of.
+func (in *ingest) needs() (set garbage.Set) {
+	for _, d := range in.img.Documents {
+		set.Blobs = append(set.Blobs, d.Descriptor.Digest)
+	}
+	for _, l := range in.img.Layers {
+		set.Blobs = append(set.Blobs, l.Blob.Digest)
+		set.Layers = append(set.Layers, digest.Digest(l.DiffID))
+	}
+	return set
 }
 
 // ingest brings img in under name, which may be empty, and returns its record. added is what of it was stored before.
 func (t *Transfer) ingest(ctx context.Context, img *image.Image, name string, show *display, added garbage.Set) (rec api.Image, err error) {
 	in := &ingest{t: t, img: img, show: show, added: added}
+	lease, err := t.stores.Lease(ctx)
+	if err != nil {
+		t.takeBack(in.added)
+		return rec, err
+	}
 	defer func() {
+		lease.Release() // it would protect from takeBack too
 		if err != nil {
 			t.takeBack(in.added)
 		}
 	}()
+	if err := lease.Add(in.needs()); err != nil {
+		return rec, err
+	}
+	if in.budget, err = t.stores.Budget(); err != nil {
+		return rec, err
+	}
+	defer in.budget.Close()
 	for range rounds {
 		if err := in.fetch(ctx); err != nil {
 			return api.Image{}, err
@@ -152,6 +179,13 @@ func (in *ingest) layer(ctx context.Context, l api.Layer, bar *bar) (existed boo
 	if !hasFiles {
 		in.note("", diffID)
 	}
+	if !hasBlob {
+		release, err := in.budget.Reserve(ctx, l.Blob.Size)
+		if err != nil {
+			return false, err
+		}
+		defer release()
+	}
 	err = in.stream(ctx, l, claim, src, !hasFiles, cancel)
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
@@ -200,7 +234,12 @@ func (in *ingest) pack(ctx context.Context, claim *snapshot.Claim, l api.Layer, 
 	}
 	src.Resumes = !isFile && in.img.Resumes()
 	in.note(l.Blob.Digest, digest.Digest(l.DiffID))
-	_, err := claim.Pack(ctx, src, func(dir string) error { return store.Derive(l.Blob.Digest, dir) })
+	release, err := in.budget.Reserve(ctx, l.Blob.Size+l.Blob.Size/16+1<<20)
+	if err != nil {
+		return err
+	}
+	defer release()
+	_, err = claim.Pack(ctx, src, func(dir string) error { return store.Derive(l.Blob.Digest, dir) })
 	if err == nil && isFile {
 		err = store.RemoveFile(l.Blob.Digest)
 	}
@@ -257,8 +296,24 @@ func (in *ingest) unpack(ctx context.Context, claim *snapshot.Claim, compressed 
 		defer stage.Close()
 		r = stage
 	}
-	_, err = claim.Unpack(ctx, r)
+	grown := in.budget.Growth(ctx)
+	defer grown.Release()
+	_, err = claim.Unpack(ctx, growing{r, grown})
 	return err
+}
+
+// growing reserves room for what an archive becomes when it is unpacked: a quarter more, for files end within blocks of the disk.
+type growing struct {
+	io.Reader
+	g *garbage.Growth
+}
+
+func (r growing) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if gerr := r.g.Add(int64(n) + int64(n)/4); gerr != nil {
+		return 0, gerr
+	}
+	return n, err
 }
 
 // name says which layer of which source an error is about. Errors of the machine (a full disk) and cancellation speak for themselves.
@@ -349,51 +404,12 @@ func bare(d imagespec.Descriptor) imagespec.Descriptor {
 // put writes a record, durably, under the lock. An image that loses its name to it stays, untagged, as with docker: containers may be made of it.
 func (t *Transfer) put(rec api.Image) error {
 	old, err := t.stores.Meta.Image(rec.Name)
-	if rec.Name != "" && err == nil && old.ID != rec.ID {
-		if err := t.untag(old); err != nil {
-			return err
-		}
-	}
-	key := rec.Name
-	if key == "" {
-		key = rec.ID
-	}
-	if err := t.stores.Content.SetRef(key, rec.Target); err != nil {
+	known := rec.Name != "" && err == nil
+	if err := t.stores.Publish(rec); err != nil {
 		return err
 	}
-	if err := t.stores.Meta.PutImage(rec); err != nil {
-		return err
-	}
-	if old.ID == rec.ID && old.Manifest.Digest != rec.Manifest.Digest {
-		t.stores.Remove(t.stores.Of(old)) // the same image, packed otherwise; a failure leaves it to the next removal
-	}
-	if rec.Name == "" {
-		return nil
-	}
-	// The image has a name now; it need not be listed without one as well.
-	if _, err := t.stores.Meta.Image(rec.ID); err == nil {
-		if err := t.stores.Meta.RemoveImage(rec.ID); err != nil {
-			return err
-		}
-		return t.stores.Content.RemoveRef(rec.ID)
+	if known && old.ID == rec.ID && old.Manifest.Digest != rec.Manifest.Digest {
+		t.stores.Remove(t.stores.Of(old)) //nolint:errcheck // the same image, packed otherwise; a failure leaves it to the next removal
 	}
 	return nil
-}
-
-// untag keeps an image that is about to lose its name, unless it has another.
-func (t *Transfer) untag(old api.Image) error {
-	images, err := t.stores.Meta.Images()
-	if err != nil {
-		return err
-	}
-	for _, img := range images {
-		if img.ID == old.ID && img.Name != old.Name {
-			return nil
-		}
-	}
-	old.Name = ""
-	if err := t.stores.Content.SetRef(old.ID, old.Target); err != nil {
-		return err
-	}
-	return t.stores.Meta.PutImage(old)
 }

@@ -1,5 +1,5 @@
 // Package transfer brings images in and out: pull, push, load, save, copy, import, export and commit; and speaks with registries: login, logout
-// and search. Only brig-image links it.
+// and search; and checks and repairs what is in the store. Only brig-image links it.
 //
 // An image comes in by one way, whatever its source (see ingest.go): layers that are missing are fetched side by side; each is verified,
 // stored and unpacked while it arrives; the documents follow; at last, under a short lock, the image gets its name. Until then nothing
@@ -53,6 +53,11 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 	default:
 		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "%s=%s: want auto, %s or %s", layersEnv, t.layers, layersAsFolders, layersAsImages)
 	}
+	if r.Op == "pull" || r.Op == "load" {
+		if err := t.stores.EnsureVersion(); err != nil {
+			return api.TransferReply{}, err
+		}
+	}
 	switch r.Op {
 	case "pull":
 		return t.Pull(ctx, r)
@@ -78,7 +83,9 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 		return t.Export(ctx, r)
 	case "commit":
 		return t.Commit(ctx, r)
+	case "check":
+		return t.Check(ctx, r)
 	default:
-		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, push, load, save, copy, receive, import, export, commit, login, logout or search", r.Op)
+		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, push, load, save, copy, receive, import, export, commit, login, logout, search or check", r.Op)
 	}
 }

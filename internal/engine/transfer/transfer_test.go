@@ -74,7 +74,7 @@ func (w *world) empty() {
 		rel, _ := filepath.Rel(w.root, path)
 		switch {
 		case err != nil || d.IsDir() && !strings.HasPrefix(rel, "snapshot/layer/"):
-		case d.Name() == "oci-layout", d.Name() == ".lock", strings.HasSuffix(d.Name(), ".lock"):
+		case d.Name() == "oci-layout", d.Name() == ".lock", d.Name() == "version", d.Name() == ".making", strings.HasSuffix(d.Name(), ".lock"):
 		case d.Name() == "index.json":
 			if b, _ := os.ReadFile(path); bytes.Contains(b, []byte("sha256:")) {
 				w.Errorf("index.json: %s", b)

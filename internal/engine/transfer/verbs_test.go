@@ -341,13 +341,13 @@ func TestOverlayInPlace(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer done()
-	before, _ := os.ReadFile("/proc/self/mountinfo")
+	before, _ := os.ReadFile("/proc/thread-self/mountinfo")
 	fd, err := overlayInPlace("index=off,lowerdir="+strings.Join(append([]string{upper}, lower...), ":"), w.root)
 	if err != nil {
 		t.Skip(err) // no overlay here
 	}
 	defer unix.Close(fd)
-	if after, _ := os.ReadFile("/proc/self/mountinfo"); !bytes.Equal(before, after) {
+	if after, _ := os.ReadFile("/proc/thread-self/mountinfo"); !bytes.Equal(before, after) {
 		t.Error("a mount is left")
 	}
 	names, err := os.ReadDir(fmt.Sprintf("/proc/self/fd/%d", fd))

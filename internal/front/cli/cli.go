@@ -47,6 +47,7 @@ type Engine interface {
 	Logs(ctx context.Context, name string, o api.LogOptions, emit func(api.LogEntry) error) error
 	Exec(ctx context.Context, name string, e api.ExecSpec, s api.Streams) (api.Exit, error)
 	Wait(ctx context.Context, name string) (api.Exit, error)
+	// Images returns, with an error of kind api.Corrupt, those whose records can be read.
 	Images(ctx context.Context) ([]api.Image, error)
 	InspectImage(ctx context.Context, name string) (api.Image, error)
 	// ImageDetail is an image with what inspect and history tell of it.
@@ -67,6 +68,17 @@ type Engine interface {
 	Reap(ctx context.Context, id string) error
 	// ServeRegistry serves the store as a registry, in this process's place: it returns only when that fails.
 	ServeRegistry(ctx context.Context, r api.RegistryRequest) error
+	// DiskUsage measures what the store takes.
+	DiskUsage(ctx context.Context) (api.DiskUsage, error)
+	// The prunes return what they removed also with an error.
+	PruneContainers(ctx context.Context, o api.PruneOptions) (api.PruneReport, error)
+	PruneImages(ctx context.Context, o api.PruneOptions) (api.PruneReport, error)
+	PruneVolumes(ctx context.Context, o api.PruneOptions) (api.PruneReport, error)
+	// Check reads the whole store and, with repair, sets right what it can.
+	Check(ctx context.Context, repair, insecure bool, s api.Streams) (api.CheckReport, error)
+	// StoreLimit is what the store may take, in bytes; 0: no limit.
+	StoreLimit(ctx context.Context) (int64, error)
+	SetStoreLimit(ctx context.Context, bytes int64) error
 	// Reset removes everything of this root and state.
 	Reset(ctx context.Context) error
 }

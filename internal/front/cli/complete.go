@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -47,7 +48,7 @@ func (a *app) completeContainer(want func(*api.Container) bool) completer {
 // completeImages offers the short names of images that are not there already.
 func (a *app) completeImages(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
 	all, err := a.engine().Images(cmd.Context())
-	if err != nil {
+	if err != nil && !errors.Is(err, api.Corrupt) {
 		return nil, cobra.ShellCompDirectiveError
 	}
 	var names []string

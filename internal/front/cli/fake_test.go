@@ -28,6 +28,10 @@ type fake struct {
 	detail     api.ImageDetail // but for the image and its names
 	log        []api.LogEntry
 	info       api.Info
+	usage      api.DiskUsage
+	pruned     api.PruneReport
+	checked    api.CheckReport
+	limit      int64
 	session    *api.Session
 	exit       api.Exit
 	err        error            // of Run, Create, Start, Exec, Attach, Transfer, Info, Reap
@@ -198,6 +202,35 @@ func (f *fake) RemoveImage(_ context.Context, name string, force bool) ([]string
 
 func (f *fake) Tag(_ context.Context, source, target string) error {
 	f.call("tag %s %s", source, target)
+	return f.err
+}
+
+func (f *fake) DiskUsage(context.Context) (api.DiskUsage, error) { return f.usage, f.err }
+
+func (f *fake) PruneContainers(_ context.Context, o api.PruneOptions) (api.PruneReport, error) {
+	f.call("prune containers %v %v %t", o.Labels, o.NotLabels, !o.Until.IsZero())
+	return f.pruned, f.err
+}
+
+func (f *fake) PruneImages(_ context.Context, o api.PruneOptions) (api.PruneReport, error) {
+	f.call("prune images %t %v", o.All, o.Labels)
+	return f.pruned, nil
+}
+
+func (f *fake) PruneVolumes(context.Context, api.PruneOptions) (api.PruneReport, error) {
+	f.call("prune volumes")
+	return f.pruned, nil
+}
+
+func (f *fake) Check(_ context.Context, repair, insecure bool, _ api.Streams) (api.CheckReport, error) {
+	f.call("check %t %t", repair, insecure)
+	return f.checked, f.err
+}
+
+func (f *fake) StoreLimit(context.Context) (int64, error) { return f.limit, f.err }
+
+func (f *fake) SetStoreLimit(_ context.Context, n int64) error {
+	f.limit = n
 	return f.err
 }
 

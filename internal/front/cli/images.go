@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -36,7 +37,9 @@ func (a *app) images() *cobra.Command {
 				o.filter["reference"] = append(o.filter["reference"], args[0])
 			}
 			all, err := a.engine().Images(cmd.Context())
-			if err != nil {
+			if errors.Is(err, api.Corrupt) { // one damaged record is not in the way of the others
+				a.complain(err)
+			} else if err != nil {
 				return err
 			}
 			if shows(o.format, "Containers") {

@@ -12,11 +12,11 @@ func (a *app) system() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "system COMMAND",
 		Short:   "Manage Brig",
-		Example: "  brig system reset --force",
+		Example: "  brig system df\n  brig system prune --all\n  brig system check",
 		Args:    exactArgs(0),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	c.AddCommand(a.systemReset())
+	c.AddCommand(a.systemDf(), a.systemPrune(), a.systemCheck(), a.systemLimit(), a.systemReset())
 	return c
 }
 

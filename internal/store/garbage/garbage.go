@@ -1,14 +1,40 @@
-// Package garbage removes what no image and no container needs any more, while other processes bring images in and remove them.
+// Package garbage takes care of the store as a whole: what in it is needed, what is not and may go, how much it takes and may take.
 //
-// An image in the making has no record yet, so nothing on the disk says that it counts on a layer that it found there. The rule that
-// keeps such a layer, without a lock on the way of a pull: who publishes a record, and who removes blobs or layers, holds [Lock] for
-// that moment. The publisher looks under the lock whether all that the image needs is still there, and fetches what is not; the
-// remover looks under the lock which records there are. No record of an image is ever without its layers.
+// # What is needed
+//
+// All that is needed is found from few roots (needed.go): the records of images, the records of containers, which keep their layers and not the
+// blobs that those came from, and the leases of processes at work. Everything else under --root that is made of blobs and layers may go at
+// any time; what dead processes left goes with it (sweep.go).
+//
+// # Leases
+//
+// An image in the making has no record yet, so nothing else on the disk says that it counts on a layer that it found there. Who brings
+// something in holds a [Lease], a file below ROOT/lease that its holder keeps locked by flock(2) and writes down in what it counts on:
+// first it adds a blob or a layer to the lease, then it looks whether it is there. The lease of a dead process is void, since the kernel frees its lock.
+//
+//	lease, err := stores.Lease(ctx)
+//	defer lease.Release()
+//	err = lease.Add(stores.Of(img))     // before [content.Store.Has] and [snapshot.Store.Has] are asked
+//	… fetch what is missing, take Lock, write the record, release Lock …
+//
+// A transfer that takes back what it added releases its lease first: a lease protects from its own holder too.
+//
+// # Who waits for whom
+//
+// These locks are taken in this order; none is taken while a later one is held:
+//
+//	ROOT/reserve/.lock      a reservation of space is made or given back (budget.go)
+//	ROOT/image/.lock        [Stores.Lock]: a record of an image is published or withdrawn, blobs and layers are removed.
+//	                        [Lease.Add] shares it, so that a removal knows every lease
+//	ROOT/container/.making  [meta.Store.Still]: while one layer is removed no container is made that may need it
+//
+// `run` takes none of the first two: its container's record is what protects its layers. A layer that is removed between the moment that
+// run read the image's record and the moment that it has written the container's is found missing when the root is prepared.
 package garbage
 
 import (
+	"context"
 	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
 
@@ -39,14 +65,43 @@ func Open(root string) Stores {
 
 // Lock is held while a record of an image is published or withdrawn, and while blobs and layers are removed.
 func (s Stores) Lock() (*lock.Lock, error) {
-	dir := filepath.Join(s.Root, "image")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	path, err := s.lockPath()
+	if err != nil {
 		return nil, err
 	}
-	return lock.Take(filepath.Join(dir, ".lock"))
+	return lock.Take(path)
 }
 
-// Set is what may be removed: blobs, and unpacked layers by diff ID.
+func (s Stores) lockPath() (string, error) {
+	dir := filepath.Join(s.Root, "image")
+	return filepath.Join(dir, ".lock"), os.MkdirAll(dir, 0o700)
+}
+
+// within takes a lock, unless ctx ends first.
+func within(ctx context.Context, take func() (*lock.Lock, error)) (*lock.Lock, error) {
+	type result struct {
+		l   *lock.Lock
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		l, err := take()
+		done <- result{l, err}
+	}()
+	select {
+	case r := <-done:
+		return r.l, r.err
+	case <-ctx.Done():
+		go func() { // flock(2) cannot be called off
+			if r := <-done; r.err == nil {
+				r.l.Release()
+			}
+		}()
+		return nil, context.Cause(ctx)
+	}
+}
+
+// Set is a number of blobs, and of unpacked layers by diff ID.
 type Set struct {
 	Blobs  []digest.Digest
 	Layers []digest.Digest
@@ -85,77 +140,10 @@ func (s Stores) inner(target imagespec.Descriptor) []digest.Digest {
 	return found
 }
 
-// All lists everything in the store. To remove it sweeps what transfers left that were killed, and what those that are under way have brought
-// in so far: they fetch it again.
+// All lists everything in the store. To remove it sweeps what transfers left that were killed; what those have a lease on that are under way stays.
 func (s Stores) All() (set Set, err error) {
 	if set.Blobs, err = s.Content.Blobs(); err == nil {
 		set.Layers, err = s.Snapshot.Layers()
 	}
 	return set, err
-}
-
-// Remove removes what is in the set and needed by no image's record, no container and no repository of the registry, and returns what it
-// removed. The caller holds [Stores.Lock].
-func (s Stores) Remove(set Set) (removed Set, err error) {
-	// Two sets: the blob of a layer that is not compressed has its diff ID for a digest.
-	layers := map[digest.Digest]bool{}
-	blobs, err := s.RegistryBlobs()
-	if err != nil {
-		return removed, err
-	}
-	for d := range blobs {
-		if layer, ok := s.giver(d); ok {
-			layers[layer] = true
-		}
-	}
-	images, err := s.Meta.Images()
-	if err != nil {
-		return removed, err // without knowing all that is needed, nothing may go
-	}
-	for _, img := range images {
-		of := s.Of(img)
-		for _, d := range of.Blobs {
-			blobs[d] = true
-		}
-		for _, d := range of.Layers {
-			layers[d] = true
-		}
-	}
-	ids, err := s.Meta.ContainerIDs()
-	if err != nil {
-		return removed, err
-	}
-	for _, id := range ids {
-		c, err := s.Meta.Container(id)
-		if errors.Is(err, api.NotFound) {
-			continue
-		}
-		if err != nil {
-			return removed, err
-		}
-		for _, l := range c.Layers {
-			layers[digest.Digest(l)] = true
-		}
-	}
-	var errs []error
-	// Blobs first: without its layer a blob that the layer gives is not there to be removed, and its link would be left.
-	for _, d := range set.Blobs {
-		if !blobs[d] && s.Content.Has(d) {
-			if err := s.Content.Remove(d); err != nil {
-				errs = append(errs, err)
-			} else {
-				removed.Blobs = append(removed.Blobs, d)
-			}
-		}
-	}
-	for _, d := range set.Layers {
-		if !layers[d] && s.Snapshot.Has(d) {
-			if err := s.Snapshot.RemoveLayer(d.String()); err != nil {
-				errs = append(errs, err)
-			} else {
-				removed.Layers = append(removed.Layers, d)
-			}
-		}
-	}
-	return removed, errors.Join(errs...)
 }

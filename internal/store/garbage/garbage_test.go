@@ -72,7 +72,7 @@ func (s store) remove(set Set) Set {
 	if err != nil {
 		s.Fatal(err)
 	}
-	return gone
+	return gone.Set
 }
 
 func TestRemove(t *testing.T) {

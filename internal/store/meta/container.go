@@ -186,6 +186,30 @@ func (s *Store) ContainerIDs() ([]string, error) {
 	return ids, nil
 }
 
+// Still waits until no container is being made or removed, and keeps others from beginning that until it is released: for who must know
+// all there are. Records are there then or belong to what a dead process left.
+func (s *Store) Still() (*lock.Lock, error) {
+	l, err := lock.Take(s.makingPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = makeDir(filepath.Join(s.root, containerDir), atomicfile.Volatile); err == nil {
+			l, err = lock.Take(s.makingPath())
+		}
+	}
+	return l, err
+}
+
+// Record returns the record of the container of a whole ID. One that has none is not ok, and is no error.
+func (s *Store) Record(cid string) (c api.Container, ok bool, err error) {
+	if !id.Valid(cid) {
+		return c, false, noContainer(cid)
+	}
+	c, err = s.record(cid)
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, false, nil
+	}
+	return c, err == nil, err
+}
+
 var onlyName = [...]string{"name"}
 
 func readNameOnly(s *jsonscan.Scanner, v *string) {

@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
@@ -82,29 +85,70 @@ func (s *Store) ImageByID(idOrPrefix string) (api.Image, error) {
 	return found, nil
 }
 
-// Images returns all records, in the order of their names. One that another process removes meanwhile is left out.
+// Images returns all records, in the order of their names. One that another process removes meanwhile is left out, and so is one that cannot be
+// read: see [Store.ImageFiles].
 func (s *Store) Images() ([]api.Image, error) {
+	files, err := s.ImageFiles()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]api.Image, 0, len(files))
+	for _, f := range files {
+		if f.Err == nil {
+			all = append(all, f.Image)
+		}
+	}
+	slices.SortFunc(all, func(a, b api.Image) int { return strings.Compare(imageKey(a), imageKey(b)) })
+	return all, nil
+}
+
+// ImageFile is the file of one image's record.
+type ImageFile struct {
+	Path  string
+	Image api.Image // as far as Err is nil
+	Err   error     // why it cannot be used: of kind api.Corrupt, or the system's
+}
+
+// Of reports whether the file is the place for the record of an image's key.
+func (f ImageFile) Of(key string) bool { return filepath.Base(f.Path) == escape(key)+imageSuffix }
+
+// ImageFiles returns all records, also those that cannot be read, in no order.
+func (s *Store) ImageFiles() ([]ImageFile, error) {
 	names, err := readNames(filepath.Join(s.root, imageDir))
 	if err != nil {
 		return nil, err
 	}
-	all := make([]api.Image, 0, len(names))
+	var all []ImageFile
 	for _, name := range names {
 		if !strings.HasSuffix(name, imageSuffix) {
 			continue // being written
 		}
-		var img api.Image
-		err := read(filepath.Join(s.root, imageDir, name), &img, readImage)
-		if errors.Is(err, fs.ErrNotExist) {
+		f := ImageFile{Path: filepath.Join(s.root, imageDir, name)}
+		f.Err = read(f.Path, &f.Image, readImage)
+		if errors.Is(f.Err, fs.ErrNotExist) {
 			continue
 		}
-		if err != nil {
-			return nil, err
+		if f.Err == nil && !f.Of(imageKey(f.Image)) {
+			f.Err = corrupt(f.Path, imageKey(f.Image), strings.TrimSuffix(name, imageSuffix))
 		}
-		all = append(all, img)
+		all = append(all, f)
 	}
-	slices.SortFunc(all, func(a, b api.Image) int { return strings.Compare(imageKey(a), imageKey(b)) })
 	return all, nil
+}
+
+// UseImage notes that the image is used now, for [Store.ImageUsed]: one system call, and nothing is waited for.
+func (s *Store) UseImage(img *api.Image) {
+	now := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_NOW}}
+	_ = unix.UtimesNanoAt(unix.AT_FDCWD, s.imagePath(imageKey(*img)), now, unix.AT_SYMLINK_NOFOLLOW) // a hint; without it the image goes sooner
+}
+
+// ImageUsed returns when a container was last made of the image, or when it was brought in.
+func (s *Store) ImageUsed(img *api.Image) time.Time {
+	fi, err := os.Lstat(s.imagePath(imageKey(*img)))
+	if err != nil {
+		return img.Pulled
+	}
+	return fi.ModTime()
 }
 
 // RemoveImage forgets the name, or the untagged image of an ID sha256:…. What is behind it stays. No such image is api.NotFound.

@@ -1,0 +1,182 @@
+package garbage
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"brig/api"
+)
+
+// needs are all blobs and layers that must stay. Two sets: the blob of a layer that is not compressed has its diff ID for a digest.
+type needs struct {
+	blobs, layers map[digest.Digest]bool
+	// doubt is why something may be needed that nobody can name; then no blob (blobDoubt), or no layer, may go.
+	blobDoubt, layerDoubt error
+}
+
+func (n *needs) add(set Set) {
+	for _, d := range set.Blobs {
+		n.blobs[d] = true
+	}
+	for _, d := range set.Layers {
+		n.layers[d] = true
+	}
+}
+
+// needed collects what must stay, from every root that there is. Whatever else comes to need blobs or layers is added here, and only
+// here. The caller holds [Stores.Lock]; of containers that is what is needed at this moment, see [Stores.removeLayers].
+func (s Stores) needed() (*needs, error) {
+	n := &needs{blobs: map[digest.Digest]bool{}, layers: map[digest.Digest]bool{}}
+	for _, root := range []func(*needs) error{
+		s.neededByImages,
+		s.neededByContainers,
+		s.neededByLeases,
+		s.neededByRegistry,
+	} {
+		if err := root(n); err != nil {
+			return nil, err // without knowing all that is needed, nothing may go
+		}
+	}
+	for d := range n.blobs { // a blob that a packed layer gives goes with the layer
+		if layer, ok := s.giver(d); ok {
+			n.layers[layer] = true
+		}
+	}
+	return n, nil
+}
+
+// neededByRegistry adds what repositories of the registry have.
+func (s Stores) neededByRegistry(n *needs) error {
+	blobs, err := s.RegistryBlobs()
+	for d := range blobs {
+		n.blobs[d] = true
+	}
+	return err
+}
+
+// neededByImages: of an image whose record cannot be read, or is of pieces that are not there, all that its name in index.json leads to.
+func (s Stores) neededByImages(n *needs) error {
+	files, err := s.Meta.ImageFiles()
+	if err != nil {
+		return err
+	}
+	refs, refsErr := s.Content.Refs()
+	for _, f := range files {
+		whole := f.Err == nil
+		if whole {
+			set := s.Of(f.Image)
+			n.add(set)
+			whole = s.hasAll(set)
+		}
+		if whole {
+			continue
+		}
+		found := false
+		for _, r := range refs {
+			if f.Of(r.Annotations[imagespec.AnnotationRefName]) {
+				found = s.neededBy(n, r.Digest, 0) || found
+			}
+		}
+		if f.Err != nil && !found { // whose parts nobody knows
+			n.blobDoubt = fmt.Errorf("nothing can be removed while nobody knows what it needs, see `brig system check --repair`: %w", errors.Join(f.Err, refsErr))
+			n.layerDoubt = n.blobDoubt
+		}
+	}
+	return nil
+}
+
+func (s Stores) hasAll(set Set) bool {
+	for _, d := range set.Blobs {
+		if !s.Content.Has(d) {
+			return false
+		}
+	}
+	for _, d := range set.Layers {
+		if !s.Snapshot.Has(d) {
+			return false
+		}
+	}
+	return true
+}
+
+// neededBy adds all that a document leads to and that is in the store. It reports whether it could tell.
+func (s Stores) neededBy(n *needs, d digest.Digest, depth int) bool {
+	const maxDepth = 4 // an index in an index in an index; then manifest
+	n.blobs[d] = true
+	b, err := s.Content.Bytes(d, maxDocument)
+	if err != nil || depth == maxDepth {
+		return false
+	}
+	var doc struct {
+		Manifests []imagespec.Descriptor `json:"manifests"`
+		Config    *imagespec.Descriptor  `json:"config"`
+		Layers    []imagespec.Descriptor `json:"layers"`
+	}
+	if json.Unmarshal(b, &doc) != nil {
+		return false
+	}
+	known := false
+	for _, m := range doc.Manifests {
+		if s.Content.Has(m.Digest) {
+			known = s.neededBy(n, m.Digest, depth+1) || known
+		}
+	}
+	for _, l := range doc.Layers {
+		n.blobs[l.Digest] = true
+	}
+	if doc.Config == nil {
+		return known
+	}
+	n.blobs[doc.Config.Digest] = true
+	var config struct {
+		RootFS imagespec.RootFS `json:"rootfs"`
+	}
+	b, err = s.Content.Bytes(doc.Config.Digest, maxDocument)
+	if err != nil || json.Unmarshal(b, &config) != nil {
+		return false
+	}
+	for _, l := range config.RootFS.DiffIDs {
+		n.layers[l] = true
+	}
+	return true
+}
+
+func (s Stores) neededByContainers(n *needs) error {
+	_, err := s.containers(n, map[string]bool{})
+	return err
+}
+
+// containers adds the layers of the containers that are not in seen, and returns the records of those. One whose record cannot be read may need
+// any layer.
+func (s Stores) containers(n *needs, seen map[string]bool) ([]api.Container, error) {
+	ids, err := s.Meta.ContainerIDs()
+	if err != nil {
+		return nil, err
+	}
+	var all []api.Container
+	for _, id := range ids {
+		if seen[id] {
+			continue
+		}
+		c, ok, err := s.Meta.Record(id)
+		if err != nil {
+			if !errors.Is(err, api.Corrupt) {
+				return nil, err
+			}
+			n.layerDoubt = api.Errorf(api.Corrupt, "no layer can be removed while nobody knows which ones container %.12s needs; remove it with `brig rm -f %s`: %w", id, id, err)
+		}
+		if !ok {
+			continue // in the making, or dead
+		}
+		seen[id] = true
+		all = append(all, c)
+		for _, l := range c.Layers {
+			n.layers[digest.Digest(l)] = true
+		}
+	}
+	return all, nil
+}
