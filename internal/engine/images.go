@@ -73,6 +73,9 @@ func (e *Engine) Tag(ctx context.Context, source, target string) error {
 		return err
 	}
 	defer l.Release()
+	if img.Trust.Transport == "" && img.Name != "" { // where it came from does not change with its name
+		img.Trust.Transport, img.Trust.Reference = "docker", img.Name
+	}
 	img.Name, img.Short = r.String(), ""
 	if err := e.content.SetRef(img.Name, img.Target); err != nil {
 		return err

@@ -66,7 +66,11 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 		return t.Logout(ctx, r)
 	case "search":
 		return t.Search(ctx, r)
+	case "verify":
+		return t.Verify(ctx, r)
+	case "trust":
+		return t.ShowTrust(r)
 	default:
-		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, push, load, save, copy, receive, login, logout or search", r.Op)
+		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, push, load, save, copy, receive, login, logout, search, verify or trust", r.Op)
 	}
 }

@@ -146,6 +146,9 @@ func (d *docker) fault(what string, err error) error {
 // Where implements image.Source.
 func (d *docker) Where() string { return d.where }
 
+// Transport is the name of this kind of source in a signature policy.
+func (d *docker) Transport() string { return "docker-archive" }
+
 // Entries implements image.Lister.
 func (d *docker) Entries() []image.Entry { return d.entries }
 
