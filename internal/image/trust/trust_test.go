@@ -57,6 +57,16 @@ func signers(t testing.TB) []signer {
 	}
 }
 
+// p256 is one key, made at once.
+func p256(t testing.TB) signer {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signer{"P-256", k, crypto.SHA256}
+}
+
 func (s signer) sign(t testing.TB, message []byte) []byte {
 	t.Helper()
 	if s.hash != 0 {
@@ -169,7 +179,7 @@ func TestKeys(t *testing.T) {
 
 // TestBundles: what is no signature of an image, though the key made it.
 func TestBundles(t *testing.T) {
-	s := signers(t)[0]
+	s := p256(t)
 	j := judge(t, keyData(t, s, `{"type":"matchDigestOnly"}`))
 	good := s.bundle(t, statement(image1, signPredicate, ""))
 	if _, err := j.Decide(from("registry.test/x:1", image1), []Signature{good}); err != nil {
@@ -334,7 +344,7 @@ func TestScopes(t *testing.T) {
 
 // TestRefusedByName: what cannot be checked is a reason to reject, and said, whatever else there is.
 func TestRefusedByName(t *testing.T) {
-	s := signers(t)[0]
+	s := p256(t)
 	key := base64.StdEncoding.EncodeToString(s.pem(t))
 	const name = "r.test/a:1"
 	for rule, word := range map[string]string{
@@ -356,7 +366,7 @@ func TestRefusedByName(t *testing.T) {
 
 // TestParse: a policy that is not understood is none that accepts.
 func TestParse(t *testing.T) {
-	key := base64.StdEncoding.EncodeToString(signers(t)[0].pem(t))
+	key := base64.StdEncoding.EncodeToString(p256(t).pem(t))
 	weak, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
 		t.Skip(err)
@@ -413,7 +423,7 @@ func TestFiles(t *testing.T) {
 	if j, err := Open(""); err != nil || j == nil || j.path != users {
 		t.Errorf("%+v, %v", j, err)
 	}
-	two := string(signers(t)[0].pem(t)) + string(signers(t)[0].pem(t))
+	two := string(p256(t).pem(t)) + string(p256(t).pem(t))
 	for _, key := range []string{filepath.Join(dir, "nokey"), dir, long, write("two", two), "/dev/zero", write("empty", "")} {
 		j := judge(t, fmt.Sprintf(`{"":[{"type":"sigstoreSigned","keyPath":%q}]}`, key))
 		if _, err := j.Decide(from("r.test/a:1", image1), []Signature{{}}); err == nil {
@@ -478,7 +488,7 @@ func TestPack(t *testing.T) {
 }
 
 func FuzzPolicy(f *testing.F) {
-	key := base64.StdEncoding.EncodeToString(signers(f)[0].pem(f))
+	key := base64.StdEncoding.EncodeToString(p256(f).pem(f))
 	f.Add([]byte(`{"default":[{"type":"reject"}],"transports":{"docker":{"r.test/a":[{"type":"sigstoreSigned","keyData":"` + key + `","signedIdentity":{"type":"remapIdentity","prefix":"a.test","signedPrefix":"b.test"}}]}}}`))
 	f.Add([]byte(`{"default":[{"type":"insecureAcceptAnything"}]}`))
 	f.Add([]byte(`{"default":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"/k"}],"transports":{"oci":{"/a":[{"type":"reject"}]}}}`))
@@ -512,7 +522,7 @@ func FuzzPolicy(f *testing.F) {
 
 // FuzzSignature: whatever a registry sends, no key that did not sign it accepts it.
 func FuzzSignature(f *testing.F) {
-	s := signers(f)[0]
+	s := p256(f)
 	good := s.simple(f, "r.test/a:1", image1)
 	f.Add(good.Payload, good.Sig, []byte(nil))
 	f.Add([]byte(nil), []byte(nil), s.bundle(f, statement(image1, signPredicate, "")).Bundle)
