@@ -264,7 +264,7 @@ func (r *resolver) manifest(ctx context.Context, doc Document, m *manifest) (*Im
 		return fail(api.Corrupt, "config %s: %w", m.Config.Digest, err)
 	}
 	if err := unambiguous(conf.Bytes); err != nil {
-		return fail(api.Corrupt, "config %s: %w", m.Config.Digest, err)
+		return fail(api.KindOf(corrupt(err)), "config %s: %w", m.Config.Digest, err)
 	}
 	var c imagespec.Image
 	if err := json.NewDecoder(bytes.NewReader(conf.Bytes)).Decode(&c); err != nil {

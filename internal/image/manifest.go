@@ -60,7 +60,7 @@ func parse(mediaType string, b []byte) (*manifest, error) {
 		err = nil
 	}
 	if err != nil {
-		return nil, api.Errorf(api.Corrupt, "%w", err)
+		return nil, corrupt(err)
 	}
 	var m manifest
 	if err := json.Unmarshal(b, &m); err != nil {
@@ -166,15 +166,27 @@ func topKeys(b []byte, names ...string) (map[string]bool, error) {
 	return keys, nil
 }
 
+// corrupt gives an error that has none its kind.
+func corrupt(err error) error {
+	if api.KindOf(err) != "" {
+		return err
+	}
+	return api.Errorf(api.Corrupt, "%w", err)
+}
+
 // maxDepth is how deep a document may be nested: those of images have 6 levels.
 const maxDepth = 100
 
+// maxMembers is how many elements any array, or keys any object, of a document may have: decoded, each takes hundreds of bytes.
+const maxMembers = 50_000
+
 // unambiguous refuses a document in which any object has a key twice, whatever another reader would make of it, and one that is nested
-// without end.
+// or goes on without end.
 func unambiguous(b []byte) error {
 	type object struct {
-		keys map[string]bool // nil: an array
-		key  bool            // a key comes next
+		keys  map[string]bool // nil: an array
+		key   bool            // a key comes next
+		count int             // of values that have ended
 	}
 	var open []object
 	dec := json.NewDecoder(bytes.NewReader(b))
@@ -214,6 +226,9 @@ func unambiguous(b []byte) error {
 		}
 		if top >= 0 { // a value has ended
 			open[top].key = open[top].keys != nil
+			if open[top].count++; open[top].count > maxMembers {
+				return api.Errorf(api.Exhausted, "a list of more than %d members", maxMembers)
+			}
 		}
 	}
 }
