@@ -129,7 +129,8 @@ func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) ([]st
 		}
 	}
 	if !last {
-		return lines, nil
+		_, err := stores.Remove(stores.Of(img)) // what only this name needed: signatures, another packing of the layers
+		return lines, err
 	}
 	lines = append(lines, "Deleted: "+img.ID)
 	removed, err := stores.Remove(stores.Of(img))

@@ -123,6 +123,7 @@ func (t *Transfer) pullRemote(ctx context.Context, name ref.Ref, platform image.
 		rec, err := t.vouch(ctx, judge, name, old, open)
 		return rec, false, err
 	}
+	w := wanted{name, platform, judge, old, haveOld, keep}
 	if haveOld && name.Digest != "" {
 		return keep() // what a digest names does not change
 	}
@@ -138,26 +139,37 @@ func (t *Transfer) pullRemote(ctx context.Context, name ref.Ref, platform image.
 			return api.Image{}, false, err
 		}
 	}
-	rec, fresh, err := t.fetch(ctx, repo, name, platform, old, haveOld, show)
+	rec, fresh, err := t.fetch(ctx, repo, w, show)
 	for errors.Is(err, api.Corrupt) && repo.Distrust(err) { // without the mirrors that it came from
-		rec, fresh, err = t.fetch(ctx, repo, name, platform, old, haveOld, show)
+		rec, fresh, err = t.fetch(ctx, repo, w, show)
 	}
 	return rec, fresh, err
 }
 
+// wanted is what a pull is asked for, and what the store has of it.
+type wanted struct {
+	name     ref.Ref
+	platform image.Platform
+	judge    *trust.Judge // nil: everything is accepted
+	old      api.Image
+	haveOld  bool
+	keep     func() (api.Image, bool, error) // stays with old
+}
+
 // fetch brings in what the reference points to now, unless that is old.
-func (t *Transfer) fetch(ctx context.Context, repo *remote.Repository, name ref.Ref, platform image.Platform, old api.Image, haveOld bool, show *display) (api.Image, bool, error) {
+func (t *Transfer) fetch(ctx context.Context, repo *remote.Repository, w wanted, show *display) (api.Image, bool, error) {
+	name, judge := w.name, w.judge
 	target, err := repo.Resolve(ctx)
 	if err != nil {
 		return api.Image{}, false, err
 	}
-	img, added, err := t.resolve(ctx, repo, target, platform)
+	img, added, err := t.resolve(ctx, repo, target, w.platform)
 	if err != nil {
 		return api.Image{}, false, api.Errorf(api.KindOf(err), "image %s: %w", name.Familiar(), err)
 	}
-	if haveOld && old.Target.Digest == target.Digest && old.Manifest.Digest == img.Manifest.Digest {
+	if w.haveOld && w.old.Target.Digest == target.Digest && w.old.Manifest.Digest == img.Manifest.Digest {
 		t.takeBack(added)
-		return keep()
+		return w.keep()
 	}
 	v, err := accept(ctx, judge, subject(name, img.Target.Digest, img.Manifest.Digest), repo)
 	if err != nil {

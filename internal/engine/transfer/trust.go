@@ -211,7 +211,7 @@ func (t *Transfer) verify(judge *trust.Judge, rec api.Image) (api.Image, error) 
 	files, err := judge.Decide(s, v.signatures)
 	if err != nil {
 		if needs, nerr := judge.Needs(s); needs && nerr == nil && len(v.signatures) == 0 && s.Reference != "" {
-			return rec, api.Errorf(api.Denied, "%w: none is kept with it in the store: fetch it with `brig pull %s`", err, familiar(s.Reference))
+			return rec, api.Errorf(api.Denied, "%w in the store: fetch it with `brig pull %s`", err, familiar(s.Reference))
 		}
 		return rec, err
 	}
