@@ -55,7 +55,9 @@ func TestBombs(t *testing.T) {
 			t.Errorf("%s: %d bytes of %d, %v", kind, n, len(bomb), err)
 		}
 		t.Setenv("BRIG_MAX_RATIO", "0")
-		if n, err := read(bomb); err != nil || n != 3<<29 {
+		if kind == image.Zstd {
+			// once is enough
+		} else if n, err := read(bomb); err != nil || n != 3<<29 {
 			t.Errorf("%s without a limit: %d, %v", kind, n, err)
 		}
 		t.Setenv("BRIG_MAX_UNPACKED", "10m")
@@ -64,8 +66,8 @@ func TestBombs(t *testing.T) {
 		}
 		t.Setenv("BRIG_MAX_UNPACKED", "")
 		t.Setenv("BRIG_MAX_RATIO", "")
-		if n, err := read(zeros(t, kind, 1<<29)); err != nil || n != 1<<29 {
-			t.Errorf("%s, half a gigabyte of zeros: %d, %v", kind, n, err)
+		if n, err := read(zeros(t, kind, 1<<28)); err != nil || n != 1<<28 {
+			t.Errorf("%s, a quarter of a gigabyte of zeros: %d, %v", kind, n, err)
 		}
 	}
 	for _, bad := range []string{"x", "-1", "1X", "9999999T", "G"} {
