@@ -142,6 +142,11 @@ func TestHostileRegistries(t *testing.T) {
 			}
 			return false
 		},
+		"a greeting without end": func(w http.ResponseWriter, _ *http.Request) bool {
+			w.WriteHeader(http.StatusForbidden)
+			forever(w)
+			return true
+		},
 		"headers without end": func(w http.ResponseWriter, r *http.Request) bool {
 			if !isManifest(r) {
 				return false
