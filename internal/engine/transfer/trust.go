@@ -27,7 +27,7 @@ type verdict struct {
 
 // accept decides about an image before any of it comes in. A nil judge accepts all. repo is asked for signatures where they are needed;
 // it is nil for what does not come from a registry.
-func accept(ctx context.Context, judge *trust.Judge, s trust.Subject, repo trust.Repository) (verdict, error) {
+func accept(ctx context.Context, judge *trust.Judge, s trust.Subject, repo image.Referring) (verdict, error) {
 	v := verdict{trust: api.Trust{Transport: s.Transport, Reference: s.Reference}}
 	if judge == nil {
 		return v, nil

@@ -15,15 +15,6 @@ import (
 	"brig/internal/image"
 )
 
-// Repository is where an image lies, and what is attached to it.
-type Repository interface {
-	image.Source
-	// Tagged reads the manifest or index of a tag; a missing one is of kind api.NotFound.
-	Tagged(ctx context.Context, tag string) (image.Document, error)
-	// Referrers reads the index of what refers to a manifest; of kind api.NotFound where the registry cannot tell.
-	Referrers(ctx context.Context, d digest.Digest) (image.Document, error)
-}
-
 // maxReferrers is how many of what refers to an image are looked into: all that say that they are signatures, up to this.
 const maxReferrers = 32
 
@@ -35,17 +26,16 @@ const (
 
 // Fetch finds the signatures of an image's digests: in cosign's tag, and among what refers to them. That there are none is no error, and
 // one that is broken or beyond a limit is passed over; a registry that cannot be asked is an error.
-func Fetch(ctx context.Context, repo Repository, digests []digest.Digest) ([]Signature, error) {
+func Fetch(ctx context.Context, repo image.Referring, digests []digest.Digest) ([]Signature, error) {
 	f := fetcher{ctx: ctx, repo: repo}
 	for i, d := range digests {
 		if slices.Contains(digests[:i], d) {
 			continue
 		}
-		tag := d.Algorithm().String() + "-" + d.Encoded()
-		if err := f.tagged(tag + ".sig"); err != nil {
+		if err := f.tagged(d.Algorithm().String() + "-" + d.Encoded() + ".sig"); err != nil {
 			return nil, err
 		}
-		if err := f.referrers(d, tag); err != nil {
+		if err := f.referrers(d); err != nil {
 			return nil, err
 		}
 	}
@@ -54,7 +44,7 @@ func Fetch(ctx context.Context, repo Repository, digests []digest.Digest) ([]Sig
 
 type fetcher struct {
 	ctx   context.Context
-	repo  Repository
+	repo  image.Referring
 	found []Signature
 }
 
@@ -64,31 +54,29 @@ func absent(err error) bool {
 }
 
 func (f *fetcher) tagged(tag string) error {
-	doc, err := f.repo.Tagged(f.ctx, tag)
+	d, err := f.repo.Tagged(f.ctx, tag)
 	if err == nil {
-		return f.manifest(doc.Bytes)
+		var doc image.Document
+		if doc, err = image.ReadDocument(f.ctx, f.repo, d); err == nil {
+			return f.manifest(doc.Bytes)
+		}
 	}
-	if absent(err) {
+	return passed(err)
+}
+
+// passed keeps of an error that signatures could not be looked for; that there are none is no error.
+func passed(err error) error {
+	if err == nil || absent(err) {
 		return nil
 	}
 	return fmt.Errorf("looking for signatures: %w", err)
 }
 
-// referrers asks the registry what refers to an image; one of before OCI 1.1 keeps the list as a tag.
-func (f *fetcher) referrers(d digest.Digest, tag string) error {
-	doc, err := f.repo.Referrers(f.ctx, d)
-	if err != nil && f.ctx.Err() == nil {
-		doc, err = f.repo.Tagged(f.ctx, tag)
-	}
+// referrers asks what refers to an image: the registry or, of before OCI 1.1, its tag for that.
+func (f *fetcher) referrers(d digest.Digest) error {
+	entries, err := f.repo.Referrers(f.ctx, d)
 	if err != nil {
-		if absent(err) {
-			return nil
-		}
-		return fmt.Errorf("looking for signatures: %w", err)
-	}
-	entries, err := image.ParseIndex(doc.Bytes)
-	if err != nil {
-		return nil //nolint:nilerr // no list, no signatures
+		return passed(err)
 	}
 	looked := 0
 	for _, e := range entries {
@@ -100,8 +88,8 @@ func (f *fetcher) referrers(d digest.Digest, tag string) error {
 		if err == nil {
 			err = f.manifest(doc.Bytes)
 		}
-		if err != nil && !absent(err) {
-			return fmt.Errorf("looking for signatures: %w", err)
+		if err := passed(err); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -132,10 +120,10 @@ func (f *fetcher) manifest(b []byte) error {
 		}
 		doc, err := image.ReadDocument(f.ctx, f.repo, l)
 		if err != nil {
-			if absent(err) {
-				continue
+			if err := passed(err); err != nil {
+				return err
 			}
-			return fmt.Errorf("looking for signatures: %w", err)
+			continue
 		}
 		if isBundle {
 			f.found = append(f.found, Signature{Bundle: doc.Bytes})
