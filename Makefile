@@ -32,7 +32,7 @@ GUEST_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
 GUEST_TESTS    ?= ./internal/runtime/... ./internal/kernel/... ./internal/front/oci ./test/escape
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest build install uninstall demo test check lint bench fuzz test-debian test-fault test-escape conform conform-registry guest guest-shell test-guest clean
+.PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest build install uninstall demo test check lint bench fuzz test-debian test-fault test-escape test-trust conform conform-registry guest guest-shell test-guest clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -135,6 +135,9 @@ test-guest: build setup-guest ## the tests of GUEST_TESTS, run in it
 
 test-escape: setup build ## known escapes, races of a minute each and loops of a thousand
 	BRIG_ESCAPE_SECONDS=60 $(GO) test -count=1 -v -timeout 60m ./test/escape
+
+test-trust: setup ## the signature policy with the real cosign, which the first time takes ten minutes to build
+	BRIG_TEST_COSIGN=1 $(GO) test -count=1 -v -timeout 40m ./internal/image/trust ./internal/engine/transfer -run 'Sign|Cosign|Policy'
 
 conform: setup-conform build ## brig-oci as a drop-in: runtime-tools beside runc and crun, under dockerd, containerd and podman, runc's command line
 	BRIG_TEST_CONFORM=1 $(GO) test -count=1 -v -timeout 60m ./test/conform

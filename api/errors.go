@@ -17,6 +17,7 @@ const (
 	InvalidArgument Kind = "invalid argument" // the caller's input is wrong
 	Unsupported     Kind = "not supported"    // right input that this level, kernel or build cannot do
 	Unauthorized    Kind = "unauthorized"     // credentials missing or refused
+	Denied          Kind = "denied"           // a policy of this machine forbids it
 	Unavailable     Kind = "unavailable"      // a peer or resource is out of reach; a retry may help
 	Corrupt         Kind = "corrupt"          // bytes do not match their digest or format
 	Exhausted       Kind = "exhausted"        // disk, addresses, memory or a limit used up

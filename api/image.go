@@ -18,6 +18,23 @@ type Image struct {
 	Created  time.Time             `json:"created,omitzero"`
 	Pulled   time.Time             `json:"pulled,omitzero"`
 	Short    string                `json:"short,omitempty"` // NAME:TAG without a registry that it was pulled by, where registries.conf says what that means
+	Trust    Trust                 `json:"trust,omitzero"`
+}
+
+// Trust says where an image came from, and under which signature policy it was accepted. A run compares files and asks no more.
+type Trust struct {
+	Transport string `json:"transport,omitempty"` // docker for a registry, or docker-archive, oci-archive, oci; empty: nobody knows
+	Reference string `json:"reference,omitempty"` // full name in the registry, or the absolute path of archive or folder
+	// Files are what the decision rests on: the policy, then the keys that were used. Empty: there was no policy.
+	Files []TrustFile `json:"files,omitempty"`
+	// Signatures is the digest of the document, in the content store, of the signatures that were found.
+	Signatures string `json:"signatures,omitempty"`
+}
+
+// TrustFile is a file in a certain state.
+type TrustFile struct {
+	Path  string `json:"path"`
+	Stamp string `json:"stamp"`
 }
 
 // Layer is one layer of an image.
@@ -30,11 +47,11 @@ type Layer struct {
 // TransferRequest asks for an image to be brought in or out, or for a word with a registry. It is what `brig` hands to `brig-image`, as JSON
 // that other users of the machine may see: a secret goes through standard input.
 type TransferRequest struct {
-	Op       string   `json:"op"`                 // pull, push, load, save, copy, receive, import, export, commit, login, logout, search or check
-	Refs     []string `json:"refs,omitempty"`     // pull, push: one; save: one or more; copy: source and destination, each with its transport
+	Op       string   `json:"op"`                 // pull, push, load, save, copy, receive, import, export, commit, login, logout, search or check; verify an image in the store; trust shows the signature policy
+	Refs     []string `json:"refs,omitempty"`     // pull, push, verify: one; trust: at most one; save: one or more; copy: source and destination, each with its transport
 	Platform string   `json:"platform,omitempty"` // os/arch[/variant]; empty: this machine's
 	File     string   `json:"file,omitempty"`     // load, save: a file, or a folder for a layout; export: a file; import: a file or URL; empty: standard input or output
-	Format   string   `json:"format,omitempty"`   // save: docker-archive (default), oci-archive, oci-dir
+	Format   string   `json:"format,omitempty"`   // save: docker-archive (default), oci-archive, oci-dir; trust: json, raw
 	Insecure bool     `json:"insecure,omitempty"` // pull: plain HTTP or an unverified certificate is allowed
 	Quiet    bool     `json:"quiet,omitempty"`
 	AuthFile string   `json:"authFile,omitempty"` // credentials are in this file alone; login, logout: it is changed
@@ -43,6 +60,7 @@ type TransferRequest struct {
 	User     string   `json:"user,omitempty"`     // login: whose password standard input is; empty: try the stored credentials
 	Term     string   `json:"term,omitempty"`     // search: [HOST/]TERM
 	Limit    int      `json:"limit,omitempty"`    // search: results of each registry, 1 to 100; 0: 25
+	Policy   string   `json:"policy,omitempty"`   // file of the signature policy, absolute; empty: the user's, else the system's
 
 	To           string `json:"to,omitempty"`           // push: another machine, ssh://[user@]host[:port][/path/to/brig]; empty: the image's registry
 	AllTags      bool   `json:"allTags,omitempty"`      // push: all tags of the repository that the reference names

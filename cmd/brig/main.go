@@ -14,7 +14,7 @@ import (
 )
 
 func main() {
-	os.Exit(cli.Main(context.Background(), os.Args[1:], cli.OSStreams(), func(root, state string) cli.Engine {
-		return engine.New(root, state, cli.Version)
+	os.Exit(cli.Main(context.Background(), os.Args[1:], cli.OSStreams(), func(root, state, policy string) cli.Engine {
+		return engine.New(root, state, cli.Version).WithPolicy(policy)
 	}))
 }

@@ -95,7 +95,7 @@ func (e *Engine) imageFor(ctx context.Context, spec *api.ContainerSpec, out api.
 	if spec.Pull != api.PullAlways {
 		img, err := e.InspectImage(ctx, spec.Image)
 		if err == nil && matchesPlatform(&img, spec.Platform) {
-			return img, nil
+			return e.trusted(ctx, img, out)
 		}
 		if err != nil && !errors.Is(err, api.NotFound) {
 			return img, err

@@ -36,6 +36,7 @@ import (
 type Engine struct {
 	root, state string
 	version     string
+	policy      string // file of the signature policy; empty: the user's, else the system's
 
 	meta     *meta.Store
 	content  *content.Store

@@ -100,6 +100,9 @@ func (e *Engine) Tag(ctx context.Context, source, target string) error {
 	if err != nil {
 		return err
 	}
+	if img.Trust.Transport == "" && img.Name != "" { // where it came from does not change with its name
+		img.Trust.Transport, img.Trust.Reference = "docker", img.Name
+	}
 	img.Name, img.Short = r.String(), ""
 	return stores.Publish(img)
 }
@@ -147,7 +150,8 @@ func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) ([]st
 		}
 	}
 	if !last {
-		return lines, nil
+		_, err := stores.Remove(stores.Of(img)) // what only this name needed: signatures, another packing of the layers
+		return lines, err
 	}
 	lines = append(lines, "Deleted: "+img.ID)
 	removed, err := stores.Remove(stores.Of(img))

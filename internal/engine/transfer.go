@@ -16,6 +16,9 @@ import (
 // an image that is there does not pay for them.
 func (e *Engine) Transfer(ctx context.Context, r api.TransferRequest, s api.Streams) (api.TransferReply, error) {
 	var rep api.TransferReply
+	if r.Policy == "" {
+		r.Policy = e.policy
+	}
 	data, err := json.Marshal(r)
 	if err != nil {
 		return rep, err

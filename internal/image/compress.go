@@ -38,10 +38,16 @@ const maxWindow = 128 << 20
 
 // Decompress reads r unpacked, whatever its compression. Close frees the decompressor, not r. What the decompressor finds wrong is of kind
 // api.Corrupt; so is an error of r without a kind, so a caller that must tell them apart keeps r's error itself.
+// A stream that becomes too long, or too many times as long as it was packed, ends with api.Exhausted.
 func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
-	br := bufio.NewReaderSize(r, 64<<10)
+	in := &counted{r: r}
+	br := bufio.NewReaderSize(in, 64<<10)
 	head, err := br.Peek(4)
 	if err != nil && err != io.EOF {
+		return nil, "", err
+	}
+	limits, err := unpackLimits()
+	if err != nil {
 		return nil, "", err
 	}
 	switch kind := Detect(head); kind {
@@ -50,28 +56,14 @@ func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
 		if err != nil {
 			return nil, kind, api.Errorf(api.Corrupt, "gzip: %w", err)
 		}
-		return unpacker{z, kind}, kind, nil
+		return &unpacker{ReadCloser: z, kind: kind, in: in, limits: limits}, kind, nil
 	case Zstd:
 		z, err := zstd.NewReader(br, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(2))
 		if err != nil {
 			return nil, kind, api.Errorf(api.Corrupt, "zstd: %w", err)
 		}
-		return unpacker{z.IOReadCloser(), kind}, kind, nil
+		return &unpacker{ReadCloser: z.IOReadCloser(), kind: kind, in: in, limits: limits}, kind, nil
 	default:
 		return io.NopCloser(br), kind, nil
 	}
-}
-
-// unpacker gives a decompressor's errors their kind.
-type unpacker struct {
-	io.ReadCloser
-	kind Compression
-}
-
-func (u unpacker) Read(p []byte) (int, error) {
-	n, err := u.ReadCloser.Read(p)
-	if err != nil && err != io.EOF && api.KindOf(err) == "" {
-		err = api.Errorf(api.Corrupt, "%s: %w", u.kind, err)
-	}
-	return n, err
 }

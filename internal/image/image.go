@@ -260,6 +260,12 @@ func (r *resolver) manifest(ctx context.Context, doc Document, m *manifest) (*Im
 	if err != nil {
 		return nil, err
 	}
+	if _, err := topKeys(conf.Bytes, "architecture", "os", "variant", "config", "rootfs", "history"); err != nil {
+		return fail(api.Corrupt, "config %s: %w", m.Config.Digest, err)
+	}
+	if err := unambiguous(conf.Bytes); err != nil {
+		return fail(api.KindOf(corrupt(err)), "config %s: %w", m.Config.Digest, err)
+	}
 	var c imagespec.Image
 	if err := json.NewDecoder(bytes.NewReader(conf.Bytes)).Decode(&c); err != nil {
 		return fail(api.Corrupt, "config %s: %w", m.Config.Digest, err)

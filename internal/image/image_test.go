@@ -126,16 +126,19 @@ func TestHostile(t *testing.T) {
 		"non-distributable": {func(p *parts) {
 			p.Manifest.Layers[0].MediaType = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
 		}, api.Unsupported, "foreign"},
-		"unknown layer":    {func(p *parts) { p.Manifest.Layers[0].MediaType = "application/x-encrypted" }, api.Unsupported, "application/x-encrypted"},
-		"digest is a path": {func(p *parts) { p.Manifest.Layers[0].Digest = "sha256:../../../../etc/passwd" }, api.Corrupt, "etc/passwd"},
-		"short digest":     {func(p *parts) { p.Manifest.Layers[0].Digest = "sha256:abcd" }, api.Corrupt, "abcd"},
-		"no digest":        {func(p *parts) { p.Manifest.Layers[0].Digest = "" }, api.Corrupt, "digest"},
-		"negative size":    {func(p *parts) { p.Manifest.Layers[0].Size = -1 }, api.Corrupt, "size"},
-		"too few diff IDs": {func(p *parts) { p.Config.RootFS.DiffIDs = nil }, api.Corrupt, "diff IDs"},
-		"bad diff ID":      {func(p *parts) { p.Config.RootFS.DiffIDs[0] = "sha256:../x" }, api.Corrupt, "diff ID"},
-		"sha512 diff ID":   {func(p *parts) { p.Config.RootFS.DiffIDs[0] = digest.SHA512.FromString("x") }, api.Corrupt, "diff ID"},
-		"many layers":      {func(p *parts) { p.Manifest.Layers = make([]imagespec.Descriptor, image.MaxLayers+1) }, api.Exhausted, "501 layers"},
-		"schema version 3": {func(p *parts) { p.Manifest.SchemaVersion = 3 }, api.Unsupported, "schema version"},
+		"unknown layer":        {func(p *parts) { p.Manifest.Layers[0].MediaType = "application/x-encrypted" }, api.Unsupported, "application/x-encrypted"},
+		"digest is a path":     {func(p *parts) { p.Manifest.Layers[0].Digest = "sha256:../../../../etc/passwd" }, api.Corrupt, "etc/passwd"},
+		"short digest":         {func(p *parts) { p.Manifest.Layers[0].Digest = "sha256:abcd" }, api.Corrupt, "abcd"},
+		"no digest":            {func(p *parts) { p.Manifest.Layers[0].Digest = "" }, api.Corrupt, "digest"},
+		"negative size":        {func(p *parts) { p.Manifest.Layers[0].Size = -1 }, api.Corrupt, "size"},
+		"upper case digest":    {func(p *parts) { p.Manifest.Layers[0].Digest = digest.Digest("sha256:" + strings.Repeat("A", 64)) }, api.Corrupt, "AAAA"},
+		"upper case algorithm": {func(p *parts) { p.Manifest.Layers[0].Digest = digest.Digest("SHA256:" + strings.Repeat("a", 64)) }, api.Corrupt, "SHA256"},
+		"unknown algorithm":    {func(p *parts) { p.Manifest.Layers[0].Digest = digest.Digest("md5:" + strings.Repeat("a", 32)) }, api.Corrupt, "md5"},
+		"too few diff IDs":     {func(p *parts) { p.Config.RootFS.DiffIDs = nil }, api.Corrupt, "diff IDs"},
+		"bad diff ID":          {func(p *parts) { p.Config.RootFS.DiffIDs[0] = "sha256:../x" }, api.Corrupt, "diff ID"},
+		"sha512 diff ID":       {func(p *parts) { p.Config.RootFS.DiffIDs[0] = digest.SHA512.FromString("x") }, api.Corrupt, "diff ID"},
+		"many layers":          {func(p *parts) { p.Manifest.Layers = make([]imagespec.Descriptor, image.MaxLayers+1) }, api.Exhausted, "501 layers"},
+		"schema version 3":     {func(p *parts) { p.Manifest.SchemaVersion = 3 }, api.Unsupported, "schema version"},
 	} {
 		s := imagetest.New()
 		p := s.OCI(imagetest.Gzip, layer(1))
@@ -173,6 +176,8 @@ func TestHostileDocuments(t *testing.T) {
 		{"no manifests", index, `{"schemaVersion":2}`, "without manifests"},
 		{"index of paths", index, `{"schemaVersion":2,"manifests":[{"digest":"sha256:../../x","size":1,"mediaType":"` + oci + `"}]}`, "digest"},
 		{"deep", oci, deep, ""},
+		{"deep arrays", oci, strings.Replace(text, `"layers"`, `"x":`+strings.Repeat("[", 200)+strings.Repeat("]", 200)+`,"layers"`, 1), "nested deeper"},
+		{"a digest twice", oci, strings.Replace(text, `"digest"`, `"digest":"sha256:`+strings.Repeat("a", 64)+`","digest"`, 1), "twice"},
 		{"schema 1", "application/vnd.docker.distribution.manifest.v1+prettyjws", `{}`, "schema 1"},
 		{"not a manifest at all", "text/html", `<html>`, "text/html"},
 		{"a chart", oci, strings.Replace(text, imagespec.MediaTypeImageConfig, "application/vnd.cncf.helm.config.v1+json", 1), "not a container image"},

@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"brig/api"
+	"brig/internal/base/weak"
 )
 
 // Docker's media types, from its image manifest version 2, schema 2.
@@ -50,9 +52,15 @@ func parse(mediaType string, b []byte) (*manifest, error) {
 	if !IsManifest(mediaType) && !IsIndex(mediaType) {
 		return nil, api.Errorf(api.Unsupported, "media type %q is neither an image manifest nor an index", mediaType)
 	}
-	has, err := topKeys(b)
+	has, err := topKeys(b, "schemaVersion", "mediaType", "config", "layers", "manifests", "fsLayers")
+	if err == nil {
+		err = unambiguous(b)
+	}
+	if weak.Ambiguous {
+		err = nil
+	}
 	if err != nil {
-		return nil, api.Errorf(api.Corrupt, "%w", err)
+		return nil, corrupt(err)
 	}
 	var m manifest
 	if err := json.Unmarshal(b, &m); err != nil {
@@ -60,6 +68,7 @@ func parse(mediaType string, b []byte) (*manifest, error) {
 	}
 	m.index = IsIndex(mediaType)
 	switch {
+	case weak.Ambiguous:
 	case m.SchemaVersion != 2:
 		return nil, api.Errorf(api.Unsupported, "schema version %d is not supported, only 2", m.SchemaVersion)
 	case m.MediaType != "" && m.MediaType != mediaType:
@@ -120,9 +129,9 @@ func DetectMediaType(announced string, b []byte) string {
 	return announced
 }
 
-// topKeys returns which of the keys that tell manifests and indexes apart a JSON object has. One that comes twice, or in other letters
+// topKeys returns which of the keys names, which tell documents apart, a JSON object has. One that comes twice, or in other letters
 // that fold to the same, is an error: encoding/json takes the last of them, other readers the first or the exact one.
-func topKeys(b []byte) (map[string]bool, error) {
+func topKeys(b []byte, names ...string) (map[string]bool, error) {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
 		return nil, errors.New("not a JSON object")
@@ -134,7 +143,7 @@ func topKeys(b []byte) (map[string]bool, error) {
 			return nil, err
 		}
 		k, _ := t.(string)
-		for _, known := range []string{"schemaVersion", "mediaType", "config", "layers", "manifests", "fsLayers"} {
+		for _, known := range names {
 			if !strings.EqualFold(k, known) {
 				continue
 			}
@@ -157,9 +166,76 @@ func topKeys(b []byte) (map[string]bool, error) {
 	return keys, nil
 }
 
+// corrupt gives an error that has none its kind.
+func corrupt(err error) error {
+	if api.KindOf(err) != "" {
+		return err
+	}
+	return api.Errorf(api.Corrupt, "%w", err)
+}
+
+// maxDepth is how deep a document may be nested: those of images have 6 levels.
+const maxDepth = 100
+
+// maxMembers is how many elements any array, or keys any object, of a document may have: decoded, each takes hundreds of bytes.
+const maxMembers = 50_000
+
+// unambiguous refuses a document in which any object has a key twice, whatever another reader would make of it, and one that is nested
+// or goes on without end.
+func unambiguous(b []byte) error {
+	type object struct {
+		keys  map[string]bool // nil: an array
+		key   bool            // a key comes next
+		count int             // of values that have ended
+	}
+	var open []object
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber()
+	for {
+		t, err := dec.Token()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		top := len(open) - 1
+		if top >= 0 && open[top].key {
+			if k, ok := t.(string); ok {
+				if open[top].keys[k] {
+					return fmt.Errorf("ambiguous: the key %.100q comes twice", k)
+				}
+				open[top].keys[k], open[top].key = true, false
+				continue
+			}
+		}
+		switch t {
+		case json.Delim('{'), json.Delim('['):
+			if len(open) == maxDepth {
+				return fmt.Errorf("nested deeper than %d", maxDepth)
+			}
+			o := object{}
+			if t == json.Delim('{') {
+				o = object{keys: map[string]bool{}, key: true}
+			}
+			open = append(open, o)
+			continue
+		case json.Delim('}'), json.Delim(']'):
+			open = open[:top]
+			top--
+		}
+		if top >= 0 { // a value has ended
+			open[top].key = open[top].keys != nil
+			if open[top].count++; open[top].count > maxMembers {
+				return api.Errorf(api.Exhausted, "a list of more than %d members", maxMembers)
+			}
+		}
+	}
+}
+
 // checkDescriptor refuses a descriptor before its digest becomes part of a path or an address.
 func checkDescriptor(d imagespec.Descriptor) error {
-	if err := d.Digest.Validate(); err != nil {
+	if err := d.Digest.Validate(); err != nil && !weak.Digests {
 		return api.Errorf(api.Corrupt, "digest %q: %w", d.Digest, err)
 	}
 	if d.Size < 0 {

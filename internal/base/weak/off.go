@@ -25,5 +25,9 @@ const (
 	Buffer      = false // the output of a terminal is kept in memory
 	Devices     = false // there are no device rules
 	Seccomp     = false // no filter is installed
+	Unpack      = false // folders of a layer are found by name, through links
+	Ambiguous   = false // a manifest may be taken for two things
+	Digests     = false // digests are not checked before they become part of an address
+	Bombs       = false // what a few packed bytes become has no limit
 	Cgroup      = false // a mount of cgroups shows the whole hierarchies, writable
 )

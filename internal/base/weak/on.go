@@ -31,6 +31,10 @@ var (
 	Buffer      = has("buffer")
 	Devices     = has("devices")
 	Seccomp     = has("seccomp")
+	Unpack      = has("unpack")
+	Ambiguous   = has("ambiguous")
+	Digests     = has("digests")
+	Bombs       = has("bombs")
 	Cgroup      = has("cgroup")
 )
 

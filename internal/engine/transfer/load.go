@@ -10,12 +10,17 @@ import (
 	"brig/internal/image/archive"
 	"brig/internal/image/layout"
 	"brig/internal/image/ref"
+	"brig/internal/image/trust"
 	"brig/internal/store/garbage"
 )
 
 // Load brings in all images of an archive or a layout folder.
 func (t *Transfer) Load(ctx context.Context, r api.TransferRequest) (api.TransferReply, error) {
 	platform, err := image.ParsePlatform(r.Platform)
+	if err != nil {
+		return api.TransferReply{}, err
+	}
+	judge, err := trust.Open(r.Policy)
 	if err != nil {
 		return api.TransferReply{}, err
 	}
@@ -31,7 +36,7 @@ func (t *Transfer) Load(ctx context.Context, r api.TransferRequest) (api.Transfe
 	var reply api.TransferReply
 	for _, e := range images(ctx, src) {
 		var rec api.Image
-		if rec, err = t.loadOne(ctx, src, e, platform, show); err != nil {
+		if rec, err = t.loadOne(ctx, judge, src, r.File, e, platform, show); err != nil {
 			break
 		}
 		reply.Images, reply.Fresh = append(reply.Images, rec), true
@@ -69,7 +74,11 @@ func images(ctx context.Context, src image.Lister) []image.Entry {
 	return all
 }
 
-func (t *Transfer) loadOne(ctx context.Context, src image.Lister, e image.Entry, p image.Platform, show *display) (api.Image, error) {
+func (t *Transfer) loadOne(ctx context.Context, judge *trust.Judge, src image.Lister, file string, e image.Entry, p image.Platform, show *display) (api.Image, error) {
+	v, err := accept(ctx, judge, cameFrom(src, file, e), nil)
+	if err != nil {
+		return api.Image{}, err
+	}
 	img, err := image.Resolve(ctx, src, e.Target, p)
 	if err != nil {
 		return api.Image{}, err
@@ -77,7 +86,11 @@ func (t *Transfer) loadOne(ctx context.Context, src image.Lister, e image.Entry,
 	if img.Warning != "" {
 		show.warn("%s: %s", loadedName(e.Name, img), img.Warning)
 	}
-	return t.ingest(ctx, img, e.Name, show, garbage.Set{})
+	rec, err := t.ingest(ctx, img, e.Name, show, garbage.Set{})
+	if err != nil {
+		return rec, err
+	}
+	return t.attest(rec, v)
 }
 
 // open opens a folder, a file or standard input. A pipe that does not end is left behind when ctx is cancelled.

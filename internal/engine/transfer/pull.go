@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 
@@ -13,6 +14,7 @@ import (
 	"brig/internal/image/ref"
 	"brig/internal/image/remote"
 	"brig/internal/image/remote/hosts"
+	"brig/internal/image/trust"
 	"brig/internal/store/garbage"
 )
 
@@ -67,7 +69,7 @@ func (t *Transfer) pullAny(ctx context.Context, r api.TransferRequest, platform 
 	}
 	o := remote.Options{Insecure: r.Insecure, AuthFile: r.AuthFile, CertDir: r.CertDir, Hosts: config, Warn: show.warn}
 	for i, name := range names {
-		rec, fresh, err := t.pullRemote(ctx, name, platform, o, show)
+		rec, fresh, err := t.pullRemote(ctx, name, platform, o, r.Policy, show)
 		if err == nil || i == len(names)-1 || ctx.Err() != nil || !errors.Is(err, api.NotFound) && !errors.Is(err, api.Unauthorized) && !errors.Is(err, api.Unavailable) {
 			return name, rec, fresh, err
 		}
@@ -103,48 +105,84 @@ func (t *Transfer) noteShort(rec api.Image, short string) (api.Image, error) {
 	return now, t.stores.Meta.PutImage(now)
 }
 
-func (t *Transfer) pullRemote(ctx context.Context, name ref.Ref, platform image.Platform, o remote.Options, show *display) (api.Image, bool, error) {
-	old, haveOld := t.present(name.String(), platform)
-	if haveOld && name.Digest != "" {
-		return old, false, nil // what a digest names does not change
+func (t *Transfer) pullRemote(ctx context.Context, name ref.Ref, platform image.Platform, o remote.Options, policy string, show *display) (api.Image, bool, error) {
+	judge, err := trust.Open(policy)
+	if err != nil {
+		return api.Image{}, false, err
 	}
-	repo, err := remote.Open(ctx, name, o)
+	if judge != nil { // what stays out whatever its signatures is not asked for
+		if _, err := judge.Needs(subject(name)); err != nil {
+			return api.Image{}, false, err
+		}
+	}
+	open := sync.OnceValues(func() (*remote.Repository, error) {
+		return remote.Open(ctx, name, o)
+	})
+	old, haveOld := t.present(name.String(), platform)
+	keep := func() (api.Image, bool, error) {
+		rec, err := t.vouch(ctx, judge, name, old, open)
+		return rec, false, err
+	}
+	w := wanted{name, platform, judge, old, haveOld, keep}
+	if haveOld && name.Digest != "" {
+		return keep() // what a digest names does not change
+	}
+	repo, err := open()
 	if err != nil {
 		return api.Image{}, false, err
 	}
 	show.say("%s: Pulling from %s", name.Identifier(), pathOf(name))
 	if haveOld {
 		if d, err := repo.Head(ctx); err == nil && d == old.Target.Digest {
-			return old, false, nil
+			return keep()
 		} else if err != nil && !errors.Is(err, api.Unavailable) {
 			return api.Image{}, false, err
 		}
 	}
-	rec, fresh, err := t.fetch(ctx, repo, name, platform, old, haveOld, show)
+	rec, fresh, err := t.fetch(ctx, repo, w, show)
 	for errors.Is(err, api.Corrupt) && repo.Distrust(err) { // without the mirrors that it came from
-		rec, fresh, err = t.fetch(ctx, repo, name, platform, old, haveOld, show)
+		rec, fresh, err = t.fetch(ctx, repo, w, show)
 	}
 	return rec, fresh, err
 }
 
+// wanted is what a pull is asked for, and what the store has of it.
+type wanted struct {
+	name     ref.Ref
+	platform image.Platform
+	judge    *trust.Judge // nil: everything is accepted
+	old      api.Image
+	haveOld  bool
+	keep     func() (api.Image, bool, error) // stays with old
+}
+
 // fetch brings in what the reference points to now, unless that is old.
-func (t *Transfer) fetch(ctx context.Context, repo *remote.Repository, name ref.Ref, platform image.Platform, old api.Image, haveOld bool, show *display) (api.Image, bool, error) {
+func (t *Transfer) fetch(ctx context.Context, repo *remote.Repository, w wanted, show *display) (api.Image, bool, error) {
+	name, judge := w.name, w.judge
 	target, err := repo.Resolve(ctx)
 	if err != nil {
 		return api.Image{}, false, err
 	}
-	img, added, err := t.resolve(ctx, repo, target, platform)
+	img, added, err := t.resolve(ctx, repo, target, w.platform)
 	if err != nil {
 		return api.Image{}, false, api.Errorf(api.KindOf(err), "image %s: %w", name.Familiar(), err)
 	}
-	if haveOld && old.Target.Digest == target.Digest && old.Manifest.Digest == img.Manifest.Digest {
+	if w.haveOld && w.old.Target.Digest == target.Digest && w.old.Manifest.Digest == img.Manifest.Digest {
 		t.takeBack(added)
-		return old, false, nil
+		return w.keep()
+	}
+	v, err := accept(ctx, judge, subject(name, img.Target.Digest, img.Manifest.Digest), repo)
+	if err != nil {
+		t.takeBack(added)
+		return api.Image{}, false, err
 	}
 	if img.Warning != "" {
 		show.warn("image %s: %s", name.Familiar(), img.Warning)
 	}
 	rec, err := t.ingest(ctx, img, name.String(), show, added)
+	if err == nil && judge != nil { // without a policy the name says where it came from
+		rec, err = t.attest(rec, v)
+	}
 	if err != nil {
 		return api.Image{}, false, wrap(name, err)
 	}

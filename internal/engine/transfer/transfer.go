@@ -85,7 +85,11 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 		return t.Commit(ctx, r)
 	case "check":
 		return t.Check(ctx, r)
+	case "verify":
+		return t.Verify(ctx, r)
+	case "trust":
+		return t.ShowTrust(r)
 	default:
-		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, push, load, save, copy, receive, import, export, commit, login, logout, search or check", r.Op)
+		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, push, load, save, copy, receive, import, export, commit, login, logout, search, check, verify or trust", r.Op)
 	}
 }

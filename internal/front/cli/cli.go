@@ -92,9 +92,10 @@ const (
 // app is one invocation: what its commands share.
 type app struct {
 	streams     api.Streams
-	newEngine   func(root, state string) Engine
+	newEngine   func(root, state, policy string) Engine
 	made        Engine // by engine, once
 	root, state string
+	policy      string
 	debug       bool
 	args        []string // of the command line
 	signals     *catcher
@@ -112,7 +113,7 @@ func OSStreams() api.Streams {
 
 // Main runs the command that args (without the program's name) ask for and returns the exit code. The engine is made at its first
 // use: help and version need none. Signals may stay caught when it returns: it is made for a process that then ends.
-func Main(ctx context.Context, args []string, streams api.Streams, newEngine func(root, state string) Engine) int {
+func Main(ctx context.Context, args []string, streams api.Streams, newEngine func(root, state, policy string) Engine) int {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	a := &app{streams: streams, newEngine: newEngine, signals: newCatcher(cancel), seLinux: hasSELinux}
@@ -141,7 +142,7 @@ func Tree() *cobra.Command {
 // engine makes the engine at its first use, when the global flags are known.
 func (a *app) engine() Engine {
 	if a.made == nil {
-		a.made = a.newEngine(a.root, a.state)
+		a.made = a.newEngine(a.root, a.state, a.policy)
 	}
 	return a.made
 }
@@ -181,6 +182,7 @@ func (a *app) rootCommand() *cobra.Command {
 	f.SortFlags = false
 	f.StringVar(&a.root, "root", envOr("BRIG_ROOT", defaultRoot), "Folder of durable data (env BRIG_ROOT)")
 	f.StringVar(&a.state, "state", envOr("BRIG_STATE", defaultState), "Folder of data that lives until the next boot (env BRIG_STATE)")
+	f.StringVar(&a.policy, "policy", os.Getenv("BRIG_POLICY"), "File of the signature policy, see containers-policy.json(5) (env BRIG_POLICY)")
 	f.BoolVar(&a.debug, "debug", false, "Explain errors by their kind and every cause")
 	return root
 }
@@ -205,7 +207,7 @@ func commands() []entry {
 		{"wait", (*app).wait}, {"rm", (*app).rm}, {"ps", (*app).ps}, {"logs", (*app).logs}, {"exec", (*app).exec},
 		{"attach", (*app).attach}, {"inspect", (*app).inspect}, {"images", (*app).images}, {"pull", (*app).pull},
 		{"push", (*app).push}, {"copy", (*app).copy}, {"receive", (*app).receive},
-		{"load", (*app).load}, {"save", (*app).save}, {"rmi", (*app).rmi}, {"system", (*app).system}, {"tag", (*app).tag}, {"version", (*app).version},
+		{"image", (*app).image}, {"load", (*app).load}, {"save", (*app).save}, {"rmi", (*app).rmi}, {"system", (*app).system}, {"tag", (*app).tag}, {"version", (*app).version},
 		{"info", (*app).info}, {"reap", (*app).reap}, {"registry", (*app).registry},
 		{"login", (*app).login}, {"logout", (*app).logout}, {"search", (*app).search},
 		{"history", (*app).history}, {"untag", (*app).untag}, {"import", (*app).importImage}, {"export", (*app).export}, {"commit", (*app).commit},
@@ -246,7 +248,7 @@ func (a *app) make(e entry) *cobra.Command {
 func commandName(args []string) string {
 	for i := 0; i < len(args); i++ {
 		switch {
-		case args[i] == "--root" || args[i] == "--state":
+		case args[i] == "--root" || args[i] == "--state" || args[i] == "--policy":
 			i++
 		case !strings.HasPrefix(args[i], "-"):
 			return args[i]

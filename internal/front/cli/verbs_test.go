@@ -147,7 +147,7 @@ func TestFolders(t *testing.T) {
 	var got []string
 	a := &app{streams: api.Streams{Stdout: &strings.Builder{}}, signals: newCatcher(func() {})}
 	defer a.signals.stop()
-	a.newEngine = func(root, state string) Engine {
+	a.newEngine = func(root, state, _ string) Engine {
 		got = append(got, root, state)
 		return &fake{}
 	}

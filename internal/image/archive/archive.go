@@ -24,8 +24,9 @@ import (
 )
 
 const (
-	maxEntries = 100_000 // files in an archive
-	maxLinks   = 8       // symbolic and hard links in a row
+	maxEntries = 100_000  // files in an archive
+	maxLinks   = 8        // symbolic and hard links in a row
+	maxNames   = 16 << 20 // bytes of the names of all files
 )
 
 // Open reads the table of contents of the archive in f, from f's present position. where names it in messages, spool is a folder with
@@ -153,6 +154,7 @@ func (c *contents) index() error {
 	if err != nil {
 		return err
 	}
+	names := 0
 	r := tar.NewReader(c.f)
 	for n := 0; ; n++ {
 		h, err := r.Next()
@@ -164,6 +166,9 @@ func (c *contents) index() error {
 		}
 		if n == maxEntries {
 			return api.Errorf(api.Exhausted, "more than the %d files that an image archive may have", maxEntries)
+		}
+		if names += len(h.Name) + len(h.Linkname); names > maxNames {
+			return api.Errorf(api.Exhausted, "the names of its files have more than %d bytes", maxNames)
 		}
 		name := path.Clean("/" + h.Name)[1:]
 		switch h.Typeflag {

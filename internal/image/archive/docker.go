@@ -27,7 +27,18 @@ type docker struct {
 	entries []image.Entry
 	made    map[digest.Digest][]byte // manifests and configs
 	layers  map[digest.Digest]string // file in the archive
+	known   map[string]packed        // by file: what a packed layer was found to be
+	budget  int                      // bytes that made may still take
 }
+
+// packed is a packed layer that was read once, however many images have it.
+type packed struct {
+	kind   image.Compression
+	digest digest.Digest
+}
+
+// maxMade bounds the memory for the documents of all images of one archive, in bytes.
+const maxMade = 64 << 20
 
 var _ image.Lister = (*docker)(nil)
 
@@ -39,7 +50,7 @@ type item struct {
 }
 
 func newDocker(where string, files *contents) (*docker, error) {
-	d := &docker{where: where, files: files, made: map[digest.Digest][]byte{}, layers: map[digest.Digest]string{}}
+	d := &docker{where: where, files: files, made: map[digest.Digest][]byte{}, layers: map[digest.Digest]string{}, known: map[string]packed{}, budget: maxMade}
 	b, err := layout.ReadSmall(files, "manifest.json")
 	if err != nil {
 		return nil, d.fault("manifest.json", err)
@@ -47,6 +58,9 @@ func newDocker(where string, files *contents) (*docker, error) {
 	var items []item
 	if err := json.Unmarshal(b, &items); err != nil {
 		return nil, d.fault("manifest.json", err)
+	}
+	if len(items) > image.MaxIndexEntries {
+		return nil, api.Errorf(api.Exhausted, "%s: %d images, more than the %d that an archive may have", where, len(items), image.MaxIndexEntries)
 	}
 	for _, it := range items {
 		target, err := d.manifest(it)
@@ -100,7 +114,11 @@ func (d *docker) manifest(it item) (imagespec.Descriptor, error) {
 	if err != nil {
 		return none, err
 	}
-	return d.keep(image.DockerManifest, b), nil
+	target := d.keep(image.DockerManifest, b)
+	if d.budget < 0 {
+		return none, api.Errorf(api.Exhausted, "%s: the documents of its images have more than %d bytes", d.where, maxMade)
+	}
+	return target, nil
 }
 
 // layer describes a layer's file. Only a packed one has to be read for it.
@@ -116,10 +134,15 @@ func (d *docker) layer(file string, diffID digest.Digest) (imagespec.Descriptor,
 	}
 	desc := imagespec.Descriptor{MediaType: image.DockerLayerTar, Digest: diffID, Size: s.Size()}
 	if kind := image.Detect(head[:n]); kind != image.Uncompressed {
-		desc.MediaType += "." + string(kind)
-		if desc.Digest, err = digest.FromReader(s); err != nil {
-			return imagespec.Descriptor{}, err
+		p, ok := d.known[file]
+		if !ok {
+			if p.digest, err = digest.FromReader(s); err != nil {
+				return imagespec.Descriptor{}, err
+			}
+			p.kind = kind
+			d.known[file] = p
 		}
+		desc.MediaType, desc.Digest = desc.MediaType+"."+string(p.kind), p.digest
 	}
 	d.layers[desc.Digest] = file
 	return desc, nil
@@ -127,7 +150,10 @@ func (d *docker) layer(file string, diffID digest.Digest) (imagespec.Descriptor,
 
 func (d *docker) keep(mediaType string, b []byte) imagespec.Descriptor {
 	sum := digest.FromBytes(b)
-	d.made[sum] = b
+	if _, ok := d.made[sum]; !ok {
+		d.made[sum] = b
+		d.budget -= len(b)
+	}
 	return imagespec.Descriptor{MediaType: mediaType, Digest: sum, Size: int64(len(b))}
 }
 
@@ -145,6 +171,9 @@ func (d *docker) fault(what string, err error) error {
 
 // Where implements image.Source.
 func (d *docker) Where() string { return d.where }
+
+// Transport is the name of this kind of source in a signature policy.
+func (d *docker) Transport() string { return "docker-archive" }
 
 // Entries implements image.Lister.
 func (d *docker) Entries() []image.Entry { return d.entries }

@@ -115,6 +115,14 @@ func fullName(annotations map[string]string) (string, error) {
 // Where implements image.Source.
 func (l *Layout) Where() string { return l.where }
 
+// Transport is the name of this kind of source in a signature policy.
+func (l *Layout) Transport() string {
+	if _, dir := l.files.(folder); dir {
+		return "oci"
+	}
+	return "oci-archive"
+}
+
 // Entries implements image.Lister.
 func (l *Layout) Entries() []image.Entry { return l.entries }
 

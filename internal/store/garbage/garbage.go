@@ -111,6 +111,9 @@ type Set struct {
 func (s Stores) Of(img api.Image) Set {
 	set := Set{Blobs: []digest.Digest{img.Target.Digest, img.Manifest.Digest, digest.Digest(img.ID)}}
 	set.Blobs = append(set.Blobs, s.inner(img.Target)...)
+	if img.Trust.Signatures != "" {
+		set.Blobs = append(set.Blobs, digest.Digest(img.Trust.Signatures))
+	}
 	for _, l := range img.Layers {
 		set.Blobs = append(set.Blobs, l.Blob.Digest)
 		set.Layers = append(set.Layers, digest.Digest(l.DiffID))

