@@ -24,9 +24,8 @@ const (
 
 	// bigEnv names the OCI layout of machine.BigImage, made before the namespaces are.
 	bigEnv    = "BRIG_BENCH_BIG"
-	bigRounds = 5        // at most: a round of all engines takes over a minute
-	topSize   = 5 << 20  // bytes of files in a changed top layer
-	slack     = 16 << 20 // what a store may keep of an image that has been removed: databases, preallocated
+	bigRounds = 5       // at most: a round of all engines takes over a minute
+	topSize   = 5 << 20 // bytes of files in a changed top layer
 )
 
 // bring is one way to get an image from a registry, or a part of such a way.
@@ -34,9 +33,9 @@ type bring struct {
 	name   string
 	pull   []string
 	run    []string     // the first container of it; nil: this way makes nothing to run
-	forget func() error // takes it away again
+	forget func() error // takes it away again, outside of the time; nil: the next round has another store
 	stores []string     // folders where it lies
-	daemon []string     // programs that do the work
+	daemon []int        // processes that do the work
 }
 
 // sample is what one pull took.
@@ -52,11 +51,14 @@ type cost struct {
 	err     error
 }
 
-// brings are the ways of the engines to get ref.
-func (b *bench) brings(ref string) []bring {
+// brings are the ways of the engines to get ref. With forget they lose it again after each pull.
+func (b *bench) brings(ref string, forget bool) []bring {
 	var all []bring
 	for _, e := range b.pullers() {
-		w := bring{name: e.name, pull: e.pull(ref), stores: e.stores, daemon: e.daemons, forget: func() error { return b.do(e.forget(ref)...) }}
+		w := bring{name: e.name, pull: e.pull(ref), stores: e.stores, daemon: pids(e.daemons, b.dir)}
+		if forget {
+			w.forget = func() error { return b.do(e.forget(ref)...) }
+		}
 		if e.runRef != nil {
 			w.run = e.runRef(ref, "bench-first", "/bin/true")
 		}
@@ -68,70 +70,64 @@ func (b *bench) brings(ref string) []bring {
 // parts are ways that do less than an engine must: they tell what the pieces of a pull cost here.
 func (b *bench) parts(ref string, blobs []string) []bring {
 	dir := filepath.Join(b.dir, "parts")
-	away := func() error { return os.RemoveAll(dir) }
-	sh := func(script string) []string {
-		return append([]string{"sh", "-c", "set -e; d=$1; shift; n=0; " + script, "sh", dir}, blobs...)
+	one := func(n int) string { return fmt.Sprint(dir, n) }
+	sh := func(n int, script string) []string {
+		return append([]string{"sh", "-c", "set -e; d=$1; shift; n=0; " + script, "sh", one(n)}, blobs...)
 	}
 	return []bring{
-		{name: "skopeo copy", pull: []string{"skopeo", "copy", "-q", "--insecure-policy", "--src-tls-verify=false", "docker://" + ref, "oci:" + dir + ":x"},
-			forget: away, stores: []string{dir}},
-		{name: "tar -xz, 1", pull: sh(`for f; do n=$((n+1)); mkdir -p $d/$n; tar -xzf $f -C $d/$n; done`), forget: away, stores: []string{dir}},
-		{name: "tar -xz, 4", pull: sh(`p=; for f; do n=$((n+1)); mkdir -p $d/$n; tar -xzf $f -C $d/$n & p="$p $!"; done; for i in $p; do wait $i; done`),
-			forget: away, stores: []string{dir}},
-		{name: "gunzip", pull: sh(`for f; do gunzip -c <$f >/dev/null; done`), forget: away},
-		{name: "sha256sum", pull: sh(`sha256sum "$@"`), forget: away},
+		{name: "skopeo copy", pull: []string{"skopeo", "copy", "-q", "--insecure-policy", "--src-tls-verify=false", "docker://" + ref, "oci:" + one(0) + ":x"},
+			stores: []string{one(0)}},
+		{name: "tar -xz, 1", pull: sh(1, `for f; do n=$((n+1)); mkdir -p $d/$n; tar -xzf $f -C $d/$n; done`), stores: []string{one(1)}},
+		{name: "tar -xz, 4", pull: sh(2, `p=; for f; do n=$((n+1)); mkdir -p $d/$n; tar -xzf $f -C $d/$n & p="$p $!"; done; for i in $p; do wait $i; done`),
+			stores: []string{one(2)}},
+		{name: "gunzip", pull: sh(3, `for f; do gunzip -c <$f >/dev/null; done`)},
+		{name: "sha256sum", pull: sh(4, `sha256sum "$@"`)},
 	}
 }
 
-// compare has each way pull rounds times, in an order drawn anew each round, after one round that is not counted. Before each pull all
-// that was written is on the disk, so that nobody pays for another's writing.
-func (b *bench) compare(ways []bring) []cost {
-	all := make([]cost, len(ways))
+// compare has each way pull rounds times, in an order drawn anew each round, after one round that is not counted. ways gives them for a
+// round, which frame makes.
+func (b *bench) compare(ways func(*bench) []bring, frame func(func(*bench) error) error) []cost {
+	var all []cost
 	rounds := min(b.rounds, bigRounds)
-	for i, w := range ways {
-		all[i].name = w.name
-	}
 	for round := range rounds + 1 {
-		for _, i := range rand.Perm(len(ways)) {
-			if all[i].err != nil || b.ctx.Err() != nil {
-				continue
+		err := frame(func(in *bench) error {
+			now := ways(in)
+			if all == nil {
+				for _, w := range now {
+					all = append(all, cost{name: w.name})
+				}
 			}
-			s, err := b.sample(ways[i], round == 0)
-			if round == 0 { // the disk use is that of the first round, which is not slowed down by the wish to know it
-				all[i].samples = []sample{{disk: s.disk}}
-			} else {
-				all[i].samples = append(all[i].samples, s)
+			for _, i := range rand.Perm(len(now)) {
+				if all[i].err != nil || b.ctx.Err() != nil {
+					continue
+				}
+				s, err := b.sample(now[i])
+				if all[i].err = err; err == nil && round > 0 {
+					all[i].samples = append(all[i].samples, s)
+				}
 			}
-			all[i].err = err
-		}
-	}
-	for i := range all {
-		if len(all[i].samples) > 1 {
-			disk := all[i].samples[0].disk
-			all[i].samples = all[i].samples[1:]
-			for n := range all[i].samples {
-				all[i].samples[n].disk = disk
-			}
+			return nil
+		})
+		if err != nil {
+			return []cost{{name: "all", err: err}}
 		}
 	}
 	return all
 }
 
-// sample is one pull, the first run of what came, and the removal. With weigh, the stores are measured before, after and behind it.
-func (b *bench) sample(w bring, weigh bool) (s sample, err error) {
+// sample is one pull, the first run of what came, and the removal. Before the pull all that was written is on the disk, so that nobody
+// pays for another's writing.
+func (b *bench) sample(w bring) (s sample, err error) {
 	settle()
-	var before int64
-	if weigh {
-		before = diskUse(w.stores)
-	}
-	daemons := pids(w.daemon)
-	cpu := cpuOf(daemons)
-	for _, pid := range daemons {
+	before := diskUse(w.stores)
+	cpu := cpuOf(w.daemon)
+	for _, pid := range w.daemon {
 		_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0) // proc(5): VmHWM begins anew
 	}
 	u, err := spend(w.pull)
-	s.pull, s.cpu, s.peak = u.took, u.cpu+cpuOf(daemons)-cpu, u.peak
-	for _, pid := range daemons {
+	s.pull, s.cpu, s.peak = u.took, u.cpu+cpuOf(w.daemon)-cpu, u.peak
+	for _, pid := range w.daemon {
 		s.peak = max(s.peak, highWater(pid))
 	}
 	if err == nil && w.run != nil {
@@ -140,16 +136,10 @@ func (b *bench) sample(w bring, weigh bool) (s sample, err error) {
 	begin := time.Now()
 	unix.Sync()
 	s.sync = time.Since(begin)
-	if weigh {
-		s.disk = diskUse(w.stores) - before
-	}
-	if ferr := w.forget(); err == nil {
-		err = ferr
-	}
-	if weigh && err == nil {
-		settle()
-		if left := diskUse(w.stores) - before; left > slack {
-			err = fmt.Errorf("%.0f MB are left in the store after the image was removed: the next pull would be another one", float64(left)/1e6)
+	s.disk = diskUse(w.stores) - before
+	if w.forget != nil {
+		if ferr := w.forget(); err == nil {
+			err = ferr
 		}
 	}
 	return s, err
@@ -213,7 +203,8 @@ func bigPulls(b *bench, c testcase) error {
 	for _, l := range manifest.Layers {
 		blobs = append(blobs, machine.BlobPath(layout, l.Digest))
 	}
-	reportCosts(os.Stdout, c.name, b.compare(append(b.brings(ref), b.parts(ref, blobs)...)))
+	ways := func(in *bench) []bring { return append(in.brings(ref, false), in.parts(ref, blobs)...) }
+	reportCosts(os.Stdout, c.name, b.compare(ways, b.fresh))
 	return nil
 }
 
@@ -233,7 +224,8 @@ func changedPulls(b *bench, c testcase) error {
 		}
 		defer b.do(e.forget(refs[0])...)
 	}
-	reportCosts(os.Stdout, c.name, b.compare(b.brings(refs[1])))
+	ways := func(in *bench) []bring { return in.brings(refs[1], true) }
+	reportCosts(os.Stdout, c.name, b.compare(ways, func(f func(*bench) error) error { return f(b) }))
 	return nil
 }
 

@@ -4,12 +4,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"brig/test/machine"
 )
@@ -28,49 +24,19 @@ var readings = []reading{
 	{"gcc -O2", []string{"sh", "-c", "echo 'int main(void) { return 0; }' | gcc -O2 -x c -S -o /dev/null -"}},
 }
 
-// shelf is an engine whose store is on a file system of its own, so that what the kernel has of it in memory can be dropped without
-// touching the rest of the machine: by mounting it anew.
+// shelf is an engine whose store is on a disk of its own.
 type shelf struct {
-	name, disk, dir string
-	pull            []string
-	run             func(name string, args ...string) []string
-}
-
-// mount attaches the disk by a loop device that does not cache, and that goes with the mount.
-func (s *shelf) mount() error {
-	out, err := exec.Command("losetup", "--find", "--show", "--direct-io=on", s.disk).CombinedOutput()
-	device := strings.TrimSpace(string(out))
-	if err != nil {
-		return fmt.Errorf("losetup %s: %w: %s", s.disk, err, device)
-	}
-	err = unix.Mount(device, s.dir, "ext4", 0, "")
-	_ = exec.Command("losetup", "--detach", device).Run() // while it is mounted: when it is not any more
-	if err != nil {
-		return fmt.Errorf("mount %s on %s: %w", device, s.dir, err)
-	}
-	return nil
-}
-
-// unmount waits for what the last container may still hold.
-func (s *shelf) unmount() (err error) {
-	unmountBelow(s.dir)
-	for range 100 {
-		if err = unix.Unmount(s.dir, 0); err != unix.EBUSY {
-			break
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	if err != nil {
-		return fmt.Errorf("unmount %s: %w", s.dir, err)
-	}
-	return nil
+	name, dir string // where the disk is mounted
+	pull      []string
+	run       func(name string, args ...string) []string
+	*disk
 }
 
 // shelves are the engines without a daemon: one with a daemon could not be parted from its store.
 func (b *bench) shelves(ref string) []*shelf {
 	var all []*shelf
 	for _, e := range b.engines {
-		s := &shelf{name: e.name, disk: filepath.Join(b.dir, e.name+".disk"), dir: filepath.Join(b.dir, e.name+"-shelf")}
+		s := &shelf{name: e.name, dir: filepath.Join(b.dir, e.name+"-shelf")}
 		switch e.name {
 		case "brig":
 			brig := []string{filepath.Join(b.bin, "brig"), "--root", filepath.Join(s.dir, "root"), "--state", filepath.Join(b.dir, "shelf-state")}
@@ -105,12 +71,13 @@ func reads(b *bench, c testcase) error {
 	}
 	shelves := b.shelves(ref)
 	for _, s := range shelves {
-		if err := s.fill(b); err != nil {
+		if s.disk, err = b.newDisk(filepath.Join(b.dir, s.name+".disk"), s.dir); err != nil {
 			return err
 		}
-		defer os.Remove(s.disk)
-		defer unix.Unmount(s.dir, unix.MNT_DETACH)
-		defer unmountBelow(s.dir)
+		defer s.disk.close()
+		if err := b.do(s.pull...); err != nil {
+			return err
+		}
 	}
 	rounds := min(b.rounds, bigRounds)
 	for _, what := range readings {
@@ -145,27 +112,4 @@ func reads(b *bench, c testcase) error {
 		report(os.Stdout, fmt.Sprintf("%s: %s, second", c.name, what.name), warm)
 	}
 	return nil
-}
-
-// fill makes the file system and has the engine pull the image into it.
-func (s *shelf) fill(b *bench) error {
-	f, err := os.Create(s.disk)
-	if err != nil {
-		return err
-	}
-	err = f.Truncate(6 << 30) // most of it is never written
-	f.Close()
-	if err != nil {
-		return err
-	}
-	if err := b.do("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", s.disk); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(s.dir, 0o755); err != nil {
-		return err
-	}
-	if err := s.mount(); err != nil {
-		return err
-	}
-	return b.do(s.pull...)
 }

@@ -82,30 +82,31 @@ func tenPulls(b *bench, c testcase) error {
 	engines := b.pullers()
 	all := make([]result, len(engines))
 	for range min(rounds, b.rounds) {
-		for _, i := range rand.Perm(len(engines)) {
-			e, res := engines[i], &all[i]
-			if res.err != nil || b.ctx.Err() != nil {
-				continue
-			}
-			for _, n := range []int{1, images} {
-				settle()
-				proxy.take()
-				took, err := atOnce(e, refs[:n])
-				blobs, gets, most := proxy.take()
-				for _, ref := range refs[:n] {
-					if ferr := b.do(e.forget(ref)...); err == nil {
-						err = ferr
+		for _, n := range []int{1, images} {
+			err := b.fresh(func(in *bench) error {
+				for _, i := range rand.Perm(len(engines)) {
+					res := &all[i]
+					if res.err != nil || b.ctx.Err() != nil {
+						continue
 					}
+					settle()
+					proxy.take()
+					took, err := atOnce(in.pullers()[i], refs[:n])
+					blobs, gets, most := proxy.take()
+					if res.err = err; err != nil {
+						continue
+					}
+					if n == 1 {
+						res.one = append(res.one, took)
+						continue
+					}
+					res.ten = append(res.ten, took)
+					res.gets = fmt.Sprintf("%d blobs, %d requests, %d for one blob at most", blobs, gets, most)
 				}
-				if res.err = err; err != nil {
-					break
-				}
-				if n == 1 {
-					res.one = append(res.one, took)
-					continue
-				}
-				res.ten = append(res.ten, took)
-				res.gets = fmt.Sprintf("%d blobs, %d requests, %d for one blob at most", blobs, gets, most)
+				return nil
+			})
+			if err != nil {
+				return err
 			}
 		}
 	}

@@ -18,14 +18,16 @@ func load() string {
 	return strings.Join(strings.Fields(string(data))[:min(3, len(strings.Fields(string(data))))], " ")
 }
 
-// pids are the processes of this PID namespace whose program is among names.
-func pids(names []string) []int {
-	var out []int
+// pids are the processes whose program is among names and whose command line names a file below dir: not those of another bench.
+func pids(names []string, dir string) []int {
 	if len(names) == 0 {
 		return nil
 	}
+	var out []int
 	for pid := range pss(names) {
-		out = append(out, pid)
+		if line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.Contains(string(line), dir+"/") {
+			out = append(out, pid)
+		}
 	}
 	slices.Sort(out)
 	return out
