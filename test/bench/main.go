@@ -29,7 +29,7 @@ import (
 // packages are Debian's names for the peers and for what the cases need.
 var packages = []string{
 	"runc", "crun", "podman", "containerd", "docker.io", "bubblewrap", "skopeo", "umoci", "mmdebstrap", "docker-registry", "busybox-static",
-	"iptables", "nftables",
+	"iptables", "nftables", "e2fsprogs",
 }
 
 // bench is one run: its engines, its scratch folder, its settings.

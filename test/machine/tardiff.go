@@ -81,8 +81,8 @@ func tarDiff(out, whole, below string) (err error) {
 	}
 	for name := range old {
 		_, here := now[name]
-		if _, parent := now[path.Dir(name)]; here || !parent {
-			continue
+		if parent := path.Dir(name); here || parent != "." && now[parent].kind != tar.TypeDir {
+			continue // with its folder, if that is gone too
 		}
 		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: path.Join(path.Dir(name), ".wh."+path.Base(name)), Mode: 0o600}); err != nil {
 			return err
