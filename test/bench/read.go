@@ -35,8 +35,8 @@ type shelf struct {
 // shelves are the engines without a daemon: one with a daemon could not be parted from its store.
 func (b *bench) shelves(ref string) []*shelf {
 	var all []*shelf
-	for _, e := range b.engines {
-		s := &shelf{name: e.name, dir: filepath.Join(b.dir, e.name+"-shelf")}
+	for i, e := range b.engines {
+		s := &shelf{name: e.name, dir: filepath.Join(b.dir, fmt.Sprint("s", i))} // short: podman takes 50 characters at most
 		switch e.name {
 		case "brig":
 			brig := []string{filepath.Join(b.bin, "brig"), "--root", filepath.Join(s.dir, "root"), "--state", filepath.Join(b.dir, "shelf-state")}
