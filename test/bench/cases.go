@@ -28,6 +28,10 @@ func allCases() []testcase {
 		{"exec in a running container", execs},
 		{"100 starts, 8 at a time", parallel},
 		{pullCase, pulls},
+		{bigPullCase, bigPulls},
+		{changedCase, changedPulls},
+		{tenCase, tenPulls},
+		{readCase, reads},
 		{"memory of an idle container", memory},
 	}
 }

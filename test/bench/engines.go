@@ -25,6 +25,10 @@ type engine struct {
 	remove func(name string) []string
 	// pull brings ref in, forget takes it away again with its layers.
 	pull, forget func(ref string) []string
+	// runRef is run, without network, for another image than imageName.
+	runRef func(ref, name string, args ...string) []string
+	// stores are the folders where images lie, daemons the programs that pull.
+	stores, daemons []string
 	// bundle runs the OCI bundle in dir to its end.
 	bundle func(dir, name string) []string
 	// runc is how a drop-in for runc is called: a program and its global flags.
@@ -102,6 +106,10 @@ func (b *bench) openBrig(e *engine) (err error) {
 	e.remove = func(name string) []string { return with("rm", "-f", name) }
 	e.pull = func(ref string) []string { return with("pull", "-q", ref) }
 	e.forget = func(ref string) []string { return with("rmi", ref) }
+	e.runRef = func(ref, name string, args ...string) []string {
+		return with(append([]string{"run", "--rm", "--name", name, "--network", "none", ref}, args...)...)
+	}
+	e.stores = []string{filepath.Join(b.dir, "brig-root")}
 	return b.do(with("load", "-i", b.archive)...)
 }
 
@@ -128,6 +136,11 @@ func (b *bench) openPodman(e *engine) (err error) {
 	e.remove = func(name string) []string { return with("rm", "-f", "-t", "0", name) }
 	e.pull = func(ref string) []string { return with("pull", "-q", "--tls-verify=false", ref) }
 	e.forget = func(ref string) []string { return with("rmi", "-f", ref) }
+	e.runRef = func(ref, name string, args ...string) []string {
+		argv := append(append(with("run", "--rm"), machine.PodmanLimits()...), "--name", name, "--network", "none", ref)
+		return append(argv, args...)
+	}
+	e.stores = []string{filepath.Join(b.dir, "podman")}
 	return b.do(with("load", "-i", b.archive)...)
 }
 
@@ -169,6 +182,10 @@ func (b *bench) openDocker(e *engine) error {
 	e.remove = func(name string) []string { return with("rm", "-f", name) }
 	e.pull = func(ref string) []string { return with("pull", "-q", ref) }
 	e.forget = func(ref string) []string { return with("rmi", "-f", ref) }
+	e.runRef = func(ref, name string, args ...string) []string {
+		return with(append([]string{"run", "--rm", "--name", name, "--network", "none", ref}, args...)...)
+	}
+	e.stores, e.daemons = []string{filepath.Join(b.dir, "docker")}, []string{"dockerd", "containerd"}
 	return b.do(with("load", "-i", b.archive)...)
 }
 
@@ -205,6 +222,10 @@ func (b *bench) openContainerd(e *engine) error {
 	}
 	e.pull = func(ref string) []string { return with("images", "pull", "--plain-http", ref) }
 	e.forget = func(ref string) []string { return with("images", "rm", "--sync", ref) }
+	e.runRef = func(ref, name string, args ...string) []string {
+		return with(append([]string{"run", "--rm", ref, name}, args...)...)
+	}
+	e.stores, e.daemons = []string{filepath.Join(b.dir, "containerd")}, []string{"containerd"}
 	return b.do(with("images", "import", b.archive)...)
 }
 

@@ -6,7 +6,7 @@
 // All of it happens in private namespaces (package machine): bridges, firewall rules and mounts of the peers are never the machine's
 // own, and their daemons end with the run.
 //
-//	go run ./test/bench [-rounds N] [-case REGEXP] [-engine NAME,…] [-install]
+//	go run ./test/bench [-rounds N] [-case REGEXP] [-engine NAME,…] [-gzip HOW] [-install]
 package main
 
 import (
@@ -29,7 +29,7 @@ import (
 // packages are Debian's names for the peers and for what the cases need.
 var packages = []string{
 	"runc", "crun", "podman", "containerd", "docker.io", "bubblewrap", "skopeo", "umoci", "mmdebstrap", "docker-registry", "busybox-static",
-	"iptables", "nftables",
+	"iptables", "nftables", "e2fsprogs",
 }
 
 // bench is one run: its engines, its scratch folder, its settings.
@@ -41,6 +41,8 @@ type bench struct {
 	engines []*engine
 	rootfs  string // folder with busybox, for bundles
 	archive string // docker-archive of the same, named imageName
+
+	registry *machine.Registry // for the big image; nil until a case needs it
 }
 
 func main() {
@@ -48,6 +50,7 @@ func main() {
 	cases := flag.String("case", ".", "cases to run, a regular expression")
 	only := flag.String("engine", "", "engines to run, comma-separated; empty: all that are installed")
 	bin := flag.String("bin", "bin", "folder with the programs of Brig")
+	packed := flag.String("gzip", machine.Mixed, "compressor of the big image's layers: go, gnu, pgz or mixed")
 	install := flag.Bool("install", false, "install the peers with apt-get first")
 	flag.Parse()
 	pick, err := regexp.Compile(*cases)
@@ -68,6 +71,15 @@ func main() {
 			fatal(err)
 		}
 		if err := os.Setenv(debianEnv, tarball); err != nil {
+			fatal(err)
+		}
+	}
+	if !machine.Inside() && slices.ContainsFunc([]string{bigPullCase, changedCase, tenCase, readCase}, pick.MatchString) {
+		layout, err := machine.BigImage(".cache", *packed)
+		if err != nil {
+			fatal(err)
+		}
+		if err := os.Setenv(bigEnv, layout); err != nil {
 			fatal(err)
 		}
 	}

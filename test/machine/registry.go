@@ -59,6 +59,15 @@ func (r *Registry) Push(archive, ref string) error {
 	return nil
 }
 
+// PushLayout puts an image of an OCI layout, PATH:TAG, into the registry as ref, bit for bit.
+func (r *Registry) PushLayout(image, ref string) error {
+	out, err := exec.Command("skopeo", "copy", "-q", "--insecure-policy", "--preserve-digests", "--dest-tls-verify=false", "oci:"+image, "docker://"+ref).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("skopeo copy to %s: %w: %s", ref, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
 // Stop ends the registry.
 func (r *Registry) Stop() {
 	_ = r.cmd.Process.Signal(unix.SIGTERM)
