@@ -21,29 +21,33 @@ type volumeRecord struct {
 func (e *Engine) volumeDir(name string) string  { return filepath.Join(e.root, "volume", name) }
 func (e *Engine) volumeData(name string) string { return filepath.Join(e.volumeDir(name), "data") }
 
-// ensureVolume makes a volume where there is none.
-func (e *Engine) ensureVolume(name string, rec volumeRecord) error {
+// ensureVolume makes a volume where there is none. sync is Durable for one that is to outlive this boot, its folder's name included.
+func (e *Engine) ensureVolume(name string, rec volumeRecord, sync atomicfile.Sync) error {
 	dir := e.volumeDir(name)
 	if exists(filepath.Join(dir, "volume.json")) {
 		return nil
 	}
-	for _, d := range []string{e.root, filepath.Join(e.root, "volume"), dir} {
-		if err := os.Mkdir(d, 0o700); err != nil && !os.IsExist(err) {
-			return api.Errorf(api.KindOf(err), "volume %s: %w", name, err)
-		}
+	err := atomicfile.MakeDir(filepath.Dir(dir))
+	if err == nil && sync == atomicfile.Durable {
+		err = atomicfile.MakeDir(dir)
+	} else if err == nil {
+		err = os.Mkdir(dir, 0o700)
+	}
+	if err != nil && !os.IsExist(err) {
+		return api.Errorf(api.KindOf(err), "volume %s: %w", name, err)
 	}
 	if err := os.Mkdir(filepath.Join(dir, "data"), 0o755); err != nil && !os.IsExist(err) {
 		return err
 	}
-	return e.putVolume(name, rec)
+	return e.putVolume(name, rec, sync)
 }
 
-func (e *Engine) putVolume(name string, rec volumeRecord) error {
+func (e *Engine) putVolume(name string, rec volumeRecord, sync atomicfile.Sync) error {
 	data, err := json.Marshal(rec)
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(filepath.Join(e.volumeDir(name), "volume.json"), data, 0o600, atomicfile.Sync(!rec.Anonymous))
+	return atomicfile.Write(filepath.Join(e.volumeDir(name), "volume.json"), data, 0o600, sync)
 }
 
 func (e *Engine) volume(name string) (volumeRecord, error) {
@@ -75,7 +79,7 @@ func (e *Engine) markVolumesUsed(c *api.Container) error {
 			continue
 		}
 		rec.Used = true
-		if err := e.putVolume(m.Source, rec); err != nil {
+		if err := e.putVolume(m.Source, rec, durability(c) || atomicfile.Sync(!rec.Anonymous)); err != nil {
 			return err
 		}
 	}
@@ -133,7 +137,7 @@ func (e *Engine) makeVolumes(c *api.Container, anonymous map[string]bool) error 
 		if m.Type != "volume" {
 			continue
 		}
-		if err := e.ensureVolume(m.Source, volumeRecord{Anonymous: anonymous[m.Source]}); err != nil {
+		if err := e.ensureVolume(m.Source, volumeRecord{Anonymous: anonymous[m.Source]}, durability(c) || atomicfile.Sync(!anonymous[m.Source])); err != nil {
 			return err
 		}
 	}

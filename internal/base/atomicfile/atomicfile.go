@@ -2,6 +2,8 @@
 package atomicfile
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -51,6 +53,24 @@ func Write(path string, data []byte, perm os.FileMode, sync Sync) (err error) {
 		return SyncDir(filepath.Dir(path))
 	}
 	return nil
+}
+
+// MakeDir makes a folder that is ours alone, mode 0700, with the parents that it lacks, and makes the names of those it makes durable: what is synced in a folder is
+// lost if the folder's own name is. A folder that is there already costs one call.
+func MakeDir(dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
+		if err = MakeDir(filepath.Dir(dir)); err == nil {
+			err = os.Mkdir(dir, 0o700)
+		}
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(dir))
 }
 
 // SyncDir makes the names in a folder durable.

@@ -9,13 +9,13 @@ package garbage
 import (
 	"encoding/json"
 	"errors"
-	"os"
 	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"brig/api"
+	"brig/internal/base/atomicfile"
 	"brig/internal/base/lock"
 	"brig/internal/store/content"
 	"brig/internal/store/meta"
@@ -40,7 +40,7 @@ func Open(root string) Stores {
 // Lock is held while a record of an image is published or withdrawn, and while blobs and layers are removed.
 func (s Stores) Lock() (*lock.Lock, error) {
 	dir := filepath.Join(s.Root, "image")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := atomicfile.MakeDir(dir); err != nil { // a record that is durable in it needs its name
 		return nil, err
 	}
 	return lock.Take(filepath.Join(dir, ".lock"))

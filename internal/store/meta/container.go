@@ -38,7 +38,7 @@ func (s *Store) CreateContainer(c api.Container, sync atomicfile.Sync) error {
 	dir := s.Dir(c.ID)
 	making, err := lock.Shared(s.makingPath())
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = makeDir(filepath.Dir(dir), sync); err == nil {
+		if err = atomicfile.MakeDir(filepath.Dir(dir)); err == nil { // also for one that need not last: the next may have to
 			making, err = lock.Shared(s.makingPath())
 		}
 	}

@@ -23,7 +23,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
@@ -80,17 +79,6 @@ func read[T any](path string, v *T, decode func(*jsonscan.Scanner, *T)) error {
 	}
 	if err := jsonscan.Decode(buf, v, decode); err != nil {
 		return &api.Error{Kind: api.Corrupt, Msg: path + ": not a record", Err: err}
-	}
-	return nil
-}
-
-// makeDir makes a folder that is ours alone, and its parents, and makes its name durable where that is asked for.
-func makeDir(dir string, sync atomicfile.Sync) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	if sync == atomicfile.Durable {
-		return atomicfile.SyncDir(filepath.Dir(dir))
 	}
 	return nil
 }
