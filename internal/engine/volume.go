@@ -59,10 +59,17 @@ func (e *Engine) volume(name string) (volumeRecord, error) {
 	return rec, json.Unmarshal(data, &rec)
 }
 
-// volumeFresh reports whether the image's files are still to be copied in.
-func (e *Engine) volumeFresh(name string) bool {
-	rec, err := e.volume(name)
-	return err == nil && !rec.Used
+// lasting says whether a volume is to survive a power cut: not one that goes with its container, and that with its process.
+func lasting(c *api.Container, anonymous bool) atomicfile.Sync {
+	return durability(c) || atomicfile.Sync(!anonymous)
+}
+
+// copyUp is the mount option that has the image's files copied into a volume that is new.
+func copyUp(c *api.Container, rec volumeRecord) string {
+	if lasting(c, rec.Anonymous) == atomicfile.Durable {
+		return "copyupsync"
+	}
+	return "copyup"
 }
 
 // markVolumesUsed is called when a container has been made with them.
@@ -79,7 +86,7 @@ func (e *Engine) markVolumesUsed(c *api.Container) error {
 			continue
 		}
 		rec.Used = true
-		if err := e.putVolume(m.Source, rec, durability(c) || atomicfile.Sync(!rec.Anonymous)); err != nil {
+		if err := e.putVolume(m.Source, rec, lasting(c, rec.Anonymous)); err != nil {
 			return err
 		}
 	}
@@ -137,7 +144,7 @@ func (e *Engine) makeVolumes(c *api.Container, anonymous map[string]bool) error 
 		if m.Type != "volume" {
 			continue
 		}
-		if err := e.ensureVolume(m.Source, volumeRecord{Anonymous: anonymous[m.Source]}, durability(c) || atomicfile.Sync(!anonymous[m.Source])); err != nil {
+		if err := e.ensureVolume(m.Source, volumeRecord{Anonymous: anonymous[m.Source]}, lasting(c, anonymous[m.Source])); err != nil {
 			return err
 		}
 	}
