@@ -24,7 +24,11 @@ func (e *Engine) volumeData(name string) string { return filepath.Join(e.volumeD
 // ensureVolume makes a volume where there is none. sync is Durable for one that is to outlive this boot, its folder's name included.
 func (e *Engine) ensureVolume(name string, rec volumeRecord, sync atomicfile.Sync) error {
 	dir := e.volumeDir(name)
+	data := filepath.Join(dir, "data")
 	if exists(filepath.Join(dir, "volume.json")) {
+		if err := os.Mkdir(data, 0o755); err != nil && !os.IsExist(err) { // a power cut may have left the record alone
+			return err
+		}
 		return nil
 	}
 	err := atomicfile.MakeDir(filepath.Dir(dir))
@@ -36,7 +40,7 @@ func (e *Engine) ensureVolume(name string, rec volumeRecord, sync atomicfile.Syn
 	if err != nil && !os.IsExist(err) {
 		return api.Errorf(api.KindOf(err), "volume %s: %w", name, err)
 	}
-	if err := os.Mkdir(filepath.Join(dir, "data"), 0o755); err != nil && !os.IsExist(err) {
+	if err := os.Mkdir(data, 0o755); err != nil && !os.IsExist(err) {
 		return err
 	}
 	return e.putVolume(name, rec, sync)

@@ -1,7 +1,9 @@
 package powercut
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -96,7 +98,7 @@ func (n *node) attributes(path string) error {
 	return nil
 }
 
-// ReadTree reads a folder.
+// ReadTree reads a folder. What others remove meanwhile is left out.
 func ReadTree(dir string) (*Tree, error) {
 	t := &Tree{nodes: map[uint64]*node{}}
 	r := reader{t, map[uint64]uint64{}, rootIno}
@@ -146,9 +148,14 @@ func (r *reader) read(path string) (uint64, error) {
 			return 0, err
 		}
 		for _, e := range entries {
-			if n.kids[e.Name()], err = r.read(filepath.Join(path, e.Name())); err != nil {
+			kid, err := r.read(filepath.Join(path, e.Name()))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
 				return 0, err
 			}
+			n.kids[e.Name()] = kid
 		}
 	}
 	return ino, nil
