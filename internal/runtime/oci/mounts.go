@@ -114,7 +114,7 @@ func (b *builder) mount(i int) error {
 			fill = func() error { return fillVolume(target, fd, opts.copySync) }
 		}
 		if err := fill(); err != nil {
-			return fmt.Errorf("copying the image's files into it: %w", err)
+			return fmt.Errorf("copying the image's files into %s: %w", m.Source, err)
 		}
 	}
 	if err := mount.Attach(fd, target); err != nil {

@@ -84,6 +84,15 @@ func (r *recording) at(n int) int {
 	return len(r.steps)
 }
 
+// expand puts what came of a step where its effect says "*".
+func (r *recording) expand(i int, effect facts) facts {
+	effect = maps.Clone(effect)
+	for thing := range effect {
+		effect[thing] = r.told[i+1][thing]
+	}
+	return effect
+}
+
 // point is one power cut.
 type point struct {
 	n    int
@@ -146,13 +155,7 @@ func (w *world) try(r *recording, c *Cutter, p point, seen *sync.Map, full bool)
 	root := filepath.Join(dir, rootName)
 	var doing facts
 	if i < len(r.steps) {
-		doing = r.steps[i].effect
-		for thing, is := range doing {
-			if is == "*" {
-				doing = maps.Clone(doing)
-				doing[thing] = r.told[i+1][thing]
-			}
-		}
+		doing = r.expand(i, r.steps[i].effect)
 	}
 	wrong = append(check(root, state, t, rootName+"/", r.layers), hold(root, state, r.told[i], doing)...)
 	if i < len(r.steps) {
