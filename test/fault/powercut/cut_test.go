@@ -42,7 +42,19 @@ func (w *world) record(s story) *recording {
 		r.layers.learn(f.Tree(), rootName+"/")
 	}
 	r.trace = f.Trace()
-	for i := range s.steps {
+	r.finish()
+	if wrong := hold(root, state, r.told[len(s.steps)], nil); len(wrong) > 0 {
+		w.t.Fatalf("%s, undisturbed: %v", s.name, wrong)
+	}
+	if err := f.Unmount(); err != nil {
+		w.t.Error(err)
+	}
+	return r
+}
+
+// finish is what is known of a story when all of it has been told.
+func (r *recording) finish() {
+	for i := range r.steps {
 		r.ends = append(r.ends, r.trace.Find(fmt.Sprint(i)))
 	}
 	// What no step is about must stay as it is through all of them, and what will come must not be there too early.
@@ -55,13 +67,6 @@ func (w *world) record(s story) *recording {
 			}
 		}
 	}
-	if wrong := hold(root, state, r.told[len(s.steps)], nil); len(wrong) > 0 {
-		w.t.Fatalf("%s, undisturbed: %v", s.name, wrong)
-	}
-	if err := f.Unmount(); err != nil {
-		w.t.Error(err)
-	}
-	return r
 }
 
 // tell writes down what a step did.
@@ -139,7 +144,7 @@ type verdict struct {
 	wrong []string
 }
 
-// try builds what the cut leaves and does with it what a user does next. With full, that is what the programs do, and the container is run.
+// try builds what the cut leaves and judges it. It is not fresh when another cut has left the same.
 func (w *world) try(r *recording, c *Cutter, p point, seen *sync.Map, full bool) (wrong []string, fresh bool) {
 	t := c.Cut(p.n, p.rule, rand.New(rand.NewPCG(p.seed, 0)), 1)
 	i := r.at(p.n)
@@ -153,6 +158,12 @@ func (w *world) try(r *recording, c *Cutter, p point, seen *sync.Map, full bool)
 		return []string{err.Error()}, true
 	}
 	root := filepath.Join(dir, rootName)
+	return w.judge(r, i, t, root, state, full), true
+}
+
+// judge looks at what a cut left in step i, t being all that is there, and does with it what a user does next: the same again. With full, that is what the programs
+// do, and images are run.
+func (w *world) judge(r *recording, i int, t *Tree, root, state string, full bool) (wrong []string) {
 	var doing facts
 	if i < len(r.steps) {
 		doing = r.expand(i, r.steps[i].effect)
@@ -161,16 +172,17 @@ func (w *world) try(r *recording, c *Cutter, p point, seen *sync.Map, full bool)
 	if i < len(r.steps) {
 		wrong = append(wrong, w.again(r, i, root, state, full)...)
 	}
-	if full {
-		for thing, is := range r.told[min(i+1, len(r.steps))] {
-			if name, ok := strings.CutPrefix(thing, "image "); ok && is != "" && is != "untagged" {
-				if res := w.run(nil, command(root, state, "run", "--rm", "--network", "none", "--pull", "never", name)); res.code != 0 || res.out != "alive\n" {
-					wrong = append(wrong, fmt.Sprintf("then brig run of %s: %s", name, res))
-				}
+	if !full {
+		return wrong
+	}
+	for thing, is := range r.told[min(i+1, len(r.steps))] {
+		if name, ok := strings.CutPrefix(thing, "image "); ok && is != "" && is != "untagged" {
+			if res := w.run(nil, command(root, state, "run", "--rm", "--network", "none", "--pull", "never", name)); res.code != 0 || res.out != "alive\n" {
+				wrong = append(wrong, fmt.Sprintf("then brig run of %s: %s", name, res))
 			}
 		}
 	}
-	return wrong, true
+	return wrong
 }
 
 // again repeats the step that was interrupted.

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,7 +33,8 @@ func (n *node) isFile() bool { return n.Mode&unix.S_IFMT == unix.S_IFREG }
 
 // NewTree is an empty file system.
 func NewTree() *Tree {
-	return &Tree{nodes: map[uint64]*node{rootIno: {Attr: Attr{Mode: unix.S_IFDIR | 0o755}, kids: map[string]uint64{}}}}
+	now := time.Now()
+	return &Tree{nodes: map[uint64]*node{rootIno: {Attr: Attr{Mode: unix.S_IFDIR | 0o755, Atime: now, Mtime: now}, kids: map[string]uint64{}}}}
 }
 
 // Clone is a copy.
