@@ -128,6 +128,10 @@ func (s Stores) Remove(set Set) (removed Set, err error) {
 			layers[digest.Digest(l)] = true
 		}
 	}
+	there := map[digest.Digest]bool{} // now: a blob that a layer gives goes with it, but for its link
+	for _, d := range set.Blobs {
+		there[d] = s.Content.Has(d)
+	}
 	var errs []error
 	for _, d := range set.Layers {
 		if !layers[d] && s.Snapshot.Has(d) {
@@ -139,12 +143,13 @@ func (s Stores) Remove(set Set) (removed Set, err error) {
 		}
 	}
 	for _, d := range set.Blobs {
-		if !blobs[d] && s.Content.Has(d) {
-			if err := s.Content.Remove(d); err != nil {
-				errs = append(errs, err)
-			} else {
-				removed.Blobs = append(removed.Blobs, d)
-			}
+		if blobs[d] {
+			continue
+		}
+		if err := s.Content.Remove(d); err != nil {
+			errs = append(errs, err)
+		} else if there[d] {
+			removed.Blobs = append(removed.Blobs, d)
 		}
 	}
 	return removed, errors.Join(errs...)

@@ -32,7 +32,7 @@ func TestPowerCutOfExt4(t *testing.T) {
 	}
 	for _, s := range w.stories() {
 		t.Run(s.name, func(t *testing.T) {
-			w.t = t
+			w.begin(t, s)
 			start := time.Now()
 			r, blocks := w.recordDisk(s)
 			c := NewCutter(blocks)

@@ -46,6 +46,9 @@ func (w *world) record(s story) *recording {
 	if wrong := hold(root, state, r.told[len(s.steps)], nil); len(wrong) > 0 {
 		w.t.Fatalf("%s, undisturbed: %v", s.name, wrong)
 	}
+	if left := dangling(root); len(left) > 0 {
+		w.t.Errorf("%s, undisturbed, leaves links to nothing: %v", s.name, left)
+	}
 	if err := f.Unmount(); err != nil {
 		w.t.Error(err)
 	}
@@ -226,7 +229,7 @@ func TestPowerCut(t *testing.T) {
 	w := newWorld(t)
 	for _, s := range w.stories() {
 		t.Run(s.name, func(t *testing.T) {
-			w.t = t
+			w.begin(t, s)
 			start := time.Now()
 			r := w.record(s)
 			recorded := time.Since(start)

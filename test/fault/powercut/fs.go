@@ -48,6 +48,7 @@ func Mount(dir string, tree *Tree) (*FS, error) {
 	server, err := fuse.NewServer(f, dir, &fuse.MountOptions{
 		AllowOther: true, DirectMountStrict: true, DirectMountFlags: unix.MS_MGC_VAL, Options: []string{"default_permissions"},
 		FsName: "powercut", Name: "powercut", DisableReadDirPlus: true, MaxWrite: 128 << 10,
+		DisabledCapabilities: fuse.CAP_PASSTHROUGH, // with it the file system counts as a stacked one, of whose files the kernel mounts none
 	})
 	if err != nil {
 		return nil, fmt.Errorf("mount a FUSE file system on %s: %w", dir, err)

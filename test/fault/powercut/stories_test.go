@@ -28,6 +28,8 @@ type story struct {
 	name  string
 	setup []step // undisturbed, and durable when the story begins
 	steps []step
+	// packed says that layers are kept as images, which takes another disk for what is built of a trace.
+	packed bool
 }
 
 // pruneArg is a step that removes all that nobody needs.
@@ -49,19 +51,19 @@ func (w *world) stories() []story {
 		return step{args: []string{"(forget)", img(tag)}, effect: facts{"image " + img(tag): ""}}
 	}
 	return []story{
-		{"pull", nil, []step{pull("one"), pull("two"), pull("new")}},
-		{"load", nil, []step{load, {args: []string{"load", "-q", "-i", twoArchive}, effect: facts{"image docker.io/library/two:1": "*"}}}},
-		{"move", []step{pull("one"), pull("two")}, []step{ // a name goes from one image to another, which stays untagged
+		{name: "pull", steps: []step{pull("one"), pull("two"), pull("new")}},
+		{name: "load", steps: []step{load, {args: []string{"load", "-q", "-i", twoArchive}, effect: facts{"image docker.io/library/two:1": "*"}}}},
+		{name: "move", setup: []step{pull("one"), pull("two")}, steps: []step{ // a name goes from one image to another, which stays untagged
 			{args: []string{"tag", img("one"), "moves:1"}, effect: facts{"image docker.io/library/moves:1": target("one")}},
 			{args: []string{"load", "-q", "-i", w.moved()}, effect: facts{"image docker.io/library/moves:1": "*"}},
 		}},
-		{"rmi", []step{pull("one"), pull("two"), pull("new")}, []step{
+		{name: "rmi", setup: []step{pull("one"), pull("two"), pull("new")}, steps: []step{
 			gone("rmi", img("one")),
 			{args: []string{"tag", img("two"), "again:1"}, effect: facts{"image docker.io/library/again:1": target("two")}},
 			gone("rmi", img("two")),
 			{args: []string{"rmi", "again:1"}, effect: facts{"image docker.io/library/again:1": ""}, once: true},
 		}},
-		{"run", []step{pull("one")}, []step{
+		{name: "run", setup: []step{pull("one")}, steps: []step{
 			{args: []string{"run", "--network", "none", "--name", "first", "-v", "kept:/data", img("one")}, effect: facts{"container first": "exited 0", "volume kept": "*"}},
 			{args: []string{"create", "--network", "none", "--name", "second", img("one")}, effect: facts{"container second": "created"}},
 			{args: []string{"start", "-a", "second"}, effect: facts{"container second": "exited 0"}},
@@ -69,8 +71,13 @@ func (w *world) stories() []story {
 			{args: []string{"rm", "first"}, effect: facts{"container first": ""}, once: true},
 			{args: []string{"rm", "-f", "second"}, effect: facts{"container second": ""}, once: true},
 		}},
-		{"prune", []step{pull("one"), pull("two"), pull("new"), forget("one"), forget("new")},
-			[]step{{args: []string{pruneArg}}, pull("new")}},
+		{name: "packed", packed: true, setup: []step{pull("one")}, steps: []step{
+			pull("huge"),
+			{args: []string{"run", "--network", "none", "--name", "third", img("huge")}, effect: facts{"container third": "exited 0"}},
+			{args: []string{"rm", "third"}, effect: facts{"container third": ""}, once: true},
+			gone("rmi", img("huge")),
+		}},
+		{name: "prune", setup: []step{pull("one"), pull("two"), pull("new"), forget("one"), forget("new")}, steps: []step{{args: []string{pruneArg}}, pull("new")}},
 	}
 }
 

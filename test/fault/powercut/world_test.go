@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/internal/image/imagetest"
+	"brig/internal/store/snapshot"
 	"brig/test/machine"
 )
 
@@ -91,6 +92,35 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
+// onDisk lets the stores of a test lie on an ext4 without a journal, from whose files, unlike a tmpfs's, the kernel mounts packed layers. It skips where the kernel
+// mounts from no file at all.
+func (w *world) onDisk(t *testing.T) {
+	t.Helper()
+	file, dir, before := filepath.Join(w.dir, "scratch"), w.place("scratch"), w.dir
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, 2<<30)); err != nil {
+		t.Fatal(err)
+	}
+	w.tool("mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=1", file)
+	w.tool("mount", "-o", "loop,noatime,nobarrier", file, dir)
+	w.dir = dir
+	t.Cleanup(func() {
+		w.dir = before
+		w.unmountDisk(dir)
+		os.Remove(file)
+	})
+	if !snapshot.Open(w.place("probe")).Packs() {
+		t.Skip("this kernel mounts no file system from a file (Linux 6.12, CONFIG_EROFS_FS_BACKED_BY_FILE)")
+	}
+}
+
+// begin makes the world one of a subtest.
+func (w *world) begin(t *testing.T, s story) {
+	w.t = t
+	if s.packed {
+		w.onDisk(t)
+	}
+}
+
 func program(name string) string { return filepath.Join(os.Getenv(binEnv), name) }
 
 // place makes a new empty folder.
@@ -102,7 +132,7 @@ func (w *world) place(what string) string {
 	return dir
 }
 
-// images puts into the registry: one, two and new, of three or four layers each, of which they share some; new is one, pushed again.
+// images puts into the registry: one, two and new, of three or four layers each, of which they share some, and huge, which has a layer that is.
 func (w *world) images() {
 	random := rand.NewChaCha8([32]byte{7})
 	noise := func(n int) string {
@@ -133,7 +163,9 @@ func (w *world) images() {
 	small := func(name string) []byte {
 		return layer(&tar.Header{Name: "srv/", Typeflag: tar.TypeDir, Mode: 0o755}, "", &tar.Header{Name: "srv/" + name, Mode: 0o644}, noise(5000))
 	}
-	for tag, layers := range map[string][][]byte{"one": {base, big, marks, small("one")}, "two": {base, big, small("two")}, "new": {base, small("new"), marks}} {
+	// From 4 MiB on a layer is kept packed, as one file.
+	huge := layer(&tar.Header{Name: "huge/", Typeflag: tar.TypeDir, Mode: 0o755}, "", &tar.Header{Name: "huge/file", Mode: 0o644}, noise(4<<20+100_000))
+	for tag, layers := range map[string][][]byte{"huge": {base, huge}, "one": {base, big, marks, small("one")}, "two": {base, big, small("two")}, "new": {base, small("new"), marks}} {
 		p := w.registry.OCI(imagetest.Gzip, layers...)
 		p.Config.Architecture = runtime.GOARCH
 		p.Config.Config.Cmd = []string{"/bin/alive"}
