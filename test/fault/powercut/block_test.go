@@ -34,7 +34,8 @@ func TestPowerCutOfExt4(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			w.begin(t, s)
 			start := time.Now()
-			r, blocks := w.recordDisk(s)
+			r := w.recordDisk(s)
+			blocks := r.trace
 			c := NewCutter(blocks)
 			random := rand.New(rand.NewPCG(3, uint64(len(s.name))))
 			rules := []Rule{Killed, Strict, Loose, LessOne}
@@ -54,7 +55,7 @@ func TestPowerCutOfExt4(t *testing.T) {
 }
 
 // recordDisk tells a story on an ext4 whose blocks are recorded.
-func (w *world) recordDisk(s story) (*recording, *Trace) {
+func (w *world) recordDisk(s story) *recording {
 	w.t.Helper()
 	f, dir := w.mounted(NewTree())
 	defer f.Unmount()
@@ -95,7 +96,7 @@ func (w *world) recordDisk(s story) (*recording, *Trace) {
 	r.finish()
 	w.settle(root, containerIDs(root))
 	w.unmountDisk(disk)
-	return r, r.trace
+	return r
 }
 
 // tryDisk is try for a disk: what a cut leaves is mounted.

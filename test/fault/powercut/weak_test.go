@@ -45,4 +45,19 @@ func TestWithoutSync(t *testing.T) {
 		}
 		t.Logf("%s: of %d cuts %d do harm, by rule %v; the first: %s: %s", s.name, tried, len(bad), rules, r.where(bad[0].point), bad[0].wrong[0])
 	}
+	if _, err := exec.LookPath("mke2fs"); err != nil {
+		t.Skip(err)
+	}
+	r := w.recordDisk(stories[0])
+	c, bad := NewCutter(r.trace), 0
+	for range 40 {
+		p := point{rand.IntN(len(r.trace.Ops) + 1), []Rule{Killed, Strict, Loose}[rand.IntN(3)], rand.Uint64()}
+		if len(w.tryDisk(r, c, p, false)) > 0 {
+			bad++
+		}
+	}
+	t.Logf("%s on ext4: of 40 cuts %d do harm", r.name, bad)
+	if bad == 0 {
+		t.Errorf("%s on ext4: 40 cuts, and nothing amiss", r.name)
+	}
 }
