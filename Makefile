@@ -22,7 +22,7 @@ endif
 
 # Debian packages: what the build packs into the base image, and what the tests stand beside.
 BUILD_PACKAGES := busybox-static
-TEST_PACKAGES  := nftables iproute2 runc skopeo umoci mmdebstrap docker-registry openssh-client uidmap bzip2 xz-utils
+TEST_PACKAGES  := nftables iproute2 runc skopeo umoci mmdebstrap docker-registry openssh-client uidmap bzip2 xz-utils e2fsprogs
 BENCH_PACKAGES := crun podman containerd docker.io bubblewrap iptables e2fsprogs
 FOREIGN_PACKAGES := conmon gcc libc6-dev
 FAR_PACKAGES   := curl redis-tools openssh-server
@@ -32,7 +32,7 @@ GUEST_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
 GUEST_TESTS    ?= ./internal/runtime/... ./internal/kernel/... ./internal/front/oci ./test/escape
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest build install uninstall demo test check lint bench fuzz test-debian test-fault test-escape test-trust conform conform-registry guest guest-shell test-guest clean
+.PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest build install uninstall demo test check lint bench fuzz test-debian test-fault test-powercut test-escape test-trust conform conform-registry guest guest-shell test-guest clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -121,6 +121,9 @@ test-debian: setup-debian build ## a whole Debian: apt-get, nginx, redis under l
 test-fault: setup build ## kills, crowds and full disks, five times as many as in make test
 	BRIG_FAULT_SCALE=5 $(GO) test -count=1 -v -timeout 20m ./test/fault
 	BRIG_FAULT_SCALE=5 $(GO) test -count=1 -v -timeout 40m -run "Killed|Crowd" ./test/runtime
+
+test-powercut: setup build ## cuts the power after, and fails, every single write of pull, load, rmi, run and others: some 20 minutes
+	BRIG_POWERCUT=whole $(GO) test -count=1 -v -timeout 60m ./test/fault/powercut
 
 guest: setup-guest ## a Debian with cgroup v2, systemd and CRIU under QEMU, saved as it runs (the first time: two minutes)
 	@$(GO) run ./test/guest/cmd/guest build -measure

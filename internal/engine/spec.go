@@ -216,7 +216,7 @@ func (e *Engine) mounts(c *api.Container) ([]specs.Mount, error) {
 	}
 	var user []specs.Mount
 	for i := range s.Mounts {
-		m, err := e.userMount(&s.Mounts[i])
+		m, err := e.userMount(c, &s.Mounts[i])
 		if err != nil {
 			return nil, err
 		}
@@ -230,7 +230,7 @@ func (e *Engine) mounts(c *api.Container) ([]specs.Mount, error) {
 	return append(list, user...), nil
 }
 
-func (e *Engine) userMount(m *api.MountSpec) (specs.Mount, error) {
+func (e *Engine) userMount(c *api.Container, m *api.MountSpec) (specs.Mount, error) {
 	dest := path.Clean(m.Target)
 	if !path.IsAbs(m.Target) || dest == "/" {
 		return specs.Mount{}, api.Errorf(api.InvalidArgument, "mount target %q must be an absolute path in the container, other than /", m.Target)
@@ -263,8 +263,8 @@ func (e *Engine) userMount(m *api.MountSpec) (specs.Mount, error) {
 		o.Type, o.Source, o.Options = "bind", m.Source, []string{bind, propagation, mode}
 	case "volume":
 		o.Type, o.Source, o.Options = "bind", e.volumeData(m.Source), []string{"rbind", "rprivate", mode}
-		if !m.NoCopy && e.volumeFresh(m.Source) {
-			o.Options = append(o.Options, "copyup")
+		if rec, err := e.volume(m.Source); !m.NoCopy && err == nil && !rec.Used {
+			o.Options = append(o.Options, copyUp(c, rec))
 		}
 	case "tmpfs":
 		o.Type, o.Source, o.Options = "tmpfs", "tmpfs", tmpfsOptions(m, mode)

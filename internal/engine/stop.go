@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/atomicfile"
 	"brig/internal/base/lock"
 	"brig/internal/kernel/cgroup"
 	"brig/internal/runtime"
@@ -321,6 +323,11 @@ func (e *Engine) removeEnded(ctx context.Context, c *api.Container, volumes bool
 	}
 	if err := e.removeAll(c, c.ID, volumes, nil); err != nil {
 		return err
+	}
+	if durability(c) == atomicfile.Durable { // or it is back after a power cut
+		if err := atomicfile.SyncDir(filepath.Dir(e.meta.Dir(c.ID))); err != nil {
+			return err
+		}
 	}
 	return lock.RemoveDir(e.sandboxDir(c.ID))
 }

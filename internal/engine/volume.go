@@ -21,29 +21,37 @@ type volumeRecord struct {
 func (e *Engine) volumeDir(name string) string  { return filepath.Join(e.root, "volume", name) }
 func (e *Engine) volumeData(name string) string { return filepath.Join(e.volumeDir(name), "data") }
 
-// ensureVolume makes a volume where there is none.
-func (e *Engine) ensureVolume(name string, rec volumeRecord) error {
+// ensureVolume makes a volume where there is none. sync is Durable for one that is to outlive this boot, its folder's name included.
+func (e *Engine) ensureVolume(name string, rec volumeRecord, sync atomicfile.Sync) error {
 	dir := e.volumeDir(name)
+	data := filepath.Join(dir, "data")
 	if exists(filepath.Join(dir, "volume.json")) {
+		if err := os.Mkdir(data, 0o755); err != nil && !os.IsExist(err) { // a power cut may have left the record alone
+			return err
+		}
 		return nil
 	}
-	for _, d := range []string{e.root, filepath.Join(e.root, "volume"), dir} {
-		if err := os.Mkdir(d, 0o700); err != nil && !os.IsExist(err) {
-			return api.Errorf(api.KindOf(err), "volume %s: %w", name, err)
-		}
+	err := atomicfile.MakeDir(filepath.Dir(dir))
+	if err == nil && sync == atomicfile.Durable {
+		err = atomicfile.MakeDir(dir)
+	} else if err == nil {
+		err = os.Mkdir(dir, 0o700)
 	}
-	if err := os.Mkdir(filepath.Join(dir, "data"), 0o755); err != nil && !os.IsExist(err) {
+	if err != nil && !os.IsExist(err) {
+		return api.Errorf(api.KindOf(err), "volume %s: %w", name, err)
+	}
+	if err := os.Mkdir(data, 0o755); err != nil && !os.IsExist(err) {
 		return err
 	}
-	return e.putVolume(name, rec)
+	return e.putVolume(name, rec, sync)
 }
 
-func (e *Engine) putVolume(name string, rec volumeRecord) error {
+func (e *Engine) putVolume(name string, rec volumeRecord, sync atomicfile.Sync) error {
 	data, err := json.Marshal(rec)
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(filepath.Join(e.volumeDir(name), "volume.json"), data, 0o600, atomicfile.Sync(!rec.Anonymous))
+	return atomicfile.Write(filepath.Join(e.volumeDir(name), "volume.json"), data, 0o600, sync)
 }
 
 func (e *Engine) volume(name string) (volumeRecord, error) {
@@ -55,10 +63,17 @@ func (e *Engine) volume(name string) (volumeRecord, error) {
 	return rec, json.Unmarshal(data, &rec)
 }
 
-// volumeFresh reports whether the image's files are still to be copied in.
-func (e *Engine) volumeFresh(name string) bool {
-	rec, err := e.volume(name)
-	return err == nil && !rec.Used
+// lasting says whether a volume is to survive a power cut: not one that goes with its container, and that with its process.
+func lasting(c *api.Container, anonymous bool) atomicfile.Sync {
+	return durability(c) || atomicfile.Sync(!anonymous)
+}
+
+// copyUp is the mount option that has the image's files copied into a volume that is new.
+func copyUp(c *api.Container, rec volumeRecord) string {
+	if lasting(c, rec.Anonymous) == atomicfile.Durable {
+		return "copyupsync"
+	}
+	return "copyup"
 }
 
 // markVolumesUsed is called when a container has been made with them.
@@ -75,7 +90,7 @@ func (e *Engine) markVolumesUsed(c *api.Container) error {
 			continue
 		}
 		rec.Used = true
-		if err := e.putVolume(m.Source, rec); err != nil {
+		if err := e.putVolume(m.Source, rec, lasting(c, rec.Anonymous)); err != nil {
 			return err
 		}
 	}
@@ -133,7 +148,7 @@ func (e *Engine) makeVolumes(c *api.Container, anonymous map[string]bool) error 
 		if m.Type != "volume" {
 			continue
 		}
-		if err := e.ensureVolume(m.Source, volumeRecord{Anonymous: anonymous[m.Source]}); err != nil {
+		if err := e.ensureVolume(m.Source, volumeRecord{Anonymous: anonymous[m.Source]}, lasting(c, anonymous[m.Source])); err != nil {
 			return err
 		}
 	}

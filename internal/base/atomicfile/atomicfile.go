@@ -2,10 +2,14 @@
 package atomicfile
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
+
+	"brig/internal/base/weak"
 )
 
 var serial atomic.Uint64
@@ -35,7 +39,7 @@ func Write(path string, data []byte, perm os.FileMode, sync Sync) (err error) {
 	if _, err = f.Write(data); err == nil {
 		err = f.Chmod(perm)
 	}
-	if err == nil && sync == Durable {
+	if err == nil && sync == Durable && !weak.Sync {
 		err = f.Sync()
 	}
 	if cerr := f.Close(); err == nil {
@@ -51,6 +55,24 @@ func Write(path string, data []byte, perm os.FileMode, sync Sync) (err error) {
 		return SyncDir(filepath.Dir(path))
 	}
 	return nil
+}
+
+// MakeDir makes a folder that is ours alone, mode 0700, with the parents that it lacks, and makes the names of those it makes durable: what is synced in a folder is
+// lost if the folder's own name is. A folder that is there already costs one call.
+func MakeDir(dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
+		if err = MakeDir(filepath.Dir(dir)); err == nil {
+			err = os.Mkdir(dir, 0o700)
+		}
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(dir))
 }
 
 // SyncDir makes the names in a folder durable.

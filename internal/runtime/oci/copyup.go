@@ -10,28 +10,36 @@ import (
 	"brig/internal/base/weak"
 )
 
-// copyUp copies what the folder at from (O_PATH) holds into the detached mount at to, when that is empty: the first use of a volume shows
-// the image's files. Everything goes through directory descriptors; links are copied, never followed.
+// copyUp copies what the folder at from (O_PATH) holds into the detached mount at to, when that is empty: a tmpfs begins with the image's files. Everything goes
+// through directory descriptors; links are copied, never followed.
 func copyUp(from, to int) error {
-	src, err := unix.Openat(from, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err == unix.ENOTDIR {
-		return nil
-	}
-	if err != nil {
+	in, out, err := openBoth(from, to)
+	if in == nil {
 		return err
 	}
-	dst, err := unix.Openat(to, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		unix.Close(src)
-		return err
-	}
-	in, out := os.NewFile(uintptr(src), "image"), os.NewFile(uintptr(dst), "volume")
 	defer in.Close()
 	defer out.Close()
 	if _, err := out.Readdirnames(1); err != io.EOF && !weak.CopyUp {
 		return err // not empty, or unreadable
 	}
 	return copyDir(in, out)
+}
+
+// openBoth opens what is to be copied and where to; nothing, and no error, where the image has no folder there.
+func openBoth(from, to int) (in, out *os.File, err error) {
+	src, err := unix.Openat(from, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err == unix.ENOTDIR {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	dst, err := unix.Openat(to, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		unix.Close(src)
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(src), "image"), os.NewFile(uintptr(dst), "volume"), nil
 }
 
 func copyDir(in, out *os.File) error {

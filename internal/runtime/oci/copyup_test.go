@@ -1,6 +1,8 @@
 package oci
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -68,5 +70,71 @@ func TestCopyUpOnlyIntoEmpty(t *testing.T) {
 	must(t, copyUp(openPath(t, filepath.Join(from, "a")), openPath(t, empty)))
 	if list, err := os.ReadDir(empty); err != nil || len(list) != 0 {
 		t.Errorf("from a file: %v, %v", list, err)
+	}
+}
+
+// TestFillVolume: what a killed copy left is copied anew, what a container wrote stays, and a folder of the image that is empty fills nothing.
+func TestFillVolume(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: trusted attributes")
+	}
+	from := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(from, "dir"), 0o755), os.WriteFile(filepath.Join(from, "dir/file"), []byte("whole"), 0o644), os.Symlink("/etc", filepath.Join(from, "link")))
+	marked := func(dir string) bool { _, err := unix.Getxattr(dir, filling, nil); return err == nil }
+	for _, durable := range []bool{false, true} {
+		to := t.TempDir()
+		outside := filepath.Join(t.TempDir(), "outside")
+		must(t, os.WriteFile(outside, nil, 0o600), unix.Setxattr(to, filling, nil, 0), os.MkdirAll(filepath.Join(to, "dir/more"), 0o755), os.WriteFile(filepath.Join(to, "dir/file"), []byte("wh"), 0o644),
+			os.Symlink(filepath.Dir(outside), filepath.Join(to, "dir/away")))
+		must(t, fillVolume(openPath(t, from), openPath(t, to), durable))
+		if b, err := os.ReadFile(filepath.Join(to, "dir/file")); string(b) != "whole" || marked(to) {
+			t.Errorf("half filled: %q, %v, marked %t", b, err, marked(to))
+		}
+		for _, gone := range []string{"dir/more", "dir/away"} {
+			if _, err := os.Lstat(filepath.Join(to, gone)); !os.IsNotExist(err) {
+				t.Errorf("%s is still there: %v", gone, err)
+			}
+		}
+		if _, err := os.Stat(outside); err != nil {
+			t.Error(err)
+		}
+		must(t, os.WriteFile(filepath.Join(to, "dir/file"), []byte("mine"), 0o644), fillVolume(openPath(t, from), openPath(t, to), durable))
+		if b, err := os.ReadFile(filepath.Join(to, "dir/file")); string(b) != "mine" {
+			t.Errorf("a container's file: %q, %v", b, err)
+		}
+		bare := t.TempDir()
+		must(t, fillVolume(openPath(t, t.TempDir()), openPath(t, bare), durable))
+		if marked(bare) {
+			t.Error("an empty folder leaves a mark")
+		}
+	}
+}
+
+// TestFillVolumeWaits: two containers that begin with one new volume both find it whole.
+func TestFillVolumeWaits(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	for i := range 50 {
+		must(t, os.WriteFile(filepath.Join(from, fmt.Sprint(i)), make([]byte, 100_000), 0o644))
+	}
+	done := make(chan error)
+	for range 4 {
+		go func() {
+			in, err := unix.Open(from, unix.O_PATH|unix.O_CLOEXEC, 0)
+			out, err2 := unix.Open(to, unix.O_PATH|unix.O_CLOEXEC, 0)
+			if err := errors.Join(err, err2, fillVolume(in, out, false)); err != nil {
+				done <- err
+				return
+			}
+			entries, err := os.ReadDir(to)
+			if err == nil && len(entries) != 50 {
+				err = fmt.Errorf("%d files", len(entries))
+			}
+			done <- err
+		}()
+	}
+	for range 4 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	}
 }

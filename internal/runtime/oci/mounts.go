@@ -109,8 +109,12 @@ func (b *builder) mount(i int) error {
 		}
 	}
 	if opts.copyUp {
-		if err := copyUp(target, fd); err != nil {
-			return fmt.Errorf("copying the image's files into it: %w", err)
+		fill := func() error { return copyUp(target, fd) }
+		if opts.bind {
+			fill = func() error { return fillVolume(target, fd, opts.copySync) }
+		}
+		if err := fill(); err != nil {
+			return fmt.Errorf("copying the image's files into %s: %w", m.Source, err)
 		}
 	}
 	if err := mount.Attach(fd, target); err != nil {

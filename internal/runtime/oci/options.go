@@ -17,6 +17,7 @@ type mountOptions struct {
 	bind, recBind  bool
 	remount        bool     // change what is mounted at the destination
 	copyUp         bool     // tmpcopyup, or copyup of a volume: what the image has at the target is copied into an empty mount
+	copySync       bool     // it was written copyupsync: what is copied is to survive a power cut
 	tmpCopyUp      bool     // it was written tmpcopyup, which is for tmpfs alone
 	idmap, recMap  bool     // the owners of files are mapped, of those in mounts below it too
 	super          []string // of the file system as a whole (sync, lazytime, …), in fsconfig(2)'s words
@@ -71,6 +72,9 @@ func (m *mountOptions) add(o string) {
 		return
 	case "copyup":
 		m.copyUp = true
+		return
+	case "copyupsync":
+		m.copyUp, m.copySync = true, true
 		return
 	case "idmap":
 		m.idmap = true

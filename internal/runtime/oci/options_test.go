@@ -41,6 +41,7 @@ func TestParseOptions(t *testing.T) {
 		"shared":         {[]string{"shared"}, mountOptions{propagation: unix.MS_SHARED}},
 		"rslave":         {[]string{"private", "rslave"}, mountOptions{propagation: unix.MS_SLAVE, recPropagation: true}},
 		"runbindable":    {[]string{"runbindable"}, mountOptions{propagation: unix.MS_UNBINDABLE, recPropagation: true}},
+		"copyupsync":     {[]string{"copyupsync"}, mountOptions{copyUp: true, copySync: true}},
 		"copyup":         {[]string{"copyup"}, mountOptions{copyUp: true}},
 		"tmpcopyup":      {[]string{"tmpcopyup", "mode=755"}, mountOptions{copyUp: true, tmpCopyUp: true, data: []string{"mode=755"}}},
 		"data":           {[]string{"size=64k", "ro", "mode=1777", "rsize=8"}, mountOptions{set: unix.MOUNT_ATTR_RDONLY, data: []string{"size=64k", "mode=1777", "rsize=8"}}},

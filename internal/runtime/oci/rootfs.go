@@ -137,6 +137,9 @@ func (b *builder) newRoot(m *api.Mount) (int, error) {
 		synced.Options = slices.Delete(slices.Clone(m.Options), i, i+1)
 		fd, err = b.tryRoot(&synced)
 	}
+	if i := slices.IndexFunc(m.Options, func(o string) bool { return strings.HasPrefix(o, "upperdir=") }); i >= 0 && err != nil {
+		err = fmt.Errorf("%w (%s)", err, m.Options[i]) // whose disk may be what is wrong
+	}
 	return fd, err
 }
 

@@ -35,13 +35,13 @@ package garbage
 import (
 	"context"
 	"encoding/json"
-	"os"
 	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"brig/api"
+	"brig/internal/base/atomicfile"
 	"brig/internal/base/lock"
 	"brig/internal/store/content"
 	"brig/internal/store/meta"
@@ -74,7 +74,7 @@ func (s Stores) Lock() (*lock.Lock, error) {
 
 func (s Stores) lockPath() (string, error) {
 	dir := filepath.Join(s.Root, "image")
-	return filepath.Join(dir, ".lock"), os.MkdirAll(dir, 0o700)
+	return filepath.Join(dir, ".lock"), atomicfile.MakeDir(dir) // a record that is durable in it needs its name
 }
 
 // within takes a lock, unless ctx ends first.

@@ -38,7 +38,7 @@ func (s *Store) CreateContainer(c api.Container, sync atomicfile.Sync) error {
 	dir := s.Dir(c.ID)
 	making, err := lock.Shared(s.makingPath())
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = makeDir(filepath.Dir(dir), sync); err == nil {
+		if err = atomicfile.MakeDir(filepath.Dir(dir)); err == nil { // also for one that need not last: the next may have to
 			making, err = lock.Shared(s.makingPath())
 		}
 	}
@@ -191,7 +191,7 @@ func (s *Store) ContainerIDs() ([]string, error) {
 func (s *Store) Still() (*lock.Lock, error) {
 	l, err := lock.Take(s.makingPath())
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = makeDir(filepath.Join(s.root, containerDir), atomicfile.Volatile); err == nil {
+		if err = atomicfile.MakeDir(filepath.Join(s.root, containerDir)); err == nil {
 			l, err = lock.Take(s.makingPath())
 		}
 	}

@@ -34,7 +34,7 @@ func (s *Store) PutImage(img api.Image) error {
 	path := s.imagePath(imageKey(img))
 	err := write(path, img, atomicfile.Durable)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = makeDir(filepath.Dir(path), atomicfile.Durable); err == nil {
+		if err = atomicfile.MakeDir(filepath.Dir(path)); err == nil {
 			err = write(path, img, atomicfile.Durable)
 		}
 	}

@@ -30,7 +30,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
@@ -139,17 +138,6 @@ func checksum(b []byte) []byte {
 	h := fnv.New64a()
 	h.Write(b)
 	return h.Sum(nil)
-}
-
-// makeDir makes a folder that is ours alone, and its parents, and makes its name durable where that is asked for.
-func makeDir(dir string, sync atomicfile.Sync) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	if sync == atomicfile.Durable {
-		return atomicfile.SyncDir(filepath.Dir(dir))
-	}
-	return nil
 }
 
 // readNames lists a folder; one that is not there is empty.

@@ -44,7 +44,7 @@ func (s *Store) ReserveName(name, cid string) error {
 	for {
 		err := os.Symlink(filepath.Join("..", containerDir, cid), path)
 		if errors.Is(err, fs.ErrNotExist) {
-			if err = makeDir(filepath.Dir(path), atomicfile.Durable); err == nil {
+			if err = atomicfile.MakeDir(filepath.Dir(path)); err == nil {
 				continue
 			}
 		}

@@ -219,5 +219,8 @@ func (s *Store) name(err error, d digest.Digest) error {
 	if kind == api.Exhausted {
 		return api.Errorf(kind, "layer %s: unpacking to %s: %w; free some space there or choose another --root", d, s.dir, err)
 	}
+	if errors.Is(err, unix.EIO) || errors.Is(err, unix.EROFS) { // the disk's fault, and not the archive's
+		return api.Errorf("", "layer %s: unpacking to %s: %w", d, s.dir, err)
+	}
 	return &api.Error{Kind: kind, Msg: "layer " + string(d), Err: err}
 }

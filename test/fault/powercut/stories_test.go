@@ -1,0 +1,176 @@
+package powercut
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"brig/api"
+	"brig/internal/engine"
+	"brig/internal/engine/transfer"
+	"brig/internal/store/garbage"
+)
+
+// step is a command and what it changes. A new command gets a step in one of the stories, with its effects; pruneArg stands for one that is still to come.
+type step struct {
+	args   []string
+	effect facts
+	once   bool // what it does cannot be done twice: done again, that there is nothing left to do is no failure
+}
+
+// story is a series of commands on one store.
+type story struct {
+	name  string
+	setup []step // undisturbed, and durable when the story begins
+	steps []step
+	// packed says that layers are kept as images, which takes another disk for what is built of a trace.
+	packed bool
+}
+
+// pruneArg is a step that removes all that nobody needs.
+const pruneArg = "(prune)"
+
+// stories are what is interrupted. X stands for the registry.
+func (w *world) stories() []story {
+	img := func(tag string) string { return w.host + "/x:" + tag }
+	target := func(tag string) string { return w.registry.Tags[tag].String() }
+	pull := func(tag string) step {
+		return step{args: []string{"pull", "-q", img(tag)}, effect: facts{"image " + img(tag): target(tag)}}
+	}
+	oneArchive, twoArchive := w.archives()
+	load := step{args: []string{"load", "-q", "-i", oneArchive}, effect: facts{"image " + img("one"): "*"}}
+	gone := func(args ...string) step {
+		return step{args: args, effect: facts{"image " + args[len(args)-1]: ""}, once: true}
+	}
+	forget := func(tag string) step {
+		return step{args: []string{"(forget)", img(tag)}, effect: facts{"image " + img(tag): ""}}
+	}
+	return []story{
+		{name: "pull", steps: []step{pull("one"), pull("two"), pull("new")}},
+		{name: "load", steps: []step{load, {args: []string{"load", "-q", "-i", twoArchive}, effect: facts{"image docker.io/library/two:1": "*"}}}},
+		{name: "move", setup: []step{pull("one"), pull("two")}, steps: []step{ // a name goes from one image to another, which stays untagged
+			{args: []string{"tag", img("one"), "moves:1"}, effect: facts{"image docker.io/library/moves:1": target("one")}},
+			{args: []string{"load", "-q", "-i", w.moved()}, effect: facts{"image docker.io/library/moves:1": "*"}},
+		}},
+		{name: "rmi", setup: []step{pull("one"), pull("two"), pull("new")}, steps: []step{
+			gone("rmi", img("one")),
+			{args: []string{"tag", img("two"), "again:1"}, effect: facts{"image docker.io/library/again:1": target("two")}},
+			gone("rmi", img("two")),
+			{args: []string{"rmi", "again:1"}, effect: facts{"image docker.io/library/again:1": ""}, once: true},
+		}},
+		{name: "run", setup: []step{pull("one")}, steps: []step{
+			{args: []string{"run", "--network", "none", "--name", "first", "-v", "kept:/data", img("one")}, effect: facts{"container first": "exited 0", "volume kept": "*"}},
+			{args: []string{"create", "--network", "none", "--name", "second", img("one")}, effect: facts{"container second": "created"}},
+			{args: []string{"start", "-a", "second"}, effect: facts{"container second": "exited 0"}},
+			{args: []string{"run", "--rm", "--network", "none", img("one")}},
+			{args: []string{"rm", "first"}, effect: facts{"container first": ""}, once: true},
+			{args: []string{"rm", "-f", "second"}, effect: facts{"container second": ""}, once: true},
+		}},
+		{name: "packed", packed: true, setup: []step{pull("one")}, steps: []step{
+			pull("huge"),
+			{args: []string{"run", "--network", "none", "--name", "third", img("huge")}, effect: facts{"container third": "exited 0"}},
+			{args: []string{"rm", "third"}, effect: facts{"container third": ""}, once: true},
+			gone("rmi", img("huge")),
+		}},
+		{name: "prune", setup: []step{pull("one"), pull("two"), pull("new"), forget("one"), forget("new")}, steps: []step{{args: []string{pruneArg}}, pull("new")}},
+	}
+}
+
+// archives are one image in the form of docker save, and another, of another name, as an OCI archive.
+func (w *world) archives() (one, two string) {
+	root, state := w.place("made"), w.place("state")
+	one, two = filepath.Join(w.dir, "one.tar"), filepath.Join(w.dir, "two.tar")
+	for _, args := range [][]string{
+		{"pull", "-q", w.host + "/x:one"}, {"save", "-o", one, w.host + "/x:one"},
+		{"pull", "-q", w.host + "/x:two"}, {"tag", w.host + "/x:two", "two:1"}, {"save", "-o", two, "two:1"},
+	} {
+		w.must(nil, command(root, state, args...))
+	}
+	return one, two
+}
+
+// moved is an archive in which the name moves:1 is the third image's.
+func (w *world) moved() string {
+	root, state, archive := w.place("made"), w.place("state"), filepath.Join(w.dir, "moved.tar")
+	for _, args := range [][]string{{"pull", "-q", w.host + "/x:new"}, {"tag", w.host + "/x:new", "moves:1"}, {"save", "-o", archive, "moves:1"}} {
+		w.must(nil, command(root, state, args...))
+	}
+	return archive
+}
+
+// command prepares a step's command.
+func (s step) command(root, state string) *exec.Cmd {
+	if s.args[0][0] != '(' {
+		return command(root, state, s.args...)
+	}
+	cmd := exec.Command("/proc/self/exe", append([]string{root}, s.args...)...)
+	cmd.Env = append(os.Environ(), helperEnv+"=1")
+	return cmd
+}
+
+// helperEnv has the test program do a step that is no command of Brig's.
+const helperEnv = "BRIG_POWERCUT_HELPER"
+
+func helper() {
+	if os.Getenv(helperEnv) == "" {
+		return
+	}
+	if err := help(os.Args[1], os.Args[2:]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func help(root string, args []string) error {
+	s := garbage.Open(root)
+	l, err := s.Lock()
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	if args[0] == "(forget)" { // as a pull leaves an image that was killed before it had a name
+		return errors.Join(s.Content.RemoveRef(args[1]), s.Meta.RemoveImage(args[1]))
+	}
+	set, err := s.All()
+	if err != nil {
+		return err
+	}
+	_, err = s.Remove(set)
+	return err
+}
+
+// again does a step in this process, which is quicker than a command; false: it must be a command.
+func (s step) again(root, state string) (bool, error) {
+	ctx, t := context.Background(), transfer.New(root)
+	t.Stdout, t.Stderr = io.Discard, io.Discard
+	var err error
+	switch last := s.args[len(s.args)-1]; s.args[0] {
+	case "pull":
+		_, err = t.Do(ctx, api.TransferRequest{Op: "pull", Refs: []string{last}, Quiet: true})
+	case "load":
+		_, err = t.Do(ctx, api.TransferRequest{Op: "load", File: last, Quiet: true})
+	case "tag":
+		err = engine.New(root, state, "").Tag(ctx, s.args[1], last)
+	case "rmi":
+		_, err = engine.New(root, state, "").RemoveImage(ctx, last, false)
+	case pruneArg:
+		err = help(root, s.args)
+	default:
+		return false, nil
+	}
+	if s.once && errors.Is(err, api.NotFound) {
+		err = nil
+	}
+	return true, err
+}
+
+// same reports whether a command that was not done in this process ended as it should.
+func (s step) ended(r result) bool {
+	return r.code == 0 || s.once && strings.Contains(strings.ToLower(r.err), "no such")
+}
