@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"brig/api"
+	"brig/internal/base/atomicfile"
 	"brig/internal/runtime/shim"
 )
 
@@ -71,7 +72,7 @@ func (e *Engine) checkVolumes(report *api.CheckReport, repair bool) error {
 		}
 		p := api.Problem{Kind: "volume", Name: name, Path: path, Trouble: "its record: " + err.Error()}
 		if repair {
-			if err := e.putVolume(name, volumeRecord{Used: true}); err != nil {
+			if err := e.putVolume(name, volumeRecord{Used: true}, atomicfile.Durable); err != nil {
 				return err
 			}
 			p.Repaired = "written anew as a named volume, which no prune and no rm takes"

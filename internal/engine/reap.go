@@ -138,9 +138,6 @@ func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, kno
 	if err := e.network.Detach(ctx, id); err != nil {
 		return err
 	}
-	if err := e.snapshot.Detach(id); err != nil {
-		return err
-	}
 	if !known || c.Spec.AutoRemove {
 		err = e.removeAll(c, id, true, t)
 	} else {

@@ -25,7 +25,7 @@ func (e *Engine) Reset(ctx context.Context) error {
 	if err := e.network.Close(ctx); err != nil {
 		return err
 	}
-	if err := e.snapshot.DetachAll(); err != nil {
+	if err := e.snapshot.UnmountAll(); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(e.state); err != nil {

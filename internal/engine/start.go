@@ -137,7 +137,6 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 		}
 	}
 
-	u.Add(func() { e.snapshot.Detach(c.ID) })
 	bundle, err := e.bundle(c, a)
 	if err != nil {
 		return nil, err

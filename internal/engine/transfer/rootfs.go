@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
-	"brig/internal/base/id"
 	"brig/internal/kernel/mount"
 )
 
@@ -29,31 +28,11 @@ func (t *Transfer) upper(c *api.Container) (string, error) {
 	return dir, err
 }
 
-// lowers are the folders of layers, top first, as long as nobody calls done. The store may mount some of them for that; what is mounted on top of them
-// keeps them.
-func (t *Transfer) lowers(diffIDs []string) (all []string, done func(), err error) {
-	if len(diffIDs) == 0 {
-		return nil, func() {}, nil
-	}
-	user := "view-" + id.New()
-	done = func() { _ = t.stores.Snapshot.Detach(user) } // a layer that stays mounted is unmounted with its next user
-	mounts, err := t.stores.Snapshot.View(user, diffIDs)
-	if err == nil && len(mounts) != 1 {
-		err = api.Errorf(api.Unsupported, "a view of %d mounts", len(mounts))
-	}
-	if err != nil {
-		done()
-		return nil, nil, err
-	}
-	if m := mounts[0]; m.Type == "bind" {
-		return []string{m.Source}, done, nil
-	}
-	for _, o := range mounts[0].Options {
-		if dir, ok := strings.CutPrefix(o, "lowerdir+="); ok {
-			all = append(all, dir)
-		}
-	}
-	return all, done, nil
+// lowers are the folders of layers, top first.
+func (t *Transfer) lowers(diffIDs []string) ([]string, error) {
+	all, err := t.stores.Snapshot.Lowers(diffIDs)
+	slices.Reverse(all)
+	return all, err
 }
 
 // openRoot mounts a container's root file system, read-only and where nobody else sees it, and opens it. What the container goes on
@@ -71,11 +50,10 @@ func (t *Transfer) mountRoot(c *api.Container) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	all, done, err := t.lowers(c.Layers)
+	all, err := t.lowers(c.Layers)
 	if err != nil {
 		return -1, err
 	}
-	defer done()
 	if upper != "" {
 		all = append([]string{upper}, all...)
 	}

@@ -336,11 +336,10 @@ func TestOverlayInPlace(t *testing.T) {
 	w := newWorld(t)
 	c, upper := w.container(w.imported(imagetest.Layer("a", "1"), imagetest.Layer("b", "2")), api.ContainerSpec{})
 	os.WriteFile(filepath.Join(upper, "c"), []byte("3"), 0o600)
-	lower, done, err := w.tr.lowers(c.Layers)
+	lower, err := w.tr.lowers(c.Layers)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer done()
 	before, _ := os.ReadFile("/proc/thread-self/mountinfo")
 	fd, err := overlayInPlace("index=off,lowerdir="+strings.Join(append([]string{upper}, lower...), ":"), w.root)
 	if err != nil {

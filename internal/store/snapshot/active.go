@@ -37,7 +37,7 @@ func (s *Store) Prepare(id string, diffIDs []string, sync atomicfile.Sync) ([]ap
 	if strings.ContainsAny(s.dir, `:,\`) {
 		return nil, api.Errorf(api.InvalidArgument, `folder %s: its name must not contain ":", "," or "\", which overlayfs cannot take; choose another --root`, s.dir)
 	}
-	paths, err := s.lowers(id, diffIDs)
+	paths, err := s.Lowers(diffIDs)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func (s *Store) Again(id string, diffIDs []string, sync atomicfile.Sync) ([]api.
 			return nil, err
 		}
 	}
-	paths, err := s.lowers(id, diffIDs)
+	paths, err := s.Lowers(diffIDs)
 	if err != nil {
 		return nil, err
 	}

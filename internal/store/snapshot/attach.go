@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"brig/api"
 	"brig/internal/base/lock"
@@ -16,13 +17,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Packed layers are mounted below the state folder, each once for all that use it, so that the kernel keeps one copy of their files in memory:
+// Packed layers are mounted below the state folder when they are first used, each once for all that use it, and stay mounted until they are removed, Brig is
+// reset or the machine boots: an unmount would throw away what the kernel has in memory of their files, and the next container would begin cold.
 //
-//	layer/HEX/fs         where the layer is mounted
-//	layer/HEX/users/ID   one for each container, or whoever else, that uses it
-//	layer/.lock          shared: a user is being added; exclusive: a layer is being mounted or unmounted
-//
-// The last user's leaving unmounts it.
+//	layer/HEX     where a layer is mounted
+//	layer/.lock   held while one is being mounted or unmounted
 
 // In is the store with a folder of boot-lived state, below which layers are mounted.
 func (s *Store) In(state string) *Store { return &Store{dir: s.dir, state: state} }
@@ -34,167 +33,8 @@ func (s *Store) isPacked(hex string) bool {
 	return unix.Access(filepath.Join(s.layer(hex), packed.ImageFile), unix.F_OK) == nil
 }
 
-// attach mounts a packed layer for a user, unless it is mounted, and returns its folder.
-func (s *Store) attach(id, hex string) (string, error) {
-	if s.state == "" {
-		return "", api.Errorf(api.Unsupported, "layer sha256:%s is an image, and there is no state folder to mount it in", hex)
-	}
-	at := filepath.Join(s.mounted(hex), "fs")
-	l, err := s.lockMounts(lock.Shared)
-	if err != nil {
-		return "", err
-	}
-	err = s.join(id, hex)
-	there := isErofs(at)
-	l.Release()
-	if err != nil || there {
-		return at, err
-	}
-	if l, err = s.lockMounts(lock.Take); err != nil {
-		return "", err
-	}
-	defer l.Release()
-	if isErofs(at) {
-		return at, nil
-	}
-	image := filepath.Join(s.layer(hex), packed.ImageFile)
-	fd, err := mount.New("erofs", image, nil, unix.MOUNT_ATTR_RDONLY)
-	if err != nil {
-		return "", fmt.Errorf("layer sha256:%s: %w; `brig system check` tells whether it is whole", hex, err)
-	}
-	defer unix.Close(fd)
-	place, err := unix.Open(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", &fs.PathError{Op: "open", Path: at, Err: err}
-	}
-	defer unix.Close(place)
-	return at, mount.Attach(fd, place)
-}
-
-// join adds a user of a layer. The caller has the lock, so that nobody takes the folders away.
-func (s *Store) join(id, hex string) error {
-	dir := s.mounted(hex)
-	user := filepath.Join(dir, "users", id)
-	fd, err := unix.Open(user, unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
-	if err == unix.ENOENT {
-		for _, sub := range []string{"users", "fs"} {
-			if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
-				return err
-			}
-		}
-		fd, err = unix.Open(user, unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
-	}
-	if err != nil {
-		return &fs.PathError{Op: "create", Path: user, Err: err}
-	}
-	return unix.Close(fd)
-}
-
-// isErofs reports whether an EROFS is mounted at a folder.
-func isErofs(path string) bool {
-	var st unix.Statfs_t
-	return unix.Statfs(path, &st) == nil && uint32(st.Type) == unix.EROFS_SUPER_MAGIC_V1
-}
-
-// lockMounts takes layer/.lock.
-func (s *Store) lockMounts(take func(string) (*lock.Lock, error)) (*lock.Lock, error) {
-	path := filepath.Join(s.state, "layer", ".lock")
-	l, err := take(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return nil, err
-		}
-		l, err = take(path)
-	}
-	return l, err
-}
-
-// Detach says that a container uses its layers no more. That it uses none is no error.
-func (s *Store) Detach(id string) error {
-	if err := checkID(id); err != nil {
-		return err
-	}
-	all, err := readNames(filepath.Join(s.state, "layer"))
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, hex := range all {
-		if hex[0] == '.' {
-			continue
-		}
-		users := filepath.Join(s.mounted(hex), "users")
-		if unix.Unlink(filepath.Join(users, id)) == nil && unix.Rmdir(users) == nil {
-			errs = append(errs, s.unmount(hex))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// unmount takes away a layer's mount that has no users.
-func (s *Store) unmount(hex string) error {
-	l, err := s.lockMounts(lock.Take)
-	if err != nil {
-		return err
-	}
-	defer l.Release()
-	dir := s.mounted(hex)
-	if err := unix.Rmdir(filepath.Join(dir, "users")); err != nil && err != unix.ENOENT {
-		return nil //nolint:nilerr // somebody uses it again
-	}
-	at := filepath.Join(dir, "fs")
-	if err := unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL && err != unix.ENOENT {
-		return &fs.PathError{Op: "umount", Path: at, Err: err}
-	}
-	for _, d := range []string{at, dir} {
-		if err := unix.Rmdir(d); err != nil && err != unix.ENOENT {
-			return &fs.PathError{Op: "rmdir", Path: d, Err: err}
-		}
-	}
-	return nil
-}
-
-// DetachAll unmounts all layers, whoever uses them.
-func (s *Store) DetachAll() error {
-	all, err := readNames(filepath.Join(s.state, "layer"))
-	var errs []error
-	for _, hex := range all {
-		if hex[0] == '.' {
-			continue
-		}
-		if err := os.RemoveAll(filepath.Join(s.mounted(hex), "users")); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		errs = append(errs, s.unmount(hex))
-	}
-	return errors.Join(append(errs, err)...)
-}
-
-// View mounts layers read-only for a user that is no container, bottom first, and returns what to mount to see them as one. Detach ends it.
-func (s *Store) View(id string, diffIDs []string) ([]api.Mount, error) {
-	if err := checkID(id); err != nil {
-		return nil, err
-	}
-	paths, err := s.lowers(id, diffIDs)
-	if err != nil {
-		return nil, err
-	}
-	options := make([]string, len(paths))
-	for i, p := range paths {
-		options[len(paths)-1-i] = "lowerdir+=" + p
-	}
-	switch len(paths) {
-	case 0:
-		return nil, api.Errorf(api.NotFound, "there are no layers to look at")
-	case 1:
-		return []api.Mount{{Type: "bind", Source: paths[0], Options: []string{"bind", "ro"}}}, nil
-	}
-	return []api.Mount{{Type: "overlay", Source: "overlay", Options: append(options, "ro")}}, nil
-}
-
-// lowers returns the folders of layers, bottom first; packed ones are mounted for the user.
-func (s *Store) lowers(id string, diffIDs []string) ([]string, error) {
+// Lowers returns the folders of layers, bottom first. Packed ones are mounted.
+func (s *Store) Lowers(diffIDs []string) ([]string, error) {
 	paths := make([]string, len(diffIDs))
 	for i, d := range diffIDs {
 		hex, err := checkDiffID(d)
@@ -208,11 +48,124 @@ func (s *Store) lowers(id string, diffIDs []string) ([]string, error) {
 		if !s.isPacked(hex) {
 			return nil, api.Errorf(api.Corrupt, "image layer %s is not unpacked in %s; fetch the image again with `brig pull`", d, s.dir)
 		}
-		if paths[i], err = s.attach(id, hex); err != nil {
+		if paths[i], err = s.mount(hex); err != nil {
 			return nil, err
 		}
 	}
 	return paths, nil
+}
+
+// mount mounts a packed layer, unless it is mounted, and returns its folder.
+func (s *Store) mount(hex string) (string, error) {
+	if s.state == "" {
+		return "", api.Errorf(api.Unsupported, "layer sha256:%s is an image, and there is no state folder to mount it in", hex)
+	}
+	at := s.mounted(hex)
+	if isErofs(at) {
+		return at, nil
+	}
+	l, err := lockMounts(filepath.Dir(at))
+	if err != nil {
+		return "", err
+	}
+	defer l.Release()
+	if isErofs(at) {
+		return at, nil
+	}
+	if err := os.Mkdir(at, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", err
+	}
+	fd, err := mount.New("erofs", filepath.Join(s.layer(hex), packed.ImageFile), nil, unix.MOUNT_ATTR_RDONLY)
+	if err != nil {
+		return "", fmt.Errorf("layer sha256:%s: %w; `brig system check` tells whether it is whole", hex, err)
+	}
+	defer unix.Close(fd)
+	place, err := unix.Open(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", &fs.PathError{Op: "open", Path: at, Err: err}
+	}
+	defer unix.Close(place)
+	return at, mount.Attach(fd, place)
+}
+
+// isErofs reports whether an EROFS is mounted at a folder.
+func isErofs(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && uint32(st.Type) == unix.EROFS_SUPER_MAGIC_V1
+}
+
+// lockMounts takes the lock of a folder that layers are mounted in.
+func lockMounts(dir string) (*lock.Lock, error) {
+	path := filepath.Join(dir, ".lock")
+	l, err := lock.Take(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+		l, err = lock.Take(path)
+	}
+	return l, err
+}
+
+// unmountLayer unmounts a packed layer wherever this mount namespace has it, below whatever state folder. Else its file would take room until the next boot.
+func (s *Store) unmountLayer(hex string) error {
+	all, err := os.ReadFile("/proc/thread-self/mountinfo")
+	if err != nil {
+		return err
+	}
+	image := escapeMount(filepath.Join(s.layer(hex), packed.ImageFile))
+	for line := range strings.Lines(string(all)) {
+		before, after, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " - ")
+		front, back := strings.Fields(before), strings.Fields(after)
+		if len(front) < 5 || len(back) < 2 || back[0] != "erofs" || back[1] != image {
+			continue
+		}
+		at := unescapeMount(front[4])
+		if filepath.Base(at) != hex { // not Brig's: somebody looks at it
+			continue
+		}
+		if err := unmount(at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unmount takes a layer's mount and its folder away.
+func unmount(at string) error {
+	l, err := lockMounts(filepath.Dir(at))
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	if err := unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL && err != unix.ENOENT {
+		return &fs.PathError{Op: "umount", Path: at, Err: err}
+	}
+	if err := unix.Rmdir(at); err != nil && err != unix.ENOENT {
+		return &fs.PathError{Op: "rmdir", Path: at, Err: err}
+	}
+	return nil
+}
+
+// escapeMount writes a path as mountinfo does, proc(5).
+func escapeMount(path string) string {
+	return strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`).Replace(path)
+}
+
+func unescapeMount(path string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(path)
+}
+
+// UnmountAll unmounts all layers below the state folder, whoever uses them: what is mounted above them goes on.
+func (s *Store) UnmountAll() error {
+	all, err := readNames(filepath.Join(s.state, "layer"))
+	errs := []error{err}
+	for _, hex := range all {
+		if hex[0] != '.' {
+			errs = append(errs, unmount(s.mounted(hex)))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Packs reports whether this kernel, and this process, can mount what Pack makes. It tries.

@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -50,7 +49,7 @@ func packedStore(t *testing.T) (*Store, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := s.DetachAll(); err != nil {
+		if err := s.UnmountAll(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -66,15 +65,19 @@ func mountsBelow(t *testing.T, dir string) int {
 	return strings.Count(string(all), " "+dir)
 }
 
-// TestAttach: many users come and go at the same time; each sees the layer, one mount serves all, and the last one's leaving takes it away.
-func TestAttach(t *testing.T) {
+// TestMount: many want a layer at the same time; each sees it, one mount serves all, and it goes with the layer, from below every state folder.
+func TestMount(t *testing.T) {
 	s, d := packedStore(t)
+	other := s.In(filepath.Join(filepath.Dir(s.state), `a "state" \040folder`))
 	var wg sync.WaitGroup
 	for i := range 16 {
+		store := s
+		if i%2 > 0 {
+			store = other
+		}
 		wg.Go(func() {
-			id := fmt.Sprintf("user%d", i)
 			for range 20 {
-				paths, err := s.lowers(id, []string{d})
+				paths, err := store.Lowers([]string{d})
 				if err != nil {
 					t.Error(err)
 					return
@@ -82,73 +85,44 @@ func TestAttach(t *testing.T) {
 				if b, err := os.ReadFile(filepath.Join(paths[0], "name")); err != nil || string(b) != "hello" {
 					t.Errorf("%q, %v", b, err)
 				}
-				if n := mountsBelow(t, s.state); n != 1 {
+				if n := mountsBelow(t, s.state); n != 1 && store == s {
 					t.Errorf("%d mounts", n)
-				}
-				if err := s.Detach(id); err != nil {
-					t.Error(err)
 				}
 			}
 		})
 	}
 	wg.Wait()
-	if n := mountsBelow(t, s.state); n != 0 {
-		t.Errorf("%d mounts are left", n)
+	// Somebody unmounted it: the next mounts it again.
+	if err := unix.Unmount(s.mounted(strings.TrimPrefix(d, "sha256:")), 0); err != nil {
+		t.Fatal(err)
 	}
-	if names, _ := readNames(filepath.Join(s.state, "layer")); len(names) != 1 || names[0] != ".lock" {
-		t.Errorf("left: %v", names)
-	}
-	if err := s.Detach("nobody"); err != nil {
+	if _, err := s.Lowers([]string{d}); err != nil || mountsBelow(t, s.state) != 1 {
 		t.Error(err)
 	}
-}
-
-// TestAttachAfterUnmount: somebody unmounted the layer, or a process died before it mounted it; the next user mounts it.
-func TestAttachAfterUnmount(t *testing.T) {
-	s, d := packedStore(t)
-	paths, err := s.lowers("one", []string{d})
-	if err != nil {
+	if err := s.RemoveLayer(d); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Unmount(paths[0], 0); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.lowers("two", []string{d}); err != nil || mountsBelow(t, s.state) != 1 {
-		t.Fatal(err)
-	}
-	for _, id := range []string{"one", "two"} {
-		if err := s.Detach(id); err != nil {
-			t.Error(err)
+	for _, store := range []*Store{s, other} {
+		if names, _ := readNames(filepath.Join(store.state, "layer")); len(names) != 1 || names[0] != ".lock" {
+			t.Errorf("left: %v", names)
 		}
 	}
-	if n := mountsBelow(t, s.state); n != 0 {
+	if n := mountsBelow(t, filepath.Dir(s.state)); n != 0 {
 		t.Errorf("%d mounts are left", n)
 	}
 }
 
-// TestPrepareAbovePacked: what is to be mounted has the layer below a writable one; a view has it alone.
+// TestPrepareAbovePacked: what is to be mounted has the layer below a writable one.
 func TestPrepareAbovePacked(t *testing.T) {
 	s, d := packedStore(t)
 	m, err := s.Prepare("c", []string{d}, atomicfile.Durable)
 	if err != nil || m[0].Type != "overlay" || !strings.HasPrefix(m[0].Options[0], "lowerdir="+s.state) {
 		t.Fatal(m, err)
 	}
-	v, err := s.View("viewer", []string{d})
-	if err != nil || v[0].Type != "bind" {
-		t.Fatal(v, err)
+	if err := s.UnmountAll(); err != nil || mountsBelow(t, s.state) != 0 {
+		t.Error(err)
 	}
-	if b, err := os.ReadFile(filepath.Join(v[0].Source, "name")); err != nil || string(b) != "hello" {
-		t.Errorf("%q, %v", b, err)
-	}
-	for _, id := range []string{"viewer", "c"} {
-		if mountsBelow(t, s.state) != 1 {
-			t.Errorf("unmounted before %s left", id)
-		}
-		if err := s.Detach(id); err != nil {
-			t.Error(err)
-		}
-	}
-	if _, err := Open(s.dir).View("v", []string{d}); err == nil {
+	if _, err := Open(s.dir).Lowers([]string{d}); err == nil {
 		t.Error("mounted without a folder to mount in")
 	}
 }

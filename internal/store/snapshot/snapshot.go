@@ -112,6 +112,11 @@ func (s *Store) RemoveLayer(diffID string) error {
 	if err := tree.Remove(tmp); err != nil {
 		return err
 	}
+	if s.isPacked(hex) {
+		if err := s.unmountLayer(hex); err != nil {
+			return err
+		}
+	}
 	if err := os.Rename(s.layer(hex), tmp); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
