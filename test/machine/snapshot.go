@@ -19,9 +19,16 @@ type Snapshot map[string][]string
 // Take looks at the machine.
 func Take() (Snapshot, error) {
 	s := Snapshot{}
-	var err error
-	if s["mount"], err = mounts(); err != nil {
+	all, err := mounts()
+	if err != nil {
 		return nil, err
+	}
+	for _, m := range all { // layers of images stay mounted as long as their image
+		kind := "mount"
+		if strings.Contains(m, " - erofs ") && strings.Contains(m, "/layer/") {
+			kind = "layer"
+		}
+		s[kind] = append(s[kind], m)
 	}
 	if s["process"], err = processes(); err != nil {
 		return nil, err
@@ -45,7 +52,9 @@ func Take() (Snapshot, error) {
 }
 
 // Kinds are the sets of a Snapshot.
-func Kinds() []string { return []string{"mount", "process", "control group", "link", "nftables table"} }
+func Kinds() []string {
+	return []string{"mount", "layer", "process", "control group", "link", "nftables table"}
+}
 
 // Left lists what is in now and was not in s, a line a thing; of the given kinds, or of all.
 func (s Snapshot) Left(now Snapshot, kinds ...string) []string {
