@@ -30,7 +30,7 @@ func (e *Engine) Transfer(ctx context.Context, r api.TransferRequest, s api.Stre
 	defer pr.Close()
 	cmd := exec.CommandContext(ctx, sibling("brig-image"), "--root", e.root, "--state", e.state, "--reply-fd", "3", string(data))
 	cmd.Stdin, cmd.Stderr = s.Stdin, s.Stderr
-	if r.Op == "save" || r.Op == "export" || r.Op == "receive" { // what others say there the reply says too, and the caller prints
+	if r.Op == "save" || r.Op == "export" || r.Op == "receive" || r.Op == "trust" { // what others say there the reply says too, and the caller prints
 		cmd.Stdout = s.Stdout
 	}
 	cmd.ExtraFiles = []*os.File{pw}

@@ -207,7 +207,7 @@ func commands() []entry {
 		{"wait", (*app).wait}, {"rm", (*app).rm}, {"ps", (*app).ps}, {"logs", (*app).logs}, {"exec", (*app).exec},
 		{"attach", (*app).attach}, {"inspect", (*app).inspect}, {"images", (*app).images}, {"pull", (*app).pull},
 		{"push", (*app).push}, {"copy", (*app).copy}, {"receive", (*app).receive},
-		{"image", (*app).image}, {"load", (*app).load}, {"save", (*app).save}, {"rmi", (*app).rmi}, {"system", (*app).system}, {"tag", (*app).tag}, {"version", (*app).version},
+		{"load", (*app).load}, {"save", (*app).save}, {"rmi", (*app).rmi}, {"system", (*app).system}, {"tag", (*app).tag}, {"version", (*app).version},
 		{"info", (*app).info}, {"reap", (*app).reap}, {"registry", (*app).registry},
 		{"login", (*app).login}, {"logout", (*app).logout}, {"search", (*app).search},
 		{"history", (*app).history}, {"untag", (*app).untag}, {"import", (*app).importImage}, {"export", (*app).export}, {"commit", (*app).commit},

@@ -20,7 +20,7 @@ func (a *app) imageGroup() *cobra.Command {
 	return a.group("image", "Manage images", "  brig image ls\n  brig image rm debian:11", []member{
 		{name: "history", top: "history"}, {name: "import", top: "import"}, {name: "inspect", construct: inspectOf("image")}, {name: "load", top: "load"},
 		{name: "ls", top: "images", aliases: []string{"list"}}, {name: "prune", construct: (*app).imagePrune}, {name: "pull", top: "pull"}, {name: "push", top: "push"},
-		{name: "rm", top: "rmi", aliases: []string{"rmi", "remove"}}, {name: "save", top: "save"}, {name: "tag", top: "tag"}, {name: "untag", top: "untag"},
+		{name: "rm", top: "rmi", aliases: []string{"rmi", "remove"}}, {name: "save", top: "save"}, {name: "tag", top: "tag"}, {name: "trust", construct: (*app).imageTrust}, {name: "untag", top: "untag"},
 	})
 }
 

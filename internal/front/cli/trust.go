@@ -8,19 +8,6 @@ import (
 	"brig/api"
 )
 
-// image is the group of docker's and podman's commands on images.
-func (a *app) image() *cobra.Command {
-	c := &cobra.Command{
-		Use:     "image COMMAND",
-		Short:   "Manage images",
-		Example: "  brig image trust show",
-		Args:    exactArgs(0),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	c.AddCommand(a.imageTrust())
-	return c
-}
-
 // imageTrust is podman image trust.
 func (a *app) imageTrust() *cobra.Command {
 	c := &cobra.Command{
