@@ -173,7 +173,7 @@ func (b *built) publish(ctx context.Context, t *Transfer, doc document, layers [
 	}
 	show := newDisplay(t.Stderr, true, false)
 	defer show.finish()
-	return t.ingest(ctx, img, name, show, garbage.Set{})
+	return t.ingest(ctx, img, name, show, garbage.Set{}, nil)
 }
 
 // newName reads the name that a new image shall get; empty is none.

@@ -288,7 +288,7 @@ func (t *Transfer) copyIn(ctx context.Context, src image.Source, target imagespe
 	if img.Warning != "" {
 		show.warn("image %s: %s", name.Familiar(), img.Warning)
 	}
-	rec, err := t.ingest(ctx, img, name.String(), show, garbage.Set{})
+	rec, err := t.ingest(ctx, img, name.String(), show, garbage.Set{}, nil)
 	show.finish()
 	if err != nil {
 		return api.TransferReply{}, err

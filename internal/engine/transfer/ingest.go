@@ -32,7 +32,8 @@ type ingest struct {
 	img  *image.Image
 	show *display
 
-	budget *garbage.Budget
+	budget  *garbage.Budget
+	verdict *verdict
 
 	mu    sync.Mutex
 	added garbage.Set // what was not there before
@@ -50,9 +51,10 @@ func (in *ingest) needs() (set garbage.Set) {
 	return set
 }
 
-// ingest brings img in under name, which may be empty, and returns its record. added is what of it was stored before.
-func (t *Transfer) ingest(ctx context.Context, img *image.Image, name string, show *display, added garbage.Set) (rec api.Image, err error) {
-	in := &ingest{t: t, img: img, show: show, added: added}
+// ingest brings img in under name, which may be empty, and returns its record. added is what of it was stored before; v is what the signature policy
+// said, nil where the name alone says where the image came from.
+func (t *Transfer) ingest(ctx context.Context, img *image.Image, name string, show *display, added garbage.Set, v *verdict) (rec api.Image, err error) {
+	in := &ingest{t: t, img: img, show: show, added: added, verdict: v}
 	lease, err := t.stores.Lease(ctx)
 	if err != nil {
 		t.takeBack(in.added)
@@ -371,6 +373,11 @@ func (in *ingest) publish(ctx context.Context, name string) (rec api.Image, ok b
 	rec, ok = in.record(name)
 	if !ok {
 		return rec, false, nil
+	}
+	if in.verdict != nil {
+		if rec.Trust, err = in.t.keepSignatures(*in.verdict); err != nil {
+			return rec, false, err
+		}
 	}
 	return rec, true, in.t.put(rec)
 }

@@ -86,11 +86,7 @@ func (t *Transfer) loadOne(ctx context.Context, judge *trust.Judge, src image.Li
 	if img.Warning != "" {
 		show.warn("%s: %s", loadedName(e.Name, img), img.Warning)
 	}
-	rec, err := t.ingest(ctx, img, e.Name, show, garbage.Set{})
-	if err != nil {
-		return rec, err
-	}
-	return t.attest(rec, v)
+	return t.ingest(ctx, img, e.Name, show, garbage.Set{}, &v)
 }
 
 // open opens a folder, a file or standard input. A pipe that does not end is left behind when ctx is cancelled.

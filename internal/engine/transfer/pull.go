@@ -86,7 +86,10 @@ func (t *Transfer) noteShort(rec api.Image, short string) (api.Image, error) {
 	}
 	defer l.Release()
 	now, err := t.stores.Meta.Image(rec.Name)
-	if err != nil || now.Short == short {
+	if errors.Is(err, api.NotFound) || err == nil && now.Short == short {
+		return rec, nil // pruned already, or known
+	}
+	if err != nil {
 		return rec, err
 	}
 	all, err := t.stores.Meta.Images()
@@ -179,10 +182,11 @@ func (t *Transfer) fetch(ctx context.Context, repo *remote.Repository, w wanted,
 	if img.Warning != "" {
 		show.warn("image %s: %s", name.Familiar(), img.Warning)
 	}
-	rec, err := t.ingest(ctx, img, name.String(), show, added)
-	if err == nil && judge != nil { // without a policy the name says where it came from
-		rec, err = t.attest(rec, v)
+	said := &v
+	if judge == nil { // without a policy the name says where it came from
+		said = nil
 	}
+	rec, err := t.ingest(ctx, img, name.String(), show, added, said)
 	if err != nil {
 		return api.Image{}, false, wrap(name, err)
 	}
@@ -204,7 +208,7 @@ func (t *Transfer) pullBase(ctx context.Context, name ref.Ref, platform image.Pl
 	if err != nil {
 		return api.Image{}, false, wrap(name, err)
 	}
-	rec, err := t.ingest(ctx, img, name.String(), show, garbage.Set{})
+	rec, err := t.ingest(ctx, img, name.String(), show, garbage.Set{}, nil)
 	return rec, err == nil, wrap(name, err)
 }
 

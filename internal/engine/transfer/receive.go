@@ -76,7 +76,7 @@ func (t *Transfer) receive(ctx context.Context, c *wire) (api.TransferReply, err
 		var rec api.Image
 		img, err := image.Resolve(ctx, in, o.Target, platform)
 		if err == nil {
-			rec, err = t.ingest(ctx, img, o.Name, show, garbage.Set{})
+			rec, err = t.ingest(ctx, img, o.Name, show, garbage.Set{}, nil)
 		}
 		switch {
 		case err == nil:

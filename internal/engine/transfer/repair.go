@@ -229,7 +229,7 @@ func (c *checker) bringAgain(ctx context.Context, name string, target imagespec.
 	show := newDisplay(c.t.Stderr, true, true)
 	defer show.finish()
 	lease.Release() // what fails is taken back
-	if _, err := c.t.ingest(ctx, img, name, show, garbage.Set{}); err != nil {
+	if _, err := c.t.ingest(ctx, img, name, show, garbage.Set{}, nil); err != nil {
 		return "", err
 	}
 	if src.used != "" {

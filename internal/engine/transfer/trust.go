@@ -133,6 +133,19 @@ func (t *Transfer) attest(rec api.Image, v verdict) (api.Image, error) {
 	return now, nil
 }
 
+// keepSignatures stores the signatures that a verdict rests on, and returns what an image's record says of it. The caller holds the store's lock.
+func (t *Transfer) keepSignatures(v verdict) (api.Trust, error) {
+	if len(v.signatures) == 0 {
+		return v.trust, nil
+	}
+	doc, err := trust.Pack(v.signatures)
+	if err != nil {
+		return v.trust, err
+	}
+	v.trust.Signatures = digest.FromBytes(doc).String()
+	return v.trust, t.putBlob(doc)
+}
+
 // putBlob stores a small blob.
 func (t *Transfer) putBlob(b []byte) error {
 	d := digest.FromBytes(b)
