@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // fault is what a disk does.
@@ -145,6 +146,7 @@ func (w *world) fail(at trial) (op, said string, wrong []string) {
 	w.settle(root, ids)
 	w.containers.Unlock()
 	f.Fail(nil, 0)
+	w.mustBeUnmounted(state)
 	i, doing := at.step, step.effect
 	switch {
 	case res.code == 0:
@@ -156,6 +158,23 @@ func (w *world) fail(at trial) (op, said string, wrong []string) {
 	case !strings.Contains(res.err, root) && !inside.MatchString(res.err):
 		said = strings.ReplaceAll(res.err, root, "ROOT")
 	}
+	if res.code == 0 { // a volume that is full and not known to be will be found full
+		doing = maps.Clone(doing)
+		maps.DeleteFunc(doing, func(thing, _ string) bool { return !strings.HasPrefix(thing, "volume ") })
+	}
+	told := at.r.told[i]
+	if step.remade { // it may be there or not: the last thing that can fail is the sync after it is named
+		told = maps.Clone(told)
+		maps.DeleteFunc(told, func(thing, _ string) bool { _, remade := step.effect[thing]; return remade })
+	}
+	// The keeper of a container may still be about to write down how it ended, now that it can.
+	var untrue []string
+	for deadline := time.Now().Add(3 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if untrue = hold(root, state, told, at.r.expand(at.step, doing)); len(untrue) == 0 || time.Now().After(deadline) {
+			break
+		}
+	}
+	wrong = append(wrong, untrue...)
 	t := f.Tree()
 	if err := f.Unmount(); err != nil {
 		return op, said, append(wrong, err.Error())
@@ -169,13 +188,7 @@ func (w *world) fail(at trial) (op, said string, wrong []string) {
 	if err := os.Mkdir(root, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return op, said, append(wrong, err.Error())
 	}
-	if res.code == 0 { // a volume that is full and not known to be will be found full
-		doing = maps.Clone(doing)
-		maps.DeleteFunc(doing, func(thing, _ string) bool { return !strings.HasPrefix(thing, "volume ") })
-	}
-	told := at.r.told[i]
 	wrong = append(wrong, check(root, state, t, rootName+"/", at.r.layers)...)
-	wrong = append(wrong, hold(root, state, told, at.r.expand(at.step, doing))...)
 	if res.code != 0 {
 		wrong = append(wrong, w.again(at.r, at.step, root, state, false)...)
 	}

@@ -1,6 +1,7 @@
 package powercut
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
@@ -16,10 +17,11 @@ import (
 	"brig/internal/store/garbage"
 )
 
-// step is a command and what it changes. A new command gets a step in one of the stories, with its effects; pruneArg stands for one that is still to come.
+// step is a command and what it changes. A new command gets a step in one of the stories, with its effects.
 type step struct {
 	args   []string
 	effect facts
+	remade bool // done again it makes another thing of the same name
 	once   bool // what it does cannot be done twice: done again, that there is nothing left to do is no failure
 }
 
@@ -31,9 +33,6 @@ type story struct {
 	// packed says that layers are kept as images, which takes another disk for what is built of a trace.
 	packed bool
 }
-
-// pruneArg is a step that removes all that nobody needs.
-const pruneArg = "(prune)"
 
 // stories are what is interrupted. X stands for the registry.
 func (w *world) stories() []story {
@@ -77,7 +76,16 @@ func (w *world) stories() []story {
 			{args: []string{"rm", "third"}, effect: facts{"container third": ""}, once: true},
 			gone("rmi", img("huge")),
 		}},
-		{name: "prune", setup: []step{pull("one"), pull("two"), pull("new"), forget("one"), forget("new")}, steps: []step{{args: []string{pruneArg}}, pull("new")}},
+		{name: "prune", setup: []step{pull("one"), pull("two"), pull("new"), forget("one"), forget("new")}, steps: []step{
+			{args: []string{"system", "prune", "-f"}},
+			pull("new"),
+			{args: []string{"system", "prune", "-a", "-f"}, effect: facts{"image " + img("two"): "", "image " + img("new"): ""}},
+		}},
+		{name: "commit", setup: []step{pull("one"), {args: []string{"run", "--network", "none", "--name", "first", img("one")}, effect: facts{"container first": "exited 0"}}}, steps: []step{
+			{args: []string{"commit", "first", "committed:1"}, effect: facts{"image docker.io/library/committed:1": "*"}, remade: true},
+			{args: []string{"import", w.layerFile(), "imported:1"}, effect: facts{"image docker.io/library/imported:1": "*"}, remade: true},
+			{args: []string{"run", "--rm", "--network", "none", "committed:1"}},
+		}},
 	}
 }
 
@@ -101,6 +109,15 @@ func (w *world) moved() string {
 		w.must(nil, command(root, state, args...))
 	}
 	return archive
+}
+
+// layerFile is an archive of a root file system.
+func (w *world) layerFile() string {
+	file := filepath.Join(w.dir, "rootfs.tar")
+	if err := os.WriteFile(file, layer(&tar.Header{Name: "bin/", Typeflag: tar.TypeDir, Mode: 0o755}, "", &tar.Header{Name: "bin/alive", Mode: 0o755}, string(alive())), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	return file
 }
 
 // command prepares a step's command.
@@ -127,6 +144,7 @@ func helper() {
 	os.Exit(0)
 }
 
+// help makes an image forgotten, as a pull leaves it that was killed before it had a name.
 func help(root string, args []string) error {
 	s := garbage.Open(root)
 	l, err := s.Lock()
@@ -134,15 +152,7 @@ func help(root string, args []string) error {
 		return err
 	}
 	defer l.Release()
-	if args[0] == "(forget)" { // as a pull leaves an image that was killed before it had a name
-		return errors.Join(s.Content.RemoveRef(args[1]), s.Meta.RemoveImage(args[1]))
-	}
-	set, err := s.All()
-	if err != nil {
-		return err
-	}
-	_, err = s.Remove(set)
-	return err
+	return errors.Join(s.Content.RemoveRef(args[1]), s.Meta.RemoveImage(args[1]))
 }
 
 // again does a step in this process, which is quicker than a command; false: it must be a command.
@@ -159,8 +169,6 @@ func (s step) again(root, state string) (bool, error) {
 		err = engine.New(root, state, "").Tag(ctx, s.args[1], last)
 	case "rmi":
 		_, err = engine.New(root, state, "").RemoveImage(ctx, last, false)
-	case pruneArg:
-		err = help(root, s.args)
 	default:
 		return false, nil
 	}

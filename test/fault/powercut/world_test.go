@@ -58,6 +58,7 @@ func whole() bool { return os.Getenv("BRIG_POWERCUT") == "whole" }
 type world struct {
 	t        testing.TB
 	dir      string // on a tmpfs of its own
+	ram      string // the tmpfs, while dir is elsewhere
 	registry *imagetest.Store
 	host     string
 	serial   atomic.Int64
@@ -97,6 +98,7 @@ func newWorld(t testing.TB) *world {
 func (w *world) onDisk(t *testing.T) {
 	t.Helper()
 	file, dir, before := filepath.Join(w.dir, "scratch"), w.place("scratch"), w.dir
+	w.ram = w.dir
 	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, 2<<30)); err != nil {
 		t.Fatal(err)
 	}
@@ -296,6 +298,29 @@ func (w *world) settle(root string, ids []string) {
 	for deadline := time.Now().Add(5 * time.Second); slices.ContainsFunc(ids, busy); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.t.Errorf("five seconds later one of the containers %v of %s still has a control group", ids, root)
+			return
+		}
+	}
+}
+
+// mustBeUnmounted waits until nothing is mounted below a state folder: the last container that used a packed layer takes its mount along.
+func (w *world) mustBeUnmounted(state string) {
+	w.t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		mounts, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if !strings.Contains(string(mounts), " "+state+"/") {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Errorf("five seconds after the last container something is still mounted below %s", state)
+			for line := range strings.Lines(string(mounts)) {
+				if fields := strings.Fields(line); strings.HasPrefix(fields[4], state+"/") {
+					unix.Unmount(fields[4], unix.MNT_DETACH)
+				}
+			}
 			return
 		}
 	}
