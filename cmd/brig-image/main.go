@@ -1,7 +1,7 @@
 // Command brig-image moves images for brig: pull, push, load, save, copy, import, export and commit, and both ends of a push over ssh; and checks those that are in the store. It is a program of its own because a registry client costs
 // milliseconds at start, which a run of an image that is there shall not pay.
 //
-//	brig-image [--root DIR] [--state DIR] [--reply-fd N] REQUEST
+//	brig-image [--root DIR] [--state DIR] [--reply-fd N] [--lease-fd N] REQUEST
 //
 // REQUEST is an api.TransferRequest as JSON. Words for the user go to standard output and error. With --reply-fd an api.TransferReply
 // is written to that file descriptor as JSON, also when the transfer failed; then the exit status is 1, or 125 for a wrong request.
@@ -37,8 +37,15 @@ func run(ctx context.Context, args []string) int {
 	root := flags.String("root", "/var/lib/brig", "durable `folder`")
 	state := flags.String("state", "/run/brig", "boot-lived `folder`")
 	replyFD := flags.Int("reply-fd", -1, "write the reply to this file `descriptor`")
+	leaseFD := flags.Int("lease-fd", -1, "what comes in is under the lease of this file `descriptor`")
 	if err := flags.Parse(args); err != nil {
 		return 125
+	}
+	var lease *os.File
+	if *leaseFD >= 0 {
+		syscall.CloseOnExec(*leaseFD)
+		lease = os.NewFile(uintptr(*leaseFD), "lease")
+		defer lease.Close()
 	}
 	var out io.WriteCloser
 	if *replyFD >= 0 {
@@ -46,7 +53,7 @@ func run(ctx context.Context, args []string) int {
 		out = os.NewFile(uintptr(*replyFD), "reply")
 		defer out.Close()
 	}
-	reply, err := do(ctx, *root, *state, flags.Args())
+	reply, err := do(ctx, *root, *state, lease, flags.Args())
 	code := 0
 	if err != nil {
 		code = 1
@@ -67,7 +74,7 @@ func run(ctx context.Context, args []string) int {
 	return code
 }
 
-func do(ctx context.Context, root, state string, args []string) (api.TransferReply, error) {
+func do(ctx context.Context, root, state string, lease *os.File, args []string) (api.TransferReply, error) {
 	if len(args) != 1 {
 		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "brig-image: want one argument, the request as JSON: brig starts it, users need not")
 	}
@@ -75,7 +82,7 @@ func do(ctx context.Context, root, state string, args []string) (api.TransferRep
 	if err := json.Unmarshal([]byte(args[0]), &request); err != nil {
 		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "brig-image: request: %w", err)
 	}
-	reply, err := transfer.New(root).In(state).Do(ctx, request)
+	reply, err := transfer.New(root).In(state).Under(lease).Do(ctx, request)
 	if errors.Is(err, context.Canceled) {
 		err = interrupted(request.Op)
 	}

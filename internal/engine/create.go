@@ -22,8 +22,8 @@ import (
 
 // Create makes a container's record, ready for Start. Nothing is left of it on error.
 func (e *Engine) Create(ctx context.Context, spec api.ContainerSpec, out api.Streams) (c api.Container, err error) {
-	err = e.untilThere(&c, func() error {
-		if c, err = e.newContainer(ctx, spec, out); err != nil {
+	err = e.untilThere(&c, func(b *bringing) error {
+		if c, err = e.newContainer(ctx, spec, out, b); err != nil {
 			return err
 		}
 		var u undo.Stack
@@ -44,10 +44,12 @@ func (e *Engine) Create(ctx context.Context, spec api.ContainerSpec, out api.Str
 
 // untilThere makes container c, again where its image was removed between the moment that its record was read and the moment that the
 // container's was written: then the image is brought in anew, as if it had been removed before.
-func (e *Engine) untilThere(c *api.Container, try func() error) error {
+func (e *Engine) untilThere(c *api.Container, try func(*bringing) error) error {
 	const tries = 4
+	var b bringing
+	defer b.end()
 	for n := 1; ; n++ {
-		err := try()
+		err := try(&b)
 		if err == nil || n == tries || !errors.Is(err, api.Corrupt) || c.Image == "" {
 			return err
 		}
@@ -57,13 +59,29 @@ func (e *Engine) untilThere(c *api.Container, try func() error) error {
 	}
 }
 
+// bringing is the lease of what is pulled for a container, from before the pull until the container's own record keeps the layers.
+type bringing struct{ lease *garbage.Lease }
+
+func (b *bringing) begin(ctx context.Context, e *Engine) (err error) {
+	if b.lease == nil {
+		b.lease, err = garbage.Open(e.root).Lease(ctx)
+	}
+	return err
+}
+
+func (b *bringing) end() {
+	if b.lease != nil {
+		b.lease.Release()
+	}
+}
+
 // newContainer finds the image and merges its settings with the user's. It makes nothing.
-func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out api.Streams) (api.Container, error) {
+func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out api.Streams, b *bringing) (api.Container, error) {
 	c := api.Container{ID: id.New(), Name: spec.Name, Spec: spec}
 	if err := checkLevel(spec.Isolation); err != nil {
 		return c, err
 	}
-	img, err := e.imageFor(ctx, &spec, out)
+	img, err := e.imageFor(ctx, &spec, out, b)
 	if err != nil {
 		return c, err
 	}
@@ -91,7 +109,7 @@ func checkLevel(l api.Isolation) error {
 }
 
 // imageFor finds the image of a spec in the store, pulling it where policy and store say so.
-func (e *Engine) imageFor(ctx context.Context, spec *api.ContainerSpec, out api.Streams) (api.Image, error) {
+func (e *Engine) imageFor(ctx context.Context, spec *api.ContainerSpec, out api.Streams, b *bringing) (api.Image, error) {
 	if spec.Pull != api.PullAlways {
 		img, err := e.InspectImage(ctx, spec.Image)
 		if err == nil && matchesPlatform(&img, spec.Platform) {
@@ -111,7 +129,10 @@ func (e *Engine) imageFor(ctx context.Context, spec *api.ContainerSpec, out api.
 	s := api.Streams{Stderr: out.Stderr} // standard output is the container's
 	// The base image comes out of Brig itself, in no time: not a word about it.
 	quiet := r.Name() == "docker.io/brig/base"
-	rep, err := e.Transfer(ctx, api.TransferRequest{Op: "pull", Refs: []string{spec.Image}, Platform: spec.Platform, Quiet: quiet}, s)
+	if err := b.begin(ctx, e); err != nil {
+		return api.Image{}, err
+	}
+	rep, err := e.transfer(ctx, api.TransferRequest{Op: "pull", Refs: []string{spec.Image}, Platform: spec.Platform, Quiet: quiet}, s, b.lease)
 	if err != nil {
 		return api.Image{}, err
 	}

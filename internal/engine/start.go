@@ -30,8 +30,8 @@ const (
 func (e *Engine) Run(ctx context.Context, spec api.ContainerSpec, a *api.Attach, out api.Streams) (api.Container, *api.Session, error) {
 	var c api.Container
 	var l *launched
-	err := e.untilThere(&c, func() (err error) {
-		if c, err = e.newContainer(ctx, spec, out); err == nil {
+	err := e.untilThere(&c, func(b *bringing) (err error) {
+		if c, err = e.newContainer(ctx, spec, out, b); err == nil {
 			l, err = e.launch(ctx, &c, a, true)
 		}
 		return err

@@ -10,11 +10,17 @@ import (
 	"syscall"
 
 	"brig/api"
+	"brig/internal/store/garbage"
 )
 
 // Transfer has brig-image move images, or speak with a registry. Registry, TLS and compression code live in that program, so that a run of
 // an image that is there does not pay for them.
 func (e *Engine) Transfer(ctx context.Context, r api.TransferRequest, s api.Streams) (api.TransferReply, error) {
+	return e.transfer(ctx, r, s, nil)
+}
+
+// transfer is Transfer; what comes in stays under the lease, where there is one, for as long as the caller holds it.
+func (e *Engine) transfer(ctx context.Context, r api.TransferRequest, s api.Streams, lease *garbage.Lease) (api.TransferReply, error) {
 	var rep api.TransferReply
 	if r.Policy == "" {
 		r.Policy = e.policy
@@ -28,12 +34,17 @@ func (e *Engine) Transfer(ctx context.Context, r api.TransferRequest, s api.Stre
 		return rep, err
 	}
 	defer pr.Close()
-	cmd := exec.CommandContext(ctx, sibling("brig-image"), "--root", e.root, "--state", e.state, "--reply-fd", "3", string(data))
+	args := []string{"--root", e.root, "--state", e.state, "--reply-fd", "3"}
+	files := []*os.File{pw}
+	if lease != nil {
+		args, files = append(args, "--lease-fd", "4"), append(files, lease.File())
+	}
+	cmd := exec.CommandContext(ctx, sibling("brig-image"), append(args, string(data))...)
 	cmd.Stdin, cmd.Stderr = s.Stdin, s.Stderr
 	if r.Op == "save" || r.Op == "export" || r.Op == "receive" || r.Op == "trust" { // what others say there the reply says too, and the caller prints
 		cmd.Stdout = s.Stdout
 	}
-	cmd.ExtraFiles = []*os.File{pw}
+	cmd.ExtraFiles = files
 	// A worker that is told to stop takes back what it began.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	err = cmd.Start()

@@ -55,8 +55,10 @@ func (in *ingest) needs() (set garbage.Set) {
 // said, nil where the name alone says where the image came from.
 func (t *Transfer) ingest(ctx context.Context, img *image.Image, name string, show *display, added garbage.Set, v *verdict) (rec api.Image, err error) {
 	in := &ingest{t: t, img: img, show: show, added: added, verdict: v}
-	lease, err := t.stores.Lease(ctx)
-	if err != nil {
+	var lease *garbage.Lease
+	if t.lease != nil {
+		lease = t.stores.Join(ctx, t.lease)
+	} else if lease, err = t.stores.Lease(ctx); err != nil {
 		t.takeBack(in.added)
 		return rec, err
 	}

@@ -22,6 +22,7 @@ type Transfer struct {
 	Stdin  *os.File  // load without a file; login: the password
 	Stdout io.Writer // results
 	Stderr io.Writer // progress and warnings; bars where it is a terminal
+	lease  *os.File  // of the process that asks for the transfer, nil: it has none
 	layers string    // layersEnv
 	packs  func() bool
 }
@@ -43,6 +44,12 @@ func New(root string) *Transfer {
 // In gives the folder of --state, where layers are mounted that are images. Only export needs it.
 func (t *Transfer) In(state string) *Transfer {
 	t.stores.Snapshot = t.stores.Snapshot.In(state)
+	return t
+}
+
+// Under lets what comes in be under a lease that another process goes on holding.
+func (t *Transfer) Under(lease *os.File) *Transfer {
+	t.lease = lease
 	return t
 }
 

@@ -26,9 +26,10 @@ type Lease struct {
 	ctx  context.Context
 	path string
 
-	mu   sync.Mutex // guards what follows
-	held *lock.Lock // nil: released
-	on   map[string]bool
+	mu     sync.Mutex // guards what follows
+	held   *lock.Lock // nil: released
+	joined *os.File   // a parent's, in place of held
+	on     map[string]bool
 }
 
 // Lease takes a lease, of nothing yet. It ends with Release or with this process. After ctx is cancelled Add fails.
@@ -43,12 +44,24 @@ func (s Stores) Lease(ctx context.Context) (*Lease, error) {
 	return l, err
 }
 
+// File is the lease's file, for a child process that shall work under the same lease: see Join.
+func (l *Lease) File() *os.File { return l.held.File() }
+
+// Join is the lease that a parent process has handed over as an open file. It ends with the parent's.
+func (s Stores) Join(ctx context.Context, f *os.File) *Lease {
+	return &Lease{s: s, ctx: ctx, joined: f, on: map[string]bool{}}
+}
+
 // Add puts what is in the set, there or not, under the lease. What is there when Add returns stays. It waits for a removal that is under way, so
 // the caller must not hold [Stores.Lock].
 func (l *Lease) Add(set Set) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.held == nil {
+	file := l.joined
+	if l.held != nil {
+		file = l.held.File()
+	}
+	if file == nil {
 		return api.Errorf(api.Conflict, "lease %s: it was released", filepath.Base(l.path))
 	}
 	var lines strings.Builder
@@ -75,7 +88,7 @@ func (l *Lease) Add(set Set) error {
 		return err
 	}
 	defer shared.Release()
-	if _, err := l.held.File().WriteString(lines.String()); err != nil {
+	if _, err := file.WriteString(lines.String()); err != nil {
 		return api.Errorf(api.KindOf(err), "lease: %w", err)
 	}
 	return nil
@@ -85,6 +98,7 @@ func (l *Lease) Add(set Set) error {
 func (l *Lease) Release() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.joined = nil
 	if l.held == nil {
 		return
 	}

@@ -62,7 +62,8 @@ func (s *Store) Again(id string, diffIDs []string, sync atomicfile.Sync) ([]api.
 	if err != nil {
 		return nil, err
 	}
-	if unix.Access(s.active(id)+"/work", unix.F_OK) == unix.ENOENT { // whoever made it was killed, and never mounted it
+	// Whoever made it was killed and never mounted it, or a power cut took a folder that was not on the disk yet.
+	if unix.Access(s.active(id)+"/work", unix.F_OK) == unix.ENOENT || unix.Access(s.active(id)+"/fs", unix.F_OK) == unix.ENOENT {
 		if err := s.fillActive(s.active(id), paths); err != nil {
 			return nil, err
 		}

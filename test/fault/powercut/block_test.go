@@ -121,9 +121,18 @@ func (w *world) tryDisk(r *recording, c *Cutter, p point, full bool) (wrong []st
 	return w.judge(r, r.at(p.n), now, root, state, full)
 }
 
-// unmountDisk unmounts a disk as soon as the last container's keeper has left it.
+// unmountDisk unmounts a disk as soon as the last container's keeper has left it, and the layers that were mounted from it.
 func (w *world) unmountDisk(disk string) {
 	w.t.Helper()
+	all, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		w.t.Error(err)
+	}
+	for line := range strings.Lines(string(all)) {
+		if f := strings.Fields(line); strings.Contains(line, " - erofs "+disk+"/") {
+			unix.Unmount(f[4], unix.MNT_DETACH)
+		}
+	}
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		err := unix.Unmount(disk, 0)
 		if err == nil {
