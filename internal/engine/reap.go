@@ -242,7 +242,12 @@ func (e *Engine) sweepRecords(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if c, err := e.meta.Container(id); err != nil || !c.Spec.AutoRemove || exists(e.sandboxDir(id)) {
+		c, err := e.meta.Container(id)
+		if err == nil && c.State.Status == api.StatusDead && e.meta.Passing(id) { // a power cut has left half of it
+			_ = e.Remove(ctx, id, true, true) // else it is listed as dead
+			continue
+		}
+		if err != nil || !c.Spec.AutoRemove || exists(e.sandboxDir(id)) {
 			continue
 		}
 		if err := e.Reap(ctx, id); err != nil {

@@ -228,7 +228,7 @@ func TestDamagedRecords(t *testing.T) {
 
 	// A container's damaged record keeps all layers, and no blob.
 	c := api.Container{ID: id.New(), Name: "keeper", Created: time.Now(), Layers: []string{a.Layers[0].DiffID}}
-	if err := s.Meta.CreateContainer(c, atomicfile.Volatile); err != nil {
+	if err := s.Meta.CreateContainer(c, atomicfile.Durable); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Meta.RemoveImage("a"); err != nil {

@@ -24,6 +24,9 @@ const (
 	// makingFile is a lock in containerDir that is shared by all who are making or removing a container: while nobody has it, a folder without a record is what
 	// one has left who was killed.
 	makingFile = ".making"
+	// passing is set on the folder of a container whose record is not synced. A folder has its mode as soon as it has its name, so after a power cut that left half
+	// a record the mode still tells that there is nothing to mourn.
+	passing = os.ModeSticky
 )
 
 // CreateContainer makes the container's folder, takes its name and writes its record. The name being in use is api.Conflict. On
@@ -48,7 +51,11 @@ func (s *Store) CreateContainer(c api.Container, sync atomicfile.Sync) error {
 	defer making.Release()
 	var u undo.Stack
 	defer u.Run()
-	err = os.Mkdir(dir, 0o700)
+	mode := os.FileMode(0o700)
+	if sync == atomicfile.Volatile {
+		mode |= passing
+	}
+	err = os.Mkdir(dir, mode)
 	if errors.Is(err, fs.ErrExist) {
 		return api.Errorf(api.AlreadyExists, "container %s: already exists", c.ID)
 	}
@@ -163,16 +170,25 @@ func exists(path string) bool {
 
 func (s *Store) makingPath() string { return filepath.Join(s.root, containerDir, makingFile) }
 
-// record reads the record of a container; fs.ErrNotExist: it has none.
+// record reads the record of a container; fs.ErrNotExist: it has none, or one that need not survive a power cut, and has not.
 func (s *Store) record(cid string) (c api.Container, err error) {
 	path := filepath.Join(s.Dir(cid), recordFile)
 	if err := read(path, &c, readContainer); err != nil {
+		if errors.Is(err, api.Corrupt) && s.Passing(cid) {
+			err = fs.ErrNotExist
+		}
 		return api.Container{}, err
 	}
 	if c.ID != cid {
 		return c, corrupt(path, c.ID, cid)
 	}
 	return c, nil
+}
+
+// Passing reports whether the container was made to go with its process: what a power cut leaves of it is to be removed.
+func (s *Store) Passing(cid string) bool {
+	fi, err := os.Lstat(s.Dir(cid))
+	return err == nil && fi.Mode()&passing != 0
 }
 
 // ContainerIDs lists the containers, in the order of their IDs, dead ones and those in the making among them.

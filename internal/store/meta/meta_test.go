@@ -450,3 +450,29 @@ func BenchmarkImage(b *testing.B) {
 		}
 	}
 }
+
+// TestHalfARecord: after a power cut a container that went with its process is dead, and one that was to last is damaged.
+func TestHalfARecord(t *testing.T) {
+	for sync, want := range map[atomicfile.Sync]error{atomicfile.Volatile: nil, atomicfile.Durable: api.Corrupt} {
+		s := Open(filepath.Join(t.TempDir(), "root"))
+		c := container("half")
+		if err := s.CreateContainer(c, sync); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Container("half"); err != nil || got.ID != c.ID || got.State.Status == api.StatusDead || s.Passing(c.ID) != (sync == atomicfile.Volatile) {
+			t.Fatalf("whole: %+v, %v", got, err)
+		}
+		if err := os.Truncate(filepath.Join(s.Dir(c.ID), recordFile), 0); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.Container(c.ID)
+		_, ok, rerr := s.Record(c.ID)
+		if !errors.Is(err, want) || !errors.Is(rerr, want) || ok || want == nil && got.State.Status != api.StatusDead {
+			t.Errorf("sync %t: %+v, %v; record %t, %v", sync, got.State, err, ok, rerr)
+		}
+		if err := s.RemoveContainer(c.ID); err != nil {
+			t.Error(err)
+		}
+		nothingLeft(t, s)
+	}
+}

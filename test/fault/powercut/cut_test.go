@@ -190,8 +190,10 @@ func (w *world) judge(r *recording, i int, t *Tree, root, state string, full boo
 	if !full {
 		return wrong
 	}
-	if res := w.run(nil, command(root, state, "system", "check")); res.code != 0 {
-		wrong = append(wrong, fmt.Sprintf("then brig system check: %s", res))
+	for _, args := range [][]string{{"system", "check"}, {"system", "prune", "-f"}} {
+		if res := w.run(nil, command(root, state, args...)); res.code != 0 {
+			wrong = append(wrong, fmt.Sprintf("then brig %v: %s", args, res))
+		}
 	}
 	for thing, is := range r.told[min(i+1, len(r.steps))] {
 		if name, ok := strings.CutPrefix(thing, "image "); ok && is != "" && is != "untagged" {
