@@ -311,7 +311,17 @@ func (w *world) mustBeUnmounted(state string) {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		if !strings.Contains(string(mounts), " "+state+"/") {
+		left := false
+		for line := range strings.Lines(string(mounts)) {
+			at := strings.Fields(line)[4]
+			switch {
+			case strings.HasPrefix(at, state+"/layer/") && strings.Contains(line, " - erofs "): // which stays as long as its image
+				unix.Unmount(at, unix.MNT_DETACH)
+			case strings.HasPrefix(at, state+"/"):
+				left = true
+			}
+		}
+		if !left {
 			return
 		}
 		if time.Now().After(deadline) {
