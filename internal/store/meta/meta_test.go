@@ -335,7 +335,10 @@ func TestKilled(t *testing.T) {
 
 func TestDamagedRecords(t *testing.T) {
 	s := Open(t.TempDir())
-	a, b := create(t, s, container("aa")), create(t, s, container("bb"))
+	a, b := container("aa"), create(t, s, container("bb"))
+	if err := s.CreateContainer(a, atomicfile.Durable); err != nil {
+		t.Fatal(err)
+	}
 	path := filepath.Join(s.Dir(a.ID), recordFile)
 	other, err := os.ReadFile(filepath.Join(s.Dir(b.ID), recordFile))
 	if err != nil {

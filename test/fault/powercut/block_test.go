@@ -95,6 +95,7 @@ func (w *world) recordDisk(s story) *recording {
 	r.trace = f.Trace()
 	r.finish()
 	w.settle(root, containerIDs(root))
+	w.drop(state)
 	w.unmountDisk(disk)
 	return r
 }
@@ -105,7 +106,6 @@ func (w *world) tryDisk(r *recording, c *Cutter, p point, full bool) (wrong []st
 	t := c.Cut(p.n, p.rule, rand.New(rand.NewPCG(p.seed, 0)), sector)
 	dir, disk, state := w.place("cut"), w.place("ext4"), w.place("state")
 	defer os.RemoveAll(dir)
-	defer os.RemoveAll(state)
 	if err := t.Write(dir); err != nil {
 		return []string{err.Error()}
 	}
@@ -113,6 +113,7 @@ func (w *world) tryDisk(r *recording, c *Cutter, p point, full bool) (wrong []st
 		return []string{fmt.Sprintf("mount: %v: %s", err, out)}
 	}
 	defer w.unmountDisk(disk)
+	defer w.drop(state)
 	root := filepath.Join(disk, rootName)
 	now, err := ReadTree(disk)
 	if err != nil {

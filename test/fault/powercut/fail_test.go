@@ -122,7 +122,7 @@ func (w *world) fail(at trial) (op, said string, wrong []string) {
 	f, dir := w.mounted(at.base.Clone())
 	defer f.Unmount()
 	root, state := filepath.Join(dir, rootName), w.place("state")
-	defer os.RemoveAll(state)
+	defer w.drop(state)
 	step := at.r.steps[at.step]
 	struck, sealed := 0, syscall.Errno(0)
 	if at.errno == syscall.EROFS && at.n == 1 {
@@ -155,7 +155,7 @@ func (w *world) fail(at trial) (op, said string, wrong []string) {
 		wrong = append(wrong, fmt.Sprintf("nothing failed, and it ended with %s", res))
 	case res.code != 1 && res.code != 125:
 		wrong = append(wrong, fmt.Sprintf("it ended with %s", res))
-	case !strings.Contains(res.err, root) && !inside.MatchString(res.err):
+	case !strings.Contains(res.err, dir) && !inside.MatchString(res.err):
 		said = strings.ReplaceAll(res.err, root, "ROOT")
 	}
 	if res.code == 0 { // a volume that is full and not known to be will be found full

@@ -336,6 +336,21 @@ func (w *world) mustBeUnmounted(state string) {
 	}
 }
 
+// drop removes a state folder, and what is mounted below it: packed layers, which stay as long as their images.
+func (w *world) drop(state string) {
+	w.t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if fields := strings.Fields(line); strings.HasPrefix(fields[4], state+"/") {
+			unix.Unmount(fields[4], unix.MNT_DETACH)
+		}
+	}
+	os.RemoveAll(state)
+}
+
 // containerIDs lists the containers of a root.
 func containerIDs(root string) []string {
 	names, _ := filepath.Glob(filepath.Join(root, "container", "[0-9a-f]*"))
