@@ -62,7 +62,7 @@ func StampOf(f *os.File) (string, error) {
 // stamp has the change time beside that of the last write: a tool can set the latter.
 func stamp(st *unix.Stat_t) string {
 	b := make([]byte, 0, 96)
-	for i, n := range []int64{int64(st.Ino), st.Size, st.Mtim.Sec, int64(st.Mtim.Nsec), st.Ctim.Sec, int64(st.Ctim.Nsec)} {
+	for i, n := range []int64{int64(st.Ino), st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec} {
 		if i > 0 {
 			b = append(b, '.')
 		}

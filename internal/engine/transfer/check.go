@@ -66,14 +66,13 @@ func (t *Transfer) Check(ctx context.Context, r api.TransferRequest) (api.Transf
 	return reply, nil
 }
 
-func (c *checker) add(p api.Problem) *api.Problem {
+func (c *checker) add(p api.Problem) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if rel, err := filepath.Rel(c.t.stores.Root, p.Path); err == nil && filepath.IsAbs(p.Path) {
 		p.Path = rel
 	}
 	c.report.Problems = append(c.report.Problems, p)
-	return &c.report.Problems[len(c.report.Problems)-1]
 }
 
 // small looks at version and settings, which are repaired at once.

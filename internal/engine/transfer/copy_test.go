@@ -98,7 +98,7 @@ func TestCopyRegistries(t *testing.T) {
 		a.NoReferrers, b.NoReferrers = old[0], old[1]
 		r := publish(a, "team/app")
 		from, to := "docker://"+a.Host+"/team/app:1", "docker://"+b.Host+"/mirror/app:1"
-		reply, stderr, err := w.copy(api.TransferRequest{All: true, Referrers: true}, from, to)
+		reply, stderr, err := w.copy(api.TransferRequest{All: true, Referrers: true}, from, to) //nolint:ineffassign // the next copies assign it anew
 		if err != nil {
 			t.Fatal(old, err)
 		}

@@ -190,7 +190,7 @@ func (in *ingest) layer(ctx context.Context, l api.Layer, bar *bar) (existed boo
 		}
 		defer release()
 	}
-	err = in.stream(ctx, l, claim, src, !hasFiles, cancel)
+	err = in.stream(ctx, claim, src, !hasFiles, cancel)
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
 	}
@@ -264,7 +264,7 @@ func (c counted) Read(p []byte) (int, error) {
 
 // stream reads src to its end, stores it where src has a writer, and unpacks it on the way. What is wrong with the stream itself is told
 // rather than what the decompressor or the unpacking make of it. giveUp ends a read of src that is under way.
-func (in *ingest) stream(ctx context.Context, l api.Layer, claim *snapshot.Claim, src *source, unpack bool, giveUp func()) error {
+func (in *ingest) stream(ctx context.Context, claim *snapshot.Claim, src *source, unpack bool, giveUp func()) error {
 	compressed := readAhead(src)
 	var err error
 	if unpack {

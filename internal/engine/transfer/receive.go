@@ -366,7 +366,7 @@ func (in *incoming) data(p *part, b []byte) error {
 	}
 	p.have += int64(len(b))
 	p.moved.Broadcast()
-	return nil
+	return nil //nolint:nilerr // who reads the part is told p.err
 }
 
 // fail ends all reading.

@@ -13,7 +13,6 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"sync"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -41,7 +40,6 @@ type layoutSink struct {
 	docker bool                   // with manifest.json, for docker before version 25 and podman
 	name   string                 // what the image is called in it, as the user wrote it
 
-	mu     sync.Mutex
 	there  map[digest.Digest]bool
 	named  []imagespec.Descriptor
 	loose  []imagespec.Descriptor // manifests with a subject: an index lists them, or nobody finds them

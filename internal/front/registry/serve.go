@@ -45,7 +45,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, c *tls.Config, l
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = s.Close()
 	}
-	<-failed
+	<-failed //nolint:errcheck // it says that the server was closed
 	return err
 }
 

@@ -39,15 +39,14 @@ func write(t *testing.T, name, text string) {
 
 // mirrored is a registry and a mirror of it, and what was said of the mirror.
 type mirrored struct {
-	t            *testing.T
-	registry     *imagetest.Store
-	mirror       *imagetest.Store
-	host, other  string
-	blob         []byte
-	mu           sync.Mutex
-	said         []string
-	options      Options
-	fromRegistry func() int // requests for blobs
+	t           *testing.T
+	registry    *imagetest.Store
+	mirror      *imagetest.Store
+	host, other string
+	blob        []byte
+	mu          sync.Mutex
+	said        []string
+	options     Options
 }
 
 func newMirrored(t *testing.T) *mirrored {

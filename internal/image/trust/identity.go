@@ -35,7 +35,7 @@ func parseIdentity(b []byte) (identity, error) {
 	}
 	id := identity{kind: t}
 	fields := map[string]any{"type": &id.kind}
-	want := 1
+	var want int
 	switch t {
 	case matchExact, matchRepoDigestOrExact, matchRepository, matchDigestOnly:
 	case exactReference:
@@ -157,17 +157,4 @@ func (id identity) remap(r ref.Ref) (ref.Ref, error) {
 	}
 	full := r.String()
 	return ref.Parse(id.sign + full[len(id.prefix):])
-}
-
-// describe is for whom the policy is shown to.
-func (id identity) describe() string {
-	switch id.kind {
-	case exactReference:
-		return id.kind + " " + id.reference
-	case exactRepository:
-		return id.kind + " " + id.repository
-	case remapIdentity:
-		return id.kind + " " + id.prefix + " to " + id.sign
-	}
-	return id.kind
 }

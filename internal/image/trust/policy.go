@@ -299,7 +299,7 @@ func (s Subject) scopes() []string {
 func dockerScopes(r ref.Ref) []string {
 	var list []string
 	if r.Digest != "" {
-		list = append(list, r.Name()+"@"+string(r.Digest))
+		list = append(list, r.Name()+"@"+r.Digest)
 	}
 	if r.Tag != "" {
 		list = append(list, r.Name()+":"+r.Tag)

@@ -574,7 +574,6 @@ func (z *Reader) same(c Cluster) bool {
 // rebuilder carries out a recipe.
 type rebuilder struct {
 	w      bitWriter
-	t      tables
 	k      coder
 	in     input // over the present cluster
 	tokens []token

@@ -238,7 +238,7 @@ func (m *measure) each(f *os.File, held int, do func(dir int, name string, st *u
 		}
 		if unix.Fstat(int(f.Fd()), &back) != nil || back.Ino != here.Ino || back.Dev != here.Dev {
 			f.Close()
-			return nil, nil // moved meanwhile: the rest is not where it was
+			return nil, nil //nolint:nilerr // moved meanwhile: the rest is not where it was
 		}
 	}
 	return f, nil

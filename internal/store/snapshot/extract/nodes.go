@@ -118,7 +118,7 @@ func (x *planter) entry(hdr *tar.Header) error {
 	at := x.chain[len(x.chain)-1].node
 	switch {
 	case strings.HasPrefix(base, whiteoutPrefix):
-		err = x.whiteout(at, base)
+		x.whiteout(at, base)
 	case name == ".":
 		if hdr.Typeflag != tar.TypeDir {
 			return corrupt(hdr.Name, "the root must be a folder")
@@ -317,10 +317,10 @@ func (x *planter) find(dir string) *erofs.Node {
 }
 
 // whiteout hides what lower layers have.
-func (x *planter) whiteout(at *erofs.Node, base string) error {
+func (x *planter) whiteout(at *erofs.Node, base string) {
 	if base == opaqueMarker {
 		setOpaqueNode(at)
-		return nil
+		return
 	}
 	name := strings.TrimPrefix(base, whiteoutPrefix)
 	switch old := at.Children[name]; {
@@ -329,7 +329,6 @@ func (x *planter) whiteout(at *erofs.Node, base string) error {
 	case old.Dir():
 		setOpaqueNode(old)
 	}
-	return nil
 }
 
 // describe sets owner, mode, time and attributes.
