@@ -54,6 +54,7 @@ type TransferRequest struct {
 	Format   string   `json:"format,omitempty"`   // save: docker-archive (default), oci-archive, oci-dir; trust: json, raw
 	Insecure bool     `json:"insecure,omitempty"` // pull: plain HTTP or an unverified certificate is allowed
 	Quiet    bool     `json:"quiet,omitempty"`
+	NoStatus bool     `json:"noStatus,omitempty"` // pull: the caller says what came of it
 	AuthFile string   `json:"authFile,omitempty"` // credentials are in this file alone; login, logout: it is changed
 	CertDir  string   `json:"certDir,omitempty"`  // more authorities and client certificates, named as in docker's certs.d
 	Server   string   `json:"server,omitempty"`   // login, logout: HOST[:PORT]; empty: docker.io

@@ -47,10 +47,13 @@ func (t *Transfer) Pull(ctx context.Context, r api.TransferRequest) (api.Transfe
 	if err != nil {
 		return api.TransferReply{}, err
 	}
-	show.say("Digest: %s", rec.Target.Digest)
-	if fresh {
+	switch {
+	case r.NoStatus:
+	case fresh:
+		show.say("Digest: %s", rec.Target.Digest)
 		show.say("Status: Downloaded newer image for %s", name.Familiar())
-	} else {
+	default:
+		show.say("Digest: %s", rec.Target.Digest)
 		show.say("Status: Image is up to date for %s", name.Familiar())
 	}
 	fmt.Fprintln(t.Stdout, name)

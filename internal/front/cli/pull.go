@@ -8,7 +8,7 @@ import (
 )
 
 func (a *app) pull() *cobra.Command {
-	r := api.TransferRequest{Op: "pull"}
+	r := api.TransferRequest{Op: "pull", NoStatus: true}
 	verify := true
 	cmd := &cobra.Command{
 		Use:               "pull [OPTIONS] NAME[:TAG|@DIGEST]",

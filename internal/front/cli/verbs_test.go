@@ -252,11 +252,11 @@ func TestTransfers(t *testing.T) {
 		want      api.TransferRequest
 	}{
 		{"pull debian:12", "Digest: sha256:def\nStatus: Downloaded newer image for debian:12\ndocker.io/library/debian:12\n", true,
-			api.TransferRequest{Op: "pull", Refs: []string{"debian:12"}}},
+			api.TransferRequest{Op: "pull", NoStatus: true, Refs: []string{"debian:12"}}},
 		{"pull debian:12", "Digest: sha256:def\nStatus: Image is up to date for debian:12\ndocker.io/library/debian:12\n", false,
-			api.TransferRequest{Op: "pull", Refs: []string{"debian:12"}}},
+			api.TransferRequest{Op: "pull", NoStatus: true, Refs: []string{"debian:12"}}},
 		{"pull -q --tls-verify=false --platform linux/arm64 debian:12", "docker.io/library/debian:12\n", true,
-			api.TransferRequest{Op: "pull", Refs: []string{"debian:12"}, Quiet: true, Insecure: true, Platform: "linux/arm64"}},
+			api.TransferRequest{Op: "pull", NoStatus: true, Refs: []string{"debian:12"}, Quiet: true, Insecure: true, Platform: "linux/arm64"}},
 		{"load -i f.tar", "Loaded image: debian:12\n", true, api.TransferRequest{Op: "load", File: "f.tar"}},
 		{"load -q", "Loaded image: debian:12\n", true, api.TransferRequest{Op: "load", Quiet: true}},
 		{"save -o f.tar a b", "", false, api.TransferRequest{Op: "save", Refs: []string{"a", "b"}, File: "f.tar"}},

@@ -177,7 +177,7 @@ func (s *Store) Packs() bool {
 	if err != nil {
 		return false
 	}
-	defer os.Remove(f.Name())
+	os.Remove(f.Name()) // it is mounted by its descriptor: nobody who sweeps sees it
 	defer f.Close()
 	w := erofs.NewWriter(f)
 	// An empty block, and the last one, which is stored, of five bytes.
@@ -188,7 +188,7 @@ func (s *Store) Packs() bool {
 	if _, _, err := w.Finish(&erofs.Node{Mode: erofs.ModeDir | 0o500, Children: map[string]*erofs.Node{"probe": file}}, [16]byte{}); err != nil {
 		return false
 	}
-	fd, err := mount.New("erofs", f.Name(), nil, unix.MOUNT_ATTR_RDONLY)
+	fd, err := mount.New("erofs", fmt.Sprintf("/proc/self/fd/%d", f.Fd()), nil, unix.MOUNT_ATTR_RDONLY)
 	if err != nil {
 		return false
 	}

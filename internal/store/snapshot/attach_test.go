@@ -126,3 +126,30 @@ func TestPrepareAbovePacked(t *testing.T) {
 		t.Error("mounted without a folder to mount in")
 	}
 }
+
+// TestPacksBesideSweeps: others who sweep do not take the probe away.
+func TestPacksBesideSweeps(t *testing.T) {
+	s, _ := packedStore(t)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					s.sweep()
+				}
+			}
+		})
+	}
+	for range 100 {
+		if !s.Packs() {
+			t.Error("a probe failed")
+			break
+		}
+	}
+	close(stop)
+	wg.Wait()
+}
