@@ -97,5 +97,5 @@ func interrupted(op string) error {
 	case "receive":
 		return errors.New("the transfer was interrupted: what has arrived is kept for another try")
 	}
-	return errors.New("the transfer was interrupted; nothing of it was kept")
+	return errors.New("the transfer was interrupted: there is no new image; what arrived of large layers is kept for a day, for another try")
 }

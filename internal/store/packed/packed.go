@@ -99,6 +99,9 @@ func (w *Writer) Cluster(c redeflate.Cluster) error {
 	if _, err := w.out.Write(c.Recipe); err != nil {
 		return err
 	}
+	if err := w.out.Flush(); err != nil { // who dies now leaves it to be gone on with
+		return err
+	}
 	w.info.clusters++
 	w.info.frames += headerSize + int64(len(c.Recipe))
 	w.info.Plain += int64(c.Size)

@@ -66,7 +66,7 @@ func (c *Claim) Pack(ctx context.Context, src Source, announce func(dir string) 
 		return 0, err
 	}
 	defer func() {
-		if err != nil && (!src.Resumes || errors.Is(err, api.Corrupt) || errors.Is(err, api.Exhausted) || errors.Is(err, ErrUnfit)) {
+		if err != nil && (!src.Resumes || !stream.broke && ctx.Err() == nil) { // what arrived is kept for the next, unless something is wrong with it
 			tree.Remove(tmp)
 		}
 	}()
@@ -108,11 +108,12 @@ func (s *Store) resumable(hex string) bool {
 
 // resumed is a blob: first what is there of it, then the rest from its source.
 type resumed struct {
-	ctx  context.Context
-	src  Source
-	had  *packed.Blob // nil: nothing
-	n    int64
-	rest io.ReadCloser
+	ctx   context.Context
+	src   Source
+	had   *packed.Blob // nil: nothing
+	n     int64
+	rest  io.ReadCloser
+	broke bool // the source could not go on
 }
 
 func (r *resumed) Read(p []byte) (int, error) {
@@ -131,11 +132,16 @@ func (r *resumed) Read(p []byte) (int, error) {
 	if r.rest == nil {
 		rest, err := r.src.Open(r.ctx, r.n)
 		if err != nil {
+			r.broke = true
 			return 0, err
 		}
 		r.rest = rest
 	}
-	return r.rest.Read(p)
+	n, err := r.rest.Read(p)
+	if err != nil && err != io.EOF {
+		r.broke = true
+	}
+	return n, err
 }
 
 func (r *resumed) Close() {

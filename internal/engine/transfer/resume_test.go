@@ -1,0 +1,78 @@
+package transfer
+
+import (
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"brig/api"
+	"brig/internal/image/imagetest"
+)
+
+// TestPullGoesOn: a packed layer whose pull broke off is gone on with by the next pull, in another process for all that it knows; what arrived is not
+// asked for again.
+func TestPullGoesOn(t *testing.T) {
+	t.Setenv(layersEnv, layersAsImages)
+	w := newWorld(t)
+	if !w.tr.packs() {
+		t.Skip("this kernel mounts no EROFS image with deflate from a file")
+	}
+	p := w.reg.OCI(imagetest.Gzip, imagetest.Layer("file", string(noise(3<<20))))
+	w.reg.PutImage(p, "1")
+	layer := p.Manifest.Layers[0]
+	var mu sync.Mutex
+	var asked []string // the ranges
+	limit := 2 << 20
+	w.reg.Hook = func(rw http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, layer.Digest.String()) {
+			return false
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		asked = append(asked, r.Header.Get("Range"))
+		if limit == 0 {
+			return false
+		}
+		if len(asked) == 1 {
+			w.reg.Serve(&cutting{rw, limit}, r)
+		} else {
+			imagetest.Fail(rw, http.StatusNotFound, "BLOB_UNKNOWN", "gone")
+		}
+		return true
+	}
+	if _, err := w.pull("x:1"); err == nil {
+		t.Fatal("the pull did not break off")
+	}
+	asked, limit = nil, 0
+	w.tr = New(w.root)
+	w.tr.Stdout, w.tr.Stderr = &w.out, &w.err
+	reply, err := w.pull("x:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(asked) != 1 || !strings.HasPrefix(asked[0], "bytes=") || asked[0] == "bytes=0-" {
+		t.Errorf("asked for %q", asked)
+	}
+	if _, err := w.tr.stores.Content.Bytes(layer.Digest, 8<<20); err != nil || reply.Images[0].Layers[0].Size != 3<<20 {
+		t.Error(err)
+	}
+	if _, _, _, err := w.do(api.TransferRequest{Op: "save", Refs: []string{w.host + "/x:1"}, File: t.TempDir() + "/a.tar"}); err != nil {
+		t.Error(err)
+	}
+}
+
+// cutting breaks an answer off after left bytes.
+type cutting struct {
+	http.ResponseWriter
+	left int
+}
+
+func (s *cutting) Write(p []byte) (int, error) {
+	if len(p) > s.left {
+		s.ResponseWriter.Write(p[:s.left])
+		panic(http.ErrAbortHandler)
+	}
+	s.left -= len(p)
+	return s.ResponseWriter.Write(p)
+}
