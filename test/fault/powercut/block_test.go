@@ -94,7 +94,7 @@ func (w *world) recordDisk(s story) *recording {
 	}
 	r.trace = f.Trace()
 	r.finish()
-	w.settle(root, containerIDs(root))
+	w.settle(root, state, containerIDs(root))
 	w.drop(state)
 	w.unmountDisk(disk)
 	return r

@@ -191,6 +191,8 @@ func (w *world) judge(r *recording, i int, t *Tree, root, state string, full boo
 	if !full {
 		return wrong
 	}
+	w.containers.Lock() // prune removes them
+	defer w.containers.Unlock()
 	for _, args := range [][]string{{"system", "check"}, {"system", "prune", "-f"}} {
 		if res := w.run(nil, command(root, state, args...)); res.code != 0 {
 			wrong = append(wrong, fmt.Sprintf("then brig %v: %s", args, res))
@@ -227,7 +229,7 @@ func (w *world) again(r *recording, i int, root, state string, full bool) (wrong
 		if res := w.run(nil, s.command(root, state)); !s.ended(res) {
 			err = fmt.Errorf("%s", res)
 		}
-		w.settle(root, ids)
+		w.settle(root, state, ids)
 	}
 	if err != nil {
 		return []string{fmt.Sprintf("done again, %v: %v", s.args, err)}

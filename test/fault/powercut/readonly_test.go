@@ -21,7 +21,7 @@ func TestReadOnlyStore(t *testing.T) {
 	for _, args := range [][]string{{"pull", "-q", image}, {"save", "-o", archive, image}, {"run", "--network", "none", "--name", "old", image}} {
 		w.must(nil, command(root, state, args...))
 	}
-	w.settle(root, containerIDs(root))
+	w.settle(root, state, containerIDs(root))
 	if err := unix.Mount("", disk, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}

@@ -287,17 +287,18 @@ func (w *world) mounted(tree *Tree) (*FS, string) {
 	return f, dir
 }
 
-// settle waits until the control groups of a root's containers are gone: a shim removes them behind the command's back, and copies of one container have one
-// ID. ids are those that there were before.
-func (w *world) settle(root string, ids []string) {
+// settle waits until the control groups and sandboxes of a root's containers are gone: a shim, and then brig reap, removes them behind the command's back, and copies
+// of one container have one ID, and one group. ids are those that there were before. With state "" sandboxes may stay.
+func (w *world) settle(root, state string, ids []string) {
 	w.t.Helper()
 	busy := func(id string) bool {
 		groups, _ := filepath.Glob("/sys/fs/cgroup/*/brig-" + id)
-		return len(groups) > 0
+		_, err := os.Stat(filepath.Join(state, "sandbox", id))
+		return len(groups) > 0 || err == nil
 	}
 	for deadline := time.Now().Add(5 * time.Second); slices.ContainsFunc(ids, busy); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			w.t.Errorf("five seconds later one of the containers %v of %s still has a control group", ids, root)
+			w.t.Errorf("five seconds later one of the containers %v of %s still has a control group or a sandbox", ids, root)
 			return
 		}
 	}
