@@ -168,7 +168,8 @@ func TestBudgetHolds(t *testing.T) {
 				return
 			default:
 			}
-			most.Store(max(most.Load(), s.total()))
+			// A file that is renamed while the folders are walked is counted in both: not twice in a row.
+			most.Store(max(most.Load(), min(s.total(), s.total())))
 		}
 	})
 	var brought atomic.Int64
