@@ -38,7 +38,9 @@ func (e *Engine) DiskUsage(ctx context.Context) (api.DiskUsage, error) {
 	for _, n := range d.units {
 		u.Total += n
 	}
-	e.imageUsage(stores, &d, &u)
+	if err := e.imageUsage(stores, &d, &u); err != nil {
+		return u, err
+	}
 	e.containerUsage(&d, &u)
 	if err := e.volumeUsage(&d, &u); err != nil {
 		return u, err
@@ -76,14 +78,23 @@ func (d *disk) take(prefix string, pass func(unit string) bool) (sum int64) {
 }
 
 // imageUsage: an image is made of blobs and layers, which it may share. Of use are those of images that a container is made of, and the layers
-// of containers.
-func (e *Engine) imageUsage(stores garbage.Stores, d *disk, u *api.DiskUsage) {
+// of containers, and what repositories of the registry have.
+func (e *Engine) imageUsage(stores garbage.Stores, d *disk, u *api.DiskUsage) error {
 	made := map[string]int{} // containers of an image
 	used := map[string]bool{}
 	for _, c := range d.containers {
 		made[c.Image]++
 		for _, l := range c.Layers {
 			used[garbage.LayerUnit(digest.Digest(l))] = true
+		}
+	}
+	served, err := stores.RegistryBlobs()
+	if err != nil {
+		return err
+	}
+	for blob := range served {
+		for unit := range stores.UnitsOfBlob(blob) {
+			used[unit] = true
 		}
 	}
 	ids := map[string]map[string]bool{} // units of an image ID
@@ -123,6 +134,7 @@ func (e *Engine) imageUsage(stores garbage.Stores, d *disk, u *api.DiskUsage) {
 		t.Size += unused + d.take(prefix, nil)
 	}
 	u.Types = append(u.Types, t)
+	return nil
 }
 
 // containerUsage: what a container keeps is of use as long as it runs; its logs are a type of their own.

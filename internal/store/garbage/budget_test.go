@@ -18,6 +18,7 @@ import (
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/id"
+	"brig/internal/store/repository"
 	"brig/internal/store/usage"
 )
 
@@ -201,6 +202,31 @@ func TestBudgetHolds(t *testing.T) {
 		t.Errorf("only %d of 48 came in", brought.Load())
 	}
 	t.Logf("at most %d of %d bytes, %d of 48 came in", most.Load(), limit, brought.Load())
+}
+
+// TestBudgetKeepsTheRegistry: what a repository has is not counted as what could go, so nothing is evicted in vain for it.
+func TestBudgetKeepsTheRegistry(t *testing.T) {
+	s := store{t, Open(t.TempDir())}
+	served := s.blob(noise(3 << 20)).Digest
+	if _, err := repository.Open(s.Root).AddBlob("team/app", served); err != nil {
+		t.Fatal(err)
+	}
+	b := s.limit(5 << 20)
+	if err := s.bring(b, "image", 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.bring(b, "large", 3<<20); !errors.Is(err, api.Exhausted) || !strings.Contains(err.Error(), "images in use 3") {
+		t.Errorf("%v", err)
+	}
+	if got := s.names(); got != "image" || !s.Content.Has(served) {
+		t.Errorf("left: %s", got)
+	}
+	if err := s.bring(b, "small", 1<<20); err != nil { // in the image's place
+		t.Error(err)
+	}
+	if got := s.names(); got != "small" || !s.Content.Has(served) {
+		t.Errorf("left: %s", got)
+	}
 }
 
 // TestGrowth: what is unpacked is reserved as it grows, and given back.

@@ -41,12 +41,17 @@ func (s Stores) needed() (*needs, error) {
 			return nil, err // without knowing all that is needed, nothing may go
 		}
 	}
-	for d := range n.blobs { // a blob that a packed layer gives goes with the layer
+	s.neededByBlobs(n)
+	return n, nil
+}
+
+// neededByBlobs adds the packed layers that give the blobs that are needed: the blob goes with its layer.
+func (s Stores) neededByBlobs(n *needs) {
+	for d := range n.blobs {
 		if layer, ok := s.giver(d); ok {
 			n.layers[layer] = true
 		}
 	}
-	return n, nil
 }
 
 // neededByRegistry adds what repositories of the registry have.

@@ -117,6 +117,9 @@ func (s Stores) unused() (use *needs, candidates []candidate, err error) {
 	if err := s.neededByContainers(use); err != nil {
 		return nil, nil, err
 	}
+	if err := s.neededByRegistry(use); err != nil {
+		return nil, nil, err
+	}
 	if err := s.neededByLeases(use); err != nil {
 		return nil, nil, err
 	}
@@ -157,6 +160,7 @@ func (s Stores) unused() (use *needs, candidates []candidate, err error) {
 			use.add(s.Of(img))
 		}
 	}
+	s.neededByBlobs(use)
 	slices.SortFunc(candidates, func(a, b candidate) int {
 		if n := a.used.Compare(b.used); n != 0 {
 			return n

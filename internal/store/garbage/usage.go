@@ -160,18 +160,20 @@ func (s Stores) Leftovers(ctx context.Context) (usage.Usage, []Leftover, error) 
 func LayerUnit(diffID digest.Digest) string { return layerUnit(diffID) }
 
 // UnitsOf lists the units that an image consists of, some of them perhaps twice.
-func (s Stores) UnitsOf(img api.Image) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		set := s.Of(img)
-		for _, d := range set.Blobs {
-			if !yield(blobUnit(d)) {
-				return
-			}
+func (s Stores) UnitsOf(img api.Image) iter.Seq[string] { return s.Of(img).units }
+
+// UnitsOfBlob lists the units that a blob consists of.
+func (s Stores) UnitsOfBlob(d digest.Digest) iter.Seq[string] { return s.OfBlob(d).units }
+
+func (set Set) units(yield func(string) bool) {
+	for _, d := range set.Blobs {
+		if !yield(blobUnit(d)) {
+			return
 		}
-		for _, d := range set.Layers {
-			if !yield(layerUnit(d)) {
-				return
-			}
+	}
+	for _, d := range set.Layers {
+		if !yield(layerUnit(d)) {
+			return
 		}
 	}
 }
