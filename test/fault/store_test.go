@@ -328,6 +328,15 @@ func TestPruneBesideRuns(t *testing.T) {
 // TestBitFlips turns a bit of every kind of file in the store. No command crashes, other images run on, check names what is damaged, and repairs it
 // from the registry.
 func TestBitFlips(t *testing.T) {
+	for _, layers := range []string{"folder", "image"} {
+		t.Run(layers, func(t *testing.T) {
+			t.Setenv("BRIG_LAYERS", layers)
+			bitFlips(t, layers == "image")
+		})
+	}
+}
+
+func bitFlips(t *testing.T, packed bool) {
 	w := newWorld(t)
 	d := stock(w, 2, 50_000)
 	w.must("pull", "-q", d.image(0))
@@ -345,6 +354,11 @@ func TestBitFlips(t *testing.T) {
 		"settings":  "settings.json",
 		"volume":    "volume/*/volume.json",
 		"container": "container/*/record.json",
+	}
+	if packed {
+		delete(kinds, "layer")
+		delete(kinds, "size")
+		kinds["image"], kinds["recipe"] = "snapshot/layer/*/image", "snapshot/layer/*/recipe"
 	}
 	r := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
 	for kind, pattern := range kinds {
@@ -364,7 +378,7 @@ func TestBitFlips(t *testing.T) {
 			for _, args := range [][]string{{"ps", "-a"}, {"images"}, {"system", "df"}, {"inspect", "kept"}, {"image", "prune", "-f"}, {"info"}} {
 				crashed(w, kind+": "+strings.Join(args, " "), w.brig(args...))
 			}
-			if kind != "base" && kind != "layer" && kind != "version" && kind != "size" && kind != "blob" {
+			if kind != "base" && kind != "layer" && kind != "version" && kind != "size" && kind != "blob" && kind != "image" && kind != "recipe" {
 				w.must("run", "--rm", "--network", "none", "brig/base", "true")
 			}
 			w.quiet()
@@ -395,6 +409,80 @@ func TestBitFlips(t *testing.T) {
 	w.must("system", "limit", "none")
 	// The volume's record was made anew as that of a named one.
 	os.RemoveAll(filepath.Join(w.root, "volume"))
+}
+
+// TestRepairIsWhatRuns: a layer that was damaged while it was mounted is read anew once it is repaired, and a layer that only a container keeps is looked at too.
+func TestRepairIsWhatRuns(t *testing.T) {
+	t.Setenv("BRIG_LAYERS", "image")
+	w := newWorld(t)
+	if images, _ := filepath.Glob(filepath.Join(w.root, "snapshot/layer/*/image")); len(images) != 1 {
+		t.Skip("this kernel mounts no layers that are images")
+	}
+	image := func() string {
+		all, _ := filepath.Glob(filepath.Join(w.root, "snapshot/layer/*/image"))
+		return all[0]
+	}
+	mounted := func() string { // the file systems of layers, by their device numbers
+		var all []string
+		lines, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(lines)) {
+			if f := strings.Fields(line); strings.Contains(line, " - erofs "+w.root) {
+				all = append(all, f[2])
+			}
+		}
+		return strings.Join(all, " ")
+	}
+	damage := func() {
+		f, err := os.OpenFile(image(), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		b := make([]byte, 1)
+		f.ReadAt(b, 900_000)
+		b[0] ^= 4
+		f.WriteAt(b, 900_000)
+	}
+	good := w.must("run", "--rm", "--network", "none", "brig/base", "sha256sum", "/bin/busybox")
+	// What a container runs on is not taken from under it.
+	w.must("run", "-d", "--name", "busy", "--network", "none", "brig/base", "sleep", "600")
+	before := mounted()
+	if before == "" {
+		t.Fatal("no layer is mounted")
+	}
+	damage()
+	if r := w.brig("system", "check", "--repair"); r.code != 1 || !strings.Contains(r.out, "busy runs on layer") || mounted() != before {
+		t.Errorf("while a container runs: %s", r)
+	}
+	w.must("rm", "-f", "busy")
+	// Nothing of what was damaged stays mounted, so the next to run mounts what was brought in. (Its device number may be the same again.)
+	if r := w.brig("system", "check", "--repair"); r.code != 0 || mounted() != "" {
+		t.Errorf("repair: %s; still mounted: %s", r, mounted())
+	}
+	sum := w.must("run", "--rm", "--network", "none", "brig/base", "sha256sum", "/bin/busybox")
+	if mounted() == "" || sum != good {
+		t.Errorf("after the repair: mounted %q, busybox %q, was %q", mounted(), sum, good)
+	}
+
+	// The image goes, a container keeps the layer, which is damaged then.
+	w.must("create", "--name", "keeper", "--network", "none", "brig/base", "true")
+	w.must("rmi", "-f", "brig/base")
+	damage()
+	if r := w.brig("system", "check", "--repair"); r.code != 1 || !strings.Contains(r.out, "a container alone needs it") {
+		t.Errorf("a container's layer: %s", r)
+	}
+	w.must("pull", "-q", "brig/base")
+	if r := w.brig("system", "check", "--repair"); r.code != 0 {
+		t.Errorf("with the image there: %s", r)
+	}
+	if r := w.brig("system", "check"); r.code != 0 || !strings.Contains(r.out, "all is well") {
+		t.Errorf("after all: %s", r)
+	}
+	w.must("start", "-a", "keeper")
+	w.isEmpty()
 }
 
 // flip turns one bit of a file, and returns what turns it back.

@@ -38,7 +38,8 @@ type checker struct {
 	mu        sync.Mutex // guards what follows, and report while blobs and layers are read
 	badBlobs  map[digest.Digest]bool
 	badLayers map[digest.Digest]bool
-	broken    map[string]bool // paths of the records of images that something is wrong with
+	seen      map[digest.Digest]bool // layers that were verified with the blobs that they give
+	broken    map[string]bool        // paths of the records of images that something is wrong with
 }
 
 // Check reads the whole store and tells what is wrong in it. With r.Repair it brings in again what is damaged, from where it came, removes what
@@ -101,7 +102,7 @@ func (c *checker) small(repair bool) (newer bool) {
 // look finds what is wrong. What is removed meanwhile by others is not.
 func (c *checker) look(ctx context.Context) error {
 	stores := c.t.stores
-	c.badBlobs, c.badLayers, c.broken = map[digest.Digest]bool{}, map[digest.Digest]bool{}, map[string]bool{}
+	c.badBlobs, c.badLayers, c.seen, c.broken = map[digest.Digest]bool{}, map[digest.Digest]bool{}, map[digest.Digest]bool{}, map[string]bool{}
 	_, left, err := stores.Leftovers(ctx)
 	if err != nil {
 		return err
@@ -191,7 +192,7 @@ func (c *checker) blobs(ctx context.Context, all []digest.Digest) error {
 	g.SetLimit(checkParallel)
 	for _, d := range all {
 		g.Go(func() error {
-			n, err := c.read(ctx, d)
+			n, layer, err := c.blob(ctx, d)
 			if errors.Is(err, api.NotFound) {
 				return nil
 			}
@@ -201,6 +202,11 @@ func (c *checker) blobs(ctx context.Context, all []digest.Digest) error {
 			c.mu.Lock()
 			c.report.Blobs++
 			c.report.Bytes += n
+			if layer != "" {
+				c.report.Layers++
+				c.seen[layer] = true
+				c.badLayers[layer] = err != nil
+			}
 			if err != nil {
 				c.badBlobs[d] = true
 			}
@@ -212,6 +218,21 @@ func (c *checker) blobs(ctx context.Context, all []digest.Digest) error {
 		})
 	}
 	return g.Wait()
+}
+
+// blob reads a blob to its end, which verifies it. One that a layer gives is verified with all of that layer.
+func (c *checker) blob(ctx context.Context, d digest.Digest) (n int64, layer digest.Digest, err error) {
+	hex, given := c.t.stores.Content.Layer(d)
+	if !given || c.t.stores.Content.HasFile(d) {
+		n, err = c.read(ctx, d)
+		return n, "", err
+	}
+	layer = digest.NewDigestFromEncoded(digest.SHA256, hex)
+	blob, n, err := c.t.stores.Snapshot.VerifyPacked(ctx, layer)
+	if err == nil && blob != d {
+		err = api.Errorf(api.Corrupt, "layer %s gives blob %s, not this one", layer, blob)
+	}
+	return n, layer, err
 }
 
 func (c *checker) blobPath(d digest.Digest) string {
@@ -345,8 +366,8 @@ func nameOf(f meta.ImageFile) string {
 	return familiar(f.Image.Name)
 }
 
-// layers holds the files of every layer against the blob that they came from. A layer whose blob is not there, because a container alone keeps it,
-// has nothing that it could be held against.
+// layers holds the files of every layer against the blob that they came from. A folder whose blob is not there, because a container alone keeps it, has
+// nothing that it could be held against; an image tells by itself.
 func (c *checker) layers(ctx context.Context, all []digest.Digest) error {
 	blobs := map[digest.Digest]digest.Digest{}
 	for _, f := range c.files {
@@ -360,7 +381,7 @@ func (c *checker) layers(ctx context.Context, all []digest.Digest) error {
 	g.SetLimit(checkParallel)
 	for _, d := range all {
 		blob, ok := blobs[d]
-		if !ok {
+		if c.seen[d] || !ok && !c.t.stores.Snapshot.Packed(d) {
 			continue
 		}
 		g.Go(func() error {
@@ -396,10 +417,11 @@ func (c *checker) layers(ctx context.Context, all []digest.Digest) error {
 	return nil
 }
 
-// layer compares one layer. One that is kept as an image gives the blob that it is made of, and was read with it.
+// layer compares one layer.
 func (c *checker) layer(ctx context.Context, diffID, blob digest.Digest) error {
-	if hex, ok := c.t.stores.Content.Layer(blob); ok && hex == diffID.Encoded() {
-		return nil
+	if c.t.stores.Snapshot.Packed(diffID) {
+		_, _, err := c.t.stores.Snapshot.VerifyPacked(ctx, diffID)
+		return err
 	}
 	r, err := c.t.stores.Content.Reader(blob)
 	if err != nil {

@@ -98,6 +98,12 @@ func (c *checker) settle() {
 			if d := digest.Digest(p.Name); !c.t.stores.Content.Has(d) {
 				p.Repaired = "removed: no image needs it"
 			}
+		case "layer":
+			if d := digest.Digest(p.Name); !c.t.stores.Snapshot.Has(d) {
+				p.Repaired = "removed: no image and no container needs it"
+			} else if p.Advice == "" {
+				p.Advice = "a container alone needs it: pull the container's image and repair again, or remove the container"
+			}
 		case "container":
 			rec, ok, err := c.t.stores.Meta.Record(filepath.Base(filepath.Dir(p.Path)))
 			if err != nil || !ok || !strings.Contains(p.Trouble, "is not unpacked") {
@@ -275,9 +281,9 @@ func (c *checker) putAside(f meta.ImageFile, target imagespec.Descriptor, held m
 			set.Blobs = append(set.Blobs, d)
 		}
 	}
-	move := func(path string) error {
+	move := func(path string, rename func(to string) error) error {
 		to := filepath.Join(dir, id.New()+".damaged")
-		err := os.Rename(path, to)
+		err := rename(to)
 		if err == nil {
 			a.moves = append(a.moves, [2]string{path, to})
 		} else if errors.Is(err, os.ErrNotExist) {
@@ -294,7 +300,8 @@ func (c *checker) putAside(f meta.ImageFile, target imagespec.Descriptor, held m
 			set.Layers = append(set.Layers, digest.NewDigestFromEncoded(digest.SHA256, hex))
 			continue
 		}
-		if err := move(c.blobPath(d)); err != nil {
+		path := c.blobPath(d)
+		if err := move(path, func(to string) error { return os.Rename(path, to) }); err != nil {
 			return a, err
 		}
 	}
@@ -305,7 +312,8 @@ func (c *checker) putAside(f meta.ImageFile, target imagespec.Descriptor, held m
 		if name := held[d]; name != "" {
 			return a, api.Errorf(api.Conflict, "container %s runs on layer %s: stop it first", name, d)
 		}
-		if err := move(filepath.Join(c.t.stores.Root, garbage.LayerUnit(d))); err != nil {
+		path := filepath.Join(c.t.stores.Root, garbage.LayerUnit(d))
+		if err := move(path, func(to string) error { return c.t.stores.Snapshot.PutAside(d, to) }); err != nil {
 			return a, err
 		}
 	}

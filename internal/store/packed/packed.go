@@ -9,6 +9,7 @@ package packed
 
 import (
 	"bufio"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -230,6 +231,8 @@ type Blob struct {
 	data          []byte
 	steps         []byte
 	stream        io.Reader
+	strict        bool  // what the blob does not tell is looked at too: the zeros before the clusters, and the lengths of their pieces
+	plain         int64 // bytes of the archive, as the frames have them
 }
 
 // Open opens the blob of the layer in the folder dir.
@@ -309,6 +312,12 @@ func (b *Blob) next() (data, steps []byte, err error) {
 		return fail(err)
 	}
 	at, next := erofs.Place(b.at, n)
+	b.plain += int64(le.Uint32(h[8:]))
+	if b.strict {
+		if zero, err := isZero(b.image, b.at, at-b.at); err != nil || !zero { // the kernel finds a cluster's beginning by them
+			return fail(err)
+		}
+	}
 	if _, err := b.image.ReadAt(b.data, at); err != nil {
 		return fail(err)
 	}
@@ -322,6 +331,15 @@ func (b *Blob) next() (data, steps []byte, err error) {
 	return b.data, b.steps, nil
 }
 
+// isZero reports whether n bytes from an offset on, less than a block, are all zero.
+func isZero(f io.ReaderAt, at, n int64) (bool, error) {
+	var block [erofs.BlockSize]byte
+	if _, err := f.ReadAt(block[:n], at); err != nil {
+		return false, err
+	}
+	return block == [erofs.BlockSize]byte{}, nil
+}
+
 func grow(b []byte, n int) []byte {
 	if cap(b) < n {
 		return make([]byte, n)
@@ -329,27 +347,47 @@ func grow(b []byte, n int) []byte {
 	return b[:n]
 }
 
-// Verify reads all of a layer and holds it against what its footer says. What is wrong is api.Corrupt.
-func Verify(dir string) error {
+// Verify reads all of a layer and holds it against what its footer says, whose checksum it has: every bit of both files is looked at. It returns what
+// the layer is. What is wrong is api.Corrupt.
+func Verify(ctx context.Context, dir string) (Info, error) {
 	b, err := Open(dir)
 	if err != nil {
-		return err
+		return Info{}, err
 	}
 	defer b.Close()
+	b.strict = true
 	h := sha256.New()
-	n, err := io.Copy(h, b)
+	n, err := io.Copy(h, untilDone{ctx, b})
 	if err != nil {
-		return err
+		return b.Info, err
 	}
-	if n != b.BlobSize || digest.NewDigest(digest.SHA256, h) != b.Blob {
-		return damaged(filepath.Join(dir, ImageFile), "it does not give blob "+b.Blob.String())
+	image := filepath.Join(dir, ImageFile)
+	if n != b.BlobSize || digest.NewDigest(digest.SHA256, h) != b.Blob || b.plain != b.Plain || b.at != b.metaAt {
+		return b.Info, damaged(image, "it does not give blob "+b.Blob.String())
+	}
+	fi, err := b.image.Stat()
+	if err != nil {
+		return b.Info, err
 	}
 	sum, err := metaSum(b.image, &b.Info)
 	if err != nil {
-		return err
+		return b.Info, err
 	}
-	if sum != b.metaSum {
-		return damaged(filepath.Join(dir, ImageFile), "its metadata is not what was written")
+	if sum != b.metaSum || fi.Size() != b.metaAt+b.metaLength {
+		return b.Info, damaged(image, "its metadata is not what was written")
 	}
-	return nil
+	return b.Info, nil
+}
+
+// untilDone is a reader that ends with its context.
+type untilDone struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (u untilDone) Read(p []byte) (int, error) {
+	if u.ctx.Err() != nil {
+		return 0, context.Cause(u.ctx)
+	}
+	return u.r.Read(p)
 }

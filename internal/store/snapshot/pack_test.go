@@ -144,7 +144,7 @@ func packAndUnpack(t *testing.T, plain, blob []byte) {
 		t.Fatalf("the blob is not had back: %d bytes of %d, %v", len(again), len(blob), err)
 	}
 	b.Close()
-	if err := packed.Verify(dir); err != nil {
+	if _, err := packed.Verify(t.Context(), dir); err != nil {
 		t.Error(err)
 	}
 	want := describeTree(t, folders.layerFS(diffID.Encoded()))

@@ -11,14 +11,62 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/store/packed"
 	"brig/internal/store/snapshot/extract"
 )
+
+// VerifyPacked holds a layer that is kept as an image against what was written, every bit of it, and returns the blob that it gives and its length in bytes.
+// What is wrong is api.Corrupt. A layer that is kept as a folder, or not there, is api.NotFound.
+func (s *Store) VerifyPacked(ctx context.Context, diffID digest.Digest) (blob digest.Digest, size int64, err error) {
+	hex, err := checkDiffID(string(diffID))
+	if err != nil {
+		return "", 0, err
+	}
+	if !s.Packed(diffID) {
+		return "", 0, api.Errorf(api.NotFound, "layer %s: not in the store as an image", diffID)
+	}
+	info, err := packed.Verify(ctx, s.layer(hex))
+	if errors.Is(err, fs.ErrNotExist) && s.Has(diffID) {
+		err = api.Errorf(api.Corrupt, "%w", err)
+	}
+	return info.Blob, info.BlobSize, err
+}
+
+// Packed reports whether a layer is kept as an image: it has one of the two files of that, for the other may be what is missing.
+func (s *Store) Packed(diffID digest.Digest) bool {
+	hex, err := checkDiffID(string(diffID))
+	if err != nil {
+		return false
+	}
+	return s.isPacked(hex) || unix.Access(filepath.Join(s.layer(hex), packed.RecipeFile), unix.F_OK) == nil
+}
+
+// PutAside moves a layer, which is damaged, to a path on the same file system, and unmounts it: what was read of it must not be read again. No container
+// that uses it may run.
+func (s *Store) PutAside(diffID digest.Digest, to string) error {
+	hex, err := checkDiffID(string(diffID))
+	if err != nil {
+		return err
+	}
+	l, err := s.lockUnpack(hex)
+	if err != nil {
+		return err
+	}
+	defer s.unlockUnpack(hex, l)
+	if s.Packed(diffID) {
+		if err := s.unmountLayer(hex); err != nil {
+			return err
+		}
+	}
+	return os.Rename(s.layer(hex), to)
+}
 
 // VerifyFolder holds the files of an unpacked layer against the layer's uncompressed archive: names, types, owners, modes, times of files,
 // attributes and every byte. What differs is api.Corrupt and says which file and how; what the archive is if it is not the layer's is api.Corrupt too. A

@@ -3,9 +3,12 @@ package snapshot
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/store/packed"
 )
 
 func unpackRich(t *testing.T, format string) (*Store, digest.Digest, []byte, string) {
@@ -196,4 +200,76 @@ func FuzzVerifyFolder(f *testing.F) {
 			t.Error("it is of no archive")
 		}
 	})
+}
+
+// TestVerifyPackedSeesEveryByte: of a layer that is an image no byte can be another, of neither file, nor more or fewer bytes.
+func TestVerifyPackedSeesEveryByte(t *testing.T) {
+	var plain bytes.Buffer
+	w := tar.NewWriter(&plain)
+	for i := range 30 {
+		text := strings.Repeat("content ", 200+i)
+		w.WriteHeader(&tar.Header{Name: "dir/file" + strconv.Itoa(i), Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(text))})
+		w.Write([]byte(text))
+	}
+	w.WriteHeader(&tar.Header{Name: "link", Typeflag: tar.TypeSymlink, Linkname: "dir/file1", Mode: 0o777})
+	w.Close()
+	s := Open(filepath.Join(t.TempDir(), "snapshot"))
+	diffID, blob := digest.FromBytes(plain.Bytes()), zip(t, plain.Bytes())
+	c, err := s.Claim(t.Context(), diffID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Release()
+	if _, err := c.Pack(t.Context(), Source{Blob: digest.FromBytes(blob), Size: int64(len(blob)), Open: func(context.Context, int64) (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(blob)), nil
+	}}, func(string) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if d, n, err := s.VerifyPacked(t.Context(), diffID); err != nil || d != digest.FromBytes(blob) || n != int64(len(blob)) {
+		t.Fatalf("%s, %d, %v", d, n, err)
+	}
+	for _, name := range []string{packed.ImageFile, packed.RecipeFile} {
+		file := filepath.Join(s.layer(diffID.Encoded()), name)
+		whole, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		try := func(what string, b []byte) {
+			if err := os.WriteFile(file, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := s.VerifyPacked(t.Context(), diffID); !errors.Is(err, api.Corrupt) {
+				t.Errorf("%s: %s: %v", name, what, err)
+			}
+		}
+		bad := bytes.Clone(whole)
+		for i := range bad {
+			bad[i] ^= 1 << (i % 8)
+			try("byte "+strconv.Itoa(i), bad)
+			bad[i] = whole[i]
+			if t.Failed() {
+				return
+			}
+		}
+		try("a byte more", append(bytes.Clone(whole), 0))
+		try("a byte less", whole[:len(whole)-1])
+		try("nothing", nil)
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := s.VerifyPacked(t.Context(), diffID); !errors.Is(err, api.Corrupt) {
+			t.Errorf("%s is not there: %v", name, err)
+		}
+		if err := os.WriteFile(file, whole, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := s.VerifyPacked(ctx, diffID); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if _, _, err := s.VerifyPacked(t.Context(), digest.FromString("none")); !errors.Is(err, api.NotFound) {
+		t.Errorf("no layer: %v", err)
+	}
 }
