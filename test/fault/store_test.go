@@ -485,6 +485,62 @@ func TestRepairIsWhatRuns(t *testing.T) {
 	w.isEmpty()
 }
 
+// TestRepairPutsBack: what cannot be brought in again is as it was, damage and all; and of a layer that two images have, packed otherwise by each, both are sound
+// after the repair.
+func TestRepairPutsBack(t *testing.T) {
+	t.Setenv("BRIG_LAYERS", "image")
+	w := newWorld(t)
+	d := stock(w, 1, 50_000)
+	w.must("pull", "-q", d.image(0)) // its lowest layer is that of brig/base, compressed
+	layers, _ := filepath.Glob(filepath.Join(w.root, "snapshot/layer/*/image"))
+	if len(layers) < 2 {
+		t.Skip("this kernel mounts no layers that are images")
+	}
+	r := rand.New(rand.NewPCG(7, 1))
+	for range 2 * scale() {
+		for _, path := range layers {
+			flip(t, path, r)
+			if res := w.brig("system", "check", "--repair"); res.code != 0 {
+				t.Errorf("%s: %s", path, res)
+			}
+			if res := w.brig("system", "check"); res.code != 0 {
+				t.Errorf("after the repair of %s: %s", path, res)
+			}
+			for _, img := range []string{"brig/base", d.image(0)} {
+				w.must("run", "--rm", "--network", "none", img, "true")
+				w.must("save", "-o", os.DevNull, img)
+			}
+		}
+	}
+
+	// An image whose registry has gone.
+	w.must("rmi", d.image(0))
+	w.must("load", "-q", "-i", d.archives[0])
+	w.must("tag", d.image(0), "127.0.0.1:1/gone:1")
+	w.must("rmi", d.image(0))
+	var own string // the layer that brig/base has not
+	for _, path := range layers {
+		if info, err := os.Stat(path); err == nil && info.Size() < 1<<20 {
+			own = path
+		}
+	}
+	undo := flip(t, own, rand.New(rand.NewPCG(8, 1)))
+	before, _ := os.ReadFile(own)
+	res := w.brig("system", "check", "--repair")
+	if res.code != 1 || !strings.Contains(res.out, "could not be brought in again") {
+		t.Errorf("without a registry: %s", res)
+	}
+	if after, err := os.ReadFile(own); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("it was not put back: %v", err)
+	}
+	undo()
+	if res := w.brig("system", "check"); res.code != 0 || !strings.Contains(res.out, "all is well") {
+		t.Errorf("with the bit turned back: %s", res)
+	}
+	w.must("run", "--rm", "--network", "none", "127.0.0.1:1/gone:1", "true")
+	w.isEmpty()
+}
+
 // flip turns one bit of a file, and returns what turns it back.
 func flip(t *testing.T, path string, r *rand.Rand) func() {
 	t.Helper()

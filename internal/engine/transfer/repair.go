@@ -245,17 +245,25 @@ func (c *checker) bringAgain(ctx context.Context, name string, target imagespec.
 }
 
 // aside is what was moved out of the way.
-type aside struct{ moves [][2]string }
+type aside struct{ moves []moved }
+
+type moved struct {
+	from, to string
+	back     func() // once it was put back; may be nil
+}
 
 // end removes what was put aside, or puts it back where nothing has taken its place.
 func (a *aside) end(back bool) {
 	for _, m := range a.moves {
 		if back {
-			if _, err := os.Lstat(m[0]); err != nil && os.Rename(m[1], m[0]) == nil {
+			if _, err := os.Lstat(m.from); err != nil && os.Rename(m.to, m.from) == nil {
+				if m.back != nil {
+					m.back()
+				}
 				continue
 			}
 		}
-		os.RemoveAll(m[1])
+		os.RemoveAll(m.to)
 	}
 }
 
@@ -281,11 +289,11 @@ func (c *checker) putAside(f meta.ImageFile, target imagespec.Descriptor, held m
 			set.Blobs = append(set.Blobs, d)
 		}
 	}
-	move := func(path string, rename func(to string) error) error {
+	move := func(path string, rename func(to string) error, back func()) error {
 		to := filepath.Join(dir, id.New()+".damaged")
 		err := rename(to)
 		if err == nil {
-			a.moves = append(a.moves, [2]string{path, to})
+			a.moves = append(a.moves, moved{path, to, back})
 		} else if errors.Is(err, os.ErrNotExist) {
 			err = nil
 		}
@@ -301,7 +309,7 @@ func (c *checker) putAside(f meta.ImageFile, target imagespec.Descriptor, held m
 			continue
 		}
 		path := c.blobPath(d)
-		if err := move(path, func(to string) error { return os.Rename(path, to) }); err != nil {
+		if err := move(path, func(to string) error { return os.Rename(path, to) }, nil); err != nil {
 			return a, err
 		}
 	}
@@ -313,11 +321,37 @@ func (c *checker) putAside(f meta.ImageFile, target imagespec.Descriptor, held m
 			return a, api.Errorf(api.Conflict, "container %s runs on layer %s: stop it first", name, d)
 		}
 		path := filepath.Join(c.t.stores.Root, garbage.LayerUnit(d))
-		if err := move(path, func(to string) error { return c.t.stores.Snapshot.PutAside(d, to) }); err != nil {
+		gives, err := c.givenBy(d)
+		if err != nil {
 			return a, err
+		}
+		back := func() {
+			for _, blob := range gives {
+				_ = c.t.stores.Content.Derive(blob, path) // else the blob is missing, which the next check says
+			}
+		}
+		if err := move(path, func(to string) error { return c.t.stores.Snapshot.PutAside(d, to) }, back); err != nil {
+			return a, err
+		}
+		for _, blob := range gives {
+			if err := c.t.stores.Content.Remove(blob); err != nil {
+				return a, err
+			}
 		}
 	}
 	return a, nil
+}
+
+// givenBy lists the blobs that are there by a layer alone. They go with it: the layer may come back by another image, packed from another blob of the
+// same files.
+func (c *checker) givenBy(layer digest.Digest) (gives []digest.Digest, err error) {
+	all, err := c.t.stores.Content.Blobs()
+	for _, d := range all {
+		if hex, ok := c.t.stores.Content.Layer(d); ok && hex == layer.Encoded() && !c.t.stores.Content.HasFile(d) {
+			gives = append(gives, d)
+		}
+	}
+	return gives, err
 }
 
 // otherSource is where an image of a name comes from, opened when it is needed.
