@@ -27,20 +27,39 @@ var readings = []reading{
 // shelf is an engine whose store is on a disk of its own.
 type shelf struct {
 	name, dir string // where the disk is mounted
+	state     string // where layers of it are mounted, "" if nowhere
 	pull      []string
 	run       func(name string, args ...string) []string
 	*disk
 }
 
+// unmount takes the disk away with all that is in memory of it.
+func (s *shelf) unmount() error {
+	if s.state != "" {
+		unmountBelow(s.state)
+	}
+	return s.disk.unmount()
+}
+
 // shelves are the engines without a daemon: one with a daemon could not be parted from its store.
 func (b *bench) shelves(ref string) []*shelf {
 	var all []*shelf
-	for i, e := range b.engines {
-		s := &shelf{name: e.name, dir: filepath.Join(b.dir, fmt.Sprint("s", i))} // short: podman takes 50 characters at most
-		switch e.name {
-		case "brig":
-			brig := []string{filepath.Join(b.bin, "brig"), "--root", filepath.Join(s.dir, "root"), "--state", filepath.Join(b.dir, "shelf-state")}
+	names := []string{}
+	for _, e := range b.engines {
+		if names = append(names, e.name); e.name == "brig" {
+			names = append(names, "brig folder") // what the layers as images are worth
+		}
+	}
+	for i, name := range names {
+		s := &shelf{name: name, dir: filepath.Join(b.dir, fmt.Sprint("s", i))} // short: podman takes 50 characters at most
+		switch name {
+		case "brig", "brig folder":
+			s.state = filepath.Join(b.dir, fmt.Sprint("state", i))
+			brig := []string{filepath.Join(b.bin, "brig"), "--root", filepath.Join(s.dir, "root"), "--state", s.state}
 			s.pull = append(brig[:len(brig):len(brig)], "pull", "-q", ref)
+			if name != "brig" {
+				s.pull = append([]string{"env", "BRIG_LAYERS=folder"}, s.pull...)
+			}
 			s.run = func(name string, args ...string) []string {
 				return append(append(brig[:len(brig):len(brig)], "run", "--rm", "--name", name, "--network", "none", ref), args...)
 			}
