@@ -47,24 +47,25 @@ type Layer struct {
 // TransferRequest asks for an image to be brought in or out, or for a word with a registry. It is what `brig` hands to `brig-image`, as JSON
 // that other users of the machine may see: a secret goes through standard input.
 type TransferRequest struct {
-	Op       string   `json:"op"`                 // pull, push, load, save, copy, receive, import, export, commit, login, logout, search or check; verify an image in the store; trust shows the signature policy
-	Refs     []string `json:"refs,omitempty"`     // pull, push, verify: one; trust: at most one; save: one or more; copy: source and destination, each with its transport
-	Platform string   `json:"platform,omitempty"` // os/arch[/variant]; empty: this machine's
-	File     string   `json:"file,omitempty"`     // load, save: a file, or a folder for a layout; export: a file; import: a file or URL; empty: standard input or output
-	Format   string   `json:"format,omitempty"`   // save: docker-archive (default), oci-archive, oci-dir; trust: json, raw
-	Insecure bool     `json:"insecure,omitempty"` // pull: plain HTTP or an unverified certificate is allowed
-	Quiet    bool     `json:"quiet,omitempty"`
-	NoStatus bool     `json:"noStatus,omitempty"` // pull: the caller says what came of it
-	AuthFile string   `json:"authFile,omitempty"` // credentials are in this file alone; login, logout: it is changed
-	CertDir  string   `json:"certDir,omitempty"`  // more authorities and client certificates, named as in docker's certs.d
-	Server   string   `json:"server,omitempty"`   // login, logout: HOST[:PORT]; empty: docker.io
-	User     string   `json:"user,omitempty"`     // login: whose password standard input is; empty: try the stored credentials
-	Term     string   `json:"term,omitempty"`     // search: [HOST/]TERM
-	Limit    int      `json:"limit,omitempty"`    // search: results of each registry, 1 to 100; 0: 25
-	Policy   string   `json:"policy,omitempty"`   // file of the signature policy, absolute; empty: the user's, else the system's
+	Op         string   `json:"op"`                 // pull, push, load, save, copy, receive, import, export, commit, login, logout, search or check; verify an image in the store; trust shows the signature policy
+	Refs       []string `json:"refs,omitempty"`     // pull, push, verify: one; trust: at most one; save: one or more; copy: source and destination, each with its transport
+	Platform   string   `json:"platform,omitempty"` // os/arch[/variant]; empty: this machine's
+	File       string   `json:"file,omitempty"`     // load, save: a file, or a folder for a layout; export: a file; import: a file or URL; empty: standard input or output
+	Format     string   `json:"format,omitempty"`   // save: docker-archive (default), oci-archive, oci-dir; trust: json, raw
+	Insecure   bool     `json:"insecure,omitempty"` // pull: plain HTTP or an unverified certificate is allowed
+	Quiet      bool     `json:"quiet,omitempty"`
+	NoStatus   bool     `json:"noStatus,omitempty"`   // pull: the caller says what came of it
+	AuthFile   string   `json:"authFile,omitempty"`   // credentials are in this file alone; login, logout: it is changed
+	CertDir    string   `json:"certDir,omitempty"`    // more authorities and client certificates, named as in docker's certs.d
+	Server     string   `json:"server,omitempty"`     // login, logout: HOST[:PORT]; empty: docker.io
+	User       string   `json:"user,omitempty"`       // login: whose password standard input is; empty: try the stored credentials
+	Term       string   `json:"term,omitempty"`       // search: [HOST/]TERM
+	Limit      int      `json:"limit,omitempty"`      // search: results of each registry, 1 to 100; 0: 25
+	Policy     string   `json:"policy,omitempty"`     // file of the signature policy, absolute; empty: the user's, else the system's
+	StoreLimit int64    `json:"storeLimit,omitempty"` // of what the store may take, bytes, where its own limit is not less; 0: its own
 
 	To           string `json:"to,omitempty"`           // push: another machine, ssh://[user@]host[:port][/path/to/brig]; empty: the image's registry
-	AllTags      bool   `json:"allTags,omitempty"`      // push: all tags of the repository that the reference names
+	AllTags      bool   `json:"allTags,omitempty"`      // pull, push: all tags of the repository that the reference names
 	All          bool   `json:"all,omitempty"`          // copy: all platforms of an index, instead of one
 	Referrers    bool   `json:"referrers,omitempty"`    // copy: also what refers to the image: signatures, attestations, SBOMs
 	DestInsecure bool   `json:"destInsecure,omitempty"` // copy: as Insecure, which is then about the source

@@ -191,6 +191,12 @@ func selected(o api.PruneOptions, created time.Time, labels map[string]string) b
 	return !slices.ContainsFunc(o.NotLabels, has)
 }
 
+// WithStoreLimit lets what this engine brings in end at so many bytes of the store, where that is less than what the store has been set to. 0 changes nothing.
+func (e *Engine) WithStoreLimit(bytes int64) *Engine {
+	e.storeLimit = bytes
+	return e
+}
+
 // StoreLimit returns what the store may take, in bytes; 0: no limit.
 func (e *Engine) StoreLimit(context.Context) (int64, error) {
 	set, err := garbage.Open(e.root).Settings()

@@ -25,6 +25,7 @@ func (e *Engine) transfer(ctx context.Context, r api.TransferRequest, s api.Stre
 	if r.Policy == "" {
 		r.Policy = e.policy
 	}
+	r.StoreLimit = e.storeLimit
 	data, err := json.Marshal(r)
 	if err != nil {
 		return rep, err

@@ -60,6 +60,7 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 	default:
 		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "%s=%s: want auto, %s or %s", layersEnv, t.layers, layersAsFolders, layersAsImages)
 	}
+	t.stores.Limit = r.StoreLimit
 	if r.Op == "pull" || r.Op == "load" {
 		if err := t.stores.EnsureVersion(); err != nil {
 			return api.TransferReply{}, err

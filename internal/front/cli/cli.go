@@ -89,17 +89,23 @@ const (
 	defaultState = "/run/brig"
 )
 
+// Options are what stands before a command's name and concerns the engine.
+type Options struct {
+	Root, State string // folders
+	Policy      string // file of the signature policy; empty: the user's, else the system's
+	StoreLimit  int64  // bytes; 0: what the store has been set to
+}
+
 // app is one invocation: what its commands share.
 type app struct {
-	streams     api.Streams
-	newEngine   func(root, state, policy string) Engine
-	made        Engine // by engine, once
-	root, state string
-	policy      string
-	debug       bool
-	args        []string // of the command line
-	signals     *catcher
-	seLinux     func() bool // whether this kernel labels files
+	streams   api.Streams
+	newEngine func(Options) Engine
+	made      Engine // by engine, once
+	options   Options
+	debug     bool
+	args      []string // of the command line
+	signals   *catcher
+	seLinux   func() bool // whether this kernel labels files
 }
 
 // OSStreams are the process's own streams.
@@ -113,7 +119,7 @@ func OSStreams() api.Streams {
 
 // Main runs the command that args (without the program's name) ask for and returns the exit code. The engine is made at its first
 // use: help and version need none. Signals may stay caught when it returns: it is made for a process that then ends.
-func Main(ctx context.Context, args []string, streams api.Streams, newEngine func(root, state, policy string) Engine) int {
+func Main(ctx context.Context, args []string, streams api.Streams, newEngine func(Options) Engine) int {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	a := &app{streams: streams, newEngine: newEngine, signals: newCatcher(cancel), seLinux: hasSELinux}
@@ -142,7 +148,7 @@ func Tree() *cobra.Command {
 // engine makes the engine at its first use, when the global flags are known.
 func (a *app) engine() Engine {
 	if a.made == nil {
-		a.made = a.newEngine(a.root, a.state, a.policy)
+		a.made = a.newEngine(a.options)
 	}
 	return a.made
 }
@@ -180,9 +186,10 @@ func (a *app) rootCommand() *cobra.Command {
 	root.SetVersionTemplate("Brig version {{.Version}}\n")
 	f := root.Flags()
 	f.SortFlags = false
-	f.StringVar(&a.root, "root", envOr("BRIG_ROOT", defaultRoot), "Folder of durable data (env BRIG_ROOT)")
-	f.StringVar(&a.state, "state", envOr("BRIG_STATE", defaultState), "Folder of data that lives until the next boot (env BRIG_STATE)")
-	f.StringVar(&a.policy, "policy", os.Getenv("BRIG_POLICY"), "File of the signature policy, see containers-policy.json(5) (env BRIG_POLICY)")
+	f.StringVar(&a.options.Root, "root", envOr("BRIG_ROOT", defaultRoot), "Folder of durable data (env BRIG_ROOT)")
+	f.StringVar(&a.options.State, "state", envOr("BRIG_STATE", defaultState), "Folder of data that lives until the next boot (env BRIG_STATE)")
+	f.StringVar(&a.options.Policy, "policy", os.Getenv("BRIG_POLICY"), "File of the signature policy, see containers-policy.json(5) (env BRIG_POLICY)")
+	parsed(f, "store-limit", "", "bytes", "What the store may take on the disk, for what this command brings in (see brig system limit)", assign(&a.options.StoreLimit, parseStoreLimit))
 	f.BoolVar(&a.debug, "debug", false, "Explain errors by their kind and every cause")
 	return root
 }

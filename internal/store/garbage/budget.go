@@ -57,13 +57,17 @@ type Budget struct {
 	reserved int64
 }
 
-// Budget opens the store's budget, as it is set now. Close ends it.
+// Budget opens the store's budget, as it is set now or by Limit. Close ends it.
 func (s Stores) Budget() (*Budget, error) {
 	set, err := s.Settings()
 	if err != nil {
 		return nil, err
 	}
-	return &Budget{s: s, limit: set.StoreLimit}, nil
+	limit := set.StoreLimit
+	if s.Limit > 0 && (limit == 0 || s.Limit < limit) {
+		limit = s.Limit
+	}
+	return &Budget{s: s, limit: limit}, nil
 }
 
 // Limit is the store's limit in bytes, 0 where it has none. Then Reserve and Growth cost nothing.
