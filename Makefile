@@ -24,7 +24,7 @@ endif
 BUILD_PACKAGES := busybox-static
 TEST_PACKAGES  := nftables iproute2 runc skopeo umoci mmdebstrap docker-registry openssh-client uidmap bzip2 xz-utils e2fsprogs
 BENCH_PACKAGES := crun podman containerd docker.io bubblewrap iptables e2fsprogs
-FOREIGN_PACKAGES := conmon gcc libc6-dev
+FOREIGN_PACKAGES := conmon gcc libc6-dev buildah
 FAR_PACKAGES   := curl redis-tools openssh-server
 GUEST_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
 
@@ -142,8 +142,8 @@ test-escape: setup build ## known escapes, races of a minute each and loops of a
 test-trust: setup ## the signature policy with the real cosign, which the first time takes ten minutes to build
 	BRIG_TEST_COSIGN=1 $(GO) test -count=1 -v -timeout 40m ./internal/image/trust ./internal/engine/transfer -run 'Sign|Cosign|Policy'
 
-conform: setup-conform build ## brig-oci as a drop-in: runtime-tools beside runc and crun, under dockerd, containerd and podman, runc's command line
-	BRIG_TEST_CONFORM=1 $(GO) test -count=1 -v -timeout 60m ./test/conform
+conform: setup-conform build ## brig-oci as a drop-in: runtime-tools beside runc and crun, under dockerd, containerd and podman, runc's command line; images of umoci, podman, buildah, docker and skopeo
+	BRIG_TEST_CONFORM=1 $(GO) test -count=1 -v -timeout 60m ./test/conform ./test/images
 
 conform-registry: setup-conform build ## brig registry serve: the distribution specification's suite, docker, podman, skopeo, crane, kills
 	BRIG_TEST_CONFORM=1 $(GO) test -count=1 -v -timeout 30m ./test/conform/registry
