@@ -74,7 +74,7 @@ $(BASE): $(wildcard internal/image/base/gen/*.go internal/image/base/*.go)
 	$(GO) run ./internal/image/base/gen
 	@touch $@
 
-install: build ## programs, completions and man pages below DESTDIR/PREFIX
+install: build ## programs, completions, man pages and the unit brig-boot below DESTDIR/PREFIX
 	@set -e; gen=$$(mktemp -d); trap 'rm -rf "$$gen"' EXIT; $(GO) run ./internal/front/cli/gen "$$gen"; \
 	install -D -m 755 bin/brig "$(DESTDIR)$(PREFIX)/bin/brig"; \
 	install -D -m 755 bin/brig-oci "$(DESTDIR)$(PREFIX)/bin/brig-oci"; \
@@ -83,10 +83,12 @@ install: build ## programs, completions and man pages below DESTDIR/PREFIX
 	install -D -m 644 "$$gen/completion/brig" "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/brig"; \
 	install -D -m 644 "$$gen/completion/_brig" "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_brig"; \
 	install -D -m 644 "$$gen/completion/brig.fish" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/brig.fish"; \
+	sed "s|@BINDIR@|$(PREFIX)/bin|" scripts/brig-boot.service >"$$gen/brig-boot.service"; \
+	install -D -m 644 "$$gen/brig-boot.service" "$(DESTDIR)$(PREFIX)/lib/systemd/system/brig-boot.service"; \
 	for page in "$$gen"/man1/*.1; do install -D -m 644 "$$page" "$(DESTDIR)$(PREFIX)/share/man/man1/$${page##*/}"; done
 
 uninstall: ## takes away what install put there; images and containers stay
-	rm -f "$(DESTDIR)$(PREFIX)/bin/brig" "$(DESTDIR)$(PREFIX)/bin/brig-oci" "$(DESTDIR)$(PREFIX)"/share/man/man1/brig.1 \
+	rm -f "$(DESTDIR)$(PREFIX)/bin/brig" "$(DESTDIR)$(PREFIX)/bin/brig-oci" "$(DESTDIR)$(PREFIX)/lib/systemd/system/brig-boot.service" "$(DESTDIR)$(PREFIX)"/share/man/man1/brig.1 \
 	  "$(DESTDIR)$(PREFIX)"/share/man/man1/brig-*.1 "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/brig" \
 	  "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_brig" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/brig.fish"
 	rm -rf "$(DESTDIR)$(PREFIX)/libexec/brig"

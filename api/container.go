@@ -60,10 +60,25 @@ type ContainerSpec struct {
 	CapDrop  []string     `json:"capDrop,omitempty"`
 	Security []string     `json:"security,omitempty"` // --security-opt, as typed: seccomp=…, no-new-privileges[=true|false]
 
+	Restart     RestartPolicy     `json:"restart,omitzero"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	StopSignal  string            `json:"stopSignal,omitempty"`
 	StopTimeout *int              `json:"stopTimeout,omitempty"` // seconds; nil: 10
 }
+
+// RestartPolicy says when a container that has ended is started again: docker's --restart.
+type RestartPolicy struct {
+	Name string `json:"name,omitempty"` // empty: RestartNo
+	Max  int    `json:"max,omitempty"`  // RestartOnFailure: how often; 0: no limit
+}
+
+// The restart policies.
+const (
+	RestartNo            = "no"
+	RestartAlways        = "always"         // also after a boot, whoever stopped it
+	RestartUnlessStopped = "unless-stopped" // unless a user stopped it
+	RestartOnFailure     = "on-failure"     // when its exit code is not 0
+)
 
 // MountSpec is one -v, --mount or --tmpfs.
 type MountSpec struct {
@@ -106,11 +121,12 @@ type Status string
 
 // The states of a container, docker's words.
 const (
-	StatusCreated Status = "created"
-	StatusRunning Status = "running"
-	StatusPaused  Status = "paused"
-	StatusExited  Status = "exited"
-	StatusDead    Status = "dead" // half made or half removed by a process that died; rm cleans it
+	StatusCreated    Status = "created"
+	StatusRunning    Status = "running"
+	StatusPaused     Status = "paused"
+	StatusRestarting Status = "restarting" // has ended, and will be started again
+	StatusExited     Status = "exited"
+	StatusDead       Status = "dead" // half made or half removed by a process that died; rm cleans it
 )
 
 // Exit is how a process ended.
@@ -126,7 +142,8 @@ type State struct {
 	Status    Status    `json:"status"`
 	Pid       int       `json:"pid,omitempty"` // of its first process, in the host's PID namespace; 0 unless running
 	StartedAt time.Time `json:"startedAt,omitzero"`
-	Exit      *Exit     `json:"exit,omitempty"` // of its last run
+	Exit      *Exit     `json:"exit,omitempty"`     // of its last run
+	Restarts  int       `json:"restarts,omitempty"` // how often its policy started it, since a user did
 }
 
 // Container is a container's record with its present state.

@@ -200,6 +200,9 @@ func check(s *api.ContainerSpec) error {
 	if _, err := rlimits(s.Ulimits); err != nil {
 		return err
 	}
+	if err := checkRestart(s); err != nil {
+		return err
+	}
 	if s.WorkingDir != "" && !path.IsAbs(s.WorkingDir) {
 		return api.Errorf(api.InvalidArgument, "the working directory %q is invalid: it must be an absolute path", s.WorkingDir)
 	}

@@ -71,7 +71,7 @@ func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Se
 	if err != nil {
 		return nil, err
 	}
-	cl, err := e.claim(ctx, &c, false)
+	cl, err := e.claim(ctx, &c, false, true)
 	if err != nil {
 		return nil, err
 	}
@@ -86,6 +86,9 @@ func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Se
 		return nil, err
 	}
 	if c, err = e.meta.Container(c.ID); err != nil { // that was all of it
+		return nil, err
+	}
+	if err := e.begun(&c); err != nil {
 		return nil, err
 	}
 	l, err := e.launch(ctx, &c, a, false)

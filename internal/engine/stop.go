@@ -51,10 +51,18 @@ func (e *Engine) Stop(ctx context.Context, name string, timeout *int) error {
 	if err != nil {
 		return err
 	}
-	ct, err := e.running(ctx, &c)
+	if err := e.markStopped(&c); err != nil {
+		return err
+	}
+	return e.stop(ctx, &c, timeout)
+}
+
+// stop is Stop of a container whose policy is not told.
+func (e *Engine) stop(ctx context.Context, c *api.Container, timeout *int) error {
+	ct, err := e.running(ctx, c)
 	if err != nil {
 		if errors.Is(err, api.Conflict) {
-			l, err := e.claim(ctx, &c, true) // it may have ended a moment ago
+			l, err := e.claim(ctx, c, true, true) // it may have ended a moment ago
 			if err != nil {
 				return err
 			}
@@ -62,7 +70,7 @@ func (e *Engine) Stop(ctx context.Context, name string, timeout *int) error {
 		}
 		return err
 	}
-	sig, err := parseSignal(stopSignal(&c))
+	sig, err := parseSignal(stopSignal(c))
 	if err != nil {
 		return err
 	}
@@ -133,7 +141,7 @@ func (e *Engine) settle(ctx context.Context, id string) error {
 	if e.isRunning(id) {
 		return e.pollEnd(ctx, id)
 	}
-	return e.Reap(ctx, id)
+	return e.tidy(ctx, id)
 }
 
 // pollEnd waits for a container whose shim was killed.
@@ -145,7 +153,7 @@ func (e *Engine) pollEnd(ctx context.Context, id string) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	return e.Reap(ctx, id)
+	return e.tidy(ctx, id)
 }
 
 func stopSignal(c *api.Container) string {
@@ -201,6 +209,11 @@ func (e *Engine) Kill(ctx context.Context, name, signal string) error {
 	ct, err := e.running(ctx, &c)
 	if err != nil {
 		return api.Errorf(api.Conflict, "cannot kill container: %s: container %s is not running", name, c.ID)
+	}
+	if own, err := parseSignal(stopSignal(&c)); sig == unix.SIGKILL || sig == unix.SIGTERM || err == nil && sig == own {
+		if err := e.markStopped(&c); err != nil {
+			return err
+		}
 	}
 	if sig != unix.SIGKILL {
 		return ct.Signal(ctx, sig)
@@ -287,8 +300,11 @@ func (e *Engine) Remove(ctx context.Context, name string, force, volumes bool) e
 		}
 		return err
 	}
+	if e.waitedFor(c.ID) && !force {
+		return api.Errorf(api.Conflict, "cannot remove container %q: it is about to be started again: stop it with `brig stop %s`, or remove it with `brig rm -f %s`", c.Name, name, name)
+	}
 	for {
-		l, err := e.claim(ctx, &c, force)
+		l, err := e.claim(ctx, &c, force, true)
 		if err != nil {
 			return err
 		}
@@ -303,6 +319,9 @@ func (e *Engine) Remove(ctx context.Context, name string, force, volumes bool) e
 		ct, err := e.running(ctx, &c)
 		if err != nil {
 			continue // it ended in between
+		}
+		if err := e.markStopped(&c); err != nil { // or it comes back while it is being removed
+			return err
 		}
 		ended := e.watch(ctx, ct, c.ID)
 		ct.Signal(ctx, unix.SIGKILL)

@@ -64,7 +64,10 @@ type Engine interface {
 	// Commit makes an image of a container.
 	Commit(ctx context.Context, name string, o api.CommitOptions, s api.Streams) (api.Image, error)
 	Info(ctx context.Context) (api.Info, error)
-	// Reap cleans up after a container that ended with nobody there to do it.
+	// Boot starts what should run after a boot, Shutdown stops all; each is told of every container, also of one that failed.
+	Boot(ctx context.Context, each func(api.Container, error)) error
+	Shutdown(ctx context.Context, each func(api.Container, error)) error
+	// Reap cleans up after a container that ended with nobody there to do it, and starts it again where its policy says so.
 	Reap(ctx context.Context, id string) error
 	// ServeRegistry serves the store as a registry, in this process's place: it returns only when that fails.
 	ServeRegistry(ctx context.Context, r api.RegistryRequest) error
@@ -215,7 +218,7 @@ func commands() []entry {
 		{"attach", (*app).attach}, {"inspect", (*app).inspect}, {"images", (*app).images}, {"pull", (*app).pull},
 		{"push", (*app).push}, {"copy", (*app).copy}, {"receive", (*app).receive},
 		{"load", (*app).load}, {"save", (*app).save}, {"rmi", (*app).rmi}, {"system", (*app).system}, {"tag", (*app).tag}, {"version", (*app).version},
-		{"info", (*app).info}, {"reap", (*app).reap}, {"registry", (*app).registry},
+		{"info", (*app).info}, {"reap", (*app).reap}, {"registry", (*app).registry}, {"boot", (*app).boot},
 		{"login", (*app).login}, {"logout", (*app).logout}, {"search", (*app).search},
 		{"history", (*app).history}, {"untag", (*app).untag}, {"import", (*app).importImage}, {"export", (*app).export}, {"commit", (*app).commit},
 		{"container", (*app).containerGroup}, {"image", (*app).imageGroup},
@@ -255,7 +258,7 @@ func (a *app) make(e entry) *cobra.Command {
 func commandName(args []string) string {
 	for i := 0; i < len(args); i++ {
 		switch {
-		case args[i] == "--root" || args[i] == "--state" || args[i] == "--policy":
+		case args[i] == "--root" || args[i] == "--state" || args[i] == "--policy" || args[i] == "--store-limit":
 			i++
 		case !strings.HasPrefix(args[i], "-"):
 			return args[i]

@@ -60,7 +60,7 @@ func dockerFlags(t *testing.T, command string) map[string]bool {
 // TestSpellings holds every flag of every command against docker's: the same name, shorthand and need of a value.
 func TestSpellings(t *testing.T) {
 	for _, cmd := range Tree().Commands() {
-		if slices.Contains([]string{"completion", "help", "reap", "receive", "copy"}, cmd.Name()) {
+		if slices.Contains([]string{"completion", "help", "reap", "receive", "copy", "boot"}, cmd.Name()) {
 			continue
 		}
 		docker := dockerFlags(t, cmd.Name())
@@ -82,7 +82,7 @@ func TestSpellings(t *testing.T) {
 // TestFlagList pins the flags of run, so that none is lost unnoticed.
 func TestFlagList(t *testing.T) {
 	want := strings.Fields("add-host attach cap-add cap-drop cidfile cpus detach detach-keys device dns entrypoint env env-file help hostname init " +
-		"interactive isolation label label-file memory mount name net network pids-limit platform privileged publish pull quiet read-only rm " +
+		"interactive isolation label label-file memory mount name net network pids-limit platform privileged publish pull quiet read-only restart rm " +
 		"security-opt sig-proxy stop-signal stop-timeout tmpfs tty ulimit user volume workdir")
 	var got []string
 	run, _, err := Tree().Find([]string{"run"})

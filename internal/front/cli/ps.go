@@ -75,7 +75,7 @@ func (a *app) printContainers(o psOptions, all []api.Container, now time.Time) e
 	var rows []psRow
 	for i := range all {
 		c := &all[i]
-		if !everyState && c.State.Status != api.StatusRunning && c.State.Status != api.StatusPaused {
+		if !everyState && c.State.Status != api.StatusRunning && c.State.Status != api.StatusPaused && c.State.Status != api.StatusRestarting {
 			continue
 		}
 		if !o.matches(c, names) {
@@ -184,6 +184,8 @@ func statusText(c *api.Container, now time.Time) string {
 		return "Up " + humanDuration(now.Sub(s.StartedAt))
 	case api.StatusPaused:
 		return "Up " + humanDuration(now.Sub(s.StartedAt)) + " (Paused)"
+	case api.StatusRestarting:
+		return fmt.Sprintf("Restarting (%d) %s", s.Exit.Code, ago(now, s.Exit.At))
 	case api.StatusExited:
 		if s.Exit == nil {
 			return "Exited"

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -58,6 +59,7 @@ func (a *app) addSpecFlags(cmd *cobra.Command) *specFlags {
 	list(f, "label", "l", "Set meta data on a container", appendTo(&o.labels, plain))
 	list(f, "label-file", "", "Read in a line delimited file of labels", appendTo(&o.labelFiles, plain))
 	f.StringVar(&o.cidfile, "cidfile", "", "Write the container ID to the file")
+	parsed(f, "restart", "", "string", "Restart policy to apply when a container exits: no, always, unless-stopped, on-failure[:MAX]", assign(&s.Restart, parseRestart))
 	f.BoolVar(&s.AutoRemove, "rm", false, "Automatically remove the container and its associated anonymous volumes when it exits")
 	parsed(f, "pull", "", "string", "Pull image before running (always, missing, never) (default missing)", assign(&s.Pull, parsePull))
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "Suppress the pull output")
@@ -119,6 +121,9 @@ func (o *specFlags) finish(f *pflag.FlagSet, args []string) (api.ContainerSpec, 
 	if s.Labels, err = labels(o.labelFiles, o.labels); err != nil {
 		return s, err
 	}
+	if s.AutoRemove && s.Restart.Name != "" && s.Restart.Name != api.RestartNo {
+		return s, errors.New("conflicting options: cannot specify both --restart and --rm")
+	}
 	s.Mounts = append(append(o.volumes, o.mounts...), o.tmpfs...)
 	seen := make(map[string]bool, len(s.Mounts))
 	for _, m := range s.Mounts {
@@ -174,6 +179,31 @@ func parseIsolation(s string) (api.Isolation, error) {
 		return "", api.Errorf(api.Unsupported, "isolation level %s is not built into this brig: use --isolation=container", level)
 	}
 	return "", api.Errorf(api.InvalidArgument, "unknown isolation level %q: the levels are chroot, container, gvisor and vm", s)
+}
+
+// parseRestart reads docker's no, always, unless-stopped and on-failure[:MAX].
+func parseRestart(s string) (api.RestartPolicy, error) {
+	name, most, counted := strings.Cut(s, ":")
+	p := api.RestartPolicy{Name: name}
+	switch name {
+	case "", api.RestartNo, api.RestartAlways, api.RestartUnlessStopped, api.RestartOnFailure:
+	default:
+		return p, fmt.Errorf("invalid restart policy: unknown policy '%s'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'", name)
+	}
+	if !counted {
+		return p, nil
+	}
+	n, err := strconv.Atoi(most)
+	switch {
+	case err != nil:
+		return p, errors.New("maximum retry count must be an integer")
+	case name != api.RestartOnFailure:
+		return p, errors.New("invalid restart policy: maximum retry count can only be used with 'on-failure'")
+	case n < 0:
+		return p, errors.New("invalid restart policy: maximum retry count cannot be negative")
+	}
+	p.Max = n
+	return p, nil
 }
 
 func parsePlatform(s string) (string, error) {

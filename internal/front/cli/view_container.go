@@ -53,6 +53,7 @@ type inspectHostConfig struct {
 	Binds          []string
 	NetworkMode    string
 	PortBindings   map[string][]portBinding
+	RestartPolicy  inspectRestart
 	AutoRemove     bool
 	CapAdd         []string
 	CapDrop        []string
@@ -77,6 +78,11 @@ type portBinding struct {
 }
 
 type inspectDevice struct{ PathOnHost, PathInContainer, CgroupPermissions string }
+
+type inspectRestart struct {
+	Name              string
+	MaximumRetryCount int
+}
 
 type inspectUlimit struct {
 	Name string
@@ -137,7 +143,7 @@ func containerView(c *api.Container, root string) inspectContainer {
 	v := inspectContainer{
 		ID: c.ID, Created: dockerTime(c.Created), Args: []string{}, State: stateView(c.State), Image: c.Image,
 		ResolvConfPath: filepath.Join(dir, "resolv.conf"), HostnamePath: filepath.Join(dir, "hostname"), HostsPath: filepath.Join(dir, "hosts"),
-		LogPath: filepath.Join(dir, "log"), Name: "/" + c.Name, Driver: "overlay", Platform: "linux",
+		LogPath: filepath.Join(dir, "log"), Name: "/" + c.Name, RestartCount: c.State.Restarts, Driver: "overlay", Platform: "linux",
 		HostConfig: hostConfigView(&c.Spec), Mounts: mountViews(c.Spec.Mounts, root), Config: configView(c), NetworkSettings: networkView(c),
 	}
 	if len(c.Args) > 0 {
@@ -148,12 +154,12 @@ func containerView(c *api.Container, root string) inspectContainer {
 
 func stateView(s api.State) inspectState {
 	v := inspectState{
-		Status: string(s.Status), Running: s.Status == api.StatusRunning || s.Status == api.StatusPaused, Paused: s.Status == api.StatusPaused,
-		Dead: s.Status == api.StatusDead, Pid: s.Pid, StartedAt: dockerTime(s.StartedAt), FinishedAt: dockerTime(time.Time{}),
+		Status: string(s.Status), Running: s.Status == api.StatusRunning || s.Status == api.StatusPaused || s.Status == api.StatusRestarting, Paused: s.Status == api.StatusPaused,
+		Restarting: s.Status == api.StatusRestarting, Dead: s.Status == api.StatusDead, Pid: s.Pid, StartedAt: dockerTime(s.StartedAt), FinishedAt: dockerTime(time.Time{}),
 	}
 	if s.Exit != nil {
 		v.FinishedAt = dockerTime(s.Exit.At)
-		if !v.Running {
+		if !v.Running || v.Restarting {
 			v.ExitCode, v.OOMKilled, v.Error = s.Exit.Code, s.Exit.OOMKilled, s.Exit.Error
 		}
 	}
@@ -167,6 +173,7 @@ func hostConfigView(s *api.ContainerSpec) inspectHostConfig {
 		ReadonlyRootfs: s.ReadOnly, SecurityOpt: s.Security, Isolation: string(s.Isolation), Memory: s.Limits.Memory,
 		NanoCPUs: s.Limits.NanoCPUs, Devices: []inspectDevice{}, Ulimits: []inspectUlimit{},
 	}
+	v.RestartPolicy = inspectRestart{first(s.Restart.Name, api.RestartNo), s.Restart.Max}
 	if v.NetworkMode == "" {
 		v.NetworkMode = "bridge"
 	}

@@ -171,7 +171,7 @@ func readTrust(s *jsonscan.Scanner, v *api.Trust) {
 	}
 }
 
-var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "hostname", "network", "mounts", "devices", "limits", "ulimits", "capAdd", "capDrop", "security", "labels", "stopSignal", "stopTimeout"}
+var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "hostname", "network", "mounts", "devices", "limits", "ulimits", "capAdd", "capDrop", "security", "restart", "labels", "stopSignal", "stopTimeout"}
 
 func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -227,10 +227,12 @@ func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 		case 24:
 			jsonscan.List(s, &v.Security, jsonscan.String[string])
 		case 25:
-			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
+			readRestartPolicy(s, &v.Restart)
 		case 26:
-			jsonscan.String(s, &v.StopSignal)
+			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
 		case 27:
+			jsonscan.String(s, &v.StopSignal)
+		case 28:
 			jsonscan.Pointer(s, &v.StopTimeout, jsonscan.Int[int])
 		default:
 			s.Skip()
@@ -238,7 +240,7 @@ func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 	}
 }
 
-var stateNames = [...]string{"status", "pid", "startedAt", "exit"}
+var stateNames = [...]string{"status", "pid", "startedAt", "exit", "restarts"}
 
 func readState(s *jsonscan.Scanner, v *api.State) {
 	for more := s.Object(); more; more = s.More() {
@@ -251,6 +253,8 @@ func readState(s *jsonscan.Scanner, v *api.State) {
 			jsonscan.Own(s, &v.StartedAt)
 		case 3:
 			jsonscan.Pointer(s, &v.Exit, readExit)
+		case 4:
+			jsonscan.Int(s, &v.Restarts)
 		default:
 			s.Skip()
 		}
@@ -419,6 +423,21 @@ func readUlimit(s *jsonscan.Scanner, v *api.Ulimit) {
 			jsonscan.Int(s, &v.Soft)
 		case 2:
 			jsonscan.Int(s, &v.Hard)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var restartPolicyNames = [...]string{"name", "max"}
+
+func readRestartPolicy(s *jsonscan.Scanner, v *api.RestartPolicy) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(restartPolicyNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Name)
+		case 1:
+			jsonscan.Int(s, &v.Max)
 		default:
 			s.Skip()
 		}
