@@ -60,10 +60,47 @@ type ContainerSpec struct {
 	CapDrop  []string     `json:"capDrop,omitempty"`
 	Security []string     `json:"security,omitempty"` // --security-opt, as typed: seccomp=…, no-new-privileges[=true|false]
 
+	Health      *HealthSpec       `json:"health,omitempty"` // nil: the image's
 	Restart     RestartPolicy     `json:"restart,omitzero"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	StopSignal  string            `json:"stopSignal,omitempty"`
 	StopTimeout *int              `json:"stopTimeout,omitempty"` // seconds; nil: 10
+}
+
+// HealthSpec changes how the image asks its containers whether they are well: docker's --health-*. What is zero is the image's.
+type HealthSpec struct {
+	Healthcheck
+	// OnFailure says what becomes of an unhealthy container: podman's --health-on-failure. Empty: nothing.
+	OnFailure string `json:"onFailure,omitempty"`
+}
+
+// What becomes of an unhealthy container.
+const (
+	UnhealthyKill    = "kill"    // and its restart policy says whether it is started again
+	UnhealthyRestart = "restart" // whatever its restart policy is
+	UnhealthyStop    = "stop"    // and it stays so
+)
+
+// Health is how a container is: docker's State.Health.
+type Health struct {
+	Status        string        `json:"Status"`
+	FailingStreak int           `json:"FailingStreak"`
+	Log           []HealthProbe `json:"Log"` // the last five
+}
+
+// The states of health, docker's words.
+const (
+	HealthStarting  = "starting"
+	HealthHealthy   = "healthy"
+	HealthUnhealthy = "unhealthy"
+)
+
+// HealthProbe is one answer.
+type HealthProbe struct {
+	Start    time.Time `json:"Start"`
+	End      time.Time `json:"End"`
+	ExitCode int       `json:"ExitCode"` // -1: it could not be asked, or did not answer in time
+	Output   string    `json:"Output"`   // the first 4096 bytes of both streams
 }
 
 // RestartPolicy says when a container that has ended is started again: docker's --restart.
@@ -143,6 +180,7 @@ type State struct {
 	Pid       int       `json:"pid,omitempty"` // of its first process, in the host's PID namespace; 0 unless running
 	StartedAt time.Time `json:"startedAt,omitzero"`
 	Exit      *Exit     `json:"exit,omitempty"`     // of its last run
+	Health    *Health   `json:"health,omitempty"` // while it runs, where it is asked
 	Restarts  int       `json:"restarts,omitempty"` // how often its policy started it, since a user did
 }
 
@@ -158,6 +196,7 @@ type Container struct {
 	ImageConfig imagespec.ImageConfig `json:"imageConfig"` // as of creation
 	Layers      []string              `json:"layers"`      // diff IDs, bottom first
 	Args        []string              `json:"args"`        // entrypoint and command after merging
+	Healthcheck *Healthcheck          `json:"healthcheck,omitempty"` // after merging; nil: it is not asked
 
 	State State `json:"state"`
 	Link  *Link `json:"link,omitempty"` // while running

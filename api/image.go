@@ -15,6 +15,7 @@ type Image struct {
 	Platform string                `json:"platform"` // os/arch[/variant]
 	Layers   []Layer               `json:"layers"`   // bottom first
 	Config   imagespec.ImageConfig `json:"config"`
+	Health   *Healthcheck          `json:"health,omitempty"` // docker's, which OCI's config has not
 	Created  time.Time             `json:"created,omitzero"`
 	Pulled   time.Time             `json:"pulled,omitzero"`
 	Short    string                `json:"short,omitempty"` // NAME:TAG without a registry that it was pulled by, where registries.conf says what that means

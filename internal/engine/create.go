@@ -87,6 +87,7 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 	}
 	e.meta.UseImage(&img)
 	c.Created = time.Now().UTC()
+	c.Healthcheck = healthcheck(img.Health, spec.Health)
 	c.Image, c.ImageName, c.ImageConfig = img.ID, spec.Image, img.Config
 	for _, l := range img.Layers {
 		c.Layers = append(c.Layers, l.DiffID)
@@ -198,6 +199,9 @@ func check(s *api.ContainerSpec) error {
 		return err
 	}
 	if _, err := rlimits(s.Ulimits); err != nil {
+		return err
+	}
+	if err := checkHealth(s); err != nil {
 		return err
 	}
 	if err := checkRestart(s); err != nil {

@@ -68,7 +68,7 @@ func checkRestart(s *api.ContainerSpec) error {
 
 // restartable reports whether the container has a policy that may start it again.
 func restartable(c *api.Container) bool {
-	return c.Spec.Restart.Name != "" && c.Spec.Restart.Name != api.RestartNo
+	return c.Spec.Restart.Name != "" && c.Spec.Restart.Name != api.RestartNo || c.Healthcheck != nil && c.Spec.Health != nil && c.Spec.Health.OnFailure == api.UnhealthyRestart
 }
 
 // due reports whether the policy of a container that ended has it started again; boot: the machine was started, nobody has ended it.
@@ -78,6 +78,14 @@ func (e *Engine) due(c *api.Container, exit *shim.ExitRecord, boot bool) bool {
 	}
 	failed := exit == nil || exit.Exit.Code != 0
 	stopped := exists(e.stoppedPath(c.ID))
+	if exit != nil && !boot {
+		switch exit.Unhealthy {
+		case api.UnhealthyRestart:
+			return !stopped
+		case api.UnhealthyStop:
+			return false
+		}
+	}
 	switch c.Spec.Restart.Name {
 	case api.RestartAlways:
 		return boot || !stopped

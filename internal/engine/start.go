@@ -271,7 +271,11 @@ func (e *Engine) bundle(c *api.Container, a *api.Attach) (runtime.Bundle, error)
 	if err := os.Mkdir(filepath.Join(dir, "log"), 0o700); err != nil && !os.IsExist(err) {
 		return b, err
 	}
-	return b, atomicfile.Write(filepath.Join(dir, "config.json"), data, 0o600, atomicfile.Volatile)
+	if err := atomicfile.Write(filepath.Join(dir, "config.json"), data, 0o600, atomicfile.Volatile); err != nil {
+		return b, err
+	}
+	b.Health, err = e.healthSpec(c)
+	return b, err
 }
 
 // writeFiles writes what the container sees of its network, and the record of its link.

@@ -25,6 +25,11 @@ func (e *Engine) fillState(c *api.Container) {
 	if err == nil && running(s) {
 		c.State = api.State{Status: api.StatusRunning, Pid: s.Pid, StartedAt: s.StartedAt}
 		c.Link = readLink(dir)
+		if c.Healthcheck != nil {
+			if h, err := shim.ReadHealth(dir); err == nil {
+				c.State.Health = &h
+			}
+		}
 		return
 	}
 	exit := e.lastExit(c.ID)
@@ -35,7 +40,7 @@ func (e *Engine) fillState(c *api.Container) {
 		exit = e.lastExit(c.ID)
 	}
 	switch {
-	case exit != nil && restartable(c) && e.waitedFor(c.ID):
+	case exit != nil && restartable(c) && (e.waitedFor(c.ID) || e.occupied(c.ID) && e.due(c, exit, false)):
 		c.State = api.State{Status: api.StatusRestarting, StartedAt: exit.StartedAt, Exit: &exit.Exit}
 	case exit != nil:
 		c.State = api.State{Status: api.StatusExited, StartedAt: exit.StartedAt, Exit: &exit.Exit}

@@ -60,27 +60,25 @@ func (e *Engine) Stop(ctx context.Context, name string, timeout *int) error {
 // stop is Stop of a container whose policy is not told.
 func (e *Engine) stop(ctx context.Context, c *api.Container, timeout *int) error {
 	ct, err := e.running(ctx, c)
-	if err != nil {
-		if errors.Is(err, api.Conflict) {
-			l, err := e.claim(ctx, c, true, true) // it may have ended a moment ago
-			if err != nil {
-				return err
-			}
-			return l.Release() // docker stop of a stopped container is no error
+	for err != nil {
+		if !errors.Is(err, api.Conflict) {
+			return err
 		}
-		return err
+		l, cerr := e.claim(ctx, c, true, true) // it may have ended a moment ago, or be started
+		if cerr != nil {
+			return cerr
+		}
+		running := e.isRunning(c.ID)
+		if err := l.Release(); err != nil || !running {
+			return err // docker stop of a stopped container is no error
+		}
+		ct, err = e.running(ctx, c)
 	}
 	sig, err := parseSignal(stopSignal(c))
 	if err != nil {
 		return err
 	}
-	seconds := defaultStopTimeout
-	if c.Spec.StopTimeout != nil {
-		seconds = *c.Spec.StopTimeout
-	}
-	if timeout != nil {
-		seconds = *timeout
-	}
+	seconds := stopSeconds(c, timeout)
 	ended := e.watch(ctx, ct, c.ID)
 	if err := ct.Signal(ctx, sig); err != nil && !errors.Is(err, api.Conflict) {
 		return err
@@ -154,6 +152,17 @@ func (e *Engine) pollEnd(ctx context.Context, id string) error {
 		}
 	}
 	return e.tidy(ctx, id)
+}
+
+// stopSeconds is how long a container has from its stop signal to SIGKILL; -1: for ever.
+func stopSeconds(c *api.Container, given *int) int {
+	switch {
+	case given != nil:
+		return *given
+	case c.Spec.StopTimeout != nil:
+		return *c.Spec.StopTimeout
+	}
+	return defaultStopTimeout
 }
 
 func stopSignal(c *api.Container) string {

@@ -11,6 +11,7 @@ import (
 	"context"
 	"io"
 	"syscall"
+	"time"
 
 	"brig/api"
 )
@@ -38,11 +39,26 @@ type Bundle struct {
 	Root []api.Mount // mounted in order to become the root; empty: root.path of config.json as it is
 	Log  LogSpec
 
+	Health    HealthSpec
 	Stdin     bool     // keep standard input open
 	StdinOnce bool     // it ends with the first client that had it
 	ExitPath  string   // where the exit status is kept, before it is told to anybody
 	Durable   bool     // the exit status must survive a power cut
 	Reap      []string // command that cleans up when the opener is gone
+}
+
+// HealthSpec says how a container is asked whether it is well. The zero value does not ask.
+type HealthSpec struct {
+	Process       *api.Process // nil: it is not asked
+	User          string       // looked up in the container
+	Interval      time.Duration
+	Timeout       time.Duration
+	StartPeriod   time.Duration // failures in it do not count, until the first success
+	StartInterval time.Duration // between probes in StartPeriod
+	Retries       int           // failures in a row that make it unhealthy
+	OnFailure     string        // api.UnhealthyKill, UnhealthyRestart or UnhealthyStop; empty: nothing is done
+	StopSignal    syscall.Signal
+	StopTimeout   time.Duration // from StopSignal to SIGKILL; negative: for ever
 }
 
 // LogSpec says where a container's output is kept. The zero value keeps none.

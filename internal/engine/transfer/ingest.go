@@ -388,7 +388,7 @@ func (in *ingest) publish(ctx context.Context, name string) (rec api.Image, ok b
 func (in *ingest) record(name string) (api.Image, bool) {
 	img, stores := in.img, in.t.stores
 	rec := api.Image{Name: name, Target: bare(img.Target), Manifest: bare(img.Manifest), ID: img.ID.String(), Platform: img.Platform.String(),
-		Config: img.Config, Created: img.Created, Pulled: time.Now().UTC().Truncate(time.Second)}
+		Config: img.Config, Health: img.Health, Created: img.Created, Pulled: time.Now().UTC().Truncate(time.Second)}
 	for _, d := range img.Documents {
 		if !stores.Content.Has(d.Descriptor.Digest) {
 			return rec, false

@@ -39,8 +39,8 @@ func (a *app) ps() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.all, "all", "a", false, "Show all containers (default shows just running)")
-	list(f, "filter", "f", "Filter output based on conditions provided: name, id, status, label, ancestor, exited",
-		o.filter.add("name", "id", "status", "label", "ancestor", "exited"))
+	list(f, "filter", "f", "Filter output based on conditions provided: name, id, status, label, ancestor, exited, health",
+		o.filter.add("name", "id", "status", "label", "ancestor", "exited", "health"))
 	f.StringVar(&o.format, "format", "", formatHelp)
 	f.IntVarP(&o.last, "last", "n", -1, "Show n last created containers (includes all states)")
 	f.BoolVarP(&o.latest, "latest", "l", false, "Show the latest created container (includes all states)")
@@ -121,8 +121,17 @@ func (o *psOptions) matches(c *api.Container, names []*regexp.Regexp) bool {
 			ended := c.State.Status == api.StatusExited && c.State.Exit != nil
 			return ended && strconv.Itoa(c.State.Exit.Code) == v
 		}) &&
+		o.filter.any("health", func(v string) bool { return healthOf(c) == v }) &&
 		o.filter.any("ancestor", func(v string) bool { return ofImage(c, v) }) &&
 		o.filter.labelled(c.Spec.Labels)
+}
+
+// healthOf is a container's health as docker's filter calls it.
+func healthOf(c *api.Container) string {
+	if c.State.Health == nil {
+		return "none"
+	}
+	return c.State.Health.Status
 }
 
 // ofImage reports whether image, a name or an ID, is what c was made from.
@@ -181,7 +190,15 @@ func commandText(args []string) string {
 func statusText(c *api.Container, now time.Time) string {
 	switch s := c.State; s.Status {
 	case api.StatusRunning:
-		return "Up " + humanDuration(now.Sub(s.StartedAt))
+		up := "Up " + humanDuration(now.Sub(s.StartedAt))
+		switch {
+		case s.Health == nil:
+		case s.Health.Status == api.HealthStarting:
+			up += " (health: starting)"
+		default:
+			up += " (" + s.Health.Status + ")"
+		}
+		return up
 	case api.StatusPaused:
 		return "Up " + humanDuration(now.Sub(s.StartedAt)) + " (Paused)"
 	case api.StatusRestarting:

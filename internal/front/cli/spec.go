@@ -26,6 +26,8 @@ type specFlags struct {
 	mounts             []api.MountSpec
 	entrypoint         string
 	stopTimeout        int
+	health             api.HealthSpec
+	noHealth           bool
 	cidfile            string
 	quiet              bool
 }
@@ -36,6 +38,7 @@ func (a *app) addSpecFlags(cmd *cobra.Command) *specFlags {
 	s, f := &o.spec, cmd.Flags()
 	f.SetInterspersed(false) // what follows IMAGE belongs to the container
 	o.processFlags(s, f)
+	o.healthFlags(f)
 	o.boundaryFlags(s, f)
 
 	list(f, "volume", "v", "Bind mount a volume", appendTo(&o.volumes, a.parseVolume))
@@ -82,6 +85,52 @@ func (o *specFlags) processFlags(s *api.ContainerSpec, f *pflag.FlagSet) {
 	f.IntVar(&o.stopTimeout, "stop-timeout", 0, "Timeout (in seconds) to stop a container")
 }
 
+// healthFlags are about whether the container is well.
+func (o *specFlags) healthFlags(f *pflag.FlagSet) {
+	h := &o.health
+	parsed(f, "health-cmd", "", "string", "Command to run to check health", func(s string) error {
+		h.Test = []string{"CMD-SHELL", s}
+		switch s {
+		case "":
+			h.Test = nil
+		case "none": // podman's way to say it
+			h.Test = []string{"NONE"}
+		}
+		return nil
+	})
+	f.DurationVar(&h.Interval, "health-interval", 0, "Time between running the check (ms|s|m|h) (default 30s)")
+	f.IntVar(&h.Retries, "health-retries", 0, "Consecutive failures needed to report unhealthy (default 3)")
+	f.DurationVar(&h.StartInterval, "health-start-interval", 0, "Time between running the check during the start period (ms|s|m|h) (default 5s)")
+	f.DurationVar(&h.StartPeriod, "health-start-period", 0, "Start period for the container to initialize before starting health-retries countdown (ms|s|m|h) (default 0s)")
+	f.DurationVar(&h.Timeout, "health-timeout", 0, "Maximum time to allow one check to run (ms|s|m|h) (default 30s)")
+	parsed(f, "health-on-failure", "", "string", "Action to take once the container turns unhealthy: none, kill, restart, stop", func(s string) error {
+		if h.OnFailure = s; s == "none" {
+			h.OnFailure = ""
+		}
+		return nil
+	})
+	f.BoolVar(&o.noHealth, "no-healthcheck", false, "Disable any container-specified HEALTHCHECK")
+}
+
+// healthOf is what the flags say of the check; nil: it is the image's.
+func (o *specFlags) healthOf(f *pflag.FlagSet) (*api.HealthSpec, error) {
+	given := ""
+	f.Visit(func(flag *pflag.Flag) {
+		if strings.HasPrefix(flag.Name, "health-") {
+			given = flag.Name
+		}
+	})
+	switch {
+	case o.noHealth && given != "":
+		return nil, errors.New("--no-healthcheck conflicts with --health-* options")
+	case o.noHealth:
+		return &api.HealthSpec{Healthcheck: api.Healthcheck{Test: []string{"NONE"}}}, nil
+	case given == "":
+		return nil, nil
+	}
+	return &o.health, nil
+}
+
 // boundaryFlags are about what the container may do and use.
 func (o *specFlags) boundaryFlags(s *api.ContainerSpec, f *pflag.FlagSet) {
 	parsed(f, "isolation", "", "level", "Boundary of the container: container", assign(&s.Isolation, parseIsolation))
@@ -115,6 +164,9 @@ func (o *specFlags) finish(f *pflag.FlagSet, args []string) (api.ContainerSpec, 
 		return s, fmt.Errorf("invalid --pids-limit %d: use -1 for no limit", s.Limits.Pids)
 	}
 	var err error
+	if s.Health, err = o.healthOf(f); err != nil {
+		return s, err
+	}
 	if s.Env, err = environment(o.envFiles, o.env); err != nil {
 		return s, err
 	}

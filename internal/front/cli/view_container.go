@@ -47,6 +47,7 @@ type inspectState struct {
 	Error      string
 	StartedAt  string
 	FinishedAt string
+	Health     *api.Health `json:",omitempty"`
 }
 
 type inspectHostConfig struct {
@@ -114,8 +115,9 @@ type inspectConfig struct {
 	WorkingDir   string
 	Entrypoint   []string
 	Labels       map[string]string
-	StopSignal   string `json:",omitempty"`
-	StopTimeout  *int   `json:",omitempty"`
+	StopSignal   string           `json:",omitempty"`
+	StopTimeout  *int             `json:",omitempty"`
+	Healthcheck  *api.Healthcheck `json:",omitempty"`
 }
 
 type inspectNetwork struct {
@@ -156,6 +158,7 @@ func stateView(s api.State) inspectState {
 	v := inspectState{
 		Status: string(s.Status), Running: s.Status == api.StatusRunning || s.Status == api.StatusPaused || s.Status == api.StatusRestarting, Paused: s.Status == api.StatusPaused,
 		Restarting: s.Status == api.StatusRestarting, Dead: s.Status == api.StatusDead, Pid: s.Pid, StartedAt: dockerTime(s.StartedAt), FinishedAt: dockerTime(time.Time{}),
+		Health: s.Health,
 	}
 	if s.Exit != nil {
 		v.FinishedAt = dockerTime(s.Exit.At)
@@ -261,6 +264,7 @@ func configView(c *api.Container) inspectConfig {
 		Hostname: s.Hostname, User: first(s.User, img.User), ExposedPorts: img.ExposedPorts, Tty: s.TTY, OpenStdin: s.Interactive,
 		Env: mergeEnv(img.Env, s.Env), Cmd: s.Command, Image: c.ImageName, Volumes: img.Volumes, WorkingDir: first(s.WorkingDir, img.WorkingDir),
 		Entrypoint: img.Entrypoint, Labels: map[string]string{}, StopSignal: first(s.StopSignal, img.StopSignal), StopTimeout: s.StopTimeout,
+		Healthcheck: c.Healthcheck,
 	}
 	if v.Hostname == "" {
 		v.Hostname = shortID(c.ID)

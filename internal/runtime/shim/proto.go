@@ -49,6 +49,7 @@ type State struct {
 type ExitRecord struct {
 	Exit      api.Exit  `json:"exit"`
 	StartedAt time.Time `json:"startedAt,omitzero"`
+	Unhealthy string    `json:"unhealthy,omitempty"` // api.UnhealthyKill, … where that was done to it
 }
 
 // ReadState reads the record of the container in the sandbox in dir; api.NotFound when there is none.

@@ -28,7 +28,7 @@ func readState(s *jsonscan.Scanner, v *State) {
 	}
 }
 
-var exitRecordNames = [...]string{"exit", "startedAt"}
+var exitRecordNames = [...]string{"exit", "startedAt", "unhealthy"}
 
 func readExitRecord(s *jsonscan.Scanner, v *ExitRecord) {
 	for more := s.Object(); more; more = s.More() {
@@ -37,6 +37,25 @@ func readExitRecord(s *jsonscan.Scanner, v *ExitRecord) {
 			readExit(s, &v.Exit)
 		case 1:
 			jsonscan.Own(s, &v.StartedAt)
+		case 2:
+			jsonscan.String(s, &v.Unhealthy)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var healthNames = [...]string{"Status", "FailingStreak", "Log"}
+
+func readHealth(s *jsonscan.Scanner, v *api.Health) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(healthNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Status)
+		case 1:
+			jsonscan.Int(s, &v.FailingStreak)
+		case 2:
+			jsonscan.List(s, &v.Log, readHealthProbe)
 		default:
 			s.Skip()
 		}
@@ -56,6 +75,25 @@ func readExit(s *jsonscan.Scanner, v *api.Exit) {
 			jsonscan.String(s, &v.Error)
 		case 3:
 			jsonscan.Own(s, &v.At)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var healthProbeNames = [...]string{"Start", "End", "ExitCode", "Output"}
+
+func readHealthProbe(s *jsonscan.Scanner, v *api.HealthProbe) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(healthProbeNames[:]) {
+		case 0:
+			jsonscan.Own(s, &v.Start)
+		case 1:
+			jsonscan.Own(s, &v.End)
+		case 2:
+			jsonscan.Int(s, &v.ExitCode)
+		case 3:
+			jsonscan.String(s, &v.Output)
 		default:
 			s.Skip()
 		}

@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"syscall"
 	"time"
 
 	"brig/api"
@@ -151,6 +152,39 @@ func (v *row) putBundle(b *runtime.Bundle) {
 		v.putString(m.Target)
 		v.putStrings(m.Options)
 	}
+	v.putHealth(&b.Health)
+}
+
+func (v *row) putHealth(h *runtime.HealthSpec) {
+	var process []byte
+	if h.Process != nil {
+		process, _ = record.Marshal(h.Process) // strings and numbers: it cannot fail
+	}
+	v.putString(string(process))
+	if len(process) == 0 {
+		return
+	}
+	v.putString(h.User)
+	v.putString(h.OnFailure)
+	for _, n := range []int64{int64(h.Interval), int64(h.Timeout), int64(h.StartPeriod), int64(h.StartInterval), int64(h.Retries), int64(h.StopSignal), int64(h.StopTimeout)} {
+		v.putInt(n)
+	}
+}
+
+// health reads what putHealth wrote. A process that cannot be read is none.
+func (v *row) health() runtime.HealthSpec {
+	process := v.string()
+	if process == "" {
+		return runtime.HealthSpec{}
+	}
+	p, err := config.DecodeProcess([]byte(process))
+	if err != nil {
+		p = nil
+	}
+	return runtime.HealthSpec{
+		Process: p, User: v.string(), OnFailure: v.string(), Interval: time.Duration(v.int()), Timeout: time.Duration(v.int()), StartPeriod: time.Duration(v.int()),
+		StartInterval: time.Duration(v.int()), Retries: v.int(), StopSignal: syscall.Signal(v.int()), StopTimeout: time.Duration(v.int()),
+	}
 }
 
 func (v *row) putLog(l runtime.LogSpec) {
@@ -183,6 +217,7 @@ func (v *row) bundle() (b runtime.Bundle) {
 	for n := v.count(); v.more(&n); {
 		b.Root = append(b.Root, api.Mount{Type: v.string(), Source: v.string(), Target: v.string(), Options: v.strings()})
 	}
+	b.Health = v.health()
 	return b
 }
 
