@@ -180,7 +180,7 @@ type State struct {
 	Pid       int       `json:"pid,omitempty"` // of its first process, in the host's PID namespace; 0 unless running
 	StartedAt time.Time `json:"startedAt,omitzero"`
 	Exit      *Exit     `json:"exit,omitempty"`     // of its last run
-	Health    *Health   `json:"health,omitempty"` // while it runs, where it is asked
+	Health    *Health   `json:"health,omitempty"`   // while it runs, where it is asked
 	Restarts  int       `json:"restarts,omitempty"` // how often its policy started it, since a user did
 }
 
@@ -191,11 +191,11 @@ type Container struct {
 	Created time.Time     `json:"created"`
 	Spec    ContainerSpec `json:"spec"`
 
-	Image       string                `json:"image"`       // config digest of the image, sha256:…
-	ImageName   string                `json:"imageName"`   // as the user typed it
-	ImageConfig imagespec.ImageConfig `json:"imageConfig"` // as of creation
-	Layers      []string              `json:"layers"`      // diff IDs, bottom first
-	Args        []string              `json:"args"`        // entrypoint and command after merging
+	Image       string                `json:"image"`                 // config digest of the image, sha256:…
+	ImageName   string                `json:"imageName"`             // as the user typed it
+	ImageConfig imagespec.ImageConfig `json:"imageConfig"`           // as of creation
+	Layers      []string              `json:"layers"`                // diff IDs, bottom first
+	Args        []string              `json:"args"`                  // entrypoint and command after merging
 	Healthcheck *Healthcheck          `json:"healthcheck,omitempty"` // after merging; nil: it is not asked
 
 	State State `json:"state"`

@@ -48,7 +48,7 @@ type Layer struct {
 // TransferRequest asks for an image to be brought in or out, or for a word with a registry. It is what `brig` hands to `brig-image`, as JSON
 // that other users of the machine may see: a secret goes through standard input.
 type TransferRequest struct {
-	Op         string   `json:"op"`                 // pull, push, load, save, copy, receive, import, export, commit, login, logout, search or check; verify an image in the store; trust shows the signature policy
+	Op         string   `json:"op"`                 // pull, push, load, save, copy, receive, import, export, commit, login, logout, search or check; verify an image in the store; volume export, volume import; trust shows the signature policy
 	Refs       []string `json:"refs,omitempty"`     // pull, push, verify: one; trust: at most one; save: one or more; copy: source and destination, each with its transport
 	Platform   string   `json:"platform,omitempty"` // os/arch[/variant]; empty: this machine's
 	File       string   `json:"file,omitempty"`     // load, save: a file, or a folder for a layout; export: a file; import: a file or URL; empty: standard input or output
@@ -71,6 +71,7 @@ type TransferRequest struct {
 	Referrers    bool   `json:"referrers,omitempty"`    // copy: also what refers to the image: signatures, attestations, SBOMs
 	DestInsecure bool   `json:"destInsecure,omitempty"` // copy: as Insecure, which is then about the source
 
+	Volume    string   `json:"volume,omitempty"`    // volume export, volume import: the folder with its files
 	Container string   `json:"container,omitempty"` // export, commit: whole ID
 	Changes   []string `json:"changes,omitempty"`   // import, commit: Dockerfile instructions
 	Author    string   `json:"author,omitempty"`    // commit

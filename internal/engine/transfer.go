@@ -42,7 +42,7 @@ func (e *Engine) transfer(ctx context.Context, r api.TransferRequest, s api.Stre
 	}
 	cmd := exec.CommandContext(ctx, sibling("brig-image"), append(args, string(data))...)
 	cmd.Stdin, cmd.Stderr = s.Stdin, s.Stderr
-	if r.Op == "save" || r.Op == "export" || r.Op == "receive" || r.Op == "trust" { // what others say there the reply says too, and the caller prints
+	if r.Op == "save" || r.Op == "export" || r.Op == "volume export" || r.Op == "receive" || r.Op == "trust" { // what others say there the reply says too, and the caller prints
 		cmd.Stdout = s.Stdout
 	}
 	cmd.ExtraFiles = files

@@ -89,6 +89,10 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 		return t.Import(ctx, r)
 	case "export":
 		return t.Export(ctx, r)
+	case "volume export":
+		return api.TransferReply{}, t.ExportVolume(ctx, r)
+	case "volume import":
+		return api.TransferReply{}, t.ImportVolume(ctx, r)
 	case "commit":
 		return t.Commit(ctx, r)
 	case "check":
@@ -98,6 +102,6 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 	case "trust":
 		return t.ShowTrust(r)
 	default:
-		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, push, load, save, copy, receive, import, export, commit, login, logout, search, check, verify or trust", r.Op)
+		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, push, load, save, copy, receive, import, export, commit, login, logout, search, check, verify, trust, volume export or volume import", r.Op)
 	}
 }

@@ -73,6 +73,14 @@ type Engine interface {
 	ServeRegistry(ctx context.Context, r api.RegistryRequest) error
 	// DiskUsage measures what the store takes.
 	DiskUsage(ctx context.Context) (api.DiskUsage, error)
+	// CreateVolume makes a volume, unless there is one of its name.
+	CreateVolume(ctx context.Context, v api.Volume) (api.Volume, error)
+	InspectVolume(ctx context.Context, name string) (api.Volume, error)
+	Volumes(ctx context.Context) ([]api.Volume, error)
+	RemoveVolume(ctx context.Context, name string) error
+	// ExportVolume writes a volume's files as a tar to a file, or to s.Stdout; ImportVolume unpacks one, of a file or of s.Stdin.
+	ExportVolume(ctx context.Context, name, file string, s api.Streams) error
+	ImportVolume(ctx context.Context, name, file string, s api.Streams) error
 	// The prunes return what they removed also with an error.
 	PruneContainers(ctx context.Context, o api.PruneOptions) (api.PruneReport, error)
 	PruneImages(ctx context.Context, o api.PruneOptions) (api.PruneReport, error)
@@ -221,7 +229,7 @@ func commands() []entry {
 		{"info", (*app).info}, {"reap", (*app).reap}, {"registry", (*app).registry}, {"boot", (*app).boot},
 		{"login", (*app).login}, {"logout", (*app).logout}, {"search", (*app).search},
 		{"history", (*app).history}, {"untag", (*app).untag}, {"import", (*app).importImage}, {"export", (*app).export}, {"commit", (*app).commit},
-		{"container", (*app).containerGroup}, {"image", (*app).imageGroup},
+		{"container", (*app).containerGroup}, {"image", (*app).imageGroup}, {"volume", (*app).volumeGroup},
 	}
 }
 
