@@ -60,12 +60,28 @@ type ContainerSpec struct {
 	CapDrop  []string     `json:"capDrop,omitempty"`
 	Security []string     `json:"security,omitempty"` // --security-opt, as typed: seccomp=…, no-new-privileges[=true|false]
 
+	Log         LogConfig         `json:"log,omitzero"`
 	Health      *HealthSpec       `json:"health,omitempty"` // nil: the image's
 	Restart     RestartPolicy     `json:"restart,omitzero"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	StopSignal  string            `json:"stopSignal,omitempty"`
 	StopTimeout *int              `json:"stopTimeout,omitempty"` // seconds; nil: 10
 }
+
+// LogConfig says where a container's output is kept: docker's --log-driver and --log-opt.
+type LogConfig struct {
+	Driver  string            `json:"driver,omitempty"` // empty: LogJSONFile
+	Options map[string]string `json:"options,omitempty"`
+}
+
+// The log drivers.
+const (
+	LogJSONFile = "json-file"
+	LogK8sFile  = "k8s-file"
+	LogJournald = "journald"
+	LogSyslog   = "syslog"
+	LogNone     = "none"
+)
 
 // HealthSpec changes how the image asks its containers whether they are well: docker's --health-*. What is zero is the image's.
 type HealthSpec struct {

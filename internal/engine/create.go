@@ -201,6 +201,9 @@ func check(s *api.ContainerSpec) error {
 	if _, err := rlimits(s.Ulimits); err != nil {
 		return err
 	}
+	if err := checkLog(s); err != nil {
+		return err
+	}
 	if err := checkHealth(s); err != nil {
 		return err
 	}

@@ -242,7 +242,6 @@ func (e *Engine) bundle(c *api.Container, a *api.Attach) (runtime.Bundle, error)
 	dir := e.meta.Dir(c.ID)
 	b := runtime.Bundle{
 		ID: c.ID, Dir: dir,
-		Log:       runtime.LogSpec{Path: filepath.Join(dir, "log", "json.log"), MaxSize: logMaxSize, MaxFiles: logMaxFiles},
 		Stdin:     c.Spec.Interactive,
 		StdinOnce: c.Spec.Interactive && a != nil && a.Stdin,
 		ExitPath:  e.exitPath(c.ID),
@@ -250,6 +249,9 @@ func (e *Engine) bundle(c *api.Container, a *api.Attach) (runtime.Bundle, error)
 		Reap:      e.reapCommand(c.ID),
 	}
 	var err error
+	if b.Log, err = logSpec(dir, c.ID, c.Name, c.Spec.Log); err != nil {
+		return b, err
+	}
 	b.Root, err = e.snapshot.Prepare(c.ID, c.Layers, durability(c))
 	if errors.Is(err, api.AlreadyExists) { // of an earlier run
 		b.Root, err = e.snapshot.Again(c.ID, c.Layers, durability(c))

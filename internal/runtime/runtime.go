@@ -63,9 +63,14 @@ type HealthSpec struct {
 
 // LogSpec says where a container's output is kept. The zero value keeps none.
 type LogSpec struct {
-	Path     string `json:"path,omitempty"`     // docker's json-file format
-	MaxSize  int64  `json:"maxSize,omitempty"`  // bytes before a rotation; 0: never
-	MaxFiles int    `json:"maxFiles,omitempty"` // files kept, the current one among them
+	Driver   string // api.LogJSONFile (also empty), LogK8sFile, LogJournald or LogSyslog
+	Path     string // of a file, or of a socket of datagrams
+	MaxSize  int64  // of a file, bytes before a rotation; 0: never
+	MaxFiles int    // files kept, the current one among them
+	// UDP is where syslog's datagrams go instead of Path: ADDRESS:PORT, the address a number.
+	UDP      string
+	Tag      string // syslog: of every message; journald: the fields of every entry, NAME=VALUE, each ended by a newline
+	Facility int    // syslog
 }
 
 // Sandbox is an open boundary.

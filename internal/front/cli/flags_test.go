@@ -84,7 +84,7 @@ func TestSpellings(t *testing.T) {
 // TestFlagList pins the flags of run, so that none is lost unnoticed.
 func TestFlagList(t *testing.T) {
 	want := strings.Fields("add-host attach cap-add cap-drop cidfile cpus detach detach-keys device dns entrypoint env env-file health-cmd health-interval health-on-failure health-retries health-start-interval health-start-period health-timeout help hostname init " +
-		"interactive isolation label label-file memory mount name net network no-healthcheck pids-limit platform privileged publish pull quiet read-only restart rm " +
+		"interactive isolation label label-file log-driver log-opt memory mount name net network no-healthcheck pids-limit platform privileged publish pull quiet read-only restart rm " +
 		"security-opt sig-proxy stop-signal stop-timeout tmpfs tty ulimit user volume workdir")
 	var got []string
 	run, _, err := Tree().Find([]string{"run"})

@@ -28,6 +28,7 @@ type specFlags struct {
 	stopTimeout        int
 	health             api.HealthSpec
 	noHealth           bool
+	logOptions         []string
 	cidfile            string
 	quiet              bool
 }
@@ -59,6 +60,8 @@ func (a *app) addSpecFlags(cmd *cobra.Command) *specFlags {
 	list(f, "dns", "", "Set custom DNS servers", appendTo(&s.Network.DNS, parseIP))
 
 	f.StringVar(&s.Name, "name", "", "Assign a name to the container")
+	f.StringVar(&s.Log.Driver, "log-driver", "", "Logging driver for the container: json-file, k8s-file, journald, syslog or none (default json-file)")
+	list(f, "log-opt", "", "Log driver options", appendTo(&o.logOptions, plain))
 	list(f, "label", "l", "Set meta data on a container", appendTo(&o.labels, plain))
 	list(f, "label-file", "", "Read in a line delimited file of labels", appendTo(&o.labelFiles, plain))
 	f.StringVar(&o.cidfile, "cidfile", "", "Write the container ID to the file")
@@ -169,6 +172,11 @@ func (o *specFlags) finish(f *pflag.FlagSet, args []string) (api.ContainerSpec, 
 	}
 	if s.Env, err = environment(o.envFiles, o.env); err != nil {
 		return s, err
+	}
+	if len(o.logOptions) > 0 {
+		if s.Log.Options, err = labels(nil, o.logOptions); err != nil {
+			return s, err
+		}
 	}
 	if s.Labels, err = labels(o.labelFiles, o.labels); err != nil {
 		return s, err

@@ -54,6 +54,7 @@ type inspectHostConfig struct {
 	Binds          []string
 	NetworkMode    string
 	PortBindings   map[string][]portBinding
+	LogConfig      inspectLog
 	RestartPolicy  inspectRestart
 	AutoRemove     bool
 	CapAdd         []string
@@ -79,6 +80,11 @@ type portBinding struct {
 }
 
 type inspectDevice struct{ PathOnHost, PathInContainer, CgroupPermissions string }
+
+type inspectLog struct {
+	Type   string
+	Config map[string]string
+}
 
 type inspectRestart struct {
 	Name              string
@@ -175,6 +181,10 @@ func hostConfigView(s *api.ContainerSpec) inspectHostConfig {
 		CapAdd: s.CapAdd, CapDrop: s.CapDrop, DNS: list0(s.Network.DNS), ExtraHosts: []string{}, Privileged: s.Privileged,
 		ReadonlyRootfs: s.ReadOnly, SecurityOpt: s.Security, Isolation: string(s.Isolation), Memory: s.Limits.Memory,
 		NanoCPUs: s.Limits.NanoCPUs, Devices: []inspectDevice{}, Ulimits: []inspectUlimit{},
+	}
+	v.LogConfig = inspectLog{first(s.Log.Driver, api.LogJSONFile), s.Log.Options}
+	if v.LogConfig.Config == nil {
+		v.LogConfig.Config = map[string]string{}
 	}
 	v.RestartPolicy = inspectRestart{first(s.Restart.Name, api.RestartNo), s.Restart.Max}
 	if v.NetworkMode == "" {

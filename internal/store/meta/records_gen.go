@@ -198,7 +198,7 @@ func readTrust(s *jsonscan.Scanner, v *api.Trust) {
 	}
 }
 
-var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "hostname", "network", "mounts", "devices", "limits", "ulimits", "capAdd", "capDrop", "security", "health", "restart", "labels", "stopSignal", "stopTimeout"}
+var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "hostname", "network", "mounts", "devices", "limits", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "labels", "stopSignal", "stopTimeout"}
 
 func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -254,14 +254,16 @@ func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 		case 24:
 			jsonscan.List(s, &v.Security, jsonscan.String[string])
 		case 25:
-			jsonscan.Pointer(s, &v.Health, readHealthSpec)
+			readLogConfig(s, &v.Log)
 		case 26:
-			readRestartPolicy(s, &v.Restart)
+			jsonscan.Pointer(s, &v.Health, readHealthSpec)
 		case 27:
-			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
+			readRestartPolicy(s, &v.Restart)
 		case 28:
-			jsonscan.String(s, &v.StopSignal)
+			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
 		case 29:
+			jsonscan.String(s, &v.StopSignal)
+		case 30:
 			jsonscan.Pointer(s, &v.StopTimeout, jsonscan.Int[int])
 		default:
 			s.Skip()
@@ -454,6 +456,21 @@ func readUlimit(s *jsonscan.Scanner, v *api.Ulimit) {
 			jsonscan.Int(s, &v.Soft)
 		case 2:
 			jsonscan.Int(s, &v.Hard)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var logConfigNames = [...]string{"driver", "options"}
+
+func readLogConfig(s *jsonscan.Scanner, v *api.LogConfig) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(logConfigNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Driver)
+		case 1:
+			jsonscan.Map(s, &v.Options, jsonscan.String[string])
 		default:
 			s.Skip()
 		}

@@ -188,9 +188,12 @@ func (v *row) health() runtime.HealthSpec {
 }
 
 func (v *row) putLog(l runtime.LogSpec) {
-	v.putString(l.Path)
-	v.putInt(l.MaxSize)
-	v.putInt(int64(l.MaxFiles))
+	for _, s := range []string{l.Driver, l.Path, l.UDP, l.Tag} {
+		v.putString(s)
+	}
+	for _, n := range []int64{l.MaxSize, int64(l.MaxFiles), int64(l.Facility)} {
+		v.putInt(n)
+	}
 }
 
 // DecodeRequest reads what Encode wrote. The error, of kind api.InvalidArgument, is that of the process in it.
@@ -222,7 +225,9 @@ func (v *row) bundle() (b runtime.Bundle) {
 }
 
 func (v *row) log() runtime.LogSpec {
-	return runtime.LogSpec{Path: v.string(), MaxSize: int64(v.int()), MaxFiles: v.int()}
+	l := runtime.LogSpec{Driver: v.string(), Path: v.string(), UDP: v.string(), Tag: v.string()}
+	l.MaxSize, l.MaxFiles, l.Facility = int64(v.int()), v.int(), v.int()
+	return l
 }
 
 // Encode writes a reply as a row.
