@@ -24,6 +24,9 @@ const (
 	healthOutput = 4096
 )
 
+// renewPause is how long the shim has to have nothing to do for it to execute itself anew after a probe.
+const renewPause = 5 * time.Second
+
 // health asks a container at intervals whether it is well.
 type health struct {
 	c     *container
@@ -161,6 +164,9 @@ func (h *health) answer(now time.Time, e api.Exit) {
 	}
 	h.schedule(now)
 	h.keep()
+	if h.spec.Interval >= renewPause { // what a probe took is worth being given back
+		h.c.s.renewed = false
+	}
 	if h.state.Status == api.HealthUnhealthy && before != api.HealthUnhealthy {
 		h.act(now)
 	}
