@@ -24,7 +24,7 @@ type Image struct {
 
 // Trust says where an image came from, and under which signature policy it was accepted. A run compares files and asks no more.
 type Trust struct {
-	Transport string `json:"transport,omitempty"` // docker for a registry, or docker-archive, oci-archive, oci; empty: nobody knows
+	Transport string `json:"transport,omitempty"` // docker for a registry, or docker-archive, oci-archive, oci, tarball, containers-storage; empty: nobody knows
 	Reference string `json:"reference,omitempty"` // full name in the registry, or the absolute path of archive or folder
 	// Files are what the decision rests on: the policy, then the keys that were used. Empty: there was no policy.
 	Files []TrustFile `json:"files,omitempty"`

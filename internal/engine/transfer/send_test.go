@@ -390,7 +390,7 @@ func (a *asked) Write(p []byte) (int, error) {
 }
 
 // feed gives a receiver a stream, the answer to each want when it is asked for.
-func feed(root string, stream []byte) (api.TransferReply, []byte, error) {
+func feed(root string, stream []byte, policy ...string) (api.TransferReply, []byte, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return api.TransferReply{}, nil, err
@@ -423,7 +423,7 @@ func feed(root string, stream []byte) (api.TransferReply, []byte, error) {
 	tr.Stdin, tr.Stdout, tr.Stderr = r, out, io.Discard
 	c, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	reply, err := tr.Do(c, api.TransferRequest{Op: "receive"})
+	reply, err := tr.Do(c, api.TransferRequest{Op: "receive", Policy: strings.Join(policy, "")})
 	close(done)
 	return reply, out.out.Bytes(), err
 }

@@ -78,7 +78,7 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 	case "copy":
 		return t.Copy(ctx, r)
 	case "receive":
-		return t.Receive(ctx)
+		return t.Receive(ctx, r)
 	case "login":
 		return t.Login(ctx, r)
 	case "logout":

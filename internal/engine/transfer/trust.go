@@ -216,7 +216,7 @@ func (t *Transfer) verify(judge *trust.Judge, rec api.Image) (api.Image, error) 
 	if tr.Transport == "" { // of before there was a policy: a registry, unless it was never told
 		tr.Transport, tr.Reference = trust.Docker, rec.Name
 	}
-	if isBase(tr, rec) {
+	if isBase(tr, rec) || tr.Transport == trust.Storage {
 		return t.attest(rec, verdict{trust: api.Trust{Transport: tr.Transport, Reference: tr.Reference, Files: judge.Files()}})
 	}
 	s := trust.Subject{Transport: tr.Transport, Reference: tr.Reference, Digests: []digest.Digest{rec.Target.Digest, rec.Manifest.Digest}}
