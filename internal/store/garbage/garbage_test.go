@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -159,6 +160,36 @@ func TestInnerIndex(t *testing.T) {
 	a.Target.MediaType = imagespec.MediaTypeImageIndex
 	if !slices.Contains(s.Of(a).Blobs, inner.Digest) {
 		t.Errorf("%+v", s.Of(a))
+	}
+}
+
+// TestIndexWithoutEnd: of an index that names an index a thousand times, which names a third a thousand times, each is read once.
+func TestIndexWithoutEnd(t *testing.T) {
+	s := store{t, Open(t.TempDir())}
+	a := s.image("a", "x")
+	d := a.Manifest
+	for range 3 {
+		doc, err := json.Marshal(imagespec.Index{Manifests: slices.Repeat([]imagespec.Descriptor{d}, 1000)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d = s.blob(doc)
+		d.MediaType = imagespec.MediaTypeImageIndex
+	}
+	a.Target = d
+	a.Layers = append(a.Layers, api.Layer{DiffID: digest.FromString("missing").String(), Blob: imagespec.Descriptor{Digest: digest.FromString("missing")}})
+	if err := errors.Join(s.Content.SetRef("a", d), s.Meta.PutImage(a)); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { _, err := s.needed(); done <- err }()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("it goes on and on")
 	}
 }
 
