@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -248,6 +249,37 @@ func TestMirror(t *testing.T) {
 	}
 	w.want(w.do("GET", "/v2/docker.io/x/blobs/"+sum(layer), nil), 200, "")
 	w.want(w.do("GET", "/v2/docker.io/x/manifests/none", nil), 503, "UNAVAILABLE")
+}
+
+// TestMirrorOfItself: where this machine reads docker.io by way of the registry that mirrors it, as registries.conf is meant to say, the registry asks docker.io.
+func TestMirrorOfItself(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	t.Setenv("DOCKER_CONFIG", home)
+	t.Setenv("XDG_CONFIG_HOME", filepath.Join(home, ".config"))
+	origin := imagetest.New()
+	server := httptest.NewServer(origin)
+	defer server.Close()
+	origin.PutImage(origin.OCI(nil, []byte("layer")), "1")
+	host := strings.TrimPrefix(server.URL, "http://")
+	m, err := registry.ParseMirror(host + "=" + server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := open(t, door.Options{}, m)
+	rules := filepath.Join(home, ".config/containers/registries.conf")
+	if err := os.MkdirAll(filepath.Dir(rules), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("[[registry]]\nlocation=%q\n[[registry.mirror]]\nlocation=%q\ninsecure=true\n", host, strings.TrimPrefix(w.url, "http://"))
+	if err := os.WriteFile(rules, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	w.want(w.do("GET", "/v2/x/manifests/1", nil), 200, "")
+	if d := time.Since(begin); d > 5*time.Second {
+		t.Errorf("after %s", d)
+	}
 }
 
 // TestEvilMirror: what a mirrored registry sends wrong is neither kept nor given on whole.
