@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -28,6 +29,7 @@ import (
 	"brig/internal/engine/registry"
 	door "brig/internal/front/registry"
 	"brig/internal/image/imagetest"
+	"brig/internal/store/meta"
 )
 
 // TestWrongRequests: nothing is served for what makes no sense, and the exit code says whose fault it is.
@@ -63,6 +65,26 @@ func TestWrongRequests(t *testing.T) {
 		if code := run(context.Background(), append([]string{"--root", filepath.Join(dir, "root")}, c.args...)); code != c.code {
 			t.Errorf("%s: %d, want %d", name, code, c.code)
 		}
+	}
+}
+
+// TestNewerStore: a store of a newer layout is not served, and one without a layout gets this one.
+func TestNewerStore(t *testing.T) {
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "version"), meta.Sign([]byte(`{"layout":1000}`)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, readOnly := range []bool{false, true} {
+		if err := serveRegistry(ctx, root, api.RegistryRequest{Addr: "127.0.0.1:0", ReadOnly: readOnly}); !errors.Is(err, api.Unsupported) {
+			t.Error(err)
+		}
+	}
+	root = filepath.Join(root, "new")
+	_ = serveRegistry(ctx, root, api.RegistryRequest{Addr: "127.0.0.1:0"}) // it is cancelled at once
+	if _, err := os.Stat(filepath.Join(root, "version")); err != nil {
+		t.Error(err)
 	}
 }
 

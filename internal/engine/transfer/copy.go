@@ -275,6 +275,9 @@ func single(ctx context.Context, src image.Source, target imagespec.Descriptor, 
 
 // copyIn brings an image into the store, as a pull or a load from the same place does.
 func (t *Transfer) copyIn(ctx context.Context, src image.Source, target imagespec.Descriptor, from, to place, p image.Platform, policy string, show *display) (api.TransferReply, error) {
+	if err := t.stores.EnsureVersion(); err != nil {
+		return api.TransferReply{}, err
+	}
 	judge, err := trust.Open(policy)
 	if err != nil {
 		return api.TransferReply{}, err

@@ -18,6 +18,7 @@ import (
 	"brig/api"
 	"brig/internal/image/imagetest"
 	"brig/internal/store/garbage"
+	"brig/internal/store/meta"
 )
 
 // TestLoadByForeignDigest: an archive cannot have its image stand for a digest that is another's, neither docker's nor a layout.
@@ -262,5 +263,33 @@ func TestIndexWithoutEnd(t *testing.T) {
 	defer cancel()
 	if _, err := w.tr.Do(c, api.TransferRequest{Op: "push", Refs: []string{name}}); err != nil || time.Since(begin) > 20*time.Second {
 		t.Errorf("%v after %s", err, time.Since(begin))
+	}
+}
+
+// TestNewerStore: nothing is brought into a store of a newer layout, whatever way it comes.
+func TestNewerStore(t *testing.T) {
+	w := newWorld(t)
+	w.reg.PutImage(w.reg.OCI(imagetest.Gzip, layers(1, 1000)...), "1")
+	img := w.imported(imagetest.Layer("f", "x"))
+	c, _ := w.container(img, api.ContainerSpec{})
+	file := filepath.Join(t.TempDir(), "a.tar")
+	if _, _, _, err := w.do(api.TransferRequest{Op: "save", Refs: []string{img.ID}, File: file}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(w.root, "version"), meta.Sign([]byte(`{"layout":1000}`)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stream, _, _ := session(t, layers(1, 1000)...)
+	for _, r := range []api.TransferRequest{
+		{Op: "pull", Refs: []string{w.host + "/app:1"}}, {Op: "load", File: file}, {Op: "import", File: file}, {Op: "commit", Container: c.ID},
+		{Op: "copy", Refs: []string{"docker://" + w.host + "/app:1", "brig:x:1"}},
+	} {
+		if _, _, _, err := w.do(r); !errors.Is(err, api.Unsupported) || !strings.Contains(err.Error(), "newer") {
+			t.Errorf("%s: %v", r.Op, err)
+		}
+	}
+	_, said, err := feed(w.root, stream)
+	if !errors.Is(err, api.Unsupported) || !bytes.Contains(said, []byte("newer")) {
+		t.Errorf("receive: %v, %q", err, said)
 	}
 }

@@ -57,6 +57,9 @@ func (t *Transfer) receive(ctx context.Context, c *wire, policy string) (api.Tra
 	if err := c.w.Flush(); err != nil {
 		return none, err
 	}
+	if err := t.stores.EnsureVersion(); err != nil {
+		return none, err
+	}
 	judge, err := trust.Open(policy)
 	if err != nil {
 		return none, err

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -143,6 +144,46 @@ func TestSweep(t *testing.T) {
 	}
 	if all, err = s.All(); err != nil || len(all.Blobs) != 3 || !s.Snapshot.Has(digest.Digest(a.Layers[0].DiffID)) {
 		t.Errorf("%+v, %v", all, err)
+	}
+}
+
+// TestSweepTemporaries: what package atomicfile had not renamed when its process was killed goes from every folder that records are in, once nobody can be about to.
+func TestSweepTemporaries(t *testing.T) {
+	s := store{t, Open(t.TempDir())}
+	s.image("a", "x")
+	dirs := []string{".", "content", "image", "network", "reserve", "container/" + id.New(), "volume/v"}
+	names := map[string]string{".": "version", "content": "oci-layout", "image": "a.json", "network": "bridge.json", "reserve": "ledger", "volume/v": "volume.json"}
+	var old []string
+	for _, dir := range append(dirs, "volume/v/data") {
+		path := filepath.Join(s.Root, dir)
+		name := names[dir]
+		if name == "" {
+			name = "record.json"
+		}
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range []string{name + ".tmp12-3", name + ".tmp4-5"} {
+			if err := os.WriteFile(filepath.Join(path, f), []byte("half"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Chtimes(filepath.Join(path, name+".tmp12-3"), time.Time{}, time.Now().Add(-2*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		old = append(old, filepath.Join(path, name+".tmp12-3"))
+	}
+	s.sweep()
+	for i, path := range old {
+		_, err := os.Lstat(path)
+		if mine := i == len(dirs); mine != (err == nil) { // a file in a volume is its user's, whatever it is called
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	for _, dir := range []string{"network", "volume/v", dirs[5]} { // written under no lock that the sweep holds
+		if left, err := filepath.Glob(filepath.Join(s.Root, dir, "*.tmp4-5")); err != nil || len(left) != 1 {
+			t.Errorf("%s: a file that may be on its way was removed (%q, %v)", dir, left, err)
+		}
 	}
 }
 
