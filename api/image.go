@@ -32,6 +32,16 @@ type Trust struct {
 	Signatures string `json:"signatures,omitempty"`
 }
 
+// Origin is Trust of an image, also of one that came in before there was a policy: from the registry that its name, or that of before it lost it, tells. Where
+// there is none either, nobody knows, which is a registry without a reference.
+func (i *Image) Origin() Trust {
+	t := i.Trust
+	if t.Transport == "" {
+		t.Transport, t.Reference = "docker", i.Name
+	}
+	return t
+}
+
 // TrustFile is a file in a certain state.
 type TrustFile struct {
 	Path  string `json:"path"`

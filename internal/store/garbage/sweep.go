@@ -241,6 +241,7 @@ func (s Stores) untag(old api.Image) error {
 			return nil
 		}
 	}
+	old.Trust = old.Origin()
 	old.Name, old.Short = "", ""
 	if err := s.Content.SetRef(old.ID, old.Target); err != nil {
 		return err
