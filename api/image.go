@@ -24,12 +24,22 @@ type Image struct {
 
 // Trust says where an image came from, and under which signature policy it was accepted. A run compares files and asks no more.
 type Trust struct {
-	Transport string `json:"transport,omitempty"` // docker for a registry, or docker-archive, oci-archive, oci; empty: nobody knows
+	Transport string `json:"transport,omitempty"` // docker for a registry, or docker-archive, oci-archive, oci, tarball, containers-storage; empty: nobody knows
 	Reference string `json:"reference,omitempty"` // full name in the registry, or the absolute path of archive or folder
 	// Files are what the decision rests on: the policy, then the keys that were used. Empty: there was no policy.
 	Files []TrustFile `json:"files,omitempty"`
 	// Signatures is the digest of the document, in the content store, of the signatures that were found.
 	Signatures string `json:"signatures,omitempty"`
+}
+
+// Origin is Trust of an image, also of one that came in before there was a policy: from the registry that its name, or that of before it lost it, tells. Where
+// there is none either, nobody knows, which is a registry without a reference.
+func (i *Image) Origin() Trust {
+	t := i.Trust
+	if t.Transport == "" {
+		t.Transport, t.Reference = "docker", i.Name
+	}
+	return t
 }
 
 // TrustFile is a file in a certain state.

@@ -88,6 +88,9 @@ func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Se
 	if c, err = e.meta.Container(c.ID); err != nil { // that was all of it
 		return nil, err
 	}
+	if err := e.stillTrusted(ctx, &c); err != nil {
+		return nil, err
+	}
 	if err := e.begun(&c); err != nil {
 		return nil, err
 	}

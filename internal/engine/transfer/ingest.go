@@ -14,6 +14,7 @@ import (
 
 	"brig/api"
 	"brig/internal/image"
+	"brig/internal/image/ref"
 	"brig/internal/store/content"
 	"brig/internal/store/garbage"
 	"brig/internal/store/snapshot"
@@ -54,6 +55,10 @@ func (in *ingest) needs() (set garbage.Set) {
 // ingest brings img in under name, which may be empty, and returns its record. added is what of it was stored before; v is what the signature policy
 // said, nil where the name alone says where the image came from.
 func (t *Transfer) ingest(ctx context.Context, img *image.Image, name string, show *display, added garbage.Set, v *verdict) (rec api.Image, err error) {
+	if r, rerr := ref.Parse(name); rerr == nil && r.Digest != "" && r.Digest != img.Target.Digest.String() {
+		t.takeBack(added)
+		return rec, api.Errorf(api.InvalidArgument, "%s: image %s cannot be called %s: a digest is its own image's alone", img.Source.Where(), img.Target.Digest, r.Familiar())
+	}
 	in := &ingest{t: t, img: img, show: show, added: added, verdict: v}
 	var lease *garbage.Lease
 	if t.lease != nil {

@@ -61,7 +61,8 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "%s=%s: want auto, %s or %s", layersEnv, t.layers, layersAsFolders, layersAsImages)
 	}
 	t.stores.Limit = r.StoreLimit
-	if r.Op == "pull" || r.Op == "load" {
+	switch r.Op { // receive and copy know later whether they may
+	case "pull", "load", "import", "commit":
 		if err := t.stores.EnsureVersion(); err != nil {
 			return api.TransferReply{}, err
 		}
@@ -78,7 +79,7 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 	case "copy":
 		return t.Copy(ctx, r)
 	case "receive":
-		return t.Receive(ctx)
+		return t.Receive(ctx, r)
 	case "login":
 		return t.Login(ctx, r)
 	case "logout":

@@ -37,6 +37,7 @@ type Options struct {
 	Insecure bool     // plain HTTP, or a certificate that cannot be verified, is allowed
 	Actions  []string // what is asked for: "pull" when empty; with "push" the registry itself is spoken to, never a mirror
 	Mount    []string // push: other repositories of the same registry that blobs may be mounted from; asked for with "pull"
+	Direct   bool     // the registry itself is spoken to, never a mirror, as with "push"
 	AuthFile string   // credentials are read from this file alone; empty: from where docker and podman have them
 	CertDir  string   // more authorities (*.crt) and client certificates (*.cert, *.key) for the registry
 
@@ -84,6 +85,9 @@ func Open(ctx context.Context, r ref.Ref, o Options) (*Repository, error) {
 	all, err := o.Hosts.Endpoints(r, push)
 	if err != nil {
 		return nil, err
+	}
+	if o.Direct {
+		all = all[len(all)-1:]
 	}
 	repo := &Repository{ref: r, warn: o.Warn}
 	for i, e := range all {

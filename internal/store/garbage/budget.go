@@ -40,6 +40,8 @@ const (
 	ledgerAge = 10 * time.Second
 	// BudgetSlack is by how much a transfer may exceed the limit, in bytes.
 	BudgetSlack = 1 << 20
+	// maxReserve bounds what is reserved at a time, in bytes, so that sums do not overflow; no disk has as many.
+	maxReserve = 1 << 60
 	// blockSize is what a file's size is rounded up to.
 	blockSize = 4096
 	// minStep and maxStep bound how many bytes a Growth reserves at a time.
@@ -85,7 +87,7 @@ func (b *Budget) Reserve(ctx context.Context, n int64) (release func(), err erro
 	if n < 0 {
 		return nil, api.Errorf(api.InvalidArgument, "a reservation of %d bytes", n)
 	}
-	n = (n/blockSize + 1) * blockSize
+	n = (min(n, maxReserve)/blockSize + 1) * blockSize
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	l, err := b.lock(ctx)
