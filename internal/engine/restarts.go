@@ -187,6 +187,9 @@ func (e *Engine) round(ctx context.Context, id string) (again bool, err error) {
 	if c, err = e.meta.Container(id); err != nil { // removed meanwhile
 		return false, nil //nolint:nilerr // then there is nothing to start
 	}
+	if err := e.stillTrusted(ctx, &c); err != nil {
+		return false, e.noteFailure(id, err)
+	}
 	data, err := json.Marshal(r)
 	if err != nil {
 		return false, err
