@@ -184,7 +184,8 @@ const (
 
 // Exit is how a process ended.
 type Exit struct {
-	Code      int       `json:"code"` // 128+n after signal n
+	Code      int       `json:"code"`             // 128+n after signal n
+	Signal    int       `json:"signal,omitempty"` // that ended it; 0: it ended by itself, whatever its code is
 	OOMKilled bool      `json:"oomKilled,omitempty"`
 	Error     string    `json:"error,omitempty"` // why it could not start, or why the status is unknown
 	At        time.Time `json:"at"`
@@ -216,4 +217,13 @@ type Container struct {
 
 	State State `json:"state"`
 	Link  *Link `json:"link,omitempty"` // while running
+}
+
+// Why is why a container is as it is.
+type Why struct {
+	Name   string `json:"name"`
+	Status Status `json:"status"`
+	Cause  string `json:"cause"` // one word, for programs: running, created, done, failed, oom, asked, signal, crash, seccomp and others
+	Text   string `json:"text"`  // for people
+	Exit   *Exit  `json:"exit,omitempty"`
 }

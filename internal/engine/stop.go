@@ -80,6 +80,7 @@ func (e *Engine) stop(ctx context.Context, c *api.Container, timeout *int) error
 	}
 	seconds := stopSeconds(c, timeout)
 	ended := e.watch(ctx, ct, c.ID)
+	e.asks(c.ID, "brig stop sent %s", unix.SignalName(sig))
 	if err := ct.Signal(ctx, sig); err != nil && !errors.Is(err, api.Conflict) {
 		return err
 	}
@@ -94,6 +95,7 @@ func (e *Engine) stop(ctx context.Context, c *api.Container, timeout *int) error
 		return ctx.Err()
 	case <-deadline:
 	}
+	e.asks(c.ID, "brig stop sent %s, and SIGKILL since it had not ended %d seconds later", unix.SignalName(sig), seconds)
 	ct.Signal(ctx, unix.SIGKILL)
 	e.thaw(c.ID)
 	select {
@@ -224,6 +226,7 @@ func (e *Engine) Kill(ctx context.Context, name, signal string) error {
 			return err
 		}
 	}
+	e.asks(c.ID, "brig kill sent %s", unix.SignalName(sig))
 	if sig != unix.SIGKILL {
 		return ct.Signal(ctx, sig)
 	}

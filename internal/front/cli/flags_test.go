@@ -62,7 +62,7 @@ func dockerFlags(t *testing.T, command string) map[string]bool {
 // TestSpellings holds every flag of every command against docker's: the same name, shorthand and need of a value.
 func TestSpellings(t *testing.T) {
 	for _, cmd := range Tree().Commands() {
-		if slices.Contains([]string{"completion", "help", "reap", "receive", "copy", "boot"}, cmd.Name()) {
+		if slices.Contains([]string{"completion", "help", "reap", "receive", "copy", "boot", "why"}, cmd.Name()) {
 			continue
 		}
 		docker := dockerFlags(t, cmd.Name())

@@ -176,7 +176,7 @@ func (c *container) onExit(e api.Exit) {
 		}
 	}
 	c.log.close()
-	if data, err := record.Marshal(ExitRecord{e, c.startedAt, c.unhealthy}); err == nil && c.exitPath != "" {
+	if data, err := record.Marshal(ExitRecord{e, c.startedAt, c.proc.Pid, c.unhealthy, c.asked()}); err == nil && c.exitPath != "" {
 		if err := atomicfile.Write(c.exitPath, data, 0o600, atomicfile.Sync(c.durable)); err != nil {
 			// The disk is full, probably. The sandbox's folder lies elsewhere: who cleans up takes it from there, when there is room again.
 			if atomicfile.Write(filepath.Join(c.s.dir, ExitName), data, 0o600, atomicfile.Volatile) != nil {
@@ -189,6 +189,18 @@ func (c *container) onExit(e api.Exit) {
 		w.exit(e)
 	}
 	c.waiters, c.clients = nil, slices.Delete(c.clients, 0, len(c.clients))
+}
+
+// asked is who sent the process a signal, as far as he said so.
+func (c *container) asked() string {
+	f, err := os.Open(filepath.Join(c.s.dir, AskedName))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	var b [200]byte
+	n, _ := f.Read(b[:])
+	return string(b[:n])
 }
 
 // abandon ends containers that were never started, since nobody is left who would. When the owner has undone them, what it started

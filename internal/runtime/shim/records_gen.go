@@ -28,7 +28,7 @@ func readState(s *jsonscan.Scanner, v *State) {
 	}
 }
 
-var exitRecordNames = [...]string{"exit", "startedAt", "unhealthy"}
+var exitRecordNames = [...]string{"exit", "startedAt", "pid", "unhealthy", "asked"}
 
 func readExitRecord(s *jsonscan.Scanner, v *ExitRecord) {
 	for more := s.Object(); more; more = s.More() {
@@ -38,7 +38,11 @@ func readExitRecord(s *jsonscan.Scanner, v *ExitRecord) {
 		case 1:
 			jsonscan.Own(s, &v.StartedAt)
 		case 2:
+			jsonscan.Int(s, &v.Pid)
+		case 3:
 			jsonscan.String(s, &v.Unhealthy)
+		case 4:
+			jsonscan.String(s, &v.Asked)
 		default:
 			s.Skip()
 		}
@@ -62,7 +66,7 @@ func readHealth(s *jsonscan.Scanner, v *api.Health) {
 	}
 }
 
-var exitNames = [...]string{"code", "oomKilled", "error", "at"}
+var exitNames = [...]string{"code", "signal", "oomKilled", "error", "at"}
 
 func readExit(s *jsonscan.Scanner, v *api.Exit) {
 	for more := s.Object(); more; more = s.More() {
@@ -70,10 +74,12 @@ func readExit(s *jsonscan.Scanner, v *api.Exit) {
 		case 0:
 			jsonscan.Int(s, &v.Code)
 		case 1:
-			jsonscan.Bool(s, &v.OOMKilled)
+			jsonscan.Int(s, &v.Signal)
 		case 2:
-			jsonscan.String(s, &v.Error)
+			jsonscan.Bool(s, &v.OOMKilled)
 		case 3:
+			jsonscan.String(s, &v.Error)
+		case 4:
 			jsonscan.Own(s, &v.At)
 		default:
 			s.Skip()

@@ -517,7 +517,7 @@ func readRestartPolicy(s *jsonscan.Scanner, v *api.RestartPolicy) {
 	}
 }
 
-var exitNames = [...]string{"code", "oomKilled", "error", "at"}
+var exitNames = [...]string{"code", "signal", "oomKilled", "error", "at"}
 
 func readExit(s *jsonscan.Scanner, v *api.Exit) {
 	for more := s.Object(); more; more = s.More() {
@@ -525,10 +525,12 @@ func readExit(s *jsonscan.Scanner, v *api.Exit) {
 		case 0:
 			jsonscan.Int(s, &v.Code)
 		case 1:
-			jsonscan.Bool(s, &v.OOMKilled)
+			jsonscan.Int(s, &v.Signal)
 		case 2:
-			jsonscan.String(s, &v.Error)
+			jsonscan.Bool(s, &v.OOMKilled)
 		case 3:
+			jsonscan.String(s, &v.Error)
+		case 4:
 			jsonscan.Own(s, &v.At)
 		default:
 			s.Skip()

@@ -263,11 +263,12 @@ func EncodeExit(e api.Exit) []byte {
 	v.putBool(e.OOMKilled)
 	v.putString(e.Error)
 	v.putInt(e.At.UnixNano())
+	v.putInt(int64(e.Signal))
 	return v.b
 }
 
 // DecodeExit reads what EncodeExit wrote.
 func DecodeExit(b []byte) api.Exit {
 	v := &row{b}
-	return api.Exit{Code: v.int(), OOMKilled: v.bool(), Error: v.string(), At: time.Unix(0, int64(v.int())).UTC()}
+	return api.Exit{Code: v.int(), OOMKilled: v.bool(), Error: v.string(), At: time.Unix(0, int64(v.int())).UTC(), Signal: v.int()}
 }
