@@ -274,6 +274,18 @@ func writeBlock(w *bitWriter, tokens []token) {
 	w.write(uint64(end.bits), uint(end.n))
 }
 
+// writeLiterals writes bytes as a block with fixed codes that is not the last.
+func writeLiterals(w *bitWriter, literals []byte) {
+	c := fixedCodes()
+	var k [288]code
+	canonical(c.lit[:], k[:])
+	w.write(1<<1, 3)
+	for _, b := range literals {
+		w.write(uint64(k[b].bits), uint(k[b].n))
+	}
+	w.write(uint64(k[endBlock].bits), uint(k[endBlock].n))
+}
+
 // writeCodes writes the head of a dynamic block.
 func writeCodes(w *bitWriter, c *codes) {
 	nlit, ndist := numLit, numDist

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"brig/internal/store/packed"
+	"brig/internal/store/redeflate"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -258,5 +260,99 @@ func TestPack(t *testing.T) {
 			t.Fatal(err)
 		}
 		packAndUnpack(t, plain, blob)
+	}
+}
+
+// TestPackLarge: files with an index of their own show what a folder shows, whatever lies beside them and wherever clusters end; the kernel tells.
+func TestPackLarge(t *testing.T) {
+	const large, cluster = redeflate.LargeFile, redeflate.ClusterSize
+	sizes := []int{9000, large - 1, large, large + 1, 20, 30, large + 4096, large, large, cluster - 1, cluster, cluster + 1, cluster + 4095, cluster + 4096, 5,
+		cluster + 31<<10, cluster + 32<<10, cluster + 33<<10, cluster + 40<<10, large, 3*cluster + 12345, 8000, 2*cluster - 512, 2*cluster - 1024, large}
+	r := rand.New(rand.NewPCG(1, 2))
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	put := func(h tar.Header, content []byte) {
+		h.Size, h.Mode, h.ModTime = int64(len(content)), 0o644, time.Unix(1600000000, 0)
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		w.Write(content)
+	}
+	for i, size := range sizes {
+		content := make([]byte, size)
+		for at := i % 3 * 700; at < len(content); { // noise, zeros, and what was there before
+			n := min(1+r.IntN(9000), len(content)-at)
+			switch r.IntN(3) {
+			case 0:
+				for j := range n {
+					content[at+j] = byte(r.Uint32())
+				}
+			case 1:
+				copy(content[at:at+n], content[r.IntN(at+1):])
+			}
+			at += n
+		}
+		name := fmt.Sprintf("file%02d", i)
+		put(tar.Header{Name: name, Typeflag: tar.TypeReg}, content)
+		if i%4 == 2 {
+			put(tar.Header{Name: "links/" + name, Typeflag: tar.TypeLink, Linkname: name}, nil)
+		}
+		if i%7 == 3 { // attributes lie between an inode and its index
+			put(tar.Header{Name: name + "x", Typeflag: tar.TypeReg, PAXRecords: map[string]string{"SCHILY.xattr.user.a": strings.Repeat("v", 100*i)}}, content)
+		}
+	}
+	w.Close()
+	plain := b.Bytes()
+	packAndUnpack(t, plain, zip(t, plain))
+	packAndUnpack(t, plain, plain)
+
+	// Read in any order, as programs are: here from a mapping.
+	diffID, blob := digest.FromBytes(plain), zip(t, plain)
+	s := Open(t.TempDir())
+	c, err := s.Claim(t.Context(), diffID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Release()
+	if _, err := c.Pack(t.Context(), Source{Blob: digest.FromBytes(blob), Size: int64(len(blob)), Open: func(context.Context, int64) (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(blob)), nil
+	}}, func(string) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	dir := mountImage(t, filepath.Join(s.layer(diffID.Encoded()), packed.ImageFile))
+	in := bytes.NewReader(plain)
+	for tr := tar.NewReader(in); ; {
+		h, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Typeflag != tar.TypeReg {
+			continue
+		}
+		want := plain[len(plain)-in.Len():][:h.Size]
+		f, err := os.Open(filepath.Join(dir, h.Name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := unix.Mmap(int(f.Fd()), 0, int(h.Size), unix.PROT_READ, unix.MAP_PRIVATE)
+		f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Madvise(got, unix.MADV_RANDOM); err != nil {
+			t.Fatal(err)
+		}
+		for range 50 {
+			if at := r.IntN(len(want)); got[at] != want[at] {
+				t.Errorf("%s: byte %d is another", h.Name, at)
+			}
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s has other bytes", h.Name)
+		}
+		unix.Munmap(got)
 	}
 }
