@@ -211,6 +211,19 @@ func (w *Writer) Finish(root *Node, id [16]byte) (offset, length int64, err erro
 	return offset, int64(len(m.buf)), nil
 }
 
+// Metadata reads where an image's metadata lies: from offset at up to end.
+func Metadata(image io.ReaderAt) (at, end int64, err error) {
+	b := make([]byte, superSize)
+	if _, err := image.ReadAt(b, superOffset); err != nil {
+		return 0, 0, err
+	}
+	le := binary.LittleEndian
+	if le.Uint32(b) != magic {
+		return 0, 0, errors.New("not an EROFS image")
+	}
+	return int64(le.Uint32(b[40:])) * BlockSize, int64(le.Uint32(b[36:])) * BlockSize, nil
+}
+
 // super makes the first block.
 func (w *Writer) super(root *Node, id [16]byte, m *metadata, total int64) []byte {
 	b := make([]byte, BlockSize)

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -354,5 +355,136 @@ func TestPackLarge(t *testing.T) {
 			t.Errorf("%s has other bytes", h.Name)
 		}
 		unix.Munmap(got)
+	}
+}
+
+// TestFragmentsOnly: layers that were written before large files had an index of their own are read, verified and given back.
+func TestFragmentsOnly(t *testing.T) {
+	blob, err := os.ReadFile("testdata/fragments/layer.tar.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := gzip.NewReader(bytes.NewReader(blob))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	diffID := digest.FromBytes(plain)
+	s, folders := Open(filepath.Join(t.TempDir(), "a")), Open(filepath.Join(t.TempDir(), "b"))
+	dir := s.layer(diffID.Encoded())
+	if err := os.CopyFS(dir, os.DirFS("testdata/fragments")); err != nil {
+		t.Fatal(err)
+	}
+	if d, n, err := s.VerifyPacked(t.Context(), diffID); err != nil || d != digest.FromBytes(blob) || n != int64(len(blob)) {
+		t.Errorf("%s, %d bytes: %v", d, n, err)
+	}
+	for name, open := range map[string]func(string) (*packed.Blob, error){"whole": packed.Open, "partial": packed.Partial} {
+		b, err := open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := io.ReadAll(b)
+		b.Close()
+		if err != nil && name == "whole" || !bytes.Equal(again, blob) {
+			t.Errorf("%s: %d bytes of %d, %v", name, len(again), len(blob), err)
+		}
+	}
+	if _, err := folders.Unpack(t.Context(), diffID, bytes.NewReader(plain)); err != nil {
+		t.Fatal(err)
+	}
+	want := describeTree(t, folders.layerFS(diffID.Encoded()))
+	if got := describeTree(t, mountImage(t, filepath.Join(dir, packed.ImageFile))); !slices.Equal(got, want) {
+		t.Errorf("image: %q\nfolder: %q", got, want)
+	}
+}
+
+// brokenReader gives the first n bytes, and then an error.
+type brokenReader struct {
+	r io.Reader
+	n int
+}
+
+var errBroke = errors.New("the source broke off")
+
+func (b *brokenReader) Read(p []byte) (int, error) {
+	if b.n == 0 {
+		return 0, errBroke
+	}
+	n, err := b.r.Read(p[:min(len(p), b.n)])
+	b.n -= n
+	return n, err
+}
+
+func (b *brokenReader) Close() error { return nil }
+
+// TestResumeLarge: a layer whose source broke off anywhere is gone on with, whatever its clusters' boundaries, and becomes the same files.
+func TestResumeLarge(t *testing.T) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	r := rand.New(rand.NewPCG(5, 6))
+	for i, size := range []int{9000, redeflate.LargeFile, 500, redeflate.ClusterSize + 5000, redeflate.LargeFile, 2 * redeflate.ClusterSize} {
+		content := make([]byte, size)
+		for j := 2000; j < size; j++ {
+			content[j] = byte(r.IntN(1 + i*3))
+		}
+		if err := w.WriteHeader(&tar.Header{Name: fmt.Sprint("file", i), Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(size)}); err != nil {
+			t.Fatal(err)
+		}
+		w.Write(content)
+	}
+	w.Close()
+	plain := b.Bytes()
+	blob, diffID := zip(t, plain), digest.FromBytes(plain)
+	pack := func(s *Store, breaks int) (known int, err error) {
+		c, err := s.Claim(t.Context(), diffID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Release()
+		src := Source{Blob: digest.FromBytes(blob), Size: int64(len(blob)), Resumes: true, Known: func(n int) { known += n }}
+		src.Open = func(_ context.Context, at int64) (io.ReadCloser, error) {
+			if at != int64(known) {
+				t.Errorf("asked for the blob from %d on, with %d bytes there", at, known)
+			}
+			return &brokenReader{bytes.NewReader(blob[at:]), breaks - int(at)}, nil
+		}
+		_, err = c.Pack(t.Context(), src, func(string) error { return nil })
+		return known, err
+	}
+	files := func(s *Store) (all [2][]byte) {
+		for i, name := range []string{packed.ImageFile, packed.RecipeFile} {
+			var err error
+			if all[i], err = os.ReadFile(filepath.Join(s.layer(diffID.Encoded()), name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return all
+	}
+	s := Open(t.TempDir())
+	if _, err := pack(s, len(blob)+1); err != nil {
+		t.Fatal(err)
+	}
+	want, most := files(s), 0
+	for i := range 12 {
+		s := Open(t.TempDir())
+		for _, breaks := range []int{len(blob) * i / 12, len(blob) * (i + 1) / 13, len(blob) * 12 / 13} { // it breaks more than once
+			if known, err := pack(s, breaks); !errors.Is(err, errBroke) && known < breaks {
+				t.Fatalf("broken at %d: %v", breaks, err)
+			}
+		}
+		known, err := pack(s, len(blob)+1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := files(s); !bytes.Equal(got[0], want[0]) || !bytes.Equal(got[1], want[1]) {
+			t.Errorf("gone on with at %d it is another image", known)
+		}
+		most = max(most, known)
+	}
+	if most < len(blob)/2 {
+		t.Errorf("of %d bytes at most %d were kept", len(blob), most)
 	}
 }
