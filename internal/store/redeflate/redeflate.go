@@ -694,6 +694,7 @@ func (b *rebuilder) cluster(data, recipe []byte) error {
 	}
 	size := int64(len(data)) * 8
 	b.split = 0
+	b.seek(nil, 0) // no tokens before a step says where they are
 	for len(ops) > 0 {
 		op := ops[0]
 		ops = ops[1:]
@@ -718,9 +719,7 @@ func (b *rebuilder) cluster(data, recipe []byte) error {
 			if at < 0 {
 				return errRecipe
 			}
-			b.in = input{err: io.EOF, buf: append(append(b.in.buf[:0], data...), make([]byte, 2*slack)...), real: len(data)}
-			b.in.seek(at)
-			b.tokens, b.inside = b.tokens[:0], false
+			b.seek(data, at)
 		case opHead:
 			n, fixes := number(1<<20), number(1<<20)
 			if n < 0 || fixes < 0 {
@@ -759,6 +758,13 @@ func (b *rebuilder) cluster(data, recipe []byte) error {
 		}
 	}
 	return errRecipe
+}
+
+// seek has tokens taken from a bit of a cluster on.
+func (b *rebuilder) seek(data []byte, bit int64) {
+	b.in = input{err: io.EOF, buf: append(append(b.in.buf[:0], data...), make([]byte, 2*slack)...), real: len(data)}
+	b.in.seek(bit)
+	b.tokens, b.inside = b.tokens[:0], false
 }
 
 // codes reads a block's header.
