@@ -4,6 +4,10 @@
 // image's packed inode; a file is a fragment, a place in that stream. So nothing is written twice or moved, whatever the number of files, and the
 // stream can be had back.
 //
+// A fragment is slow to read for the first time: the kernel copies it, page by page and without reading ahead, from what it has unpacked of the packed
+// inode. So a large file that begins where a cluster does has an index of its own, which leads to the same clusters; where it ends within one, it refers
+// to a part of it.
+//
 //	block 0           superblock
 //	blocks 1…         clusters, each ending at the end of a block, with zeros before it
 //	metadata          inodes, names, extended attributes, and the index of the clusters
@@ -12,6 +16,7 @@
 package erofs
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -49,6 +54,7 @@ const (
 	typePlain   = 0
 	typeHead    = 1
 	typeNonHead = 2
+	partial     = 1 << 15 // the flag of an index entry whose cluster holds more than is said here
 	blockCount  = 1 << 11 // the flag of an index entry that says how many blocks the cluster has
 	fragment    = 1 << 63
 )
@@ -57,6 +63,7 @@ const (
 const (
 	maxAttributes = 60 << 10 // bytes of all extended attributes of a file
 	maxSymlink    = BlockSize - 1
+	minIndexed    = 64 << 10 // bytes of a file with an index of its own, which takes 8 for every block
 )
 
 // Kinds of files, as in the upper bits of a mode.
@@ -88,6 +95,7 @@ type Node struct {
 	at     int64  // in the metadata area; -1: no place yet
 	data   uint32 // first block of a folder's or link's data
 	inline bool
+	own    []extent // the clusters of a file with an index of its own, and one that follows
 	names  []string // sorted, with . and ..
 	parent *Node
 }
@@ -163,7 +171,9 @@ func (w *Writer) Cluster(data []byte, size int) (int64, error) {
 		return 0, err
 	}
 	at := w.block*BlockSize + int64(pad)
-	w.extents = append(w.extents, extent{w.size, uint32(w.block), uint32(blocks)})
+	if size > 0 {
+		w.extents = append(w.extents, extent{w.size, uint32(w.block), uint32(blocks)})
+	}
 	w.block += int64(blocks)
 	w.size += int64(size)
 	return at, nil
@@ -199,6 +209,19 @@ func (w *Writer) Finish(root *Node, id [16]byte) (offset, length int64, err erro
 		return 0, 0, err
 	}
 	return offset, int64(len(m.buf)), nil
+}
+
+// Metadata reads where an image's metadata lies: from offset at up to end.
+func Metadata(image io.ReaderAt) (at, end int64, err error) {
+	b := make([]byte, superSize)
+	if _, err := image.ReadAt(b, superOffset); err != nil {
+		return 0, 0, err
+	}
+	le := binary.LittleEndian
+	if le.Uint32(b) != magic {
+		return 0, 0, errors.New("not an EROFS image")
+	}
+	return int64(le.Uint32(b[40:])) * BlockSize, int64(le.Uint32(b[36:])) * BlockSize, nil
 }
 
 // super makes the first block.
@@ -252,6 +275,9 @@ func (m *metadata) place(root *Node) error {
 		switch {
 		case n.Mode&modeType == ModeFile && n.Size > 0:
 			size = align(size, 8) + 8
+			if n.own = m.w.clusters(n.Offset, n.Size); n.own != nil {
+				size += 8 + indexLength(n.Size)
+			}
 		case data > 0 && size+data <= BlockSize:
 			n.inline, inline = true, data
 		case data > 0:
@@ -269,7 +295,7 @@ func (m *metadata) place(root *Node) error {
 	}
 	if m.w.size > 0 {
 		m.packed = m.end
-		m.end += inodeSize + 16 + (blocks(m.w.size)+1)*indexSize
+		m.end += inodeSize + 16 + int64(indexLength(m.w.size))
 	}
 	m.end = blocks(m.end) * BlockSize
 	for _, n := range m.folded {
@@ -417,6 +443,8 @@ func (m *metadata) node(n *Node) {
 		}
 	}
 	switch {
+	case n.own != nil:
+		index(b[align(head, 8):], n.own, n.Offset, n.Size)
 	case layout == layoutCompressed:
 		binary.LittleEndian.PutUint64(b[align(head, 8):], uint64(n.Offset)|fragment)
 	case n.inline:
@@ -486,37 +514,72 @@ func (m *metadata) pack() {
 		stored += int64(e.blocks)
 	}
 	n := &Node{Mode: ModeFile | 0o600, links: 1, number: uint32(len(m.nodes)) + 1}
-	b := m.inode(m.packed, n, layoutCompressed, 0, w.size, uint32(stored))[inodeSize:]
+	b := m.inode(m.packed, n, layoutCompressed, 0, w.size, uint32(stored))
+	index(b[inodeSize:], append(w.extents, extent{offset: w.size}), 0, w.size)
+}
+
+// clusters are those of a part of the stream, and the one after, if it can have an index of its own: it begins where a cluster does, and its last cluster
+// has two entries at least, for the second tells the length.
+func (w *Writer) clusters(offset, size int64) []extent {
+	if size < minIndexed {
+		return nil
+	}
+	from, ok := w.find(offset)
+	to, _ := w.find(offset + size)
+	if !ok || (w.extents[to-1].offset-offset)/BlockSize == (size-1)/BlockSize {
+		return nil
+	}
+	if to == len(w.extents) {
+		return append(slices.Clone(w.extents[from:]), extent{offset: w.size})
+	}
+	return w.extents[from : to+1]
+}
+
+// find is the first cluster that begins at an offset or later, and whether it does there.
+func (w *Writer) find(offset int64) (int, bool) {
+	return slices.BinarySearchFunc(w.extents, offset, func(e extent, at int64) int { return cmp.Compare(e.offset, at) })
+}
+
+// indexLength is the length of the index of so many bytes of a stream, in bytes. One entry more is for a reader that looks behind a last cluster of one
+// block.
+func indexLength(size int64) int { return (int(blocks(size)) + 1) * indexSize }
+
+// index writes how a part of the stream lies in clusters, of which the last of the slice is the first that it has nothing of.
+func index(b []byte, clusters []extent, offset, size int64) {
 	le := binary.LittleEndian
 	le.PutUint16(b[4:], adviseBig)
 	b[6] = algDeflate
-	index := b[16:]
-	total := blocks(w.size)
+	b = b[16:]
+	total := blocks(size)
+	last := len(clusters) - 1
 	next := 0 // the first cluster that begins at or after the present block
+	begin := func(i int) int64 { return clusters[i].offset - offset }
 	for i := range total {
-		e := index[i*indexSize:]
-		if next < len(w.extents) && w.extents[next].offset/BlockSize == i {
-			le.PutUint16(e, typeHead)
-			le.PutUint16(e[2:], uint16(w.extents[next].offset%BlockSize))
-			le.PutUint32(e[4:], w.extents[next].block)
+		e := b[i*indexSize:]
+		if next < last && begin(next)/BlockSize == i {
+			kind := uint16(typeHead)
+			if next == last-1 && clusters[last].offset > offset+size {
+				kind |= partial
+			}
+			le.PutUint16(e, kind)
+			le.PutUint16(e[2:], uint16(begin(next)%BlockSize))
+			le.PutUint32(e[4:], clusters[next].block)
 			next++
 			continue
 		}
-		head := w.extents[next-1]
-		back := uint16(i - head.offset/BlockSize)
+		back := uint16(i - begin(next-1)/BlockSize)
 		if back == 1 {
-			back = blockCount | uint16(head.blocks)
+			back = blockCount | uint16(clusters[next-1].blocks)
 		}
 		ahead := total
-		if next < len(w.extents) {
-			ahead = w.extents[next].offset / BlockSize
+		if next < last {
+			ahead = begin(next) / BlockSize
 		}
 		le.PutUint16(e, typeNonHead)
 		le.PutUint16(e[4:], back)
 		le.PutUint16(e[6:], uint16(ahead-i))
 	}
-	// One entry more, for a reader that looks behind a last cluster of one block.
-	le.PutUint16(index[total*indexSize:], typePlain)
+	le.PutUint16(b[total*indexSize:], typePlain)
 }
 
 func align(n, to int) int      { return (n + to - 1) / to * to }
