@@ -88,6 +88,7 @@ type Node struct {
 	at     int64  // in the metadata area; -1: no place yet
 	data   uint32 // first block of a folder's or link's data
 	inline bool
+	flat   bool     // of a regular file: its content lies in blocks of its own
 	names  []string // sorted, with . and ..
 	parent *Node
 }
@@ -97,6 +98,9 @@ type Attribute struct {
 	Name  string
 	Value []byte
 }
+
+// Block is the first block of a regular file's content, in a file system that Flat wrote.
+func (n *Node) Block() int64 { return int64(n.data) }
 
 // Dir reports whether the node is a folder.
 func (n *Node) Dir() bool { return n.Mode&modeType == ModeDir }
@@ -201,6 +205,24 @@ func (w *Writer) Finish(root *Node, id [16]byte) (offset, length int64, err erro
 	return offset, int64(len(m.buf)), nil
 }
 
+// Flat writes the superblock and the metadata of a file system whose files lie behind it, each as it is, in blocks of its own that somebody else writes: see
+// [Node.Block]. It returns the length of the metadata and that of the whole, in blocks. Offsets of nodes say nothing here.
+func Flat(to io.WriterAt, root *Node, id [16]byte) (metaBlocks, total int64, err error) {
+	w := &Writer{w: to, block: 1}
+	m := &metadata{w: w, base: w.block, flat: true}
+	if err := m.place(root); err != nil {
+		return 0, 0, err
+	}
+	m.write()
+	if _, err := to.WriteAt(m.buf, m.base*BlockSize); err != nil {
+		return 0, 0, err
+	}
+	if _, err := to.WriteAt(w.super(root, id, m, m.total), 0); err != nil {
+		return 0, 0, err
+	}
+	return m.base + blocks(m.end), m.total, nil
+}
+
 // super makes the first block.
 func (w *Writer) super(root *Node, id [16]byte, m *metadata, total int64) []byte {
 	b := make([]byte, BlockSize)
@@ -236,6 +258,9 @@ type metadata struct {
 	packed int64
 	buf    []byte
 	folded []*Node // whose data lies in blocks of its own
+	flat   bool    // see Flat
+	files  []*Node // regular files with content, of a flat one
+	total  int64   // blocks of a flat one
 }
 
 // place gives every node its place. The root comes first: its number has 16 bits.
@@ -250,6 +275,9 @@ func (m *metadata) place(root *Node) error {
 		}
 		inline, data := 0, n.dataSize()
 		switch {
+		case n.Mode&modeType == ModeFile && n.Size > 0 && m.flat:
+			n.flat = true
+			m.files = append(m.files, n)
 		case n.Mode&modeType == ModeFile && n.Size > 0:
 			size = align(size, 8) + 8
 		case data > 0 && size+data <= BlockSize:
@@ -276,7 +304,15 @@ func (m *metadata) place(root *Node) error {
 		n.data = uint32(m.base + m.end/BlockSize)
 		m.end += blocks(int64(n.dataSize())) * BlockSize
 	}
-	if m.base+m.end/BlockSize > math.MaxInt32 {
+	m.total = m.base + m.end/BlockSize
+	for _, n := range m.files {
+		if n.Size > math.MaxInt32*BlockSize || m.total > math.MaxInt32 {
+			return ErrTooBig
+		}
+		n.data = uint32(m.total)
+		m.total += blocks(n.Size)
+	}
+	if m.total > math.MaxInt32 {
 		return ErrTooBig
 	}
 	return nil
@@ -396,6 +432,8 @@ func (m *metadata) node(n *Node) {
 	layout, field := uint16(layoutPlain), n.Rdev
 	size := int64(data)
 	switch {
+	case n.flat:
+		size, field = n.Size, n.data
 	case n.Mode&modeType == ModeFile && n.Size > 0:
 		layout, size = layoutCompressed, n.Size
 		field = uint32(min(blocks(n.Size), math.MaxUint32)) // what du tells
@@ -421,7 +459,7 @@ func (m *metadata) node(n *Node) {
 		binary.LittleEndian.PutUint64(b[align(head, 8):], uint64(n.Offset)|fragment)
 	case n.inline:
 		m.content(b[head:], n)
-	case data > 0:
+	case data > 0 && !n.flat:
 		m.content(m.buf[(int64(n.data)-m.base)*BlockSize:], n)
 	}
 }
