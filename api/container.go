@@ -17,6 +17,9 @@ const (
 	IsolationVM        Isolation = "vm"
 )
 
+// LazyErrorFile is the file in a running container's sandbox that says why files of its image could not be read.
+const LazyErrorFile = "lazy-error"
+
 // PullPolicy says when the registry is asked for an image.
 type PullPolicy string
 
@@ -25,6 +28,8 @@ const (
 	PullMissing PullPolicy = "missing"
 	PullAlways  PullPolicy = "always"
 	PullNever   PullPolicy = "never"
+	// PullLazy is PullMissing, but what of the image can be read from the registry as it is needed is not waited for.
+	PullLazy PullPolicy = "lazy"
 )
 
 // ContainerSpec is what a user asks for: the flags of run and create, before the image's own settings are merged in.
@@ -197,6 +202,7 @@ type State struct {
 	Pid       int       `json:"pid,omitempty"` // of its first process, in the host's PID namespace; 0 unless running
 	StartedAt time.Time `json:"startedAt,omitzero"`
 	Exit      *Exit     `json:"exit,omitempty"`     // of its last run
+	Error     string    `json:"error,omitempty"`    // why files of its image cannot be read, of one that runs with PullLazy
 	Health    *Health   `json:"health,omitempty"`   // while it runs, where it is asked
 	Restarts  int       `json:"restarts,omitempty"` // how often its policy started it, since a user did
 }

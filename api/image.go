@@ -63,6 +63,7 @@ type TransferRequest struct {
 	Platform   string   `json:"platform,omitempty"` // os/arch[/variant]; empty: this machine's
 	File       string   `json:"file,omitempty"`     // load, save: a file, or a folder for a layout; export: a file; import: a file or URL; empty: standard input or output
 	Format     string   `json:"format,omitempty"`   // save: docker-archive (default), oci-archive, oci-dir; trust: json, raw
+	Lazy       bool     `json:"lazy,omitempty"`     // pull: layers that can be are read as they are needed, where TransferReply.Lazy says
 	Insecure   bool     `json:"insecure,omitempty"` // pull: plain HTTP or an unverified certificate is allowed
 	Quiet      bool     `json:"quiet,omitempty"`
 	NoStatus   bool     `json:"noStatus,omitempty"`   // pull: the caller says what came of it
@@ -93,15 +94,16 @@ type TransferRequest struct {
 
 // TransferReply is what a transfer did.
 type TransferReply struct {
-	Images []Image        `json:"images,omitempty"`
-	Fresh  bool           `json:"fresh,omitempty"`  // pull: something new arrived
-	Sent   []Sent         `json:"sent,omitempty"`   // push, copy: what stands in its new place
-	Login  *Login         `json:"login,omitempty"`  // login, logout
-	Found  []SearchResult `json:"found,omitempty"`  // search
-	Thawed bool           `json:"thawed,omitempty"` // commit: what Freeze named runs again
-	Check  *CheckReport   `json:"check,omitempty"`  // check
-	Error  string         `json:"error,omitempty"`
-	Kind   Kind           `json:"kind,omitempty"`
+	Images []Image           `json:"images,omitempty"`
+	Fresh  bool              `json:"fresh,omitempty"`  // pull: something new arrived
+	Lazy   map[string]string `json:"lazy,omitempty"`   // pull: where layers are mounted that are read as they are needed, by diff ID; the worker serves them on
+	Sent   []Sent            `json:"sent,omitempty"`   // push, copy: what stands in its new place
+	Login  *Login            `json:"login,omitempty"`  // login, logout
+	Found  []SearchResult    `json:"found,omitempty"`  // search
+	Thawed bool              `json:"thawed,omitempty"` // commit: what Freeze named runs again
+	Check  *CheckReport      `json:"check,omitempty"`  // check
+	Error  string            `json:"error,omitempty"`
+	Kind   Kind              `json:"kind,omitempty"`
 }
 
 // Login is what login and logout did.

@@ -169,6 +169,7 @@ func (e *Engine) PruneImages(ctx context.Context, o api.PruneOptions) (api.Prune
 	if !exists(e.root) {
 		return report, nil
 	}
+	e.snapshot.SweepServed()
 	gone, bytes, err := stores.PruneImages(ctx, func(names []api.Image) bool {
 		return (o.All || names[0].Name == "") && selected(o, names[0].Created, names[0].Config.Labels)
 	})

@@ -197,7 +197,7 @@ func (e *Engine) round(ctx context.Context, id string) (again bool, err error) {
 	if err := atomicfile.Write(e.restartsPath(id), data, 0o600, atomicfile.Volatile); err != nil {
 		return false, err
 	}
-	started, err := e.launch(ctx, &c, nil, false)
+	started, err := e.launch(ctx, &c, nil, false, nil)
 	if err != nil {
 		return true, e.noteFailure(id, err)
 	}

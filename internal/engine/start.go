@@ -32,7 +32,10 @@ func (e *Engine) Run(ctx context.Context, spec api.ContainerSpec, a *api.Attach,
 	var l *launched
 	err := e.untilThere(&c, func(b *bringing) (err error) {
 		if c, err = e.newContainer(ctx, spec, out, b); err == nil {
-			l, err = e.launch(ctx, &c, a, true)
+			l, err = e.launch(ctx, &c, a, true, b.lowers)
+		}
+		if err == nil && b.hold != nil {
+			_, _ = b.hold.WriteString(e.sandboxDir(c.ID)) // without it nobody is told why a read fails
 		}
 		return err
 	})
@@ -94,7 +97,7 @@ func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Se
 	if err := e.begun(&c); err != nil {
 		return nil, err
 	}
-	l, err := e.launch(ctx, &c, a, false)
+	l, err := e.launch(ctx, &c, a, false, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -117,8 +120,8 @@ type launched struct {
 func (l *launched) leave() { l.owner.Leave() }
 
 // launch takes a container from its record to a running process. fresh: the record is not written yet either; else the caller holds the
-// container's lock.
-func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fresh bool) (*launched, error) {
+// container's lock. lowers are layers that are not in the store, see [snapshot.Store.With].
+func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fresh bool, lowers map[string]string) (*launched, error) {
 	cl := lock.None()
 	defer func() { cl.Release() }() // after what is undone
 	var u undo.Stack
@@ -143,7 +146,7 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 		}
 	}
 
-	bundle, err := e.bundle(c, a)
+	bundle, err := e.bundle(c, a, lowers)
 	if err != nil {
 		return nil, err
 	}
@@ -241,7 +244,7 @@ func wanted(a *api.Attach) runtime.Streams {
 }
 
 // bundle prepares the root and writes config.json.
-func (e *Engine) bundle(c *api.Container, a *api.Attach) (runtime.Bundle, error) {
+func (e *Engine) bundle(c *api.Container, a *api.Attach, lowers map[string]string) (runtime.Bundle, error) {
 	dir := e.meta.Dir(c.ID)
 	b := runtime.Bundle{
 		ID: c.ID, Dir: dir,
@@ -255,9 +258,13 @@ func (e *Engine) bundle(c *api.Container, a *api.Attach) (runtime.Bundle, error)
 	if b.Log, err = logSpec(dir, c.ID, c.Name, c.Spec.Log); err != nil {
 		return b, err
 	}
-	b.Root, err = e.snapshot.Prepare(c.ID, c.Layers, durability(c))
+	layers := e.snapshot
+	if lowers != nil {
+		layers = layers.With(lowers)
+	}
+	b.Root, err = layers.Prepare(c.ID, c.Layers, durability(c))
 	if errors.Is(err, api.AlreadyExists) { // of an earlier run
-		b.Root, err = e.snapshot.Again(c.ID, c.Layers, durability(c))
+		b.Root, err = layers.Again(c.ID, c.Layers, durability(c))
 	}
 	if err != nil {
 		return b, err

@@ -25,6 +25,10 @@ func (e *Engine) fillState(c *api.Container) {
 	if err == nil && running(s) {
 		c.State = api.State{Status: api.StatusRunning, Pid: s.Pid, StartedAt: s.StartedAt}
 		c.Link = readLink(dir)
+		if c.Spec.Pull == api.PullLazy {
+			why, _ := os.ReadFile(filepath.Join(dir, api.LazyErrorFile))
+			c.State.Error = string(why)
+		}
 		if c.Healthcheck != nil {
 			if h, err := shim.ReadHealth(dir); err == nil {
 				c.State.Health = &h

@@ -392,8 +392,7 @@ func (in *ingest) publish(ctx context.Context, name string) (rec api.Image, ok b
 // record makes the image's record; it is not ok when a piece is missing.
 func (in *ingest) record(name string) (api.Image, bool) {
 	img, stores := in.img, in.t.stores
-	rec := api.Image{Name: name, Target: bare(img.Target), Manifest: bare(img.Manifest), ID: img.ID.String(), Platform: img.Platform.String(),
-		Config: img.Config, Health: img.Health, Created: img.Created, Pulled: time.Now().UTC().Truncate(time.Second)}
+	rec := in.describe(name)
 	for _, d := range img.Documents {
 		if !stores.Content.Has(d.Descriptor.Digest) {
 			return rec, false
@@ -408,6 +407,13 @@ func (in *ingest) record(name string) (api.Image, bool) {
 		rec.Layers = append(rec.Layers, l)
 	}
 	return rec, true
+}
+
+// describe makes the image's record as far as it says nothing of the layers.
+func (in *ingest) describe(name string) api.Image {
+	img := in.img
+	return api.Image{Name: name, Target: bare(img.Target), Manifest: bare(img.Manifest), ID: img.ID.String(), Platform: img.Platform.String(),
+		Config: img.Config, Health: img.Health, Created: img.Created, Pulled: time.Now().UTC().Truncate(time.Second)}
 }
 
 // bare keeps of a descriptor what identifies the piece; annotations of the place where it was found are not the store's.

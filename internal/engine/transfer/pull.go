@@ -54,6 +54,9 @@ func (t *Transfer) Pull(ctx context.Context, r api.TransferRequest) (api.Transfe
 	}
 	switch {
 	case r.NoStatus:
+	case t.going != nil:
+		show.say("Digest: %s", rec.Target.Digest)
+		show.say("Status: Reading %s as it is needed", name.Familiar())
 	case fresh:
 		show.say("Digest: %s", rec.Target.Digest)
 		show.say("Status: Downloaded newer image for %s", name.Familiar())
@@ -238,6 +241,12 @@ func (t *Transfer) fetch(ctx context.Context, repo *remote.Repository, w wanted,
 	said := &v
 	if judge == nil { // without a policy the name says where it came from
 		said = nil
+	}
+	if t.lazy {
+		rec, ok, err := t.lazily(ctx, repo, img, name.String(), show, &added, said)
+		if ok || err != nil {
+			return rec, true, wrap(name, err)
+		}
 	}
 	rec, err := t.ingest(ctx, img, name.String(), show, added, said)
 	if err != nil {

@@ -25,6 +25,11 @@ type Transfer struct {
 	lease  *os.File  // of the process that asks for the transfer, nil: it has none
 	layers string    // layersEnv
 	packs  func() bool
+	state  string // folder of --state, "": not given
+
+	lazy   bool              // layers that can be are to be read lazily
+	lazyAt map[string]string // where they are mounted, by diff ID
+	going  *lazyImage        // what Serve goes on with
 }
 
 // How layers are kept: as images where this kernel mounts them and they are large enough, else as folders, unless $BRIG_LAYERS asks for one of them.
@@ -43,7 +48,7 @@ func New(root string) *Transfer {
 
 // In gives the folder of --state, where layers are mounted that are images. Only export needs it.
 func (t *Transfer) In(state string) *Transfer {
-	t.stores.Snapshot = t.stores.Snapshot.In(state)
+	t.stores.Snapshot, t.state = t.stores.Snapshot.In(state), state
 	return t
 }
 
@@ -69,7 +74,10 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 	}
 	switch r.Op {
 	case "pull":
-		return t.Pull(ctx, r)
+		t.lazy = r.Lazy
+		reply, err := t.Pull(ctx, r)
+		reply.Lazy = t.lazyAt
+		return reply, err
 	case "push":
 		return t.Push(ctx, r)
 	case "load":

@@ -67,7 +67,7 @@ func (a *app) addSpecFlags(cmd *cobra.Command) *specFlags {
 	f.StringVar(&o.cidfile, "cidfile", "", "Write the container ID to the file")
 	parsed(f, "restart", "", "string", "Restart policy to apply when a container exits: no, always, unless-stopped, on-failure[:MAX]", assign(&s.Restart, parseRestart))
 	f.BoolVar(&s.AutoRemove, "rm", false, "Automatically remove the container and its associated anonymous volumes when it exits")
-	parsed(f, "pull", "", "string", "Pull image before running (always, missing, never) (default missing)", assign(&s.Pull, parsePull))
+	parsed(f, "pull", "", "string", "Pull image before running (always, missing, never; lazy reads it while it runs) (default missing)", assign(&s.Pull, parsePull))
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "Suppress the pull output")
 	parsed(f, "platform", "", "string", "Set platform if the image has several", assign(&s.Platform, parsePlatform))
 	return o
@@ -224,10 +224,10 @@ func (o *specFlags) holdCIDFile() (keep func(id string) error, err error) {
 
 func parsePull(s string) (api.PullPolicy, error) {
 	switch p := api.PullPolicy(s); p {
-	case api.PullAlways, api.PullMissing, api.PullNever:
+	case api.PullAlways, api.PullMissing, api.PullNever, api.PullLazy:
 		return p, nil
 	}
-	return "", fmt.Errorf("invalid pull option: '%s': must be one of \"always\", \"missing\" or \"never\"", s)
+	return "", fmt.Errorf("invalid pull option: '%s': must be one of \"always\", \"lazy\", \"missing\" or \"never\"", s)
 }
 
 // parseIsolation knows all levels and refuses those that are not built, by name.

@@ -172,6 +172,9 @@ func stateView(s api.State) inspectState {
 			v.ExitCode, v.OOMKilled, v.Error = s.Exit.Code, s.Exit.OOMKilled, s.Exit.Error
 		}
 	}
+	if v.Running {
+		v.Error = s.Error
+	}
 	return v
 }
 

@@ -96,6 +96,7 @@ type Node struct {
 	data   uint32 // first block of a folder's or link's data
 	inline bool
 	own    []extent // the clusters of a file with an index of its own, and one that follows
+	flat   bool     // of a regular file: its content lies in blocks of its own
 	names  []string // sorted, with . and ..
 	parent *Node
 }
@@ -105,6 +106,9 @@ type Attribute struct {
 	Name  string
 	Value []byte
 }
+
+// Block is the first block of a regular file's content, in a file system that Flat wrote.
+func (n *Node) Block() int64 { return int64(n.data) }
 
 // Dir reports whether the node is a folder.
 func (n *Node) Dir() bool { return n.Mode&modeType == ModeDir }
@@ -224,6 +228,24 @@ func Metadata(image io.ReaderAt) (at, end int64, err error) {
 	return int64(le.Uint32(b[40:])) * BlockSize, int64(le.Uint32(b[36:])) * BlockSize, nil
 }
 
+// Flat writes the superblock and the metadata of a file system whose files lie behind it, each as it is, in blocks of its own that somebody else writes: see
+// [Node.Block]. It returns the length of the metadata and that of the whole, in blocks. Offsets of nodes say nothing here.
+func Flat(to io.WriterAt, root *Node, id [16]byte) (metaBlocks, total int64, err error) {
+	w := &Writer{w: to, block: 1}
+	m := &metadata{w: w, base: w.block, flat: true}
+	if err := m.place(root); err != nil {
+		return 0, 0, err
+	}
+	m.write()
+	if _, err := to.WriteAt(m.buf, m.base*BlockSize); err != nil {
+		return 0, 0, err
+	}
+	if _, err := to.WriteAt(w.super(root, id, m, m.total), 0); err != nil {
+		return 0, 0, err
+	}
+	return m.base + blocks(m.end), m.total, nil
+}
+
 // super makes the first block.
 func (w *Writer) super(root *Node, id [16]byte, m *metadata, total int64) []byte {
 	b := make([]byte, BlockSize)
@@ -259,6 +281,9 @@ type metadata struct {
 	packed int64
 	buf    []byte
 	folded []*Node // whose data lies in blocks of its own
+	flat   bool    // see Flat
+	files  []*Node // regular files with content, of a flat one
+	total  int64   // blocks of a flat one
 }
 
 // place gives every node its place. The root comes first: its number has 16 bits.
@@ -273,6 +298,9 @@ func (m *metadata) place(root *Node) error {
 		}
 		inline, data := 0, n.dataSize()
 		switch {
+		case n.Mode&modeType == ModeFile && n.Size > 0 && m.flat:
+			n.flat = true
+			m.files = append(m.files, n)
 		case n.Mode&modeType == ModeFile && n.Size > 0:
 			size = align(size, 8) + 8
 			if n.own = m.w.clusters(n.Offset, n.Size); n.own != nil {
@@ -302,7 +330,15 @@ func (m *metadata) place(root *Node) error {
 		n.data = uint32(m.base + m.end/BlockSize)
 		m.end += blocks(int64(n.dataSize())) * BlockSize
 	}
-	if m.base+m.end/BlockSize > math.MaxInt32 {
+	m.total = m.base + m.end/BlockSize
+	for _, n := range m.files {
+		if n.Size > math.MaxInt32*BlockSize || m.total > math.MaxInt32 {
+			return ErrTooBig
+		}
+		n.data = uint32(m.total)
+		m.total += blocks(n.Size)
+	}
+	if m.total > math.MaxInt32 {
 		return ErrTooBig
 	}
 	return nil
@@ -422,6 +458,8 @@ func (m *metadata) node(n *Node) {
 	layout, field := uint16(layoutPlain), n.Rdev
 	size := int64(data)
 	switch {
+	case n.flat:
+		size, field = n.Size, n.data
 	case n.Mode&modeType == ModeFile && n.Size > 0:
 		layout, size = layoutCompressed, n.Size
 		field = uint32(min(blocks(n.Size), math.MaxUint32)) // what du tells
@@ -449,7 +487,7 @@ func (m *metadata) node(n *Node) {
 		binary.LittleEndian.PutUint64(b[align(head, 8):], uint64(n.Offset)|fragment)
 	case n.inline:
 		m.content(b[head:], n)
-	case data > 0:
+	case data > 0 && !n.flat:
 		m.content(m.buf[(int64(n.data)-m.base)*BlockSize:], n)
 	}
 }

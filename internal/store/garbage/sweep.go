@@ -92,7 +92,7 @@ func (s Stores) sweepDead(ctx context.Context) (removed Removed, err error) {
 		{trashUnits, remove},
 		{QuarantineUnits, remove},
 		{partUnits, func(path string) { unheld(path, path) }},
-		{ingestUnits, ingested},
+		{IngestUnits, ingested},
 		{unpackUnits, func(path string) { unheld(path, unpackLock(path)) }},
 		{leaseUnits, func(path string) { unheld(path, path) }},
 		{holdUnits, func(path string) {

@@ -271,7 +271,7 @@ func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 	}
 }
 
-var stateNames = [...]string{"status", "pid", "startedAt", "exit", "health", "restarts"}
+var stateNames = [...]string{"status", "pid", "startedAt", "exit", "error", "health", "restarts"}
 
 func readState(s *jsonscan.Scanner, v *api.State) {
 	for more := s.Object(); more; more = s.More() {
@@ -285,8 +285,10 @@ func readState(s *jsonscan.Scanner, v *api.State) {
 		case 3:
 			jsonscan.Pointer(s, &v.Exit, readExit)
 		case 4:
-			jsonscan.Pointer(s, &v.Health, readHealth)
+			jsonscan.String(s, &v.Error)
 		case 5:
+			jsonscan.Pointer(s, &v.Health, readHealth)
+		case 6:
 			jsonscan.Int(s, &v.Restarts)
 		default:
 			s.Skip()

@@ -47,6 +47,10 @@ func (s *Store) Lowers(diffIDs []string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
+		if path, ok := s.elsewhere[d]; ok {
+			paths[i] = path
+			continue
+		}
 		paths[i] = s.layerFS(hex)
 		if unix.Access(paths[i], unix.F_OK) == nil {
 			continue
@@ -195,6 +199,7 @@ func (s *Store) UnmountAll() error {
 			errs = append(errs, unmount(s.mounted(hex)))
 		}
 	}
+	s.SweepServed()
 	return errors.Join(errs...)
 }
 
