@@ -14,6 +14,7 @@ import (
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/id"
+	"brig/internal/base/rootless"
 	"brig/internal/base/undo"
 	"brig/internal/image/ref"
 	"brig/internal/kernel/caps"
@@ -197,6 +198,11 @@ func check(s *api.ContainerSpec) error {
 	}
 	if _, err := resources(s); err != nil {
 		return err
+	}
+	if rootless.Active() {
+		if err := checkRootless(s); err != nil {
+			return err
+		}
 	}
 	if _, err := rlimits(s.Ulimits); err != nil {
 		return err

@@ -113,12 +113,7 @@ func (m *Manager) Attach(ctx context.Context, id string, spec api.NetworkSpec) (
 	if spec.Mode == modeHost {
 		return link, nil
 	}
-	rt, err := netlink.Dial(unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, err
-	}
-	defer rt.Close()
-	ns, inside, err := newNamespace(rt)
+	ns, inside, err := namespace()
 	if err != nil {
 		return nil, err
 	}

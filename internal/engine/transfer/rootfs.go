@@ -11,6 +11,7 @@ import (
 
 	"brig/api"
 	"brig/internal/kernel/mount"
+	marks "brig/internal/store/overlay"
 )
 
 // rootAttr is how a container's files are mounted to be read: nothing in them can be a device or be executed by way of that mount.
@@ -82,7 +83,8 @@ func cloneRoot(dir string) (int, error) {
 // overlay mounts folders, top first, one above the other. All are lower layers, so that overlayfs writes to none of them: the upper one may be in
 // use by the container, which "index=off" allows. place is a folder to mount on in a namespace of its own, for kernels before 6.5.
 func overlay(layers []string, place string) (int, error) {
-	options := []string{"index=off"}
+	own := append(marks.Options(), "index=off")
+	options := slices.Clone(own)
 	for _, l := range layers {
 		options = append(options, "lowerdir+="+l)
 	}
@@ -90,7 +92,7 @@ func overlay(layers []string, place string) (int, error) {
 	if err == nil {
 		return fd, nil
 	}
-	joined := "index=off,lowerdir=" + strings.Join(layers, ":")
+	joined := strings.Join(own, ",") + ",lowerdir=" + strings.Join(layers, ":")
 	if len(joined) > maxJoined || slices.ContainsFunc(layers, func(l string) bool { return strings.ContainsAny(l, `:,\`) }) {
 		return -1, err
 	}

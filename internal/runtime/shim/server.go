@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/rootless"
+	"brig/internal/kernel/userns"
 	"brig/internal/runtime/shim/wire"
 )
 
@@ -45,7 +47,15 @@ func Main(args []string) error {
 	if len(args) != 1 {
 		return fmt.Errorf("usage: brig-oci shim DIR (started by brig, with descriptors 3 and 4)")
 	}
-	unix.CloseRange(5, math.MaxUint32, 0) // whatever the caller left open is not ours to keep
+	first := uint(5)
+	if rootless.Active() {
+		unix.CloseOnExec(memberFD)
+		if err := userns.Join(memberFD); err != nil {
+			return fmt.Errorf("shim: members of the user namespace: %w", err)
+		}
+		first = memberFD + 1
+	}
+	unix.CloseRange(first, math.MaxUint32, 0) // whatever the caller left open is not ours to keep
 	debug.SetGCPercent(50)
 	s, err := newServer(args[0])
 	if err != nil {

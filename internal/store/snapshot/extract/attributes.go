@@ -4,12 +4,13 @@ import (
 	"archive/tar"
 	"strings"
 
+	"brig/internal/base/rootless"
+	"brig/internal/store/overlay"
+
 	"golang.org/x/sys/unix"
 )
 
 const (
-	opaqueAttr    = "trusted.overlay.opaque"
-	overlayPrefix = "trusted.overlay."
 	// xattrPrefix marks attributes in PAX records, an invention of star that all tars share.
 	xattrPrefix = "SCHILY.xattr."
 	maxID       = 1<<32 - 2 // -1 means "as it is" to chown(2)
@@ -67,7 +68,7 @@ func setOpaque(dir int, base string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	return unix.Fsetxattr(fd, opaqueAttr, []byte("y"), 0)
+	return unix.Fsetxattr(fd, overlay.Opaque(), []byte("y"), 0)
 }
 
 func checkOwner(hdr *tar.Header) error {
@@ -85,14 +86,15 @@ func eachAttribute(hdr *tar.Header, set func(name string, value []byte) error) e
 		if !ok {
 			continue
 		}
-		if strings.HasPrefix(name, overlayPrefix) {
+		if overlay.Reserved(name) {
 			return corrupt(hdr.Name, "the attribute %s is not for archives", name)
 		}
 		if strings.HasPrefix(name, "security.") && name != "security.capability" {
 			continue
 		}
 		err := set(name, []byte(value))
-		notHere := err == unix.ENOTSUP || err == unix.EPERM && strings.HasPrefix(name, "user.") && hdr.Typeflag != tar.TypeReg && hdr.Typeflag != tar.TypeDir
+		notHere := err == unix.ENOTSUP || err == unix.EPERM && strings.HasPrefix(name, "trusted.") && rootless.Active() ||
+			err == unix.EPERM && strings.HasPrefix(name, "user.") && hdr.Typeflag != tar.TypeReg && hdr.Typeflag != tar.TypeDir
 		if err == unix.ENOSPC || err == unix.EDQUOT {
 			return err
 		}
