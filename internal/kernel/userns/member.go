@@ -6,33 +6,36 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"brig/internal/base/lock"
 )
 
 // A user namespace lives as long as a process is in it, and a normal user can pin one nowhere else. Members is a file that tells who is: each holds a
 // share in its POSIX lock, which the kernel gives back when the holder ends, and of which it says who holds it. See fcntl_locking(2).
-type Members struct{ f *os.File }
+type Members struct {
+	f *os.File
+	l *lock.Lock // of another file: a child shares what flock(2) locked, and to close a file twice opened is to give its POSIX locks back
+}
 
-// OpenMembers opens the file, making it where it is missing, and takes it for this process: until Close nobody else looks for members, and
-// nobody makes a namespace of his own meanwhile.
+// OpenMembers opens the file, making it where it is missing: until Close nobody else looks for members, and nobody makes a namespace of his own.
 func OpenMembers(path string) (*Members, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	l, err := lock.Take(path + ".lock")
 	if err != nil {
 		return nil, err
 	}
-	for {
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
-			break
-		}
-	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		f.Close()
-		return nil, &os.PathError{Op: "flock", Path: path, Err: err}
+		l.Release()
+		return nil, err
 	}
-	return &Members{f}, nil
+	return &Members{f, l}, nil
 }
 
 // Close lets others look.
-func (m *Members) Close() error { return m.f.Close() }
+func (m *Members) Close() error {
+	m.l.Release()
+	return m.f.Close()
+}
 
 // Namespace opens the user namespace of some member; ok is false where there is none, or none that this process can see.
 func (m *Members) Namespace() (ns int, ok bool) {
