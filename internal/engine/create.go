@@ -79,6 +79,9 @@ func (b *bringing) end() {
 // newContainer finds the image and merges its settings with the user's. It makes nothing.
 func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out api.Streams, b *bringing) (api.Container, error) {
 	c := api.Container{ID: id.New(), Name: spec.Name, Spec: spec}
+	if err := garbage.Open(e.root).CheckVersion(); err != nil { // before anything is made
+		return c, err
+	}
 	if err := checkLevel(spec.Isolation); err != nil {
 		return c, err
 	}
@@ -151,9 +154,6 @@ func matchesPlatform(img *api.Image, want string) bool {
 
 // record reserves the name, writes the container down and makes its volumes. A name that a process left which died on the way is free.
 func (e *Engine) record(ctx context.Context, c *api.Container, u *undo.Stack) error {
-	if err := garbage.Open(e.root).CheckVersion(); err != nil {
-		return err
-	}
 	anonymous, err := nameVolumes(c)
 	if err != nil {
 		return err

@@ -147,6 +147,40 @@ func rootlessMounts(list []specs.Mount, hostNetwork bool) []specs.Mount {
 	return list
 }
 
+// rootlessDevices has the host's own nodes bound, which root of a user namespace cannot make. Whether they can be opened is the host's to say, by their mode.
+func rootlessDevices(o *specs.Spec, s *api.ContainerSpec) error {
+	all := o.Linux.Devices // for a privileged container the host's, at their places
+	o.Linux.Devices = nil
+	bind := func(source, target string) {
+		o.Mounts = append(o.Mounts, specs.Mount{Type: "bind", Source: source, Destination: target, Options: []string{"bind", "rprivate", "nosuid", "noexec"}})
+	}
+	for i := range all {
+		if s.Privileged && exists(all[i].Path) {
+			bind(all[i].Path, all[i].Path)
+		}
+	}
+	for _, d := range s.Devices {
+		st, err := os.Stat(d.Source)
+		if err != nil {
+			return api.Errorf(api.InvalidArgument, "device %s: %w", d.Source, err)
+		}
+		if !st.IsDir() {
+			bind(d.Source, d.Target)
+			continue
+		}
+		entries, err := os.ReadDir(d.Source)
+		if err != nil {
+			return err
+		}
+		for _, entry := range entries {
+			if entry.Type()&os.ModeDevice != 0 {
+				bind(filepath.Join(d.Source, entry.Name()), filepath.Join(d.Target, entry.Name()))
+			}
+		}
+	}
+	return nil
+}
+
 // ttyGroup owns terminals in every distribution.
 const ttyGroup = 5
 

@@ -90,6 +90,11 @@ func (e *Engine) ociSpec(c *api.Container) (*specs.Spec, error) {
 	if o.Mounts, err = e.mounts(c); err != nil {
 		return nil, err
 	}
+	if rootless.Active() {
+		if err := rootlessDevices(o, s); err != nil {
+			return nil, err
+		}
+	}
 	if s.Init {
 		o.Process.Args = append([]string{initPath, "init", "--"}, c.Args...)
 		o.Mounts = append(o.Mounts, specs.Mount{Type: "bind", Source: e.driver.Program, Destination: initPath, Options: []string{"bind", "ro", "nosuid", "nodev"}})

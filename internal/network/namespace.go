@@ -74,7 +74,7 @@ func namespace() (ns *os.File, inside *netlink.Conn, err error) {
 func awayNamespace() (ns *os.File, inside *netlink.Conn, err error) {
 	done := make(chan struct{})
 	go func() {
-		runtime.LockOSThread() // and never unlocked
+		runtime.LockOSThread()              // and never unlocked
 		if unix.Gettid() == unix.Getpid() { // the main thread is not ended, but parked: while it is locked here another one is used
 			ns, inside, err = awayNamespace()
 			runtime.UnlockOSThread()

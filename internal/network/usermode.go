@@ -159,7 +159,7 @@ func startPasta(path string) func(*Manager, context.Context, string, *api.Link, 
 		if err := cmd.Run(); err != nil {
 			m.endHelper(id) //nolint:errcheck // it tells what it could not do
 			said := pastaSaid(told.String())
-			if strings.Contains(said, "routable interface") {
+			if strings.Contains(said, "External interface not usable") {
 				return fmt.Errorf("pasta: %w: use --network %s, %s or %s", errNoRoute, modeSlirp, modeNone, modeHost)
 			}
 			return api.Errorf(api.Unavailable, "pasta, which carries the container's network: %w: %s", err, said)
@@ -201,6 +201,22 @@ func (m *Manager) endHelper(id string) error {
 		}
 	}
 	return os.Remove(file)
+}
+
+// endHelpers is endHelper for all.
+func (m *Manager) endHelpers() error {
+	entries, err := os.ReadDir(m.path("helper"))
+	if err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	for _, e := range entries {
+		if checkID(e.Name()) == nil && e.Type().IsRegular() {
+			if err := m.endHelper(e.Name()); err != nil {
+				return err
+			}
+		}
+	}
+	return os.RemoveAll(m.dir)
 }
 
 // waitEnd waits for the end of a process that was killed, which gives its ports back; a second at most.

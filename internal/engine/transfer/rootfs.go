@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/rootless"
 	"brig/internal/kernel/mount"
 	marks "brig/internal/store/overlay"
 )
@@ -73,7 +74,11 @@ func cloneRoot(dir string) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if err := mount.SetAttr(fd, false, rootAttr, unix.MOUNT_ATTR__ATIME, unix.MS_PRIVATE); err != nil {
+	set, clr := uint64(rootAttr), uint64(unix.MOUNT_ATTR__ATIME)
+	if rootless.Active() { // the kernel locks how the host's mounts count accesses: user_namespaces(7)
+		set, clr = set&^unix.MOUNT_ATTR_NOATIME, 0
+	}
+	if err := mount.SetAttr(fd, false, set, clr, unix.MS_PRIVATE); err != nil {
 		unix.Close(fd)
 		return -1, err
 	}

@@ -69,7 +69,7 @@ func refused(err error) error {
 		if setting("kernel/unprivileged_userns_clone") == "0" {
 			return api.Errorf(api.Unsupported, "no user namespace: this host forbids them to normal users: allow them with `sysctl kernel.unprivileged_userns_clone=1`, or run as root")
 		}
-		return api.Errorf(api.Unsupported, "no user namespace: %w: a seccomp filter or a security module forbids it, as in most containers: run as root", err)
+		return api.Errorf(api.Unsupported, "no user namespace: %w: the kernel makes none in a chroot, and most containers forbid it: run as root", err)
 	case unix.EINVAL, unix.ENOSYS:
 		return api.Errorf(api.Unsupported, "no user namespace: %w: this kernel is built without them (CONFIG_USER_NS): run as root", err)
 	}

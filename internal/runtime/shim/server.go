@@ -248,7 +248,12 @@ func (s *server) end() error {
 	for c := range s.conns {
 		unix.FcntlInt(uintptr(c.fd), unix.F_SETFD, 0)
 	}
-	return unix.Exec(s.reap[0], s.reap, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"})
+	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	if uid, ok := rootless.UID(); ok {
+		unix.FcntlInt(memberFD, unix.F_SETFD, 0)
+		env = append(env, rootless.Variable(uid, memberFD))
+	}
+	return unix.Exec(s.reap[0], s.reap, env)
 }
 
 // handle answers one request.
