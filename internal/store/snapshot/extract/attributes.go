@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"strings"
 
+	"brig/api"
 	"brig/internal/base/rootless"
 	"brig/internal/store/overlay"
 
@@ -23,7 +24,7 @@ func setByDescriptor(fd int, hdr *tar.Header) error {
 		return err
 	}
 	if err := unix.Fchown(fd, hdr.Uid, hdr.Gid); err != nil {
-		return err
+		return ownerError(hdr, err)
 	}
 	if err := unix.Fchmod(fd, uint32(hdr.Mode)&0o7777); err != nil {
 		return err
@@ -42,7 +43,7 @@ func setByName(at object, hdr *tar.Header) error {
 	}
 	defer unix.Close(fd)
 	if err := unix.Fchownat(fd, "", hdr.Uid, hdr.Gid, unix.AT_EMPTY_PATH); err != nil {
-		return err
+		return ownerError(hdr, err)
 	}
 	if hdr.Typeflag != tar.TypeSymlink {
 		if err := unix.Chmod(procPath(fd), uint32(hdr.Mode)&0o7777); err != nil {
@@ -69,6 +70,15 @@ func setOpaque(dir int, base string) error {
 	}
 	defer unix.Close(fd)
 	return unix.Fsetxattr(fd, overlay.Opaque(), []byte("y"), 0)
+}
+
+// ownerError explains what the kernel says of an owner that the user namespace has no mapping for.
+func ownerError(hdr *tar.Header, err error) error {
+	if err != unix.EINVAL || !rootless.Active() {
+		return err
+	}
+	return api.Errorf(api.Unsupported, "%q belongs to user %d and group %d, which this user namespace does not have: a normal user needs a range of ids that reaches there in "+
+		"/etc/subuid and /etc/subgid (`usermod --add-subuids 100000-165535 --add-subgids 100000-165535 NAME`) and Debian's package uidmap; stop all containers afterwards", hdr.Name, hdr.Uid, hdr.Gid)
 }
 
 func checkOwner(hdr *tar.Header) error {
