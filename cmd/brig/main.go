@@ -16,5 +16,5 @@ import (
 func main() {
 	os.Exit(cli.Main(context.Background(), os.Args[1:], cli.OSStreams(), func(o cli.Options) cli.Engine {
 		return engine.New(o.Root, o.State, cli.Version).WithPolicy(o.Policy).WithStoreLimit(o.StoreLimit)
-	}))
+	}, engine.Enter))
 }

@@ -2,8 +2,10 @@ package engine
 
 import (
 	"context"
+	"fmt"
 
 	"brig/api"
+	"brig/internal/base/rootless"
 	"brig/internal/kernel/cgroup"
 )
 
@@ -28,7 +30,11 @@ func (e *Engine) Commit(ctx context.Context, name string, o api.CommitOptions, s
 		if c, err = e.meta.Container(c.ID); err != nil { // while we waited it may have been removed
 			return api.Image{}, err
 		}
-		if e.isRunning(c.ID) {
+		switch {
+		case !e.isRunning(c.ID):
+		case rootless.Active():
+			fmt.Fprintf(s.Stderr, "WARNING: Container %s runs on while it is committed: without root's rights it has no control group to be paused by\n", c.Name)
+		default:
 			if r.Freeze, thaw, err = e.freezing(&c); err != nil {
 				return api.Image{}, err
 			}

@@ -14,6 +14,7 @@ import (
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/id"
+	"brig/internal/base/rootless"
 	"brig/internal/base/undo"
 	"brig/internal/image/ref"
 	"brig/internal/kernel/caps"
@@ -88,6 +89,9 @@ func (b *bringing) end() {
 // newContainer finds the image and merges its settings with the user's. It makes nothing.
 func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out api.Streams, b *bringing) (api.Container, error) {
 	c := api.Container{ID: id.New(), Name: spec.Name, Spec: spec}
+	if err := garbage.Open(e.root).CheckVersion(); err != nil { // before anything is made
+		return c, err
+	}
 	if err := checkLevel(spec.Isolation); err != nil {
 		return c, err
 	}
@@ -170,9 +174,6 @@ func matchesPlatform(img *api.Image, want string) bool {
 
 // record reserves the name, writes the container down and makes its volumes. A name that a process left which died on the way is free.
 func (e *Engine) record(ctx context.Context, c *api.Container, u *undo.Stack) error {
-	if err := garbage.Open(e.root).CheckVersion(); err != nil {
-		return err
-	}
 	anonymous, err := nameVolumes(c)
 	if err != nil {
 		return err
@@ -217,6 +218,11 @@ func check(s *api.ContainerSpec) error {
 	}
 	if _, err := resources(s); err != nil {
 		return err
+	}
+	if rootless.Active() {
+		if err := checkRootless(s); err != nil {
+			return err
+		}
 	}
 	if _, err := rlimits(s.Ulimits); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"brig/api"
+	"brig/internal/base/rootless"
 	"brig/internal/kernel/caps"
 	"brig/internal/kernel/cgroup"
 	"brig/internal/runtime/oci"
@@ -88,6 +89,11 @@ func (e *Engine) ociSpec(c *api.Container) (*specs.Spec, error) {
 	}
 	if o.Mounts, err = e.mounts(c); err != nil {
 		return nil, err
+	}
+	if rootless.Active() {
+		if err := rootlessDevices(o, s); err != nil {
+			return nil, err
+		}
 	}
 	if s.Init {
 		o.Process.Args = append([]string{initPath, "init", "--"}, c.Args...)
@@ -193,7 +199,13 @@ func command(s *api.ContainerSpec, entrypoint, cmd []string) ([]string, error) {
 }
 
 // cgroupPath is where a container's groups are, below every hierarchy. They have no parent of their own, which would be left when the last is removed.
-func (e *Engine) cgroupPath(id string) string { return "/brig-" + id }
+// Rootless containers have none.
+func (e *Engine) cgroupPath(id string) string {
+	if rootless.Active() {
+		return ""
+	}
+	return "/brig-" + id
+}
 
 // mounts are docker's default ones, Brig's files, then the user's; a user's mount replaces a default one at its place.
 func (e *Engine) mounts(c *api.Container) ([]specs.Mount, error) {
@@ -214,6 +226,9 @@ func (e *Engine) mounts(c *api.Container) ([]specs.Mount, error) {
 	dir := e.meta.Dir(c.ID)
 	for _, f := range []string{"resolv.conf", "hostname", "hosts"} {
 		list = append(list, specs.Mount{Type: "bind", Source: filepath.Join(dir, f), Destination: "/etc/" + f, Options: []string{"bind", "rprivate"}})
+	}
+	if rootless.Active() {
+		list = rootlessMounts(list, s.Network.Mode == "host")
 	}
 	var user []specs.Mount
 	for i := range s.Mounts {

@@ -17,6 +17,7 @@ import (
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/lock"
+	"brig/internal/base/rootless"
 	"brig/internal/kernel/netlink"
 
 	"golang.org/x/sys/unix"
@@ -275,6 +276,9 @@ func uplinkMTU(rt *netlink.Conn, routes []netlink.Route) uint32 {
 func (m *Manager) Close(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if rootless.Active() {
+		return m.endHelpers()
 	}
 	l, err := lock.Take(m.path("lock"))
 	if errors.Is(err, fs.ErrNotExist) {

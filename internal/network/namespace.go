@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"brig/api"
+	"brig/internal/base/rootless"
 	"brig/internal/kernel/netlink"
 
 	"golang.org/x/sys/unix"
@@ -50,6 +51,58 @@ func newNamespace(home *netlink.Conn) (ns *os.File, inside *netlink.Conn, err er
 		if inside != nil {
 			inside.Close()
 		}
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(fd), "netns"), inside, nil
+}
+
+// namespace is newNamespace for who needs nothing of the host's.
+func namespace() (ns *os.File, inside *netlink.Conn, err error) {
+	if rootless.Active() {
+		return awayNamespace()
+	}
+	rt, err := netlink.Dial(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer rt.Close()
+	return newNamespace(rt)
+}
+
+// awayNamespace is newNamespace for who may not come back: without root's rights a thread can leave the host's network, but not return. So
+// it is one that then ends.
+func awayNamespace() (ns *os.File, inside *netlink.Conn, err error) {
+	done := make(chan struct{})
+	go func() {
+		runtime.LockOSThread()              // and never unlocked
+		if unix.Gettid() == unix.Getpid() { // the main thread is not ended, but parked: while it is locked here another one is used
+			ns, inside, err = awayNamespace()
+			runtime.UnlockOSThread()
+		} else {
+			ns, inside, err = leave()
+		}
+		close(done)
+	}()
+	<-done
+	return ns, inside, err
+}
+
+// leave moves the thread into a new network namespace.
+func leave() (*os.File, *netlink.Conn, error) {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return nil, nil, fmt.Errorf("new network namespace: %w", err)
+	}
+	inside, err := netlink.Dial(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, nil, err
+	}
+	err = writeSysctl("ipv6/conf/default/accept_ra", "0")
+	fd := -1
+	if err == nil {
+		fd, err = inside.Namespace()
+	}
+	if err != nil {
+		inside.Close()
 		return nil, nil, err
 	}
 	return os.NewFile(uintptr(fd), "netns"), inside, nil

@@ -48,6 +48,7 @@ import (
 	"strings"
 
 	"brig/api"
+	"brig/internal/base/rootless"
 	"brig/internal/base/undo"
 	"brig/internal/kernel/netlink"
 
@@ -98,6 +99,12 @@ func (m *Manager) Attach(ctx context.Context, id string, spec api.NetworkSpec) (
 	if err := checkDNS(spec.DNS); err != nil {
 		return nil, err
 	}
+	switch user := rootless.Active(); {
+	case user && (spec.Mode == "" || spec.Mode == modePasta || spec.Mode == modeSlirp):
+		return m.attachUser(ctx, id, spec.Mode, spec)
+	case user && spec.Mode == modeBridge:
+		return nil, api.Errorf(api.Unsupported, "network %s takes root's rights: leave --network out for a network of the container's own", modeBridge)
+	}
 	switch spec.Mode {
 	case "", modeBridge:
 		return m.attachBridge(id, spec)
@@ -113,12 +120,7 @@ func (m *Manager) Attach(ctx context.Context, id string, spec api.NetworkSpec) (
 	if spec.Mode == modeHost {
 		return link, nil
 	}
-	rt, err := netlink.Dial(unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, err
-	}
-	defer rt.Close()
-	ns, inside, err := newNamespace(rt)
+	ns, inside, err := namespace()
 	if err != nil {
 		return nil, err
 	}
@@ -219,6 +221,9 @@ func (m *Manager) join(id string, nft *netlink.Conn) (bridge, netip.Addr, error)
 func (m *Manager) Detach(ctx context.Context, id string) error {
 	if err := checkID(id); err != nil {
 		return err
+	}
+	if rootless.Active() {
+		return m.endHelper(id)
 	}
 	if err := m.unpublish(id); err != nil {
 		return fmt.Errorf("ports of container %s: %w", id, err)

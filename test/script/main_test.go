@@ -118,7 +118,7 @@ func TestStories(t *testing.T) {
 			// The image's own name, for stories that need no other.
 			env.Setenv("IMAGE", "brig/base")
 			env.Defer(func() {
-				leaveNothing(env.T().(serial).T, before, env.Vars)
+				leaveNothing(env.T().(serial).T, before, filepath.Join(os.Getenv(binEnv), "brig"), env.Vars)
 				os.RemoveAll(state)
 			})
 			return nil
@@ -129,10 +129,10 @@ func TestStories(t *testing.T) {
 }
 
 // leaveNothing removes the story's containers and then its whole Brig, and fails the test over what is left each time.
-func leaveNothing(t *testing.T, before machine.Snapshot, env []string) {
+func leaveNothing(t *testing.T, before machine.Snapshot, program string, env []string) {
 	t.Helper()
 	brig := func(args ...string) string {
-		cmd := exec.Command(filepath.Join(os.Getenv(binEnv), "brig"), args...)
+		cmd := exec.Command(program, args...)
 		cmd.Env = env
 		out, err := cmd.CombinedOutput()
 		if err != nil {
@@ -166,7 +166,7 @@ func (s serial) Run(name string, f func(testscript.T)) {
 	s.T.Run(name, func(t *testing.T) { f(serial{t}) })
 }
 
-// condition says what a story can ask of this machine: [cgroup1], [cgroup2], [ipv6].
+// condition says what a story can ask of this machine: [cgroup1], [cgroup2], [ipv6], and whether it is told as a normal user: [rootless].
 func condition(cond string) (bool, error) {
 	exists := func(path string) (bool, error) { _, err := os.Stat(path); return err == nil, nil }
 	switch cond {
@@ -177,6 +177,8 @@ func condition(cond string) (bool, error) {
 	case "erofs":
 		all, err := os.ReadFile("/proc/filesystems")
 		return strings.Contains(string(all), "\terofs\n"), err
+	case "rootless":
+		return false, nil
 	case "ipv6":
 		return exists("/proc/net/if_inet6")
 	}

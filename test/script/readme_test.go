@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -77,7 +78,7 @@ func TestReadmeTour(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(state)
-	defer leaveNothing(t, before, env)
+	defer leaveNothing(t, before, filepath.Join(os.Getenv(binEnv), "brig"), env)
 	for _, s := range tour {
 		if got, ok := play(s, dir, env); !ok {
 			t.Errorf("README.md:%d: $ %s\nwant:\n%s\ngot:\n%s", s.line, s.command, strings.Join(s.want, "\n"), got)

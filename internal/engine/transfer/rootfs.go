@@ -10,7 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/rootless"
 	"brig/internal/kernel/mount"
+	marks "brig/internal/store/overlay"
 )
 
 // rootAttr is how a container's files are mounted to be read: nothing in them can be a device or be executed by way of that mount.
@@ -72,7 +74,11 @@ func cloneRoot(dir string) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if err := mount.SetAttr(fd, false, rootAttr, unix.MOUNT_ATTR__ATIME, unix.MS_PRIVATE); err != nil {
+	set, clr := uint64(rootAttr), uint64(unix.MOUNT_ATTR__ATIME)
+	if rootless.Active() { // the kernel locks how the host's mounts count accesses: user_namespaces(7)
+		set, clr = set&^unix.MOUNT_ATTR_NOATIME, 0
+	}
+	if err := mount.SetAttr(fd, false, set, clr, unix.MS_PRIVATE); err != nil {
 		unix.Close(fd)
 		return -1, err
 	}
@@ -82,7 +88,8 @@ func cloneRoot(dir string) (int, error) {
 // overlay mounts folders, top first, one above the other. All are lower layers, so that overlayfs writes to none of them: the upper one may be in
 // use by the container, which "index=off" allows. place is a folder to mount on in a namespace of its own, for kernels before 6.5.
 func overlay(layers []string, place string) (int, error) {
-	options := []string{"index=off"}
+	own := append(marks.Options(), "index=off")
+	options := slices.Clone(own)
 	for _, l := range layers {
 		options = append(options, "lowerdir+="+l)
 	}
@@ -90,7 +97,7 @@ func overlay(layers []string, place string) (int, error) {
 	if err == nil {
 		return fd, nil
 	}
-	joined := "index=off,lowerdir=" + strings.Join(layers, ":")
+	joined := strings.Join(own, ",") + ",lowerdir=" + strings.Join(layers, ":")
 	if len(joined) > maxJoined || slices.ContainsFunc(layers, func(l string) bool { return strings.ContainsAny(l, `:,\`) }) {
 		return -1, err
 	}

@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"brig/api"
+	"brig/internal/base/rootless"
 	"brig/internal/store/garbage"
 )
 
@@ -64,6 +65,9 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 	case "", "auto", layersAsFolders, layersAsImages:
 	default:
 		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "%s=%s: want auto, %s or %s", layersEnv, t.layers, layersAsFolders, layersAsImages)
+	}
+	if t.layers == layersAsImages && rootless.Active() {
+		return api.TransferReply{}, api.Errorf(api.Unsupported, "%s=%s: the kernel mounts layers that are images for root only: leave it out", layersEnv, t.layers)
 	}
 	t.stores.Limit = r.StoreLimit
 	switch r.Op { // receive and copy know later whether they may

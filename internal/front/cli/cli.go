@@ -96,12 +96,6 @@ type Engine interface {
 	Reset(ctx context.Context) error
 }
 
-// The folders of a Brig that is not told others.
-const (
-	defaultRoot  = "/var/lib/brig"
-	defaultState = "/run/brig"
-)
-
 // Options are what stands before a command's name and concerns the engine.
 type Options struct {
 	Root, State string // folders
@@ -113,6 +107,7 @@ type Options struct {
 type app struct {
 	streams   api.Streams
 	newEngine func(Options) Engine
+	enter     Enter
 	made      Engine // by engine, once
 	options   Options
 	debug     bool
@@ -131,11 +126,12 @@ func OSStreams() api.Streams {
 }
 
 // Main runs the command that args (without the program's name) ask for and returns the exit code. The engine is made at its first
-// use: help and version need none. Signals may stay caught when it returns: it is made for a process that then ends.
-func Main(ctx context.Context, args []string, streams api.Streams, newEngine func(Options) Engine) int {
+// use: help and version need none. enter is called before, for who is not root. Signals may stay caught when it returns: it is made for a process
+// that then ends.
+func Main(ctx context.Context, args []string, streams api.Streams, newEngine func(Options) Engine, enter Enter) int {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	a := &app{streams: streams, newEngine: newEngine, signals: newCatcher(cancel), seLinux: hasSELinux}
+	a := &app{streams: streams, newEngine: newEngine, enter: enter, signals: newCatcher(cancel), seLinux: hasSELinux}
 	return a.main(ctx, args)
 }
 
@@ -192,6 +188,7 @@ func (a *app) rootCommand() *cobra.Command {
 		SilenceErrors:         true,
 		SilenceUsage:          true,
 		TraverseChildren:      true,
+		PersistentPreRunE:     a.becomeRoot,
 	}
 	root.SetUsageFunc(usage)
 	root.SetHelpFunc(help)
@@ -199,8 +196,9 @@ func (a *app) rootCommand() *cobra.Command {
 	root.SetVersionTemplate("Brig version {{.Version}}\n")
 	f := root.Flags()
 	f.SortFlags = false
-	f.StringVar(&a.options.Root, "root", envOr("BRIG_ROOT", defaultRoot), "Folder of durable data (env BRIG_ROOT)")
-	f.StringVar(&a.options.State, "state", envOr("BRIG_STATE", defaultState), "Folder of data that lives until the next boot (env BRIG_STATE)")
+	durable, live := defaultFolders()
+	f.StringVar(&a.options.Root, "root", envOr("BRIG_ROOT", durable), "Folder of durable data (env BRIG_ROOT)")
+	f.StringVar(&a.options.State, "state", envOr("BRIG_STATE", live), "Folder of data that lives until the next boot (env BRIG_STATE)")
 	f.StringVar(&a.options.Policy, "policy", os.Getenv("BRIG_POLICY"), "File of the signature policy, see containers-policy.json(5) (env BRIG_POLICY)")
 	parsed(f, "store-limit", "", "bytes", "What the store may take on the disk, for what this command brings in (see brig system limit)", assign(&a.options.StoreLimit, parseStoreLimit))
 	f.BoolVar(&a.debug, "debug", false, "Explain errors by their kind and every cause")

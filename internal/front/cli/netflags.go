@@ -12,10 +12,10 @@ import (
 // parseNetwork takes the networks that are built.
 func parseNetwork(s string) (string, error) {
 	switch s {
-	case "bridge", "none", "host":
+	case "bridge", "none", "host", "pasta", "slirp4netns":
 		return s, nil
 	case "default":
-		return "bridge", nil
+		return "", nil
 	}
 	return "", api.Errorf(api.Unsupported, "network %q is not supported: the networks are bridge, none and host", s)
 }

@@ -54,7 +54,8 @@ func TestSpec(t *testing.T) {
 		"--isolation container":                      {Isolation: api.IsolationContainer},
 		"--network none -h box":                      {Network: api.NetworkSpec{Mode: "none"}, Hostname: "box"},
 		"--net host":                                 {Network: api.NetworkSpec{Mode: "host"}},
-		"--network default":                          {Network: api.NetworkSpec{Mode: "bridge"}},
+		"--network default":                          {},
+		"--network pasta":                            {Network: api.NetworkSpec{Mode: "pasta"}},
 		"--dns 1.1.1.1 --dns 2606:4700::1111":        {Network: api.NetworkSpec{DNS: []string{"1.1.1.1", "2606:4700::1111"}}},
 		"--add-host a:1.2.3.4 --add-host b=[::1] --add-host c:host-gateway --add-host d:::2": {Network: api.NetworkSpec{AddHosts: []api.HostSpec{
 			{Name: "a", IP: "1.2.3.4"}, {Name: "b", IP: "::1"}, {Name: "c", IP: "host-gateway"}, {Name: "d", IP: "::2"}}}},

@@ -45,10 +45,13 @@ func Map(pid int, uids, gids []specs.LinuxIDMapping) error {
 		}
 		return wrap(proc.Write(procfs, dir+"/gid_map", lines(gids)))
 	}
-	if err := helper("newuidmap", pid, uids); err != nil {
-		return err
+	groups := make(chan error, 1)
+	go func() { groups <- helper("newgidmap", pid, gids) }() // each writes a file of its own
+	err = helper("newuidmap", pid, uids)
+	if gerr := <-groups; err == nil {
+		err = gerr
 	}
-	return helper("newgidmap", pid, gids)
+	return err
 }
 
 func own(m specs.LinuxIDMapping, id int) bool { return m.Size == 1 && int(m.HostID) == id }

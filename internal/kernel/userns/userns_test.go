@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -94,4 +95,39 @@ func TestMap(t *testing.T) {
 			t.Errorf("%v: %v; uid_map %q, gid_map %q, setgroups %q", c.ids, err, uids, gids, setgroups)
 		}
 	}
+}
+
+// TestNew: the namespace has the mappings that were asked for, and the child that carried it is gone.
+func TestNew(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: writes mappings")
+	}
+	before := children(t)
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 7, Size: 3}}
+	fd, err := New(ids, ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(fd)
+	if after := children(t); after != before {
+		t.Errorf("children after %q, before %q", after, before)
+	}
+	if _, err := New([]specs.LinuxIDMapping{{Size: 5}, {Size: 5}}, ids); err == nil || !strings.Contains(err.Error(), "ranges overlap") {
+		t.Errorf("overlapping ranges: %v", err)
+	}
+}
+
+// children are those of this process.
+func children(t *testing.T) string {
+	t.Helper()
+	lists, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []byte
+	for _, l := range lists {
+		data, _ := os.ReadFile(l)
+		all = append(all, data...)
+	}
+	return string(all)
 }

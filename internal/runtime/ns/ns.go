@@ -229,6 +229,9 @@ func (c *container) Delete(context.Context) error { return DeleteCgroup(c.state.
 
 // DeleteCgroup kills everything in a container's cgroup and removes it; nothing is there to do when it does not exist.
 func DeleteCgroup(path string) error {
+	if path == "" { // a rootless container, which has none
+		return nil
+	}
 	g, err := cgroup.Load(path)
 	if err != nil {
 		if api.KindOf(err) == api.NotFound {

@@ -63,21 +63,3 @@ func TestIDMapRecursion(t *testing.T) {
 	m.UIDMappings, m.GIDMappings = ids, ids
 	c.refused("mount /m", "file system proc", "does not support that")
 }
-
-// TestNewUserNS: the namespace has the mappings that were asked for, and the child that carried it is gone.
-func TestNewUserNS(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: writes mappings")
-	}
-	before := tool(t, "sh", "-c", "ps -e | wc -l")
-	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 7, Size: 3}}
-	fd, err := newUserNS(ids, ids)
-	must(t, err)
-	unix.Close(fd)
-	if after := tool(t, "sh", "-c", "ps -e | wc -l"); after != before {
-		t.Errorf("%s processes after, %s before", after, before)
-	}
-	if _, err := newUserNS([]specs.LinuxIDMapping{{Size: 5}, {Size: 5}}, ids); err == nil || !strings.Contains(err.Error(), "ranges overlap") {
-		t.Errorf("overlapping ranges: %v", err)
-	}
-}

@@ -17,6 +17,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/lock"
+	"brig/internal/base/rootless"
 	"brig/internal/runtime/shim/wire"
 )
 
@@ -68,7 +69,11 @@ func Spawn(program, dir string) (*Client, error) {
 		return nil, os.NewSyscallError("socketpair", err)
 	}
 	defer unix.Close(pair[1])
-	pid, err := forkExec(program, []string{"brig-oci", "shim", dir}, []int{pair[1], int(l.File().Fd())})
+	fds := []int{pair[1], int(l.File().Fd())}
+	if member := rootless.Membership(); member >= 0 {
+		fds = append(fds, member)
+	}
+	pid, err := forkExec(program, []string{"brig-oci", "shim", dir}, fds)
 	if err != nil {
 		unix.Close(pair[0])
 		return nil, fmt.Errorf("starting %s: %w", program, err)

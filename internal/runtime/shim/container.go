@@ -12,6 +12,7 @@ import (
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/record"
+	"brig/internal/base/rootless"
 	"brig/internal/kernel/cgroup"
 	"brig/internal/kernel/proc"
 	"brig/internal/runtime"
@@ -61,7 +62,7 @@ func (s *server) add(r *wire.Request) (wire.Reply, error) {
 	c.log, c.healthSpec = openLog(r.Bundle.Log), r.Bundle.Health
 	req := &oci.Request{
 		ID: r.ID, Spec: spec, Bundle: r.Bundle.Dir, Root: r.Bundle.Root, MountPoint: s.dir, NetNS: -1, Gate: -1,
-		RootPath: rootPath(r.Bundle.Dir, spec),
+		RootPath: rootPath(r.Bundle.Dir, spec), Rootless: rootless.Active(),
 	}
 	if r.NetNS && len(s.fds) > 0 {
 		req.NetNS = s.fds[0]
@@ -167,7 +168,7 @@ func (s *server) attach(conn *conn, r *wire.Request) (wire.Reply, error) {
 
 // onExit keeps the exit status on the disk, then tells it.
 func (c *container) onExit(e api.Exit) {
-	if g, err := c.group(); err == nil {
+	if g, err := c.group(); err == nil && g != nil {
 		if n, err := g.OOMKills(); err == nil && n > 0 {
 			e.OOMKilled = true
 		}
@@ -208,7 +209,7 @@ func (c *container) asked() string {
 func (s *server) abandon() {
 	for _, c := range s.containers {
 		if c.started && c.exit == nil && s.cleaned {
-			c.cgroup.Kill(unix.SIGKILL)
+			c.kill()
 		}
 		if !c.started && c.exit == nil {
 			c.proc.Abandon()
@@ -219,9 +220,18 @@ func (s *server) abandon() {
 	}
 }
 
-// group takes up the container's cgroup; a shim that has renewed itself does so when it is needed.
-func (c *container) group() (*cgroup.Group, error) {
+// kill ends every process of a container that runs.
+func (c *container) kill() {
 	if c.cgroup != nil {
+		c.cgroup.Kill(unix.SIGKILL)
+		return
+	}
+	unix.PidfdSendSignal(c.proc.PidFD, unix.SIGKILL, nil, 0) // and with it its PID namespace
+}
+
+// group takes up the container's cgroup; a shim that has renewed itself does so when it is needed. It is nil for a container without one.
+func (c *container) group() (*cgroup.Group, error) {
+	if c.cgroup != nil || c.cgroupPath == "" {
 		return c.cgroup, nil
 	}
 	var err error
@@ -231,7 +241,7 @@ func (c *container) group() (*cgroup.Group, error) {
 
 // release frees what the kernel still holds of a container that has ended.
 func (c *container) release() {
-	if g, err := c.group(); err == nil {
+	if g, err := c.group(); err == nil && g != nil {
 		g.Remove()
 	}
 }

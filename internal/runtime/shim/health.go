@@ -102,7 +102,7 @@ func (h *health) tick(now time.Time) bool {
 
 // ask starts a probe. In a container that stands still none would get on.
 func (h *health) ask(now time.Time) {
-	if g, err := h.c.group(); err == nil {
+	if g, err := h.c.group(); err == nil && g != nil {
 		if frozen, err := g.Frozen(); err == nil && frozen {
 			h.schedule(now)
 			return

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"brig/internal/base/rootless"
 	"brig/internal/runtime/oci"
 	"brig/internal/runtime/shim/wire"
 )
@@ -36,6 +37,9 @@ func (s *server) renew() {
 		return
 	}
 	keep := append([]int{s.lock, s.listener}, s.fds...)
+	if rootless.Active() {
+		keep = append(keep, memberFD) // with the lock on it
+	}
 	for _, c := range s.containers {
 		keep = append(keep, c.proc.PidFD, c.in, c.out[0], c.out[1])
 	}
@@ -96,6 +100,9 @@ func resume(dir, arg string) error {
 	saved := wire.DecodeSaved(data[:n])
 	s.listener, s.fds, s.reap = saved.ListenerFD, saved.FDs, saved.Reap
 	inherit(append([]int{s.lock, s.listener}, s.fds...), unix.FD_CLOEXEC)
+	if rootless.Active() {
+		unix.CloseOnExec(memberFD)
+	}
 	for i := range saved.Containers {
 		c := s.resumeContainer(&saved.Containers[i])
 		s.containers[c.id] = c

@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/rootless"
+	"brig/internal/kernel/userns"
 	"brig/internal/runtime/shim/wire"
 )
 
@@ -45,7 +47,15 @@ func Main(args []string) error {
 	if len(args) != 1 {
 		return fmt.Errorf("usage: brig-oci shim DIR (started by brig, with descriptors 3 and 4)")
 	}
-	unix.CloseRange(5, math.MaxUint32, 0) // whatever the caller left open is not ours to keep
+	first := uint(5)
+	if rootless.Active() {
+		unix.CloseOnExec(memberFD)
+		if err := userns.Join(memberFD); err != nil {
+			return fmt.Errorf("shim: members of the user namespace: %w", err)
+		}
+		first = memberFD + 1
+	}
+	unix.CloseRange(first, math.MaxUint32, 0) // whatever the caller left open is not ours to keep
 	debug.SetGCPercent(50)
 	s, err := newServer(args[0])
 	if err != nil {
@@ -238,7 +248,12 @@ func (s *server) end() error {
 	for c := range s.conns {
 		unix.FcntlInt(uintptr(c.fd), unix.F_SETFD, 0)
 	}
-	return unix.Exec(s.reap[0], s.reap, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"})
+	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	if uid, ok := rootless.UID(); ok {
+		unix.FcntlInt(memberFD, unix.F_SETFD, 0)
+		env = append(env, rootless.Variable(uid, memberFD))
+	}
+	return unix.Exec(s.reap[0], s.reap, env)
 }
 
 // handle answers one request.

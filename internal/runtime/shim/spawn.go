@@ -8,8 +8,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"brig/internal/base/rootless"
 	"brig/internal/runtime/oci"
 )
+
+// memberFD is the descriptor by which a rootless shim holds its place in the user namespace, and has the place live as long as itself.
+const memberFD = 5
 
 // forkExec starts program in a session of its own with descriptors 3… as given and standard streams on /dev/null.
 //
@@ -36,9 +40,13 @@ func forkExec(program string, argv []string, fds []int) (pid int, err error) {
 		defer unix.Close(fd)
 		path = "/proc/self/fd/" + strconv.Itoa(fd)
 	}
+	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOMAXPROCS=2", "GODEBUG=madvdontneed=1"}
+	if uid, ok := rootless.UID(); ok {
+		env = append(env, rootless.Variable(uid, memberFD))
+	}
 	return syscall.ForkExec(path, argv, &syscall.ProcAttr{
 		Dir:   "/",
-		Env:   []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOMAXPROCS=2", "GODEBUG=madvdontneed=1"},
+		Env:   env,
 		Files: files,
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})

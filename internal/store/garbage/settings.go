@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/store/meta"
@@ -56,6 +58,10 @@ func (s Stores) CheckVersion() error {
 }
 
 func (s Stores) version() (int, error) {
+	var st unix.Stat_t
+	if unix.Stat(filepath.Join(s.Root, versionFile), &st) == nil && int(st.Uid) != os.Geteuid() {
+		return 0, api.Errorf(api.Denied, "the store in %s belongs to user %d, and a store is one user's: run brig as that user, or use another --root", s.Root, st.Uid)
+	}
 	var v version
 	if err := s.readSmall(versionFile, &v, "write it anew with `brig system check --repair`"); err != nil {
 		return 0, err

@@ -6,13 +6,13 @@ import (
 	"strings"
 
 	"brig/api"
+	"brig/internal/store/overlay"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
-	overlayPrefix = "trusted.overlay."
-	xattrPrefix   = "SCHILY.xattr." // an invention of star that all tars share
+	xattrPrefix = "SCHILY.xattr." // an invention of star that all tars share
 	// maxAttributes bounds what one entry's attributes take, in bytes: readers take no PAX header over 1 MiB.
 	maxAttributes = 512 << 10
 )
@@ -32,7 +32,7 @@ func (p *packer) attributes(fd int, path string) (attributes, error) {
 	}
 	total := 0
 	for _, name := range names {
-		if rest, ours := strings.CutPrefix(name, overlayPrefix); ours {
+		if rest, ours := strings.CutPrefix(name, overlay.Prefix()); ours {
 			if err := p.overlayAttribute(fd, path, name, rest, &a); err != nil {
 				return a, err
 			}

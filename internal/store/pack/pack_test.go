@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"brig/internal/store/overlay"
+
 	"golang.org/x/sys/unix"
 
 	"brig/api"
@@ -136,7 +138,7 @@ func list(t testing.TB, root string) string {
 		n, _ := unix.Llistxattr(p, b)
 		var attrs []string
 		for _, a := range strings.Split(string(b[:max(n, 0)]), "\x00") {
-			if a == "" || strings.HasPrefix(a, overlayPrefix) && a != overlayPrefix+"opaque" {
+			if a == "" || strings.HasPrefix(a, overlay.Prefix()) && a != overlay.Prefix()+"opaque" {
 				continue
 			}
 			v := make([]byte, 4096)
@@ -307,12 +309,12 @@ func TestLayerRefused(t *testing.T) {
 	needRoot(t)
 	for name, prepare := range map[string]func(dir string) error{
 		".wh.":     func(d string) error { return os.WriteFile(d+"/.wh.passwd", nil, 0o600) },
-		"redirect": func(d string) error { return unix.Setxattr(d, overlayPrefix+"redirect", []byte("/etc"), 0) },
+		"redirect": func(d string) error { return unix.Setxattr(d, overlay.Prefix()+"redirect", []byte("/etc"), 0) },
 		"metacopy": func(d string) error {
 			must(t, os.WriteFile(d+"/f", nil, 0o600))
-			return unix.Setxattr(d+"/f", overlayPrefix+"metacopy", nil, 0)
+			return unix.Setxattr(d+"/f", overlay.Prefix()+"metacopy", nil, 0)
 		},
-		"opaque": func(d string) error { return unix.Setxattr(d, overlayPrefix+"opaque", []byte("x"), 0) },
+		"opaque": func(d string) error { return unix.Setxattr(d, overlay.Prefix()+"opaque", []byte("x"), 0) },
 	} {
 		dir := t.TempDir()
 		must(t, prepare(dir))

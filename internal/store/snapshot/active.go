@@ -9,6 +9,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
+	"brig/internal/store/overlay"
 	"brig/internal/store/snapshot/tree"
 
 	"golang.org/x/sys/unix"
@@ -127,7 +128,7 @@ func (s *Store) mounts(id string, lowers []string, sync atomicfile.Sync) []api.M
 		return []api.Mount{{Type: "bind", Source: dir + "/fs", Options: []string{"bind"}}}
 	}
 	const lower, plus = "lowerdir=", "lowerdir+="
-	upper := []string{"upperdir=" + dir + "/fs", "workdir=" + dir + "/work"}
+	upper := append(overlay.Options(), "upperdir="+dir+"/fs", "workdir="+dir+"/work")
 	if sync == atomicfile.Volatile {
 		upper = append(upper, "volatile")
 	}

@@ -4,12 +4,14 @@ import (
 	"archive/tar"
 	"strings"
 
+	"brig/api"
+	"brig/internal/base/rootless"
+	"brig/internal/store/overlay"
+
 	"golang.org/x/sys/unix"
 )
 
 const (
-	opaqueAttr    = "trusted.overlay.opaque"
-	overlayPrefix = "trusted.overlay."
 	// xattrPrefix marks attributes in PAX records, an invention of star that all tars share.
 	xattrPrefix = "SCHILY.xattr."
 	maxID       = 1<<32 - 2 // -1 means "as it is" to chown(2)
@@ -22,7 +24,7 @@ func setByDescriptor(fd int, hdr *tar.Header) error {
 		return err
 	}
 	if err := unix.Fchown(fd, hdr.Uid, hdr.Gid); err != nil {
-		return err
+		return ownerError(hdr, err)
 	}
 	if err := unix.Fchmod(fd, uint32(hdr.Mode)&0o7777); err != nil {
 		return err
@@ -41,7 +43,7 @@ func setByName(at object, hdr *tar.Header) error {
 	}
 	defer unix.Close(fd)
 	if err := unix.Fchownat(fd, "", hdr.Uid, hdr.Gid, unix.AT_EMPTY_PATH); err != nil {
-		return err
+		return ownerError(hdr, err)
 	}
 	if hdr.Typeflag != tar.TypeSymlink {
 		if err := unix.Chmod(procPath(fd), uint32(hdr.Mode)&0o7777); err != nil {
@@ -67,7 +69,16 @@ func setOpaque(dir int, base string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	return unix.Fsetxattr(fd, opaqueAttr, []byte("y"), 0)
+	return unix.Fsetxattr(fd, overlay.Opaque(), []byte("y"), 0)
+}
+
+// ownerError explains what the kernel says of an owner that the user namespace has no mapping for.
+func ownerError(hdr *tar.Header, err error) error {
+	if err != unix.EINVAL || !rootless.Active() {
+		return err
+	}
+	return api.Errorf(api.Unsupported, "%q belongs to user %d and group %d, which this user namespace does not have: a normal user needs a range of ids that reaches there in "+
+		"/etc/subuid and /etc/subgid (`usermod --add-subuids 100000-165535 --add-subgids 100000-165535 NAME`) and Debian's package uidmap; stop all containers afterwards", hdr.Name, hdr.Uid, hdr.Gid)
 }
 
 func checkOwner(hdr *tar.Header) error {
@@ -85,14 +96,15 @@ func eachAttribute(hdr *tar.Header, set func(name string, value []byte) error) e
 		if !ok {
 			continue
 		}
-		if strings.HasPrefix(name, overlayPrefix) {
+		if overlay.Reserved(name) {
 			return corrupt(hdr.Name, "the attribute %s is not for archives", name)
 		}
 		if strings.HasPrefix(name, "security.") && name != "security.capability" {
 			continue
 		}
 		err := set(name, []byte(value))
-		notHere := err == unix.ENOTSUP || err == unix.EPERM && strings.HasPrefix(name, "user.") && hdr.Typeflag != tar.TypeReg && hdr.Typeflag != tar.TypeDir
+		notHere := err == unix.ENOTSUP || err == unix.EPERM && strings.HasPrefix(name, "trusted.") && rootless.Active() ||
+			err == unix.EPERM && strings.HasPrefix(name, "user.") && hdr.Typeflag != tar.TypeReg && hdr.Typeflag != tar.TypeDir
 		if err == unix.ENOSPC || err == unix.EDQUOT {
 			return err
 		}

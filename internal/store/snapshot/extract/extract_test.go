@@ -16,6 +16,8 @@ import (
 
 	"brig/api"
 
+	"brig/internal/store/overlay"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -142,7 +144,7 @@ func lstat(t testing.TB, p string) unix.Stat_t {
 
 func opaque(p string) bool {
 	var b [8]byte
-	n, err := unix.Lgetxattr(p, opaqueAttr, b[:])
+	n, err := unix.Lgetxattr(p, overlay.Opaque(), b[:])
 	return err == nil && string(b[:n]) == "y"
 }
 

@@ -393,7 +393,7 @@ func setAttribute(n *erofs.Node, name string, value []byte) {
 	n.Attributes = append(n.Attributes, erofs.Attribute{Name: name, Value: value})
 }
 
-func setOpaqueNode(n *erofs.Node) { setAttribute(n, opaqueAttr, []byte("y")) }
+func setOpaqueNode(n *erofs.Node) { setAttribute(n, "trusted.overlay.opaque", []byte("y")) }
 
 // isHole reports whether a node is a whiteout.
 func isHole(n *erofs.Node) bool { return n.Mode&unix.S_IFMT == erofs.ModeChar && n.Rdev == 0 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"brig/internal/base/rootless"
+	"brig/internal/store/overlay"
 	"brig/internal/store/snapshot/tree"
 
 	"golang.org/x/sys/unix"
@@ -42,7 +44,7 @@ func (x *extractor) folder(at object, hdr *tar.Header) error {
 	}
 	defer unix.Close(fd)
 	if opaque {
-		if err := unix.Fsetxattr(fd, opaqueAttr, []byte("y"), 0); err != nil {
+		if err := unix.Fsetxattr(fd, overlay.Opaque(), []byte("y"), 0); err != nil {
 			return err
 		}
 	}
@@ -189,6 +191,11 @@ func (x *extractor) node(at object, hdr *tar.Header) error {
 		mode = unix.S_IFCHR
 	case tar.TypeBlock:
 		mode = unix.S_IFBLK
+	}
+	if mode != unix.S_IFIFO && rootless.Active() {
+		// The kernel lets root of a user namespace make no device, nor open one that others made there. Other engines leave it out too; the mark of a
+		// missing file also hides a device's name in lower layers, as the device itself would.
+		return x.whiteout(object{dir: at.dir, base: whiteoutPrefix + at.base})
 	}
 	dev := int(number)
 	err = unix.Mknodat(at.dir, at.base, mode|0o600, dev)

@@ -1,0 +1,230 @@
+package network
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"brig/api"
+	"brig/internal/base/undo"
+)
+
+// Without root's rights nobody can put an interface into the host's network. What a container sends is then carried by a program in user space that
+// makes connections of the user's own of it, and the other way round for published ports: pasta where it is installed, else slirp4netns. The
+// container has a network of its own, on which nobody else is.
+const (
+	modePasta = "pasta"
+	modeSlirp = "slirp4netns"
+)
+
+// The addresses in such a network, slirp4netns's own. They are nobody else's business: two containers may have the same.
+func userAddress() netip.Prefix { return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 2, 100}), 24) }
+
+const (
+	userGateway = "10.0.2.2"
+	userDNS     = "10.0.2.3" // slirp4netns's way to the host's name servers, also those on its loopback
+)
+
+// attachUser is Attach for a normal user and a network of the container's own. mode is the program that was asked for, empty for any.
+func (m *Manager) attachUser(ctx context.Context, id, mode string, spec api.NetworkSpec) (*api.Link, error) {
+	program, err := carrier(mode)
+	if err != nil {
+		return nil, err
+	}
+	var u undo.Stack
+	defer u.Run()
+	ports, err := m.claim(id, spec.Ports)
+	if err != nil {
+		return nil, err
+	}
+	ns, inside, err := namespace()
+	if err != nil {
+		return nil, err
+	}
+	defer inside.Close()
+	u.Add(func() { ns.Close() })
+	if err := loopback(inside); err != nil {
+		return nil, err
+	}
+	link := &api.Link{Network: program.name, NetNS: ns, Interface: containerInterface, Addresses: []netip.Prefix{userAddress()}}
+	for _, p := range ports {
+		link.Ports = append(link.Ports, p.spec())
+	}
+	m.addDNS(link, spec, true)
+	if err := os.MkdirAll(m.path("helper"), 0o700); err != nil {
+		return nil, err
+	}
+	err = program.start(m, ctx, id, link, ports)
+	if errors.Is(err, errNoRoute) && mode == "" {
+		if slirp, serr := carrier(modeSlirp); serr == nil {
+			link.Network = slirp.name
+			err = slirp.start(m, ctx, id, link, ports)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if link.Network == modeSlirp && len(spec.DNS) == 0 {
+		link.DNS = []string{userDNS}
+	}
+	u.Release()
+	return link, nil
+}
+
+// program carries a container's packets. start returns when the first can pass.
+type program struct {
+	name  string
+	path  string
+	start func(m *Manager, ctx context.Context, id string, link *api.Link, ports []mapping) error
+}
+
+// carrier finds the program of that name, or with mode empty the best that is installed.
+func carrier(mode string) (program, error) {
+	if mode != modeSlirp {
+		if path, err := exec.LookPath("pasta"); err == nil {
+			return program{modePasta, path, startPasta(path)}, nil
+		}
+	}
+	if mode != modePasta {
+		if path, err := exec.LookPath("slirp4netns"); err == nil {
+			return program{modeSlirp, path, startSlirp(path)}, nil
+		}
+	}
+	if mode != "" {
+		return program{}, api.Errorf(api.Unsupported, "network %s: the program is not there: install it, or use the network %s or %s", mode, modeNone, modeHost)
+	}
+	return program{}, api.Errorf(api.Unsupported, "a network without root's rights takes pasta (Debian's package passt) or slirp4netns, and neither is installed: "+
+		"install one, or use --network %s or %s", modeNone, modeHost)
+}
+
+// claim finds out whether the host's ports can be had, and chooses those that were left open. The program then binds them itself.
+func (m *Manager) claim(id string, specs []api.PortSpec) ([]mapping, error) {
+	list := make([]api.PortSpec, len(specs))
+	for i, s := range specs {
+		if list[i] = s; s.HostIP == "" {
+			list[i].HostIP = netip.IPv4Unspecified().String()
+		}
+	}
+	ports, held, err := m.reserve(id, list, []netip.Prefix{userAddress(), netip.PrefixFrom(netip.IPv6Unspecified(), 0)})
+	if errors.Is(err, unix.EACCES) {
+		return nil, api.Errorf(api.Denied, "%w: low ports are root's: publish on a higher one, or have root lower the sysctl net.ipv4.ip_unprivileged_port_start", err)
+	}
+	closeAll(held)
+	return ports, err
+}
+
+// errNoRoute says that the host has no way out that could be copied.
+var errNoRoute = errors.New("the host has no route to other networks")
+
+// startPasta starts passt's pasta. It goes to the background by itself when all is there, and notes its PID in helper/ID.
+func startPasta(path string) func(*Manager, context.Context, string, *api.Link, []mapping) error {
+	return func(m *Manager, ctx context.Context, id string, link *api.Link, ports []mapping) error {
+		args := []string{
+			"--quiet", "--config-net", "--no-netns-quit", "--no-map-gw", "--ns-ifname", containerInterface,
+			"--address", userAddress().Addr().String(), "--netmask", strconv.Itoa(userAddress().Bits()), "--gateway", userGateway,
+			"--tcp-ns", "none", "--udp-ns", "none", "--pid", m.path("helper", id),
+		}
+		published := map[string]bool{}
+		for _, p := range ports {
+			spec := strconv.Itoa(int(p.Host.Port())) + ":" + strconv.Itoa(int(p.Container.Port()))
+			if a := p.Host.Addr(); !a.IsUnspecified() {
+				spec = a.String() + "/" + spec
+			}
+			args = append(args, "--"+p.Protocol+"-ports", spec)
+			published[p.Protocol] = true
+		}
+		for _, protocol := range []string{"tcp", "udp"} {
+			if !published[protocol] {
+				args = append(args, "--"+protocol+"-ports", "none")
+			}
+		}
+		cmd := exec.CommandContext(ctx, path, append(args, "--netns", "/proc/self/fd/3")...)
+		cmd.ExtraFiles = []*os.File{link.NetNS}
+		cmd.Dir = "/"
+		var told bytes.Buffer
+		cmd.Stderr = &told
+		runtime.LockOSThread() // as long as it is in the foreground it ends with this thread
+		defer runtime.UnlockOSThread()
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL}
+		if err := cmd.Run(); err != nil {
+			m.endHelper(id) //nolint:errcheck // it tells what it could not do
+			said := pastaSaid(told.String())
+			if strings.Contains(said, "External interface not usable") {
+				return fmt.Errorf("pasta: %w: use --network %s, %s or %s", errNoRoute, modeSlirp, modeNone, modeHost)
+			}
+			return api.Errorf(api.Unavailable, "pasta, which carries the container's network: %w: %s", err, said)
+		}
+		return nil
+	}
+}
+
+// pastaSaid leaves out that there is no system log.
+func pastaSaid(text string) string {
+	var lines []string
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasSuffix(line, "to syslog") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "; ")
+}
+
+// endHelper ends the program that carried a container's packets. The file holds its number; whether that is still its own its command line tells, which
+// names the file.
+func (m *Manager) endHelper(id string) error {
+	file := m.path("helper", id)
+	data, err := os.ReadFile(file)
+	if os.IsNotExist(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if pid, err := strconv.Atoi(strings.TrimSpace(string(data))); err == nil && pid > 1 {
+		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
+			line, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
+			if bytes.Contains(line, []byte(file+"\x00")) {
+				unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) //nolint:errcheck // it has ended
+				waitEnd(fd)
+			}
+			unix.Close(fd)
+		}
+	}
+	return os.Remove(file)
+}
+
+// endHelpers is endHelper for all.
+func (m *Manager) endHelpers() error {
+	entries, err := os.ReadDir(m.path("helper"))
+	if err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	for _, e := range entries {
+		if checkID(e.Name()) == nil && e.Type().IsRegular() {
+			if err := m.endHelper(e.Name()); err != nil {
+				return err
+			}
+		}
+	}
+	return os.RemoveAll(m.dir)
+}
+
+// waitEnd waits for the end of a process that was killed, which gives its ports back; a second at most.
+func waitEnd(pidfd int) {
+	for {
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 1000)
+		if err != unix.EINTR {
+			return
+		}
+	}
+}
