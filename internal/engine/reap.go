@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -15,6 +14,7 @@ import (
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/lock"
 	"brig/internal/base/record"
+	"brig/internal/base/rootless"
 	"brig/internal/runtime/ns"
 	"brig/internal/runtime/shim"
 	"brig/internal/store/snapshot/tree"
@@ -291,9 +291,16 @@ func (e *Engine) reapBeside(id string) {
 	if len(argv) == 0 {
 		return
 	}
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Dir, cmd.Env, cmd.SysProcAttr = "/", []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, &syscall.SysProcAttr{Setsid: true}
-	if cmd.Start() == nil { // else the next command finds it
-		_ = cmd.Process.Release()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return // the next command finds it
 	}
+	defer null.Close()
+	attr := &syscall.ProcAttr{Dir: "/", Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Sys: &syscall.SysProcAttr{Setsid: true}}
+	attr.Files = []uintptr{null.Fd(), null.Fd(), null.Fd()}
+	if uid, ok := rootless.UID(); ok { // it becomes a member of its own: see Reap
+		attr.Env = append(attr.Env, rootless.Variable(uid, len(attr.Files)))
+		attr.Files = append(attr.Files, uintptr(rootless.Membership()))
+	}
+	_, _ = syscall.ForkExec(argv[0], argv, attr)
 }

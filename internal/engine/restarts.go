@@ -16,6 +16,8 @@ import (
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/lock"
 	"brig/internal/base/record"
+	"brig/internal/base/rootless"
+	"brig/internal/kernel/userns"
 	"brig/internal/runtime/shim"
 )
 
@@ -135,6 +137,11 @@ func (e *Engine) readRestarts(id string) (r restarts) {
 
 // Reap cleans up after a container that has ended, and starts it again where its policy says so. It may be called any number of times, by anybody.
 func (e *Engine) Reap(ctx context.Context, id string) error {
+	if fd := rootless.Membership(); fd >= 0 {
+		if err := userns.Join(fd); err != nil {
+			return err
+		}
+	}
 	for {
 		again, err := e.round(ctx, id)
 		if !again || err != nil {
