@@ -42,6 +42,9 @@ func (e *Engine) reapToTrash(ctx context.Context, c *api.Container) ([]string, e
 		return nil, err
 	}
 	defer l.Release()
+	if e.isRunning(c.ID) { // another process was quicker, and has started it again
+		return nil, nil
+	}
 	t := new(trash)
 	for _, dir := range []string{e.rootTrash(), e.stateTrash()} {
 		if err := os.Mkdir(dir, 0o700); err != nil && !os.IsExist(err) {
@@ -138,7 +141,7 @@ func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, kno
 	if err := e.network.Detach(ctx, id); err != nil {
 		return err
 	}
-	if !known || c.Spec.AutoRemove {
+	if !known || c.Spec.AutoRemove && !e.restarting(id) {
 		err = e.removeAll(c, id, true, t)
 	} else {
 		err = e.keepExit(id, dir) // last: on a full disk all the rest is free already

@@ -77,6 +77,9 @@ func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Se
 	}
 	defer cl.Release()
 	if e.isRunning(c.ID) {
+		if err := e.notPaused(&c, "start it"); err != nil {
+			return nil, err
+		}
 		if a == nil {
 			return nil, nil // docker start of a running container is no error
 		}

@@ -26,6 +26,8 @@ const defaultStopTimeout = 10
 type live interface {
 	runtime.Container
 	runtime.Attacher
+	runtime.Pauser
+	runtime.Lister
 }
 
 // running takes up a container's process; api.Conflict when it does not run.
@@ -44,9 +46,18 @@ func (e *Engine) running(ctx context.Context, c *api.Container) (live, error) {
 	return ct.(live), nil
 }
 
-// Stop sends the stop signal, and SIGKILL after timeout seconds (nil: the container's own, or 10; -1: wait for ever). It returns when the
-// container has ended and is cleaned up.
-func (e *Engine) Stop(ctx context.Context, name string, timeout *int) error {
+// Stop sends a signal, and SIGKILL when the time is up. It returns when the container has ended and is cleaned up.
+func (e *Engine) Stop(ctx context.Context, name string, o api.StopOptions) error {
+	if o.Signal == "" {
+		return e.stop(ctx, name, "", o.Timeout)
+	}
+	if _, err := parseSignal(o.Signal); err != nil { // also where it does not run
+		return err
+	}
+	return e.stop(ctx, name, o.Signal, o.Timeout)
+}
+
+func (e *Engine) stop(ctx context.Context, name, signal string, timeout *int) error {
 	c, err := e.meta.Container(name)
 	if err != nil {
 		return err
@@ -62,7 +73,10 @@ func (e *Engine) Stop(ctx context.Context, name string, timeout *int) error {
 		}
 		return err
 	}
-	sig, err := parseSignal(stopSignal(&c))
+	if signal == "" {
+		signal = stopSignal(&c)
+	}
+	sig, err := parseSignal(signal)
 	if err != nil {
 		return err
 	}
@@ -77,6 +91,7 @@ func (e *Engine) Stop(ctx context.Context, name string, timeout *int) error {
 	if err := ct.Signal(ctx, sig); err != nil && !errors.Is(err, api.Conflict) {
 		return err
 	}
+	e.thaw(c.ID) // one that stands still would not hear of it
 	var deadline <-chan time.Time
 	if seconds >= 0 {
 		deadline = time.After(time.Duration(seconds) * time.Second)
@@ -203,7 +218,11 @@ func (e *Engine) Kill(ctx context.Context, name, signal string) error {
 		return api.Errorf(api.Conflict, "cannot kill container: %s: container %s is not running", name, c.ID)
 	}
 	if sig != unix.SIGKILL {
-		return ct.Signal(ctx, sig)
+		err := ct.Signal(ctx, sig)
+		if own, perr := parseSignal(stopSignal(&c)); err == nil && perr == nil && own == sig {
+			e.thaw(c.ID) // who is asked to end must hear of it: docker's rule
+		}
+		return err
 	}
 	ended := e.watch(ctx, ct, c.ID)
 	if err := ct.Signal(ctx, sig); err != nil {
@@ -267,7 +286,7 @@ func (e *Engine) Wait(ctx context.Context, name string) (api.Exit, error) {
 		if c.State.Exit != nil {
 			return *c.State.Exit, nil
 		}
-		if c.State.Status != api.StatusRunning {
+		if c.State.Status != api.StatusRunning && c.State.Status != api.StatusPaused {
 			return api.Exit{}, nil // never started: docker wait says 0
 		}
 		select { // it ended a moment ago, and its shim writes the status down

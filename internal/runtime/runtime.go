@@ -104,6 +104,19 @@ type Stream interface {
 	Close() error
 }
 
+// Pauser is a container whose processes can be made to stand still, all at once.
+type Pauser interface {
+	// Pause returns when all processes stand; api.Unavailable, and they run again, where that does not come about.
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
+	Paused() (bool, error)
+}
+
+// Lister is a container that tells its processes, by their numbers in the host's PID namespace.
+type Lister interface {
+	Pids() ([]int, error)
+}
+
 // Attacher is a container whose streams clients can join.
 type Attacher interface {
 	Attach(ctx context.Context, s Streams) (Stream, error)

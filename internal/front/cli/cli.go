@@ -38,8 +38,17 @@ type Engine interface {
 	// Run is Create and Start in one.
 	Run(ctx context.Context, spec api.ContainerSpec, a *api.Attach, out api.Streams) (api.Container, *api.Session, error)
 	Attach(ctx context.Context, name string, a api.Attach) (*api.Session, error)
-	// Stop asks a container to end and kills it after timeout seconds; nil: its own, negative: never.
-	Stop(ctx context.Context, name string, timeout *int) error
+	// Stop asks a container to end, kills it when the time is up, and returns when it has ended.
+	Stop(ctx context.Context, name string, o api.StopOptions) error
+	// Restart is Stop and Start in one: a container with --rm is not removed in between.
+	Restart(ctx context.Context, name string, o api.StopOptions) error
+	Pause(ctx context.Context, name string) error
+	Unpause(ctx context.Context, name string) error
+	Rename(ctx context.Context, name, to string) error
+	// Top lists a container's processes; words are ps options or podman's descriptors.
+	Top(ctx context.Context, name string, words []string) (api.ProcessList, error)
+	// Diff tells what a container has changed of its image's files.
+	Diff(ctx context.Context, name string) ([]api.Change, error)
 	Kill(ctx context.Context, name string, signal string) error
 	Remove(ctx context.Context, name string, force, volumes bool) error
 	List(ctx context.Context) ([]api.Container, error)
@@ -211,6 +220,8 @@ func commands() []entry {
 		{"info", (*app).info}, {"reap", (*app).reap}, {"registry", (*app).registry},
 		{"login", (*app).login}, {"logout", (*app).logout}, {"search", (*app).search},
 		{"history", (*app).history}, {"untag", (*app).untag}, {"import", (*app).importImage}, {"export", (*app).export}, {"commit", (*app).commit},
+		{"rename", (*app).rename}, {"restart", (*app).restart}, {"pause", (*app).pause}, {"unpause", (*app).unpause}, {"port", (*app).port},
+		{"top", (*app).top}, {"diff", (*app).diff},
 		{"container", (*app).containerGroup}, {"image", (*app).imageGroup},
 	}
 }

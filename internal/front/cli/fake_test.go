@@ -89,13 +89,49 @@ func (f *fake) Attach(_ context.Context, name string, a api.Attach) (*api.Sessio
 	return f.open(), f.err
 }
 
-func (f *fake) Stop(_ context.Context, name string, timeout *int) error {
-	if timeout == nil {
-		f.call("stop %s", name)
-	} else {
-		f.call("stop %s %d", name, *timeout)
-	}
+func (f *fake) Stop(_ context.Context, name string, o api.StopOptions) error {
+	f.call("stop %s%s", name, stopText(o))
 	return f.fails[name]
+}
+
+func (f *fake) Restart(_ context.Context, name string, o api.StopOptions) error {
+	f.call("restart %s%s", name, stopText(o))
+	return f.fails[name]
+}
+
+func stopText(o api.StopOptions) (s string) {
+	if o.Signal != "" {
+		s = " " + o.Signal
+	}
+	if o.Timeout != nil {
+		s += fmt.Sprintf(" %d", *o.Timeout)
+	}
+	return s
+}
+
+func (f *fake) Pause(_ context.Context, name string) error {
+	f.call("pause %s", name)
+	return f.fails[name]
+}
+
+func (f *fake) Unpause(_ context.Context, name string) error {
+	f.call("unpause %s", name)
+	return f.fails[name]
+}
+
+func (f *fake) Rename(_ context.Context, name, to string) error {
+	f.call("rename %s %s", name, to)
+	return f.fails[name]
+}
+
+func (f *fake) Top(_ context.Context, name string, words []string) (api.ProcessList, error) {
+	f.call("top %s %q", name, words)
+	return api.ProcessList{Titles: []string{"PID", "CMD"}, Rows: [][]string{{"7", "sleep 60"}}}, f.fails[name]
+}
+
+func (f *fake) Diff(_ context.Context, name string) ([]api.Change, error) {
+	f.call("diff %s", name)
+	return []api.Change{{Kind: api.Changed, Path: "/etc"}, {Kind: api.Added, Path: "/etc/x"}, {Kind: api.Deleted, Path: "/tmp"}}, f.fails[name]
 }
 
 func (f *fake) Kill(_ context.Context, name, signal string) error {

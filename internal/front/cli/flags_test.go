@@ -19,6 +19,16 @@ func own(command string) []string {
 		"logout": {"--authfile"},
 		"search": {"--authfile", "--cert-dir", "--tls-verify"},
 		"save":   {"--format"},
+		"diff":   {"--latest", "--format"}, // from here on podman's too
+		"kill":   {"--all", "--latest", "--cidfile"},
+		"pause":  {"--all", "--latest", "--filter", "--cidfile"}, "unpause": {"--all", "--latest", "--filter", "--cidfile"},
+		"port":    {"--all", "--latest"},
+		"restart": {"--all", "--running", "--latest", "--filter", "--cidfile"},
+		"rm":      {"--time", "--all", "--latest", "--filter", "--cidfile", "--ignore"},
+		"start":   {"--all", "--latest", "--filter"},
+		"stop":    {"--all", "--latest", "--filter", "--cidfile", "--ignore"},
+		"top":     {"--latest"},
+		"wait":    {"--condition", "--interval", "--latest", "--ignore"},
 	}[command]
 }
 

@@ -1,0 +1,29 @@
+package api
+
+// StopOptions say how a container is asked to end. The zero value is the container's own way.
+type StopOptions struct {
+	Timeout *int   // seconds until SIGKILL; nil: the container's own, or 10; negative: never
+	Signal  string // empty: the container's own, or SIGTERM
+}
+
+// Change is one file that a container has and its image has not, or the other way round, or that is different.
+type Change struct {
+	Kind ChangeKind
+	Path string // absolute, in the container
+}
+
+// ChangeKind is docker's letter for a change.
+type ChangeKind byte
+
+// The kinds of changes.
+const (
+	Added   ChangeKind = 'A'
+	Changed ChangeKind = 'C'
+	Deleted ChangeKind = 'D'
+)
+
+// ProcessList is a table of a container's processes.
+type ProcessList struct {
+	Titles []string
+	Rows   [][]string
+}
