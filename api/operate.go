@@ -1,5 +1,7 @@
 package api
 
+import "time"
+
 // StopOptions say how a container is asked to end. The zero value is the container's own way.
 type StopOptions struct {
 	Timeout *int   // seconds until SIGKILL; nil: the container's own, or 10; negative: never
@@ -26,4 +28,17 @@ const (
 type ProcessList struct {
 	Titles []string
 	Rows   [][]string
+}
+
+// Usage is what a container has used at a moment. The zero value is that of one that does not run.
+type Usage struct {
+	At          time.Time     `json:"at"`
+	CPU         time.Duration `json:"cpu"`    // of all processors together, since it was started
+	Memory      uint64        `json:"memory"` // bytes, without the part of the page cache that nobody asks for
+	MemoryLimit uint64        `json:"memoryLimit"`
+	NetIn       uint64        `json:"netIn"` // bytes, of all interfaces but loopback
+	NetOut      uint64        `json:"netOut"`
+	BlockIn     uint64        `json:"blockIn"` // bytes that were read from devices
+	BlockOut    uint64        `json:"blockOut"`
+	Pids        uint64        `json:"pids"`
 }

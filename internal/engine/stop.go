@@ -28,6 +28,8 @@ type live interface {
 	runtime.Attacher
 	runtime.Pauser
 	runtime.Lister
+	runtime.Updater
+	runtime.Statser
 }
 
 // running takes up a container's process; api.Conflict when it does not run.

@@ -12,6 +12,8 @@ import (
 	"io"
 	"syscall"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"brig/api"
 )
 
@@ -110,6 +112,16 @@ type Pauser interface {
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
 	Paused() (bool, error)
+}
+
+// Updater is a container whose limits can be changed while it runs. What is nil stays as it is; device rules are not touched.
+type Updater interface {
+	Update(ctx context.Context, r *specs.LinuxResources) error
+}
+
+// Statser is a container that tells what it has used.
+type Statser interface {
+	Stats() (api.Usage, error)
 }
 
 // Lister is a container that tells its processes, by their numbers in the host's PID namespace.

@@ -45,6 +45,10 @@ type Engine interface {
 	Pause(ctx context.Context, name string) error
 	Unpause(ctx context.Context, name string) error
 	Rename(ctx context.Context, name, to string) error
+	// Update changes the limits that are not zero.
+	Update(ctx context.Context, name string, change api.Resources) error
+	// Stats tells what a container has used; the zero Usage for one that does not run.
+	Stats(ctx context.Context, name string) (api.Container, api.Usage, error)
 	// Top lists a container's processes; words are ps options or podman's descriptors.
 	Top(ctx context.Context, name string, words []string) (api.ProcessList, error)
 	// Diff tells what a container has changed of its image's files.
@@ -70,6 +74,8 @@ type Engine interface {
 	Untag(ctx context.Context, name string, names []string) error
 	// Export writes a container's root file system as a tar to a file, or to s.Stdout.
 	Export(ctx context.Context, name, file string, s api.Streams) error
+	// CopyFiles copies files between this machine and a container, or two.
+	CopyFiles(ctx context.Context, from, to api.CopyPlace, followLink, archive bool, s api.Streams) error
 	// Commit makes an image of a container.
 	Commit(ctx context.Context, name string, o api.CommitOptions, s api.Streams) (api.Image, error)
 	Info(ctx context.Context) (api.Info, error)
@@ -221,7 +227,7 @@ func commands() []entry {
 		{"login", (*app).login}, {"logout", (*app).logout}, {"search", (*app).search},
 		{"history", (*app).history}, {"untag", (*app).untag}, {"import", (*app).importImage}, {"export", (*app).export}, {"commit", (*app).commit},
 		{"rename", (*app).rename}, {"restart", (*app).restart}, {"pause", (*app).pause}, {"unpause", (*app).unpause}, {"port", (*app).port},
-		{"top", (*app).top}, {"diff", (*app).diff},
+		{"top", (*app).top}, {"diff", (*app).diff}, {"stats", (*app).stats}, {"update", (*app).update}, {"cp", (*app).cp},
 		{"container", (*app).containerGroup}, {"image", (*app).imageGroup},
 	}
 }

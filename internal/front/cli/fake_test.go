@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"brig/api"
 )
@@ -32,6 +33,7 @@ type fake struct {
 	pruned     api.PruneReport
 	checked    api.CheckReport
 	limit      int64
+	used       api.Usage // at first; each second it takes 1.5 s of processor time
 	session    *api.Session
 	exit       api.Exit
 	err        error            // of Run, Create, Start, Exec, Attach, Transfer, Info, Reap
@@ -122,6 +124,19 @@ func (f *fake) Unpause(_ context.Context, name string) error {
 func (f *fake) Rename(_ context.Context, name, to string) error {
 	f.call("rename %s %s", name, to)
 	return f.fails[name]
+}
+
+func (f *fake) Update(_ context.Context, name string, change api.Resources) error {
+	f.call("update %s", name)
+	f.spec.Limits = change
+	return f.fails[name]
+}
+
+func (f *fake) Stats(ctx context.Context, name string) (api.Container, api.Usage, error) {
+	c, err := f.Inspect(ctx, name)
+	f.used.At = f.used.At.Add(time.Second)
+	f.used.CPU += 1500 * time.Millisecond
+	return c, f.used, err
 }
 
 func (f *fake) Top(_ context.Context, name string, words []string) (api.ProcessList, error) {
@@ -218,6 +233,11 @@ func (f *fake) Export(_ context.Context, name, file string, s api.Streams) error
 		fmt.Fprint(s.Stdout, "archive")
 	}
 	return f.fails[name]
+}
+
+func (f *fake) CopyFiles(_ context.Context, from, to api.CopyPlace, followLink, archive bool, _ api.Streams) error {
+	f.call("cp %s|%s %s|%s %t %t", from.Container, from.Path, to.Container, to.Path, followLink, archive)
+	return f.err
 }
 
 func (f *fake) Commit(_ context.Context, name string, o api.CommitOptions, _ api.Streams) (api.Image, error) {

@@ -27,8 +27,9 @@ func own(command string) []string {
 		"rm":      {"--time", "--all", "--latest", "--filter", "--cidfile", "--ignore"},
 		"start":   {"--all", "--latest", "--filter"},
 		"stop":    {"--all", "--latest", "--filter", "--cidfile", "--ignore"},
-		"top":     {"--latest"},
-		"wait":    {"--condition", "--interval", "--latest", "--ignore"},
+		"stats":   {"--interval", "--no-reset", "--latest"},
+		"top":     {"--latest"}, "update": {"--latest"},
+		"wait": {"--condition", "--interval", "--latest", "--ignore"},
 	}[command]
 }
 
@@ -91,8 +92,9 @@ func TestSpellings(t *testing.T) {
 
 // TestFlagList pins the flags of run, so that none is lost unnoticed.
 func TestFlagList(t *testing.T) {
-	want := strings.Fields("add-host attach cap-add cap-drop cidfile cpus detach detach-keys device dns entrypoint env env-file help hostname init " +
-		"interactive isolation label label-file memory mount name net network pids-limit platform privileged publish pull quiet read-only rm " +
+	want := strings.Fields("add-host attach blkio-weight blkio-weight-device cap-add cap-drop cidfile cpu-period cpu-quota cpu-shares cpus cpuset-cpus cpuset-mems " +
+		"detach detach-keys device device-read-bps device-read-iops device-write-bps device-write-iops dns entrypoint env env-file help hostname init " +
+		"interactive isolation label label-file memory memory-reservation memory-swap memory-swappiness mount name net network oom-kill-disable pids-limit platform privileged publish pull quiet read-only rm " +
 		"security-opt sig-proxy stop-signal stop-timeout tmpfs tty ulimit user volume workdir")
 	var got []string
 	run, _, err := Tree().Find([]string{"run"})

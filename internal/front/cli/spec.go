@@ -83,9 +83,8 @@ func (o *specFlags) processFlags(s *api.ContainerSpec, f *pflag.FlagSet) {
 // boundaryFlags are about what the container may do and use.
 func (o *specFlags) boundaryFlags(s *api.ContainerSpec, f *pflag.FlagSet) {
 	parsed(f, "isolation", "", "level", "Boundary of the container: container", assign(&s.Isolation, parseIsolation))
-	parsed(f, "memory", "m", "bytes", "Memory limit", assign(&s.Limits.Memory, parseBytes))
-	parsed(f, "cpus", "", "decimal", "Number of CPUs", assign(&s.Limits.NanoCPUs, parseCPUs))
-	f.Int64Var(&s.Limits.Pids, "pids-limit", 0, "Tune container pids limit (set -1 for unlimited)")
+	limitFlags(f, &s.Limits)
+	deviceFlags(f, &s.Limits)
 	list(f, "cap-add", "", "Add Linux capabilities", appendTo(&s.CapAdd, parseCapability))
 	list(f, "cap-drop", "", "Drop Linux capabilities", appendTo(&s.CapDrop, parseCapability))
 	list(f, "security-opt", "", "Security Options", appendTo(&s.Security, parseSecurity))
@@ -109,8 +108,8 @@ func (o *specFlags) finish(f *pflag.FlagSet, args []string) (api.ContainerSpec, 
 	if f.Changed("stop-timeout") {
 		s.StopTimeout = &o.stopTimeout
 	}
-	if s.Limits.Pids < -1 {
-		return s, fmt.Errorf("invalid --pids-limit %d: use -1 for no limit", s.Limits.Pids)
+	if err := checkLimits(f, &s.Limits); err != nil {
+		return s, err
 	}
 	var err error
 	if s.Env, err = environment(o.envFiles, o.env); err != nil {

@@ -32,6 +32,8 @@ var (
 	_ runtime.Attacher = (*container)(nil)
 	_ runtime.Pauser   = (*container)(nil)
 	_ runtime.Lister   = (*container)(nil)
+	_ runtime.Updater  = (*container)(nil)
+	_ runtime.Statser  = (*container)(nil)
 )
 
 // Name is the level's name.

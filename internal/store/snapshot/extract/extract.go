@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"path"
 	"strings"
 
@@ -64,7 +65,11 @@ func Tree(ctx context.Context, root int, r io.Reader) (Result, error) {
 	}
 	x := &extractor{dirs: newDirs(root), space: space, buf: make([]byte, bufferSize)}
 	defer x.dirs.forget()
-	tr := tar.NewReader(r)
+	return x.all(ctx, tar.NewReader(r))
+}
+
+// all extracts an archive up to its end.
+func (x *extractor) all(ctx context.Context, tr *tar.Reader) (Result, error) {
 	for {
 		if err := ctx.Err(); err != nil {
 			return x.result, err
@@ -91,7 +96,8 @@ type extractor struct {
 
 	folders     []folderTime // set when nothing changes the folders any more
 	folderBytes int
-	replaced    bool // some entry replaced an earlier one
+	replaced    bool     // some entry replaced an earlier one
+	over        *Options // of Into, nil: it is a layer
 }
 
 // folderTime is when a folder was changed, as the archive says.
@@ -123,8 +129,10 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 		return api.Errorf(api.Exhausted, "entry %q: no space left: the archive holds at least %d bytes more than the %d that were free", hdr.Name, x.result.Bytes-x.space+hdr.Size, x.space)
 	}
 	dir, base := path.Split(name)
-	if skip, err := checkMarkers(name, base); skip || err != nil {
-		return err
+	if x.over == nil {
+		if skip, err := checkMarkers(name, base); skip || err != nil {
+			return err
+		}
 	}
 	fd, err := x.dirs.open(strings.TrimSuffix(dir, "/"))
 	if err != nil {
@@ -134,7 +142,7 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 	if name == "." {
 		at.base = "."
 	}
-	if strings.HasPrefix(base, whiteoutPrefix) {
+	if x.over == nil && strings.HasPrefix(base, whiteoutPrefix) {
 		err = x.whiteout(at)
 	} else {
 		err = x.make(at, hdr, content)
@@ -146,6 +154,12 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 func (x *extractor) make(at object, hdr *tar.Header, content io.Reader) error {
 	if at.base == "." && hdr.Typeflag != tar.TypeDir {
 		return corrupt(hdr.Name, "the root must be a folder")
+	}
+	if err := x.mayReplace(at, hdr); err != nil {
+		return err
+	}
+	if x.over != nil && x.over.Mine {
+		hdr.Uid, hdr.Gid = os.Geteuid(), os.Getegid()
 	}
 	switch hdr.Typeflag {
 	case tar.TypeDir:
