@@ -42,3 +42,16 @@ type Usage struct {
 	BlockOut    uint64        `json:"blockOut"`
 	Pids        uint64        `json:"pids"`
 }
+
+// Event is something that happened to a container.
+type Event struct {
+	Time       time.Time         `json:"time"`
+	Action     string            `json:"action"` // docker's word: create, start, kill, die, stop, destroy, pause, …
+	ID         string            `json:"id"`
+	Attributes map[string]string `json:"attributes,omitempty"` // image, name and labels of the container; exitCode, signal, oldName
+}
+
+// EventOptions choose events. The zero times mean: none of the past, and no end.
+type EventOptions struct {
+	Since, Until time.Time
+}

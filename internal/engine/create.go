@@ -37,6 +37,7 @@ func (e *Engine) Create(ctx context.Context, spec api.ContainerSpec, out api.Str
 			}
 		}
 		u.Release()
+		e.note(happened(&c, "create"))
 		return nil
 	})
 	return c, err

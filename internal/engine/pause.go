@@ -23,6 +23,7 @@ func (e *Engine) Pause(ctx context.Context, name string) error {
 	if err := ct.Pause(ctx); err != nil {
 		return api.Errorf(api.KindOf(err), "pausing container %s: %w", c.Name, err)
 	}
+	e.note(happened(&c, "pause"))
 	return nil
 }
 
@@ -42,6 +43,7 @@ func (e *Engine) Unpause(ctx context.Context, name string) error {
 	if err := ct.Resume(ctx); err != nil {
 		return api.Errorf(api.KindOf(err), "unpausing container %s: %w", c.Name, err)
 	}
+	e.note(happened(&c, "unpause"))
 	return nil
 }
 

@@ -141,10 +141,23 @@ func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, kno
 	if err := e.network.Detach(ctx, id); err != nil {
 		return err
 	}
+	var told []api.Event
+	if state, serr := shim.ReadState(dir); known && serr == nil && state.Pid > 0 {
+		exit := &lostExit
+		if last := e.lastExit(id); last != nil {
+			exit = &last.Exit
+		}
+		told = ended(c, exit)
+	}
 	if !known || c.Spec.AutoRemove && !e.restarting(id) {
-		err = e.removeAll(c, id, true, t)
+		if err = e.removeAll(c, id, true, t); err == nil && known {
+			told = append(told, happened(c, "destroy"))
+		}
 	} else {
 		err = e.keepExit(id, dir) // last: on a full disk all the rest is free already
+	}
+	if len(told) > 0 {
+		e.note(told...)
 	}
 	if err != nil {
 		return err

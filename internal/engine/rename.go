@@ -20,7 +20,13 @@ func (e *Engine) Rename(_ context.Context, name, to string) error {
 	if c.Name == to {
 		return api.Errorf(api.InvalidArgument, "renaming a container with the same name as its current name: %s", to)
 	}
-	return e.meta.Rename(c, to, durability(&c))
+	if err := e.meta.Rename(c, to, durability(&c)); err != nil {
+		return err
+	}
+	old := c.Name
+	c.Name = to
+	e.note(happened(&c, "rename", "oldName", "/"+old))
+	return nil
 }
 
 // held takes the lock of a container, so that nobody else changes it, and returns its record as it is then.

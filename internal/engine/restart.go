@@ -34,7 +34,9 @@ func (e *Engine) Restart(ctx context.Context, name string, o api.StopOptions) er
 	if err := e.Stop(ctx, c.ID, o); err != nil {
 		return err
 	}
-	_, err = e.Start(ctx, c.ID, nil)
+	if _, err = e.Start(ctx, c.ID, nil); err == nil {
+		e.note(happened(&c, "restart"))
+	}
 	return err
 }
 

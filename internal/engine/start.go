@@ -162,6 +162,11 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 	u.Release()
 	// It runs. Where a volume's record cannot be written, the next container looks whether the volume is empty, and finds the files.
 	_ = e.markVolumesUsed(c)
+	if fresh {
+		e.note(happened(c, "create"), happened(c, "start"))
+	} else {
+		e.note(happened(c, "start"))
+	}
 	return l, nil
 }
 

@@ -89,17 +89,19 @@ func (e *Engine) stop(ctx context.Context, name, signal string, timeout *int) er
 	if timeout != nil {
 		seconds = *timeout
 	}
-	ended := e.watch(ctx, ct, c.ID)
+	over := e.watch(ctx, ct, c.ID)
 	if err := ct.Signal(ctx, sig); err != nil && !errors.Is(err, api.Conflict) {
 		return err
 	}
+	e.note(happened(&c, "kill", "signal", strconv.Itoa(int(sig))))
 	e.thaw(c.ID) // one that stands still would not hear of it
 	var deadline <-chan time.Time
 	if seconds >= 0 {
 		deadline = time.After(time.Duration(seconds) * time.Second)
 	}
 	select {
-	case err := <-ended:
+	case err := <-over:
+		e.note(happened(&c, "stop"))
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
@@ -108,7 +110,8 @@ func (e *Engine) stop(ctx context.Context, name, signal string, timeout *int) er
 	ct.Signal(ctx, unix.SIGKILL)
 	e.thaw(c.ID)
 	select {
-	case err := <-ended:
+	case err := <-over:
+		e.note(happened(&c, "stop"))
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
@@ -221,17 +224,21 @@ func (e *Engine) Kill(ctx context.Context, name, signal string) error {
 	}
 	if sig != unix.SIGKILL {
 		err := ct.Signal(ctx, sig)
+		if err == nil {
+			e.note(happened(&c, "kill", "signal", strconv.Itoa(int(sig))))
+		}
 		if own, perr := parseSignal(stopSignal(&c)); err == nil && perr == nil && own == sig {
 			e.thaw(c.ID) // who is asked to end must hear of it: docker's rule
 		}
 		return err
 	}
-	ended := e.watch(ctx, ct, c.ID)
+	over := e.watch(ctx, ct, c.ID)
 	if err := ct.Signal(ctx, sig); err != nil {
 		return err
 	}
+	e.note(happened(&c, "kill", "signal", strconv.Itoa(int(sig))))
 	e.thaw(c.ID)
-	return <-ended
+	return <-over
 }
 
 // thaw lets a container that stands still run again, to die of the signal that it was sent: under cgroup version 1 a frozen process cannot even be killed.
@@ -344,6 +351,9 @@ func (e *Engine) removeEnded(ctx context.Context, c *api.Container, volumes bool
 	}
 	if err := e.removeAll(c, c.ID, volumes, nil); err != nil {
 		return err
+	}
+	if c.ID != "" {
+		e.note(happened(c, "destroy"))
 	}
 	if durability(c) == atomicfile.Durable { // or it is back after a power cut
 		if err := atomicfile.SyncDir(filepath.Dir(e.meta.Dir(c.ID))); err != nil {

@@ -45,6 +45,7 @@ func (e *Engine) Update(ctx context.Context, name string, change api.Resources) 
 	if err := e.meta.PutContainer(c, durability(&c)); err != nil {
 		return errors.Join(err, back())
 	}
+	e.note(happened(&c, "update"))
 	return nil
 }
 

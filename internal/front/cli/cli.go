@@ -74,6 +74,8 @@ type Engine interface {
 	Untag(ctx context.Context, name string, names []string) error
 	// Export writes a container's root file system as a tar to a file, or to s.Stdout.
 	Export(ctx context.Context, name, file string, s api.Streams) error
+	// Events hands over what happened to containers, and what happens, until ctx ends.
+	Events(ctx context.Context, o api.EventOptions, emit func(api.Event) error) error
 	// CopyFiles copies files between this machine and a container, or two.
 	CopyFiles(ctx context.Context, from, to api.CopyPlace, followLink, archive bool, s api.Streams) error
 	// Commit makes an image of a container.
@@ -227,7 +229,7 @@ func commands() []entry {
 		{"login", (*app).login}, {"logout", (*app).logout}, {"search", (*app).search},
 		{"history", (*app).history}, {"untag", (*app).untag}, {"import", (*app).importImage}, {"export", (*app).export}, {"commit", (*app).commit},
 		{"rename", (*app).rename}, {"restart", (*app).restart}, {"pause", (*app).pause}, {"unpause", (*app).unpause}, {"port", (*app).port},
-		{"top", (*app).top}, {"diff", (*app).diff}, {"stats", (*app).stats}, {"update", (*app).update}, {"cp", (*app).cp},
+		{"top", (*app).top}, {"diff", (*app).diff}, {"stats", (*app).stats}, {"update", (*app).update}, {"cp", (*app).cp}, {"events", (*app).events},
 		{"container", (*app).containerGroup}, {"image", (*app).imageGroup},
 	}
 }

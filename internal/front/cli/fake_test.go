@@ -33,6 +33,7 @@ type fake struct {
 	pruned     api.PruneReport
 	checked    api.CheckReport
 	limit      int64
+	happened   []api.Event
 	used       api.Usage // at first; each second it takes 1.5 s of processor time
 	session    *api.Session
 	exit       api.Exit
@@ -238,6 +239,16 @@ func (f *fake) Export(_ context.Context, name, file string, s api.Streams) error
 func (f *fake) CopyFiles(_ context.Context, from, to api.CopyPlace, followLink, archive bool, _ api.Streams) error {
 	f.call("cp %s|%s %s|%s %t %t", from.Container, from.Path, to.Container, to.Path, followLink, archive)
 	return f.err
+}
+
+func (f *fake) Events(_ context.Context, o api.EventOptions, emit func(api.Event) error) error {
+	f.call("events %t %t", o.Since.IsZero(), o.Until.IsZero())
+	for _, e := range f.happened {
+		if err := emit(e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *fake) Commit(_ context.Context, name string, o api.CommitOptions, _ api.Streams) (api.Image, error) {

@@ -27,6 +27,7 @@ func own(command string) []string {
 		"rm":      {"--time", "--all", "--latest", "--filter", "--cidfile", "--ignore"},
 		"start":   {"--all", "--latest", "--filter"},
 		"stop":    {"--all", "--latest", "--filter", "--cidfile", "--ignore"},
+		"events":  {"--stream"},
 		"stats":   {"--interval", "--no-reset", "--latest"},
 		"top":     {"--latest"}, "update": {"--latest"},
 		"wait": {"--condition", "--interval", "--latest", "--ignore"},
