@@ -60,6 +60,11 @@ type ContainerSpec struct {
 	CapDrop  []string     `json:"capDrop,omitempty"`
 	Security []string     `json:"security,omitempty"` // --security-opt, as typed: seccomp=…, no-new-privileges[=true|false]
 
+	ShmSize     int64             `json:"shmSize,omitempty"`     // bytes of /dev/shm; 0: 64 MiB
+	OOMScoreAdj int               `json:"oomScoreAdj,omitempty"` // -1000 to 1000
+	Sysctls     map[string]string `json:"sysctls,omitempty"`     // of the container's own namespaces
+	Annotations map[string]string `json:"annotations,omitempty"` // of the bundle; none of Brig's own, org.brig.
+
 	Labels      map[string]string `json:"labels,omitempty"`
 	StopSignal  string            `json:"stopSignal,omitempty"`
 	StopTimeout *int              `json:"stopTimeout,omitempty"` // seconds; nil: 10

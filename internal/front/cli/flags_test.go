@@ -20,6 +20,7 @@ func own(command string) []string {
 		"search": {"--authfile", "--cert-dir", "--tls-verify"},
 		"save":   {"--format"},
 		"diff":   {"--latest", "--format"}, // from here on podman's too
+		"logs":   {"--names", "--latest"},
 		"kill":   {"--all", "--latest", "--cidfile"},
 		"pause":  {"--all", "--latest", "--filter", "--cidfile"}, "unpause": {"--all", "--latest", "--filter", "--cidfile"},
 		"port":    {"--all", "--latest"},
@@ -93,10 +94,10 @@ func TestSpellings(t *testing.T) {
 
 // TestFlagList pins the flags of run, so that none is lost unnoticed.
 func TestFlagList(t *testing.T) {
-	want := strings.Fields("add-host attach blkio-weight blkio-weight-device cap-add cap-drop cidfile cpu-period cpu-quota cpu-shares cpus cpuset-cpus cpuset-mems " +
+	want := strings.Fields("add-host annotation attach blkio-weight blkio-weight-device cap-add cap-drop cidfile cpu-period cpu-quota cpu-shares cpus cpuset-cpus cpuset-mems " +
 		"detach detach-keys device device-read-bps device-read-iops device-write-bps device-write-iops dns entrypoint env env-file help hostname init " +
-		"interactive isolation label label-file memory memory-reservation memory-swap memory-swappiness mount name net network oom-kill-disable pids-limit platform privileged publish pull quiet read-only rm " +
-		"security-opt sig-proxy stop-signal stop-timeout tmpfs tty ulimit user volume workdir")
+		"interactive isolation label label-file memory memory-reservation memory-swap memory-swappiness mount name net network oom-kill-disable oom-score-adj pids-limit platform privileged publish pull quiet read-only rm " +
+		"security-opt shm-size sig-proxy stop-signal stop-timeout sysctl tmpfs tty ulimit user volume workdir")
 	var got []string
 	run, _, err := Tree().Find([]string{"run"})
 	if err != nil {

@@ -89,7 +89,26 @@ func (o *specFlags) boundaryFlags(s *api.ContainerSpec, f *pflag.FlagSet) {
 	list(f, "cap-drop", "", "Drop Linux capabilities", appendTo(&s.CapDrop, parseCapability))
 	list(f, "security-opt", "", "Security Options", appendTo(&s.Security, parseSecurity))
 	f.BoolVar(&s.Privileged, "privileged", false, "Give extended privileges to this container")
+	parsed(f, "shm-size", "", "bytes", "Size of /dev/shm", assign(&s.ShmSize, parseBytes))
+	f.IntVar(&s.OOMScoreAdj, "oom-score-adj", 0, "Tune host's OOM preferences (-1000 to 1000)")
+	parsed(f, "sysctl", "", "map", "Sysctl options", pairs("sysctl", &s.Sysctls))
+	parsed(f, "annotation", "", "map", "Add an annotation to the container (passed through to the OCI runtime)", pairs("annotation", &s.Annotations))
 	list(f, "device", "", "Add a host device to the container", appendTo(&s.Devices, parseDevice))
+}
+
+// pairs returns a function that keeps KEY=VALUE.
+func pairs(what string, to *map[string]string) func(string) error {
+	return func(s string) error {
+		key, val, found := strings.Cut(s, "=")
+		if !found || key == "" {
+			return fmt.Errorf("invalid %s %q: use NAME=VALUE", what, s)
+		}
+		if *to == nil {
+			*to = map[string]string{}
+		}
+		(*to)[key] = val
+		return nil
+	}
 }
 
 // finish returns the spec for an image and its command, args as they stand behind the flags.

@@ -172,7 +172,7 @@ func TestExitCodes(t *testing.T) {
 		{"ps --format {{", nil, 0, 64, "brig: template parsing error"},
 		{"info", broken, 0, 1, "brig: disk full\n"},
 		{"pull i", broken, 0, 1, "brig: disk full\n"},
-		{"logs nobody extra", nil, 0, 1, "brig: 'brig logs' requires 1 argument"},
+		{"logs", nil, 0, 1, "brig: 'brig logs' requires at least 1 argument"},
 		{"frob", nil, 0, 1, "brig: unknown command: brig frob\n\nRun 'brig --help' for more information\n"},
 		{"--bogus", nil, 0, 125, "brig: unknown flag: --bogus"},
 		{"--root", nil, 0, 125, "brig: flag needs an argument: --root"},

@@ -61,6 +61,10 @@ type inspectHostConfig struct {
 	Privileged           bool
 	ReadonlyRootfs       bool
 	SecurityOpt          []string
+	ShmSize              int64
+	OomScoreAdj          int
+	Sysctls              map[string]string `json:",omitempty"`
+	Annotations          map[string]string `json:",omitempty"`
 	Tmpfs                map[string]string `json:",omitempty"`
 	Isolation            string
 	Memory               int64
@@ -193,6 +197,10 @@ func hostConfigView(s *api.ContainerSpec) inspectHostConfig {
 		NanoCPUs: s.Limits.NanoCPUs, Devices: []inspectDevice{}, Ulimits: []inspectUlimit{},
 	}
 	v.limits(&s.Limits)
+	v.ShmSize, v.OomScoreAdj, v.Sysctls, v.Annotations = s.ShmSize, s.OOMScoreAdj, s.Sysctls, s.Annotations
+	if v.ShmSize == 0 {
+		v.ShmSize = 64 << 20
+	}
 	if v.NetworkMode == "" {
 		v.NetworkMode = "bridge"
 	}

@@ -171,7 +171,7 @@ func readTrust(s *jsonscan.Scanner, v *api.Trust) {
 	}
 }
 
-var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "hostname", "network", "mounts", "devices", "limits", "ulimits", "capAdd", "capDrop", "security", "labels", "stopSignal", "stopTimeout"}
+var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "hostname", "network", "mounts", "devices", "limits", "ulimits", "capAdd", "capDrop", "security", "shmSize", "oomScoreAdj", "sysctls", "annotations", "labels", "stopSignal", "stopTimeout"}
 
 func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -227,10 +227,18 @@ func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 		case 24:
 			jsonscan.List(s, &v.Security, jsonscan.String[string])
 		case 25:
-			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
+			jsonscan.Int(s, &v.ShmSize)
 		case 26:
-			jsonscan.String(s, &v.StopSignal)
+			jsonscan.Int(s, &v.OOMScoreAdj)
 		case 27:
+			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
+		case 28:
+			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
+		case 29:
+			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
+		case 30:
+			jsonscan.String(s, &v.StopSignal)
+		case 31:
 			jsonscan.Pointer(s, &v.StopTimeout, jsonscan.Int[int])
 		default:
 			s.Skip()
