@@ -24,7 +24,7 @@ endif
 BUILD_PACKAGES := busybox-static
 TEST_PACKAGES  := nftables iproute2 runc skopeo umoci mmdebstrap docker-registry openssh-client uidmap bzip2 xz-utils e2fsprogs
 BENCH_PACKAGES := crun podman containerd docker.io bubblewrap iptables e2fsprogs
-FOREIGN_PACKAGES := conmon gcc libc6-dev
+FOREIGN_PACKAGES := conmon gcc libc6-dev buildah
 FAR_PACKAGES   := curl redis-tools openssh-server
 GUEST_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
 
@@ -74,7 +74,7 @@ $(BASE): $(wildcard internal/image/base/gen/*.go internal/image/base/*.go)
 	$(GO) run ./internal/image/base/gen
 	@touch $@
 
-install: build ## programs, completions and man pages below DESTDIR/PREFIX
+install: build ## programs, completions, man pages and the unit brig-boot below DESTDIR/PREFIX
 	@set -e; gen=$$(mktemp -d); trap 'rm -rf "$$gen"' EXIT; $(GO) run ./internal/front/cli/gen "$$gen"; \
 	install -D -m 755 bin/brig "$(DESTDIR)$(PREFIX)/bin/brig"; \
 	install -D -m 755 bin/brig-oci "$(DESTDIR)$(PREFIX)/bin/brig-oci"; \
@@ -83,10 +83,12 @@ install: build ## programs, completions and man pages below DESTDIR/PREFIX
 	install -D -m 644 "$$gen/completion/brig" "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/brig"; \
 	install -D -m 644 "$$gen/completion/_brig" "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_brig"; \
 	install -D -m 644 "$$gen/completion/brig.fish" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/brig.fish"; \
+	sed "s|@BINDIR@|$(PREFIX)/bin|" scripts/brig-boot.service >"$$gen/brig-boot.service"; \
+	install -D -m 644 "$$gen/brig-boot.service" "$(DESTDIR)$(PREFIX)/lib/systemd/system/brig-boot.service"; \
 	for page in "$$gen"/man1/*.1; do install -D -m 644 "$$page" "$(DESTDIR)$(PREFIX)/share/man/man1/$${page##*/}"; done
 
 uninstall: ## takes away what install put there; images and containers stay
-	rm -f "$(DESTDIR)$(PREFIX)/bin/brig" "$(DESTDIR)$(PREFIX)/bin/brig-oci" "$(DESTDIR)$(PREFIX)"/share/man/man1/brig.1 \
+	rm -f "$(DESTDIR)$(PREFIX)/bin/brig" "$(DESTDIR)$(PREFIX)/bin/brig-oci" "$(DESTDIR)$(PREFIX)/lib/systemd/system/brig-boot.service" "$(DESTDIR)$(PREFIX)"/share/man/man1/brig.1 \
 	  "$(DESTDIR)$(PREFIX)"/share/man/man1/brig-*.1 "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/brig" \
 	  "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_brig" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/brig.fish"
 	rm -rf "$(DESTDIR)$(PREFIX)/libexec/brig"
@@ -142,8 +144,8 @@ test-escape: setup build ## known escapes, races of a minute each and loops of a
 test-trust: setup ## the signature policy with the real cosign, which the first time takes ten minutes to build
 	BRIG_TEST_COSIGN=1 $(GO) test -count=1 -v -timeout 40m ./internal/image/trust ./internal/engine/transfer -run 'Sign|Cosign|Policy'
 
-conform: setup-conform build ## brig-oci as a drop-in: runtime-tools beside runc and crun, under dockerd, containerd and podman, runc's command line
-	BRIG_TEST_CONFORM=1 $(GO) test -count=1 -v -timeout 60m ./test/conform
+conform: setup-conform build ## brig-oci as a drop-in: runtime-tools beside runc and crun, under dockerd, containerd and podman, runc's command line; images of umoci, podman, buildah, docker and skopeo
+	BRIG_TEST_CONFORM=1 $(GO) test -count=1 -v -timeout 60m ./test/conform ./test/images
 
 conform-registry: setup-conform build ## brig registry serve: the distribution specification's suite, docker, podman, skopeo, crane, kills
 	BRIG_TEST_CONFORM=1 $(GO) test -count=1 -v -timeout 30m ./test/conform/registry

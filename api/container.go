@@ -17,6 +17,9 @@ const (
 	IsolationVM        Isolation = "vm"
 )
 
+// LazyErrorFile is the file in a running container's sandbox that says why files of its image could not be read.
+const LazyErrorFile = "lazy-error"
+
 // PullPolicy says when the registry is asked for an image.
 type PullPolicy string
 
@@ -25,6 +28,8 @@ const (
 	PullMissing PullPolicy = "missing"
 	PullAlways  PullPolicy = "always"
 	PullNever   PullPolicy = "never"
+	// PullLazy is PullMissing, but what of the image can be read from the registry as it is needed is not waited for.
+	PullLazy PullPolicy = "lazy"
 )
 
 // ContainerSpec is what a user asks for: the flags of run and create, before the image's own settings are merged in.
@@ -60,6 +65,9 @@ type ContainerSpec struct {
 	CapDrop  []string     `json:"capDrop,omitempty"`
 	Security []string     `json:"security,omitempty"` // --security-opt, as typed: seccomp=…, no-new-privileges[=true|false]
 
+	Log         LogConfig         `json:"log,omitzero"`
+	Health      *HealthSpec       `json:"health,omitempty"` // nil: the image's
+	Restart     RestartPolicy     `json:"restart,omitzero"`
 	ShmSize     int64             `json:"shmSize,omitempty"`     // bytes of /dev/shm; 0: 64 MiB
 	OOMScoreAdj int               `json:"oomScoreAdj,omitempty"` // -1000 to 1000
 	Sysctls     map[string]string `json:"sysctls,omitempty"`     // of the container's own namespaces
@@ -69,6 +77,71 @@ type ContainerSpec struct {
 	StopSignal  string            `json:"stopSignal,omitempty"`
 	StopTimeout *int              `json:"stopTimeout,omitempty"` // seconds; nil: 10
 }
+
+// LogConfig says where a container's output is kept: docker's --log-driver and --log-opt.
+type LogConfig struct {
+	Driver  string            `json:"driver,omitempty"` // empty: LogJSONFile
+	Options map[string]string `json:"options,omitempty"`
+}
+
+// The log drivers.
+const (
+	LogJSONFile = "json-file"
+	LogK8sFile  = "k8s-file"
+	LogJournald = "journald"
+	LogSyslog   = "syslog"
+	LogNone     = "none"
+)
+
+// HealthSpec changes how the image asks its containers whether they are well: docker's --health-*. What is zero is the image's.
+type HealthSpec struct {
+	Healthcheck
+	// OnFailure says what becomes of an unhealthy container: podman's --health-on-failure. Empty: nothing.
+	OnFailure string `json:"onFailure,omitempty"`
+}
+
+// What becomes of an unhealthy container.
+const (
+	UnhealthyKill    = "kill"    // and its restart policy says whether it is started again
+	UnhealthyRestart = "restart" // whatever its restart policy is
+	UnhealthyStop    = "stop"    // and it stays so
+)
+
+// Health is how a container is: docker's State.Health.
+type Health struct {
+	Status        string        `json:"Status"`
+	FailingStreak int           `json:"FailingStreak"`
+	Log           []HealthProbe `json:"Log"` // the last five
+}
+
+// The states of health, docker's words.
+const (
+	HealthStarting  = "starting"
+	HealthHealthy   = "healthy"
+	HealthUnhealthy = "unhealthy"
+)
+
+// HealthProbe is one answer.
+type HealthProbe struct {
+	Start    time.Time `json:"Start"`
+	End      time.Time `json:"End"`
+	ExitCode int       `json:"ExitCode"` // -1: it could not be asked, or did not answer in time
+	Output   string    `json:"Output"`   // the first 4096 bytes of both streams
+}
+
+// RestartPolicy says when a container that has ended is started again: docker's --restart.
+type RestartPolicy struct {
+	Name string `json:"name,omitempty"` // empty: RestartNo
+	Max  int    `json:"max,omitempty"`  // RestartOnFailure: how often; 0: no limit
+}
+
+// The restart policies.
+const (
+	RestartNo            = "no"
+	RestartAlways        = "always"         // also after a boot, whoever stopped it
+	RestartUnlessStopped = "unless-stopped" // unless a user stopped it
+	RestartOnFailure     = "on-failure"     // when its exit code is not 0
+)
 
 // MountSpec is one -v, --mount or --tmpfs.
 type MountSpec struct {
@@ -129,16 +202,18 @@ type Status string
 
 // The states of a container, docker's words.
 const (
-	StatusCreated Status = "created"
-	StatusRunning Status = "running"
-	StatusPaused  Status = "paused"
-	StatusExited  Status = "exited"
-	StatusDead    Status = "dead" // half made or half removed by a process that died; rm cleans it
+	StatusCreated    Status = "created"
+	StatusRunning    Status = "running"
+	StatusPaused     Status = "paused"
+	StatusRestarting Status = "restarting" // has ended, and will be started again
+	StatusExited     Status = "exited"
+	StatusDead       Status = "dead" // half made or half removed by a process that died; rm cleans it
 )
 
 // Exit is how a process ended.
 type Exit struct {
-	Code      int       `json:"code"` // 128+n after signal n
+	Code      int       `json:"code"`             // 128+n after signal n
+	Signal    int       `json:"signal,omitempty"` // that ended it; 0: it ended by itself, whatever its code is
 	OOMKilled bool      `json:"oomKilled,omitempty"`
 	Error     string    `json:"error,omitempty"` // why it could not start, or why the status is unknown
 	At        time.Time `json:"at"`
@@ -149,7 +224,10 @@ type State struct {
 	Status    Status    `json:"status"`
 	Pid       int       `json:"pid,omitempty"` // of its first process, in the host's PID namespace; 0 unless running
 	StartedAt time.Time `json:"startedAt,omitzero"`
-	Exit      *Exit     `json:"exit,omitempty"` // of its last run
+	Exit      *Exit     `json:"exit,omitempty"`     // of its last run
+	Error     string    `json:"error,omitempty"`    // why files of its image cannot be read, of one that runs with PullLazy
+	Health    *Health   `json:"health,omitempty"`   // while it runs, where it is asked
+	Restarts  int       `json:"restarts,omitempty"` // how often its policy started it, since a user did
 }
 
 // Container is a container's record with its present state.
@@ -159,12 +237,22 @@ type Container struct {
 	Created time.Time     `json:"created"`
 	Spec    ContainerSpec `json:"spec"`
 
-	Image       string                `json:"image"`       // config digest of the image, sha256:…
-	ImageName   string                `json:"imageName"`   // as the user typed it
-	ImageConfig imagespec.ImageConfig `json:"imageConfig"` // as of creation
-	Layers      []string              `json:"layers"`      // diff IDs, bottom first
-	Args        []string              `json:"args"`        // entrypoint and command after merging
+	Image       string                `json:"image"`                 // config digest of the image, sha256:…
+	ImageName   string                `json:"imageName"`             // as the user typed it
+	ImageConfig imagespec.ImageConfig `json:"imageConfig"`           // as of creation
+	Layers      []string              `json:"layers"`                // diff IDs, bottom first
+	Args        []string              `json:"args"`                  // entrypoint and command after merging
+	Healthcheck *Healthcheck          `json:"healthcheck,omitempty"` // after merging; nil: it is not asked
 
 	State State `json:"state"`
 	Link  *Link `json:"link,omitempty"` // while running
+}
+
+// Why is why a container is as it is.
+type Why struct {
+	Name   string `json:"name"`
+	Status Status `json:"status"`
+	Cause  string `json:"cause"` // one word, for programs: running, created, done, failed, oom, asked, signal, crash, seccomp and others
+	Text   string `json:"text"`  // for people
+	Exit   *Exit  `json:"exit,omitempty"`
 }

@@ -15,6 +15,7 @@ type Image struct {
 	Platform string                `json:"platform"` // os/arch[/variant]
 	Layers   []Layer               `json:"layers"`   // bottom first
 	Config   imagespec.ImageConfig `json:"config"`
+	Health   *Healthcheck          `json:"health,omitempty"` // docker's, which OCI's config has not
 	Created  time.Time             `json:"created,omitzero"`
 	Pulled   time.Time             `json:"pulled,omitzero"`
 	Short    string                `json:"short,omitempty"` // NAME:TAG without a registry that it was pulled by, where registries.conf says what that means
@@ -23,12 +24,22 @@ type Image struct {
 
 // Trust says where an image came from, and under which signature policy it was accepted. A run compares files and asks no more.
 type Trust struct {
-	Transport string `json:"transport,omitempty"` // docker for a registry, or docker-archive, oci-archive, oci; empty: nobody knows
+	Transport string `json:"transport,omitempty"` // docker for a registry, or docker-archive, oci-archive, oci, tarball, containers-storage; empty: nobody knows
 	Reference string `json:"reference,omitempty"` // full name in the registry, or the absolute path of archive or folder
 	// Files are what the decision rests on: the policy, then the keys that were used. Empty: there was no policy.
 	Files []TrustFile `json:"files,omitempty"`
 	// Signatures is the digest of the document, in the content store, of the signatures that were found.
 	Signatures string `json:"signatures,omitempty"`
+}
+
+// Origin is Trust of an image, also of one that came in before there was a policy: from the registry that its name, or that of before it lost it, tells. Where
+// there is none either, nobody knows, which is a registry without a reference.
+func (i *Image) Origin() Trust {
+	t := i.Trust
+	if t.Transport == "" {
+		t.Transport, t.Reference = "docker", i.Name
+	}
+	return t
 }
 
 // TrustFile is a file in a certain state.
@@ -47,28 +58,31 @@ type Layer struct {
 // TransferRequest asks for an image to be brought in or out, or for a word with a registry. It is what `brig` hands to `brig-image`, as JSON
 // that other users of the machine may see: a secret goes through standard input.
 type TransferRequest struct {
-	Op       string   `json:"op"`                 // pull, push, load, save, copy, receive, import, export, commit, login, logout, search or check; verify an image in the store; trust shows the signature policy
-	Refs     []string `json:"refs,omitempty"`     // pull, push, verify: one; trust: at most one; save: one or more; copy: source and destination, each with its transport
-	Platform string   `json:"platform,omitempty"` // os/arch[/variant]; empty: this machine's
-	File     string   `json:"file,omitempty"`     // load, save: a file, or a folder for a layout; export: a file; import: a file or URL; empty: standard input or output
-	Format   string   `json:"format,omitempty"`   // save: docker-archive (default), oci-archive, oci-dir; trust: json, raw
-	Insecure bool     `json:"insecure,omitempty"` // pull: plain HTTP or an unverified certificate is allowed
-	Quiet    bool     `json:"quiet,omitempty"`
-	NoStatus bool     `json:"noStatus,omitempty"` // pull: the caller says what came of it
-	AuthFile string   `json:"authFile,omitempty"` // credentials are in this file alone; login, logout: it is changed
-	CertDir  string   `json:"certDir,omitempty"`  // more authorities and client certificates, named as in docker's certs.d
-	Server   string   `json:"server,omitempty"`   // login, logout: HOST[:PORT]; empty: docker.io
-	User     string   `json:"user,omitempty"`     // login: whose password standard input is; empty: try the stored credentials
-	Term     string   `json:"term,omitempty"`     // search: [HOST/]TERM
-	Limit    int      `json:"limit,omitempty"`    // search: results of each registry, 1 to 100; 0: 25
-	Policy   string   `json:"policy,omitempty"`   // file of the signature policy, absolute; empty: the user's, else the system's
+	Op         string   `json:"op"`                 // pull, push, load, save, copy, receive, import, export, commit, login, logout, search or check; verify an image in the store; volume export, volume import; trust shows the signature policy
+	Refs       []string `json:"refs,omitempty"`     // pull, push, verify: one; trust: at most one; save: one or more; copy: source and destination, each with its transport
+	Platform   string   `json:"platform,omitempty"` // os/arch[/variant]; empty: this machine's
+	File       string   `json:"file,omitempty"`     // load, save: a file, or a folder for a layout; export: a file; import: a file or URL; empty: standard input or output
+	Format     string   `json:"format,omitempty"`   // save: docker-archive (default), oci-archive, oci-dir; trust: json, raw
+	Lazy       bool     `json:"lazy,omitempty"`     // pull: layers that can be are read as they are needed, where TransferReply.Lazy says
+	Insecure   bool     `json:"insecure,omitempty"` // pull: plain HTTP or an unverified certificate is allowed
+	Quiet      bool     `json:"quiet,omitempty"`
+	NoStatus   bool     `json:"noStatus,omitempty"`   // pull: the caller says what came of it
+	AuthFile   string   `json:"authFile,omitempty"`   // credentials are in this file alone; login, logout: it is changed
+	CertDir    string   `json:"certDir,omitempty"`    // more authorities and client certificates, named as in docker's certs.d
+	Server     string   `json:"server,omitempty"`     // login, logout: HOST[:PORT]; empty: docker.io
+	User       string   `json:"user,omitempty"`       // login: whose password standard input is; empty: try the stored credentials
+	Term       string   `json:"term,omitempty"`       // search: [HOST/]TERM
+	Limit      int      `json:"limit,omitempty"`      // search: results of each registry, 1 to 100; 0: 25
+	Policy     string   `json:"policy,omitempty"`     // file of the signature policy, absolute; empty: the user's, else the system's
+	StoreLimit int64    `json:"storeLimit,omitempty"` // of what the store may take, bytes, where its own limit is not less; 0: its own
 
 	To           string `json:"to,omitempty"`           // push: another machine, ssh://[user@]host[:port][/path/to/brig]; empty: the image's registry
-	AllTags      bool   `json:"allTags,omitempty"`      // push: all tags of the repository that the reference names
+	AllTags      bool   `json:"allTags,omitempty"`      // pull, push: all tags of the repository that the reference names
 	All          bool   `json:"all,omitempty"`          // copy: all platforms of an index, instead of one
 	Referrers    bool   `json:"referrers,omitempty"`    // copy: also what refers to the image: signatures, attestations, SBOMs
 	DestInsecure bool   `json:"destInsecure,omitempty"` // copy: as Insecure, which is then about the source
 
+	Volume    string   `json:"volume,omitempty"`    // volume export, volume import: the folder with its files
 	Container string   `json:"container,omitempty"` // export, commit: whole ID
 	Changes   []string `json:"changes,omitempty"`   // import, commit: Dockerfile instructions
 	Author    string   `json:"author,omitempty"`    // commit
@@ -96,15 +110,16 @@ type CopyPlace struct {
 
 // TransferReply is what a transfer did.
 type TransferReply struct {
-	Images []Image        `json:"images,omitempty"`
-	Fresh  bool           `json:"fresh,omitempty"`  // pull: something new arrived
-	Sent   []Sent         `json:"sent,omitempty"`   // push, copy: what stands in its new place
-	Login  *Login         `json:"login,omitempty"`  // login, logout
-	Found  []SearchResult `json:"found,omitempty"`  // search
-	Thawed bool           `json:"thawed,omitempty"` // commit: what Freeze named runs again
-	Check  *CheckReport   `json:"check,omitempty"`  // check
-	Error  string         `json:"error,omitempty"`
-	Kind   Kind           `json:"kind,omitempty"`
+	Images []Image           `json:"images,omitempty"`
+	Fresh  bool              `json:"fresh,omitempty"`  // pull: something new arrived
+	Lazy   map[string]string `json:"lazy,omitempty"`   // pull: where layers are mounted that are read as they are needed, by diff ID; the worker serves them on
+	Sent   []Sent            `json:"sent,omitempty"`   // push, copy: what stands in its new place
+	Login  *Login            `json:"login,omitempty"`  // login, logout
+	Found  []SearchResult    `json:"found,omitempty"`  // search
+	Thawed bool              `json:"thawed,omitempty"` // commit: what Freeze named runs again
+	Check  *CheckReport      `json:"check,omitempty"`  // check
+	Error  string            `json:"error,omitempty"`
+	Kind   Kind              `json:"kind,omitempty"`
 }
 
 // Login is what login and logout did.

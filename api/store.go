@@ -46,6 +46,17 @@ type VolumeUsage struct {
 	Size      int64  `json:"size"`
 }
 
+// Volume is a volume with its name.
+type Volume struct {
+	Name       string
+	Anonymous  bool // made for one container
+	Created    time.Time
+	Labels     map[string]string
+	Options    map[string]string // of the driver, as given
+	Mountpoint string            // where its files are on the host
+	Users      []string          // IDs of the containers that have it
+}
+
 // OtherUsage is what is none of the other types: records, downloads that are not complete, trash.
 type OtherUsage struct {
 	What        string `json:"what"`

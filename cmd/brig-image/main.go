@@ -1,11 +1,14 @@
 // Command brig-image moves images for brig: pull, push, load, save, copy, import, export and commit, and both ends of a push over ssh; and checks those that are in the store. It is a program of its own because a registry client costs
 // milliseconds at start, which a run of an image that is there shall not pay.
 //
-//	brig-image [--root DIR] [--state DIR] [--reply-fd N] [--lease-fd N] REQUEST
+//	brig-image [--root DIR] [--state DIR] [--reply-fd N] [--lease-fd N] [--hold-fd N] REQUEST
 //
 // REQUEST is an api.TransferRequest as JSON. Words for the user go to standard output and error. With --reply-fd an api.TransferReply
 // is written to that file descriptor as JSON, also when the transfer failed; then the exit status is 1, or 125 for a wrong request.
 // SIGINT and SIGTERM cancel the transfer, which takes back what it did.
+//
+// Where the reply says that layers are read as they are needed, the program goes on after it, without the caller's streams: it serves them until nobody uses them any
+// more. They stay in sight until --hold-fd ends, which may give the folder of the container's sandbox before.
 package main
 
 import (
@@ -37,6 +40,7 @@ func run(ctx context.Context, args []string) int {
 	root := flags.String("root", "/var/lib/brig", "durable `folder`")
 	state := flags.String("state", "/run/brig", "boot-lived `folder`")
 	replyFD := flags.Int("reply-fd", -1, "write the reply to this file `descriptor`")
+	holdFD := flags.Int("hold-fd", -1, "what is read as it is needed stays in sight until this file `descriptor` ends")
 	leaseFD := flags.Int("lease-fd", -1, "what comes in is under the lease of this file `descriptor`")
 	if err := flags.Parse(args); err != nil {
 		return 125
@@ -51,9 +55,9 @@ func run(ctx context.Context, args []string) int {
 	if *replyFD >= 0 {
 		syscall.CloseOnExec(*replyFD)
 		out = os.NewFile(uintptr(*replyFD), "reply")
-		defer out.Close()
 	}
-	reply, err := do(ctx, *root, *state, lease, flags.Args())
+	t := transfer.New(*root).In(*state).Under(lease)
+	reply, err := do(ctx, t, flags.Args())
 	code := 0
 	if err != nil {
 		code = 1
@@ -68,13 +72,35 @@ func run(ctx context.Context, args []string) int {
 	if out != nil {
 		if err := json.NewEncoder(out).Encode(reply); err != nil {
 			fmt.Fprintln(os.Stderr, "brig: reply:", err)
-			return 1
+			code = 1
 		}
+		out.Close()
+	}
+	if len(reply.Lazy) > 0 { // also where nobody is there any more who wanted it: then hold has ended
+		hold := os.NewFile(uintptr(*holdFD), "hold")
+		if lease != nil {
+			lease.Close() // it is the caller's, who may be gone before
+		}
+		leave()
+		t.Serve(context.WithoutCancel(ctx), hold)
 	}
 	return code
 }
 
-func do(ctx context.Context, root, state string, lease *os.File, args []string) (api.TransferReply, error) {
+// leave lets go of the caller's standard streams and folder.
+func leave() {
+	_ = os.Chdir("/")
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return
+	}
+	defer null.Close()
+	for fd := range 3 {
+		_ = syscall.Dup3(int(null.Fd()), fd, 0)
+	}
+}
+
+func do(ctx context.Context, t *transfer.Transfer, args []string) (api.TransferReply, error) {
 	if len(args) != 1 {
 		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "brig-image: want one argument, the request as JSON: brig starts it, users need not")
 	}
@@ -82,7 +108,7 @@ func do(ctx context.Context, root, state string, lease *os.File, args []string) 
 	if err := json.Unmarshal([]byte(args[0]), &request); err != nil {
 		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "brig-image: request: %w", err)
 	}
-	reply, err := transfer.New(root).In(state).Under(lease).Do(ctx, request)
+	reply, err := t.Do(ctx, request)
 	if errors.Is(err, context.Canceled) {
 		err = interrupted(request.Op)
 	}

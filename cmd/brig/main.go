@@ -14,7 +14,7 @@ import (
 )
 
 func main() {
-	os.Exit(cli.Main(context.Background(), os.Args[1:], cli.OSStreams(), func(root, state, policy string) cli.Engine {
-		return engine.New(root, state, cli.Version).WithPolicy(policy)
+	os.Exit(cli.Main(context.Background(), os.Args[1:], cli.OSStreams(), func(o cli.Options) cli.Engine {
+		return engine.New(o.Root, o.State, cli.Version).WithPolicy(o.Policy).WithStoreLimit(o.StoreLimit)
 	}))
 }

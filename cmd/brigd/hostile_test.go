@@ -153,6 +153,9 @@ func TestManifests(t *testing.T) {
 		"": manifestType, "null": manifestType, "[]": manifestType, "{": manifestType, "{}": manifestType, "x": "text/plain", `{"schemaVersion":2}`: "",
 		string(m) + "x": manifestType, string(m): "application/vnd.oci.image.index.v1+json",
 		strings.Replace(string(m), `"layers"`, `"manifests":[],"layers"`, 1):    manifestType,
+		strings.Replace(string(m), `"layers"`, `"layers":[],"layers"`, 1):       manifestType,
+		strings.Replace(string(m), `"layers"`, `"Layers":[],"layers"`, 1):       manifestType,
+		strings.Replace(string(m), `"size":5`, `"size":5,"size":5`, 1):          manifestType,
 		strings.Replace(string(m), `"size":5`, `"size":-5`, 1):                  manifestType,
 		strings.Replace(string(m), `"size":5`, `"size":6`, 1):                   manifestType,
 		strings.Replace(string(m), `sha256:`, `sha256:../../`, 1):               manifestType,
@@ -393,6 +396,27 @@ func TestReferrersInPages(t *testing.T) {
 	}
 	if a := w.do("GET", "/v2/a/referrers/"+subject+"?artifactType=other", nil); !strings.Contains(string(a.body), `"manifests":[]`) {
 		t.Errorf("%.300s", a.body)
+	}
+}
+
+// TestReferrersInMemory: a page takes the memory of a page, however many refer to a manifest, and whatever they say.
+func TestReferrersInMemory(t *testing.T) {
+	w := open(t, door.Options{})
+	config := []byte("{}")
+	w.blob("a", config)
+	subject := sum([]byte("subject"))
+	for i := range 20 {
+		m := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":%q,"size":2},"layers":[],`+
+			`"subject":{"mediaType":%q,"digest":%q,"size":1},"annotations":{"n":"%d","pad":%q}}`, manifestType, sum(config), manifestType, subject, i, strings.Repeat("x", 4000000))
+		w.want(w.do("PUT", "/v2/a/manifests/"+sum([]byte(m)), strings.NewReader(m), "Content-Type", manifestType), 201, "")
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	w.want(w.do("HEAD", "/v2/a/referrers/"+subject, nil), 405, "")
+	w.want(w.do("GET", "/v2/a/referrers/"+subject, nil), 200, "")
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 150<<20 {
+		t.Errorf("%d MiB for a page", n>>20)
 	}
 }
 

@@ -11,10 +11,12 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,6 +29,7 @@ import (
 	"brig/internal/engine/registry"
 	door "brig/internal/front/registry"
 	"brig/internal/image/imagetest"
+	"brig/internal/store/meta"
 )
 
 // TestWrongRequests: nothing is served for what makes no sense, and the exit code says whose fault it is.
@@ -62,6 +65,26 @@ func TestWrongRequests(t *testing.T) {
 		if code := run(context.Background(), append([]string{"--root", filepath.Join(dir, "root")}, c.args...)); code != c.code {
 			t.Errorf("%s: %d, want %d", name, code, c.code)
 		}
+	}
+}
+
+// TestNewerStore: a store of a newer layout is not served, and one without a layout gets this one.
+func TestNewerStore(t *testing.T) {
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "version"), meta.Sign([]byte(`{"layout":1000}`)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, readOnly := range []bool{false, true} {
+		if err := serveRegistry(ctx, root, api.RegistryRequest{Addr: "127.0.0.1:0", ReadOnly: readOnly}); !errors.Is(err, api.Unsupported) {
+			t.Error(err)
+		}
+	}
+	root = filepath.Join(root, "new")
+	_ = serveRegistry(ctx, root, api.RegistryRequest{Addr: "127.0.0.1:0"}) // it is cancelled at once
+	if _, err := os.Stat(filepath.Join(root, "version")); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -248,6 +271,37 @@ func TestMirror(t *testing.T) {
 	}
 	w.want(w.do("GET", "/v2/docker.io/x/blobs/"+sum(layer), nil), 200, "")
 	w.want(w.do("GET", "/v2/docker.io/x/manifests/none", nil), 503, "UNAVAILABLE")
+}
+
+// TestMirrorOfItself: where this machine reads docker.io by way of the registry that mirrors it, as registries.conf is meant to say, the registry asks docker.io.
+func TestMirrorOfItself(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	t.Setenv("DOCKER_CONFIG", home)
+	t.Setenv("XDG_CONFIG_HOME", filepath.Join(home, ".config"))
+	origin := imagetest.New()
+	server := httptest.NewServer(origin)
+	defer server.Close()
+	origin.PutImage(origin.OCI(nil, []byte("layer")), "1")
+	host := strings.TrimPrefix(server.URL, "http://")
+	m, err := registry.ParseMirror(host + "=" + server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := open(t, door.Options{}, m)
+	rules := filepath.Join(home, ".config/containers/registries.conf")
+	if err := os.MkdirAll(filepath.Dir(rules), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("[[registry]]\nlocation=%q\n[[registry.mirror]]\nlocation=%q\ninsecure=true\n", host, strings.TrimPrefix(w.url, "http://"))
+	if err := os.WriteFile(rules, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	w.want(w.do("GET", "/v2/x/manifests/1", nil), 200, "")
+	if d := time.Since(begin); d > 5*time.Second {
+		t.Errorf("after %s", d)
+	}
 }
 
 // TestEvilMirror: what a mirrored registry sends wrong is neither kept nor given on whole.

@@ -10,6 +10,7 @@ import (
 	"brig/api"
 	"brig/internal/engine/registry"
 	door "brig/internal/front/registry"
+	"brig/internal/store/garbage"
 )
 
 // serveRegistry serves the registry of a root.
@@ -18,6 +19,13 @@ func serveRegistry(ctx context.Context, root string, r api.RegistryRequest) erro
 		return api.Errorf(api.InvalidArgument, "registry: --tls-cert and --tls-key belong together")
 	}
 	if err := os.MkdirAll(root, 0o700); err != nil {
+		return err
+	}
+	layout := garbage.Open(root).EnsureVersion
+	if r.ReadOnly {
+		layout = garbage.Open(root).CheckVersion
+	}
+	if err := layout(); err != nil {
 		return err
 	}
 	var mirrors []registry.Mirror

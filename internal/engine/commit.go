@@ -20,7 +20,7 @@ func (e *Engine) Commit(ctx context.Context, name string, o api.CommitOptions, s
 	}
 	thaw := func() {}
 	if !o.NoPause || !e.isRunning(c.ID) {
-		l, err := e.claim(ctx, &c, false)
+		l, err := e.claim(ctx, &c, false, false)
 		if err != nil {
 			return api.Image{}, err
 		}

@@ -60,7 +60,7 @@ func (e *Engine) openPlace(ctx context.Context, p *api.CopyPlace, write bool) (*
 	if err != nil {
 		return nil, err
 	}
-	l, err := e.claim(ctx, &c, false)
+	l, err := e.claim(ctx, &c, false, false)
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,9 @@ import (
 
 // Create makes a container's record, ready for Start. Nothing is left of it on error.
 func (e *Engine) Create(ctx context.Context, spec api.ContainerSpec, out api.Streams) (c api.Container, err error) {
+	if spec.Pull == api.PullLazy {
+		return c, api.Errorf(api.InvalidArgument, "--pull lazy is for `brig run`: an image is read as it is needed only while a container of it runs")
+	}
 	err = e.untilThere(&c, func(b *bringing) error {
 		if c, err = e.newContainer(ctx, spec, out, b); err != nil {
 			return err
@@ -61,7 +64,11 @@ func (e *Engine) untilThere(c *api.Container, try func(*bringing) error) error {
 }
 
 // bringing is the lease of what is pulled for a container, from before the pull until the container's own record keeps the layers.
-type bringing struct{ lease *garbage.Lease }
+type bringing struct {
+	lease  *garbage.Lease
+	lowers map[string]string // where layers are that are read as they are needed, by diff ID
+	hold   *os.File          // while it is open they stay there
+}
 
 func (b *bringing) begin(ctx context.Context, e *Engine) (err error) {
 	if b.lease == nil {
@@ -74,6 +81,9 @@ func (b *bringing) end() {
 	if b.lease != nil {
 		b.lease.Release()
 	}
+	if b.hold != nil {
+		b.hold.Close()
+	}
 }
 
 // newContainer finds the image and merges its settings with the user's. It makes nothing.
@@ -82,12 +92,16 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 	if err := checkLevel(spec.Isolation); err != nil {
 		return c, err
 	}
+	if spec.Pull == api.PullLazy && (spec.Restart.Name != "" && spec.Restart.Name != api.RestartNo || spec.Health != nil && spec.Health.OnFailure == api.UnhealthyRestart) {
+		return c, api.Errorf(api.InvalidArgument, "--pull lazy does not go together with a restart policy: who reads the image ends with the container's run")
+	}
 	img, err := e.imageFor(ctx, &spec, out, b)
 	if err != nil {
 		return c, err
 	}
 	e.meta.UseImage(&img)
 	c.Created = time.Now().UTC()
+	c.Healthcheck = healthcheck(img.Health, spec.Health)
 	c.Image, c.ImageName, c.ImageConfig = img.ID, spec.Image, img.Config
 	for _, l := range img.Layers {
 		c.Layers = append(c.Layers, l.DiffID)
@@ -133,7 +147,14 @@ func (e *Engine) imageFor(ctx context.Context, spec *api.ContainerSpec, out api.
 	if err := b.begin(ctx, e); err != nil {
 		return api.Image{}, err
 	}
-	rep, err := e.transfer(ctx, api.TransferRequest{Op: "pull", Refs: []string{spec.Image}, Platform: spec.Platform, Quiet: quiet}, s, b.lease)
+	request := api.TransferRequest{Op: "pull", Refs: []string{spec.Image}, Platform: spec.Platform, Quiet: quiet}
+	var rep api.TransferReply
+	if spec.Pull == api.PullLazy {
+		request.Lazy = true
+		rep, err = e.lazyTransfer(ctx, request, s, b)
+	} else {
+		rep, err = e.transfer(ctx, request, s, b.lease)
+	}
 	if err != nil {
 		return api.Image{}, err
 	}
@@ -211,6 +232,15 @@ func check(s *api.ContainerSpec) error {
 	}
 	if s.ShmSize < 0 {
 		return api.Errorf(api.InvalidArgument, "the size of /dev/shm is %d bytes: it must be more than 0", s.ShmSize)
+	}
+	if err := checkLog(s); err != nil {
+		return err
+	}
+	if err := checkHealth(s); err != nil {
+		return err
+	}
+	if err := checkRestart(s); err != nil {
+		return err
 	}
 	if s.WorkingDir != "" && !path.IsAbs(s.WorkingDir) {
 		return api.Errorf(api.InvalidArgument, "the working directory %q is invalid: it must be an absolute path", s.WorkingDir)

@@ -37,6 +37,7 @@ type Engine struct {
 	root, state string
 	version     string
 	policy      string // file of the signature policy; empty: the user's, else the system's
+	storeLimit  int64  // for what this engine brings in, bytes; 0: what the store has been set to
 
 	meta     *meta.Store
 	content  *content.Store

@@ -100,9 +100,7 @@ func (e *Engine) Tag(ctx context.Context, source, target string) error {
 	if err != nil {
 		return err
 	}
-	if img.Trust.Transport == "" && img.Name != "" { // where it came from does not change with its name
-		img.Trust.Transport, img.Trust.Reference = "docker", img.Name
-	}
+	img.Trust = img.Origin() // it does not change with the name
 	img.Name, img.Short = r.String(), ""
 	return stores.Publish(img)
 }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"brig/api"
@@ -31,14 +30,29 @@ func (e *Engine) Logs(ctx context.Context, name string, o api.LogOptions, emit f
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(e.meta.Dir(c.ID), "log", "json.log")
+	spec, err := logSpec(e.meta.Dir(c.ID), c.ID, c.Name, c.Spec.Log)
+	if err != nil {
+		return err
+	}
+	if spec.Path == "" || spec.Driver == api.LogJournald || spec.Driver == api.LogSyslog {
+		hint := ""
+		if spec.Driver == api.LogJournald {
+			hint = ": ask the journal, `journalctl CONTAINER_NAME=" + c.Name + "`"
+		}
+		return api.Errorf(api.Unsupported, "configured logging driver %q of container %s does not support reading%s", c.Spec.Log.Driver, c.Name, hint)
+	}
+	parse := parseJSONRecord
+	if spec.Driver == api.LogK8sFile {
+		parse = parseK8sRecord
+	}
+	path := spec.Path
 	choose := func(r logRecord) error {
 		if !o.Since.IsZero() && r.Time.Before(o.Since) || !o.Until.IsZero() && r.Time.After(o.Until) {
 			return nil
 		}
 		return emit(api.LogEntry{Time: r.Time, Stream: r.Stream, Line: []byte(r.Log)})
 	}
-	f, rest, err := e.pastLogs(path, o.Tail, choose)
+	f, rest, err := e.pastLogs(path, spec.MaxFiles, o.Tail, parse, choose)
 	if err != nil {
 		return err
 	}
@@ -53,11 +67,11 @@ func (e *Engine) Logs(ctx context.Context, name string, o api.LogOptions, emit f
 	if !o.Follow {
 		return nil
 	}
-	return e.follow(ctx, c.ID, path, &f, rest, choose)
+	return e.follow(ctx, c.ID, path, &f, rest, parse, choose)
 }
 
 // pastLogs emits what is there already, the last tail lines or all, and returns the current file at its end, with an unfinished last line.
-func (e *Engine) pastLogs(path string, tail int, emit func(logRecord) error) (*os.File, []byte, error) {
+func (e *Engine) pastLogs(path string, files, tail int, parse parser, emit func(logRecord) error) (*os.File, []byte, error) {
 	var kept []logRecord
 	take := emit
 	if tail >= 0 {
@@ -69,12 +83,12 @@ func (e *Engine) pastLogs(path string, tail int, emit func(logRecord) error) (*o
 			return nil
 		}
 	}
-	for i := logMaxFiles - 1; i > 0; i-- {
+	for i := files - 1; i > 0; i-- {
 		f, err := os.Open(fmt.Sprintf("%s.%d", path, i))
 		if err != nil {
 			continue
 		}
-		_, err = readRecords(f, nil, take)
+		_, err = readRecords(f, nil, parse, take)
 		f.Close()
 		if err != nil {
 			return nil, nil, err
@@ -86,7 +100,7 @@ func (e *Engine) pastLogs(path string, tail int, emit func(logRecord) error) (*o
 	}
 	var rest []byte
 	if f != nil {
-		rest, err = readRecords(f, nil, take)
+		rest, err = readRecords(f, nil, parse, take)
 	}
 	for i := 0; err == nil && i < len(kept); i++ {
 		err = emit(kept[i])
@@ -99,15 +113,15 @@ func (e *Engine) pastLogs(path string, tail int, emit func(logRecord) error) (*o
 }
 
 // follow emits what comes until the container has ended.
-func (e *Engine) follow(ctx context.Context, id, path string, f **os.File, rest []byte, emit func(logRecord) error) error {
+func (e *Engine) follow(ctx context.Context, id, path string, f **os.File, rest []byte, parse parser, emit func(logRecord) error) error {
 	for {
-		runs := e.isRunning(id) || e.occupied(id)
+		runs := e.isRunning(id) || e.occupied(id) || e.waitedFor(id)
 		if *f == nil {
 			*f, _ = os.Open(path)
 		}
 		if *f != nil {
 			var err error
-			if rest, err = readRecords(*f, rest, emit); err != nil {
+			if rest, err = readRecords(*f, rest, parse, emit); err != nil {
 				return err
 			}
 			if rotated(*f, path) {
@@ -135,7 +149,7 @@ func rotated(f *os.File, path string) bool {
 
 // readRecords reads whole lines to the end of r; start is the unfinished line of the last call, and the new one is returned. A line that is not
 // a record was torn by a full disk: it is passed over.
-func readRecords(r io.Reader, start []byte, emit func(logRecord) error) ([]byte, error) {
+func readRecords(r io.Reader, start []byte, parse parser, emit func(logRecord) error) ([]byte, error) {
 	br := bufio.NewReaderSize(r, 64<<10)
 	for {
 		line, err := br.ReadBytes('\n')
@@ -149,12 +163,36 @@ func readRecords(r io.Reader, start []byte, emit func(logRecord) error) ([]byte,
 		if err != nil {
 			return nil, err
 		}
-		var rec logRecord
-		if json.Unmarshal(bytes.TrimSpace(line), &rec) != nil {
+		rec, ok := parse(bytes.TrimSuffix(line, []byte("\n")))
+		if !ok {
 			continue
 		}
 		if err := emit(rec); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// parser reads one line of a log.
+type parser func(line []byte) (logRecord, bool)
+
+func parseJSONRecord(line []byte) (r logRecord, ok bool) {
+	err := json.Unmarshal(line, &r)
+	return r, err == nil
+}
+
+// parseK8sRecord reads TIME STREAM F|P TEXT. A part of a line has no newline of its own.
+func parseK8sRecord(line []byte) (r logRecord, ok bool) {
+	at, rest, _ := bytes.Cut(line, []byte(" "))
+	stream, rest, _ := bytes.Cut(rest, []byte(" "))
+	kind, text, found := bytes.Cut(rest, []byte(" "))
+	t, err := time.Parse(time.RFC3339Nano, string(at))
+	if !found || err != nil {
+		return r, false
+	}
+	r = logRecord{Log: string(text), Stream: string(stream), Time: t}
+	if string(kind) == "F" {
+		r.Log += "\n"
+	}
+	return r, true
 }

@@ -107,11 +107,11 @@ func TestReadRecordsInPieces(t *testing.T) {
 	for cut := range len(data) + 1 {
 		var got string
 		emit := func(r logRecord) error { got += r.Log; return nil }
-		rest, err := readRecords(strings.NewReader(string(data[:cut])), nil, emit)
+		rest, err := readRecords(strings.NewReader(string(data[:cut])), nil, parseJSONRecord, emit)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if rest, err = readRecords(strings.NewReader(string(data[cut:])), rest, emit); err != nil || len(rest) != 0 || got != "a\nb\n" {
+		if rest, err = readRecords(strings.NewReader(string(data[cut:])), rest, parseJSONRecord, emit); err != nil || len(rest) != 0 || got != "a\nb\n" {
 			t.Fatalf("cut at %d: %q, rest %q, %v", cut, got, rest, err)
 		}
 	}

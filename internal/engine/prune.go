@@ -80,15 +80,12 @@ func (e *Engine) pruneContainer(ctx context.Context, id string, o api.PruneOptio
 	return bytes, true, nil
 }
 
-// PruneVolumes removes the anonymous volumes that no container knows, and those that were never made to the end. All is done with no
-// container being made: its record names its volumes before they are there.
+// PruneVolumes removes the anonymous volumes that no container knows, with All also those with names, and those that were never made to the end. All is
+// done with no container being made: its record names its volumes before they are there.
 func (e *Engine) PruneVolumes(ctx context.Context, o api.PruneOptions) (api.PruneReport, error) {
 	var report api.PruneReport
 	if err := garbage.Open(e.root).CheckVersion(); err != nil {
 		return report, err
-	}
-	if len(o.Labels) > 0 { // an anonymous volume has none
-		return report, nil
 	}
 	names, err := e.volumeNames()
 	if err != nil || len(names) == 0 {
@@ -101,7 +98,7 @@ func (e *Engine) PruneVolumes(ctx context.Context, o api.PruneOptions) (api.Prun
 	if err != nil {
 		return report, err
 	}
-	moved, err := e.moveUnused(names, &report)
+	moved, err := e.moveUnused(names, o, &report)
 	still.Release()
 	for _, dir := range moved { // what a kill leaves of them is trash
 		if n, uerr := usage.Of(dir); uerr == nil {
@@ -113,8 +110,36 @@ func (e *Engine) PruneVolumes(ctx context.Context, o api.PruneOptions) (api.Prun
 }
 
 // moveUnused moves the volumes that may go out of sight.
-func (e *Engine) moveUnused(names []string, report *api.PruneReport) (moved []string, err error) {
-	used := map[string]bool{}
+func (e *Engine) moveUnused(names []string, o api.PruneOptions, report *api.PruneReport) (moved []string, err error) {
+	users, err := e.volumeUsers()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		rec, err := e.volume(name)
+		halfMade := errors.Is(err, fs.ErrNotExist)
+		if len(users[name]) > 0 || !halfMade && (err != nil || !rec.Anonymous && !o.All || !selected(o, rec.Created, rec.Labels)) {
+			continue
+		}
+		to, err := e.moveVolume(name)
+		if err != nil {
+			return moved, err
+		}
+		moved = append(moved, to)
+		report.Volumes = append(report.Volumes, name)
+	}
+	return moved, nil
+}
+
+// moveVolume moves a volume out of sight, and returns where it is.
+func (e *Engine) moveVolume(name string) (string, error) {
+	to := filepath.Join(e.rootTrash(), id.New()+".volume")
+	return to, os.Rename(e.volumeDir(name), to)
+}
+
+// volumeUsers are the containers of each volume, for who keeps others from being made. A container whose record is damaged may have any.
+func (e *Engine) volumeUsers() (map[string][]string, error) {
+	users := map[string][]string{}
 	ids, err := e.meta.ContainerIDs()
 	if err != nil {
 		return nil, err
@@ -126,24 +151,11 @@ func (e *Engine) moveUnused(names []string, report *api.PruneReport) (moved []st
 		}
 		for _, m := range c.Spec.Mounts {
 			if m.Type == "volume" {
-				used[m.Source] = true
+				users[m.Source] = append(users[m.Source], id)
 			}
 		}
 	}
-	for _, name := range names {
-		rec, err := e.volume(name)
-		halfMade := errors.Is(err, fs.ErrNotExist)
-		if used[name] || !halfMade && (err != nil || !rec.Anonymous) {
-			continue
-		}
-		to := filepath.Join(e.rootTrash(), id.New()+".volume")
-		if err := os.Rename(e.volumeDir(name), to); err != nil {
-			return moved, err
-		}
-		moved = append(moved, to)
-		report.Volumes = append(report.Volumes, name)
-	}
-	return moved, nil
+	return users, nil
 }
 
 // PruneImages removes the images that no container is made of, without All only those that have no name, and whatever else in the store
@@ -157,6 +169,7 @@ func (e *Engine) PruneImages(ctx context.Context, o api.PruneOptions) (api.Prune
 	if !exists(e.root) {
 		return report, nil
 	}
+	e.snapshot.SweepServed()
 	gone, bytes, err := stores.PruneImages(ctx, func(names []api.Image) bool {
 		return (o.All || names[0].Name == "") && selected(o, names[0].Created, names[0].Config.Labels)
 	})
@@ -189,6 +202,12 @@ func selected(o api.PruneOptions, created time.Time, labels map[string]string) b
 		}
 	}
 	return !slices.ContainsFunc(o.NotLabels, has)
+}
+
+// WithStoreLimit lets what this engine brings in end at so many bytes of the store, where that is less than what the store has been set to. 0 changes nothing.
+func (e *Engine) WithStoreLimit(bytes int64) *Engine {
+	e.storeLimit = bytes
+	return e
 }
 
 // StoreLimit returns what the store may take, in bytes; 0: no limit.

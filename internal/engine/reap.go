@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"brig/api"
@@ -18,15 +20,15 @@ import (
 	"brig/internal/store/snapshot/tree"
 )
 
-// Reap cleans up after a container that has ended: cgroup, network, sandbox folder, and with --rm the container itself. It may be called any
-// number of times, by anybody, also when a former call was cut off. A container that runs is left alone.
-func (e *Engine) Reap(ctx context.Context, id string) error {
+// tidy cleans up after a container that has ended: cgroup, network, sandbox folder, and with --rm the container itself. It may be called any
+// number of times, by anybody, also when a former call was cut off. A container that runs, or is about to, is left alone.
+func (e *Engine) tidy(ctx context.Context, id string) error {
 	l, err := e.lockContainer(id)
 	if err != nil {
 		return err
 	}
 	defer l.Release()
-	if e.isRunning(id) {
+	if e.isRunning(id) || e.waitedFor(id) {
 		return nil
 	}
 	if err := e.reap(ctx, id, nil); !errors.Is(err, errNotKept) {
@@ -35,7 +37,7 @@ func (e *Engine) Reap(ctx context.Context, id string) error {
 	return nil
 }
 
-// reapToTrash is Reap, but what has to be removed file by file is only moved out of sight, for the shim to remove: the user need not wait for it.
+// reapToTrash is tidy, but what has to be removed file by file is only moved out of sight, for the shim to remove: the user need not wait for it.
 func (e *Engine) reapToTrash(ctx context.Context, c *api.Container) ([]string, error) {
 	l, err := e.lockContainer(c.ID)
 	if err != nil {
@@ -99,13 +101,18 @@ func (e *Engine) lockContainer(id string) (*lock.Lock, error) {
 // have been stopped, or may be waiting for who reads its output.
 const claimLimit = 2 * time.Second
 
-// claim takes a container's lock when nobody is just starting it or cleaning it up. Who still is after claimLimit does not get on: what has
+// claim takes a container's lock when nobody is just starting it or cleaning it up. instead: who waits to start
+// it again is told not to. Who still is after claimLimit does not get on: what has
 // ended may be cleaned up in its stead, what has not started only by force.
-func (e *Engine) claim(ctx context.Context, c *api.Container, force bool) (*lock.Lock, error) {
+func (e *Engine) claim(ctx context.Context, c *api.Container, force, instead bool) (*lock.Lock, error) {
 	for deadline := time.Now().Add(claimLimit); ; {
 		l, err := e.lockContainer(c.ID)
-		if err != nil || e.isRunning(c.ID) || !e.occupied(c.ID) {
+		waits := e.waitedFor(c.ID)
+		if err != nil || e.isRunning(c.ID) || !e.occupied(c.ID) && !waits {
 			return l, err
+		}
+		if waits && instead {
+			e.endWaiting(c.ID)
 		}
 		if time.Now().After(deadline) {
 			if _, err := shim.ReadState(e.sandboxDir(c.ID)); err == nil || force {
@@ -123,7 +130,7 @@ func (e *Engine) claim(ctx context.Context, c *api.Container, force bool) (*lock
 	}
 }
 
-// reap is Reap for who holds the container's lock.
+// reap is tidy for who holds the container's lock.
 func (e *Engine) reap(ctx context.Context, id string, t *trash) error {
 	c, err := e.meta.Container(id)
 	return e.reapKnown(ctx, &c, id, err == nil && c.State.Status != api.StatusDead, t)
@@ -233,6 +240,7 @@ func (e *Engine) sweep(ctx context.Context) {
 		return
 	}
 	e.emptyTrash()
+	e.sweepWaiting()
 	for _, id := range names {
 		if strings.HasPrefix(id, ".") || ctx.Err() != nil {
 			continue
@@ -266,7 +274,7 @@ func (e *Engine) sweepRecords(ctx context.Context) error {
 		if err != nil || !c.Spec.AutoRemove || exists(e.sandboxDir(id)) {
 			continue
 		}
-		if err := e.Reap(ctx, id); err != nil {
+		if err := e.tidy(ctx, id); err != nil {
 			return err
 		}
 	}
@@ -284,6 +292,24 @@ func (e *Engine) sweepOne(ctx context.Context, id, dir string) {
 	if err != nil {
 		return
 	}
+	if c, err := e.meta.Container(id); err == nil && restartable(&c) {
+		l.Release()
+		e.reapBeside(id)
+		return
+	}
 	defer l.Release()
-	e.Reap(ctx, id)
+	e.tidy(ctx, id)
+}
+
+// reapBeside has a process of its own clean up, and start the container again where its policy says so.
+func (e *Engine) reapBeside(id string) {
+	argv := e.reapCommand(id)
+	if len(argv) == 0 {
+		return
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir, cmd.Env, cmd.SysProcAttr = "/", []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, &syscall.SysProcAttr{Setsid: true}
+	if cmd.Start() == nil { // else the next command finds it
+		_ = cmd.Process.Release()
+	}
 }

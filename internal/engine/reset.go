@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"os"
+	"time"
 
 	"brig/api"
 )
+
+// served is how long a reset waits for those who read layers for containers: they end with these, and would write into what is removed.
+const served = 10 * time.Second
 
 // Reset ends every container and removes everything of this root and state: containers, images, volumes, the bridge and its rules.
 func (e *Engine) Reset(ctx context.Context) error {
@@ -25,6 +29,7 @@ func (e *Engine) Reset(ctx context.Context) error {
 	if err := e.network.Close(ctx); err != nil {
 		return err
 	}
+	e.snapshot.WaitServed(served)
 	if err := e.snapshot.UnmountAll(); err != nil {
 		return err
 	}

@@ -22,9 +22,13 @@ func (e *Engine) session(l *launched, a api.Attach) *api.Session {
 		if err != nil { // detached, broken off, or the shim is gone: whoever keeps the sandbox cleans up
 			l.leave()
 			if errors.Is(err, shim.ErrGone) {
-				e.Reap(context.WithoutCancel(ctx), l.c.ID)
+				e.tidy(context.WithoutCancel(ctx), l.c.ID)
 			}
 			return exit, err
+		}
+		if restartable(l.c) { // the shim's successor starts it again
+			l.leave()
+			return exit, nil
 		}
 		trash, err := e.reapToTrash(context.WithoutCancel(ctx), l.c)
 		if err != nil {

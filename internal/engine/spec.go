@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"os"
 	"path"
 	"path/filepath"
@@ -278,7 +279,15 @@ func (e *Engine) userMount(c *api.Container, m *api.MountSpec) (specs.Mount, err
 		o.Type, o.Source, o.Options = "bind", m.Source, []string{bind, propagation, mode}
 	case "volume":
 		o.Type, o.Source, o.Options = "bind", e.volumeData(m.Source), []string{"rbind", "rprivate", mode}
-		if rec, err := e.volume(m.Source); !m.NoCopy && err == nil && !rec.Used {
+		rec, err := e.volume(m.Source)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return o, err
+		}
+		if dir := rec.bound(); dir != "" {
+			if o.Source = dir; !exists(dir) {
+				return o, api.Errorf(api.InvalidArgument, "volume %s: %s, its device, does not exist on the host", m.Source, dir)
+			}
+		} else if !m.NoCopy && err == nil && !rec.Used {
 			o.Options = append(o.Options, copyUp(c, rec))
 		}
 	case "tmpfs":

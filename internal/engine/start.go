@@ -32,7 +32,10 @@ func (e *Engine) Run(ctx context.Context, spec api.ContainerSpec, a *api.Attach,
 	var l *launched
 	err := e.untilThere(&c, func(b *bringing) (err error) {
 		if c, err = e.newContainer(ctx, spec, out, b); err == nil {
-			l, err = e.launch(ctx, &c, a, true)
+			l, err = e.launch(ctx, &c, a, true, b.lowers)
+		}
+		if err == nil && b.hold != nil {
+			_, _ = b.hold.WriteString(e.sandboxDir(c.ID)) // without it nobody is told why a read fails
 		}
 		return err
 	})
@@ -71,7 +74,7 @@ func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Se
 	if err != nil {
 		return nil, err
 	}
-	cl, err := e.claim(ctx, &c, false)
+	cl, err := e.claim(ctx, &c, false, true)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +94,13 @@ func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Se
 	if c, err = e.meta.Container(c.ID); err != nil { // that was all of it
 		return nil, err
 	}
-	l, err := e.launch(ctx, &c, a, false)
+	if err := e.stillTrusted(ctx, &c); err != nil {
+		return nil, err
+	}
+	if err := e.begun(&c); err != nil {
+		return nil, err
+	}
+	l, err := e.launch(ctx, &c, a, false, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -114,8 +123,8 @@ type launched struct {
 func (l *launched) leave() { l.owner.Leave() }
 
 // launch takes a container from its record to a running process. fresh: the record is not written yet either; else the caller holds the
-// container's lock.
-func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fresh bool) (*launched, error) {
+// container's lock. lowers are layers that are not in the store, see [snapshot.Store.With].
+func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fresh bool, lowers map[string]string) (*launched, error) {
 	cl := lock.None()
 	defer func() { cl.Release() }() // after what is undone
 	var u undo.Stack
@@ -140,7 +149,7 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 		}
 	}
 
-	bundle, err := e.bundle(c, a)
+	bundle, err := e.bundle(c, a, lowers)
 	if err != nil {
 		return nil, err
 	}
@@ -243,11 +252,10 @@ func wanted(a *api.Attach) runtime.Streams {
 }
 
 // bundle prepares the root and writes config.json.
-func (e *Engine) bundle(c *api.Container, a *api.Attach) (runtime.Bundle, error) {
+func (e *Engine) bundle(c *api.Container, a *api.Attach, lowers map[string]string) (runtime.Bundle, error) {
 	dir := e.meta.Dir(c.ID)
 	b := runtime.Bundle{
 		ID: c.ID, Dir: dir,
-		Log:       runtime.LogSpec{Path: filepath.Join(dir, "log", "json.log"), MaxSize: logMaxSize, MaxFiles: logMaxFiles},
 		Stdin:     c.Spec.Interactive,
 		StdinOnce: c.Spec.Interactive && a != nil && a.Stdin,
 		ExitPath:  e.exitPath(c.ID),
@@ -255,9 +263,16 @@ func (e *Engine) bundle(c *api.Container, a *api.Attach) (runtime.Bundle, error)
 		Reap:      e.reapCommand(c.ID),
 	}
 	var err error
-	b.Root, err = e.snapshot.Prepare(c.ID, c.Layers, durability(c))
+	if b.Log, err = logSpec(dir, c.ID, c.Name, c.Spec.Log); err != nil {
+		return b, err
+	}
+	layers := e.snapshot
+	if lowers != nil {
+		layers = layers.With(lowers)
+	}
+	b.Root, err = layers.Prepare(c.ID, c.Layers, durability(c))
 	if errors.Is(err, api.AlreadyExists) { // of an earlier run
-		b.Root, err = e.snapshot.Again(c.ID, c.Layers, durability(c))
+		b.Root, err = layers.Again(c.ID, c.Layers, durability(c))
 	}
 	if err != nil {
 		return b, err
@@ -276,7 +291,11 @@ func (e *Engine) bundle(c *api.Container, a *api.Attach) (runtime.Bundle, error)
 	if err := os.Mkdir(filepath.Join(dir, "log"), 0o700); err != nil && !os.IsExist(err) {
 		return b, err
 	}
-	return b, atomicfile.Write(filepath.Join(dir, "config.json"), data, 0o600, atomicfile.Volatile)
+	if err := atomicfile.Write(filepath.Join(dir, "config.json"), data, 0o600, atomicfile.Volatile); err != nil {
+		return b, err
+	}
+	b.Health, err = e.healthSpec(c)
+	return b, err
 }
 
 // writeFiles writes what the container sees of its network, and the record of its link.

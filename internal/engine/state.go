@@ -18,6 +18,9 @@ const linkName = "link.json"
 // fillState derives a container's state from what is on the disk and which processes live.
 func (e *Engine) fillState(c *api.Container) {
 	dir := e.sandboxDir(c.ID)
+	if restartable(c) {
+		defer func() { c.State.Restarts = e.readRestarts(c.ID).Count }()
+	}
 	s, err := shim.ReadState(dir)
 	if err == nil && running(s) {
 		c.State = api.State{Status: api.StatusRunning, Pid: s.Pid, StartedAt: s.StartedAt}
@@ -25,6 +28,15 @@ func (e *Engine) fillState(c *api.Container) {
 			c.State.Status = api.StatusPaused
 		}
 		c.Link = readLink(dir)
+		if c.Spec.Pull == api.PullLazy {
+			why, _ := os.ReadFile(filepath.Join(dir, api.LazyErrorFile))
+			c.State.Error = string(why)
+		}
+		if c.Healthcheck != nil {
+			if h, err := shim.ReadHealth(dir); err == nil {
+				c.State.Health = &h
+			}
+		}
 		return
 	}
 	exit := e.lastExit(c.ID)
@@ -35,6 +47,8 @@ func (e *Engine) fillState(c *api.Container) {
 		exit = e.lastExit(c.ID)
 	}
 	switch {
+	case exit != nil && restartable(c) && (e.waitedFor(c.ID) || e.occupied(c.ID) && e.due(c, exit, false)):
+		c.State = api.State{Status: api.StatusRestarting, StartedAt: exit.StartedAt, Exit: &exit.Exit}
 	case exit != nil:
 		c.State = api.State{Status: api.StatusExited, StartedAt: exit.StartedAt, Exit: &exit.Exit}
 	case ending:

@@ -50,50 +50,53 @@ func (e *Engine) running(ctx context.Context, c *api.Container) (live, error) {
 
 // Stop sends a signal, and SIGKILL when the time is up. It returns when the container has ended and is cleaned up.
 func (e *Engine) Stop(ctx context.Context, name string, o api.StopOptions) error {
-	if o.Signal == "" {
-		return e.stop(ctx, name, "", o.Timeout)
+	if o.Signal != "" {
+		if _, err := parseSignal(o.Signal); err != nil { // also where it does not run
+			return err
+		}
 	}
-	if _, err := parseSignal(o.Signal); err != nil { // also where it does not run
-		return err
-	}
-	return e.stop(ctx, name, o.Signal, o.Timeout)
-}
-
-func (e *Engine) stop(ctx context.Context, name, signal string, timeout *int) error {
 	c, err := e.meta.Container(name)
 	if err != nil {
 		return err
 	}
-	ct, err := e.running(ctx, &c)
-	if err != nil {
-		if errors.Is(err, api.Conflict) {
-			l, err := e.claim(ctx, &c, true) // it may have ended a moment ago
-			if err != nil {
-				return err
-			}
-			return l.Release() // docker stop of a stopped container is no error
-		}
+	if err := e.markStopped(&c); err != nil {
 		return err
 	}
+	return e.stop(ctx, &c, o)
+}
+
+// stop is Stop of a container whose policy is not told.
+func (e *Engine) stop(ctx context.Context, c *api.Container, o api.StopOptions) error {
+	ct, err := e.running(ctx, c)
+	for err != nil {
+		if !errors.Is(err, api.Conflict) {
+			return err
+		}
+		l, cerr := e.claim(ctx, c, true, true) // it may have ended a moment ago, or be started
+		if cerr != nil {
+			return cerr
+		}
+		running := e.isRunning(c.ID)
+		if err := l.Release(); err != nil || !running {
+			return err // docker stop of a stopped container is no error
+		}
+		ct, err = e.running(ctx, c)
+	}
+	signal := o.Signal
 	if signal == "" {
-		signal = stopSignal(&c)
+		signal = stopSignal(c)
 	}
 	sig, err := parseSignal(signal)
 	if err != nil {
 		return err
 	}
-	seconds := defaultStopTimeout
-	if c.Spec.StopTimeout != nil {
-		seconds = *c.Spec.StopTimeout
-	}
-	if timeout != nil {
-		seconds = *timeout
-	}
+	seconds := stopSeconds(c, o.Timeout)
 	over := e.watch(ctx, ct, c.ID)
+	e.asks(c.ID, "brig stop sent %s", unix.SignalName(sig))
 	if err := ct.Signal(ctx, sig); err != nil && !errors.Is(err, api.Conflict) {
 		return err
 	}
-	e.note(happened(&c, "kill", "signal", strconv.Itoa(int(sig))))
+	e.note(happened(c, "kill", "signal", strconv.Itoa(int(sig))))
 	e.thaw(c.ID) // one that stands still would not hear of it
 	var deadline <-chan time.Time
 	if seconds >= 0 {
@@ -101,17 +104,18 @@ func (e *Engine) stop(ctx context.Context, name, signal string, timeout *int) er
 	}
 	select {
 	case err := <-over:
-		e.note(happened(&c, "stop"))
+		e.note(happened(c, "stop"))
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-deadline:
 	}
+	e.asks(c.ID, "brig stop sent %s, and SIGKILL since it had not ended %d seconds later", unix.SignalName(sig), seconds)
 	ct.Signal(ctx, unix.SIGKILL)
 	e.thaw(c.ID)
 	select {
 	case err := <-over:
-		e.note(happened(&c, "stop"))
+		e.note(happened(c, "stop"))
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
@@ -153,7 +157,7 @@ func (e *Engine) settle(ctx context.Context, id string) error {
 	if e.isRunning(id) {
 		return e.pollEnd(ctx, id)
 	}
-	return e.Reap(ctx, id)
+	return e.tidy(ctx, id)
 }
 
 // pollEnd waits for a container whose shim was killed.
@@ -165,7 +169,18 @@ func (e *Engine) pollEnd(ctx context.Context, id string) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	return e.Reap(ctx, id)
+	return e.tidy(ctx, id)
+}
+
+// stopSeconds is how long a container has from its stop signal to SIGKILL; -1: for ever.
+func stopSeconds(c *api.Container, given *int) int {
+	switch {
+	case given != nil:
+		return *given
+	case c.Spec.StopTimeout != nil:
+		return *c.Spec.StopTimeout
+	}
+	return defaultStopTimeout
 }
 
 func stopSignal(c *api.Container) string {
@@ -222,6 +237,12 @@ func (e *Engine) Kill(ctx context.Context, name, signal string) error {
 	if err != nil {
 		return api.Errorf(api.Conflict, "cannot kill container: %s: container %s is not running", name, c.ID)
 	}
+	if own, err := parseSignal(stopSignal(&c)); sig == unix.SIGKILL || sig == unix.SIGTERM || err == nil && sig == own {
+		if err := e.markStopped(&c); err != nil {
+			return err
+		}
+	}
+	e.asks(c.ID, "brig kill sent %s", unix.SignalName(sig))
 	if sig != unix.SIGKILL {
 		err := ct.Signal(ctx, sig)
 		if err == nil {
@@ -315,8 +336,11 @@ func (e *Engine) Remove(ctx context.Context, name string, force, volumes bool) e
 		}
 		return err
 	}
+	if e.waitedFor(c.ID) && !force {
+		return api.Errorf(api.Conflict, "cannot remove container %q: it is about to be started again: stop it with `brig stop %s`, or remove it with `brig rm -f %s`", c.Name, name, name)
+	}
 	for {
-		l, err := e.claim(ctx, &c, force)
+		l, err := e.claim(ctx, &c, force, true)
 		if err != nil {
 			return err
 		}
@@ -331,6 +355,9 @@ func (e *Engine) Remove(ctx context.Context, name string, force, volumes bool) e
 		ct, err := e.running(ctx, &c)
 		if err != nil {
 			continue // it ended in between
+		}
+		if err := e.markStopped(&c); err != nil { // or it comes back while it is being removed
+			return err
 		}
 		ended := e.watch(ctx, ct, c.ID)
 		ct.Signal(ctx, unix.SIGKILL)

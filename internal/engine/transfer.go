@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,6 +31,7 @@ func (e *Engine) transferHolding(ctx context.Context, r api.TransferRequest, s a
 	if r.Policy == "" {
 		r.Policy = e.policy
 	}
+	r.StoreLimit = e.storeLimit
 	data, err := json.Marshal(r)
 	if err != nil {
 		return rep, err
@@ -46,7 +48,7 @@ func (e *Engine) transferHolding(ctx context.Context, r api.TransferRequest, s a
 	}
 	cmd := exec.CommandContext(ctx, sibling("brig-image"), append(args, string(data))...)
 	cmd.Stdin, cmd.Stderr = s.Stdin, s.Stderr
-	if r.Op == "save" || r.Op == "export" || r.Op == "cp" || r.Op == "receive" || r.Op == "trust" { // what others say there the reply says too, and the caller prints
+	if r.Op == "save" || r.Op == "export" || r.Op == "cp" || r.Op == "volume export" || r.Op == "receive" || r.Op == "trust" { // what others say there the reply says too, and the caller prints
 		cmd.Stdout = s.Stdout
 	}
 	cmd.ExtraFiles = append(files, held...)
@@ -59,20 +61,66 @@ func (e *Engine) transferHolding(ctx context.Context, r api.TransferRequest, s a
 	}
 	derr := json.NewDecoder(pr).Decode(&rep)
 	err = cmd.Wait()
-	if rep.Error != "" {
-		if rep.Kind == "" {
-			return rep, errors.New(rep.Error)
-		}
-		return rep, api.Errorf(rep.Kind, "%s", rep.Error)
+	return rep, outcome(ctx, rep, err, derr)
+}
+
+// outcome is what became of a worker: its reply, how it ended, and whether there was a reply.
+func outcome(ctx context.Context, rep api.TransferReply, err, derr error) error {
+	switch {
+	case rep.Error != "" && rep.Kind == "":
+		return errors.New(rep.Error)
+	case rep.Error != "":
+		return api.Errorf(rep.Kind, "%s", rep.Error)
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return fmt.Errorf("brig-image: %w", err)
+	case derr != nil:
+		return fmt.Errorf("brig-image ended without an answer: %w", derr)
 	}
-	if ctx.Err() != nil {
-		return rep, ctx.Err()
-	}
+	return nil
+}
+
+// lazyTransfer is a pull of which the worker may go on serving layers, where the reply has TransferReply.Lazy: they stay where it says until b ends, and for those who
+// have them in use then, as long as they do. The worker ends by itself.
+func (e *Engine) lazyTransfer(ctx context.Context, r api.TransferRequest, s api.Streams, b *bringing) (api.TransferReply, error) {
+	var rep api.TransferReply
+	r.Policy = cmp.Or(r.Policy, e.policy)
+	data, err := json.Marshal(r)
 	if err != nil {
-		return rep, fmt.Errorf("brig-image: %w", err)
+		return rep, err
 	}
-	if derr != nil {
-		return rep, fmt.Errorf("brig-image ended without an answer: %w", derr)
+	pr, pw, err := os.Pipe()
+	if err != nil {
+		return rep, err
 	}
-	return rep, nil
+	defer pr.Close()
+	hold, keep, err := os.Pipe()
+	if err != nil {
+		pw.Close()
+		return rep, err
+	}
+	if b.hold != nil { // of a try before
+		b.hold.Close()
+	}
+	b.hold, b.lowers = keep, nil
+	cmd := exec.Command(sibling("brig-image"), "--root", e.root, "--state", e.state, "--reply-fd", "3", "--lease-fd", "4", "--hold-fd", "5", string(data))
+	cmd.Stderr, cmd.ExtraFiles = s.Stderr, []*os.File{pw, b.lease.File(), hold}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	pw.Close()
+	hold.Close()
+	if err != nil {
+		return rep, fmt.Errorf("starting brig-image, which moves images: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(syscall.SIGTERM) })
+	derr := json.NewDecoder(pr).Decode(&rep)
+	stop()
+	if derr == nil && rep.Error == "" && len(rep.Lazy) > 0 {
+		b.lowers = rep.Lazy
+		go func() { _ = cmd.Wait() }()
+		return rep, nil
+	}
+	err = cmd.Wait()
+	return rep, outcome(ctx, rep, err, derr)
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 
 	"brig/api"
 	"brig/internal/base/policyfile"
@@ -38,6 +39,29 @@ func (e *Engine) trusted(ctx context.Context, img api.Image, out api.Streams) (a
 		return img, api.Errorf(api.NotFound, "image %s: the check of its signatures told nothing", key)
 	}
 	return rep.Images[0], nil
+}
+
+// stillTrusted holds the image of a container that is to be started again against the policy, as a run does. One whose image is not in the store any more, which
+// only force removes, starts: nobody could say where it came from.
+func (e *Engine) stillTrusted(ctx context.Context, c *api.Container) error {
+	policy, err := policyfile.Find(e.policy)
+	if err == nil && policy == "" {
+		return nil
+	}
+	img, ierr := e.InspectImage(ctx, c.ImageName)
+	if ierr != nil || img.ID != c.Image { // the name is another's by now
+		img, ierr = e.InspectImage(ctx, c.Image)
+	}
+	if errors.Is(ierr, api.NotFound) && err == nil {
+		return nil
+	}
+	if err = errors.Join(err, ierr); err == nil {
+		_, err = e.trusted(ctx, img, api.Streams{})
+	}
+	if err != nil {
+		return api.Errorf(api.KindOf(err), "container %s: %w", c.Name, err)
+	}
+	return nil
 }
 
 // unchanged reports whether a decision by this policy rests on files that are as they were.

@@ -66,6 +66,7 @@ func (e *Engine) Untag(ctx context.Context, name string, names []string) error {
 
 // keepUntagged writes an image down by its ID alone, before it loses its last name.
 func (e *Engine) keepUntagged(img api.Image) error {
+	img.Trust = img.Origin()
 	img.Name, img.Short = "", ""
 	if err := e.content.SetRef(img.ID, img.Target); err != nil {
 		return err

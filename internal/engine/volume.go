@@ -6,17 +6,25 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/id"
+	"brig/internal/store/meta"
 )
 
 // volumeRecord is volume.json. A folder with it is a volume; one without was left by a process that died making it.
 type volumeRecord struct {
-	Anonymous bool `json:"anonymous,omitempty"` // made for one container, removed with it by rm -v and --rm
-	Used      bool `json:"used,omitempty"`      // the image's files have been copied in
+	Anonymous bool              `json:"anonymous,omitempty"` // made for one container, removed with it by rm -v and --rm
+	Used      bool              `json:"used,omitempty"`      // the image's files have been copied in
+	Created   time.Time         `json:"created,omitzero"`    // zero: by a Brig that did not write it down
+	Labels    map[string]string `json:"labels,omitempty"`
+	Options   map[string]string `json:"options,omitempty"` // of the driver, as given
 }
+
+// bound is the folder of the host that a volume stands for, empty: its own.
+func (r *volumeRecord) bound() string { return r.Options["device"] }
 
 func (e *Engine) volumeDir(name string) string  { return filepath.Join(e.root, "volume", name) }
 func (e *Engine) volumeData(name string) string { return filepath.Join(e.volumeDir(name), "data") }
@@ -51,7 +59,7 @@ func (e *Engine) putVolume(name string, rec volumeRecord, sync atomicfile.Sync) 
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(filepath.Join(e.volumeDir(name), "volume.json"), data, 0o600, sync)
+	return atomicfile.Write(filepath.Join(e.volumeDir(name), "volume.json"), meta.Sign(data), 0o600, sync)
 }
 
 func (e *Engine) volume(name string) (volumeRecord, error) {
@@ -60,7 +68,13 @@ func (e *Engine) volume(name string) (volumeRecord, error) {
 	if err != nil {
 		return rec, err
 	}
-	return rec, json.Unmarshal(data, &rec)
+	if err = meta.Verify(data); err == nil {
+		err = json.Unmarshal(data, &rec)
+	}
+	if err != nil {
+		return rec, api.Errorf(api.Corrupt, "volume %s: its record is damaged: %w", name, err)
+	}
+	return rec, nil
 }
 
 // lasting says whether a volume is to survive a power cut: not one that goes with its container, and that with its process.
@@ -148,7 +162,7 @@ func (e *Engine) makeVolumes(c *api.Container, anonymous map[string]bool) error 
 		if m.Type != "volume" {
 			continue
 		}
-		if err := e.ensureVolume(m.Source, volumeRecord{Anonymous: anonymous[m.Source]}, lasting(c, anonymous[m.Source])); err != nil {
+		if err := e.ensureVolume(m.Source, volumeRecord{Anonymous: anonymous[m.Source], Created: time.Now().UTC().Truncate(time.Second)}, lasting(c, anonymous[m.Source])); err != nil {
 			return err
 		}
 	}

@@ -77,6 +77,7 @@ type Image struct {
 	Platform  Platform
 	Layers    []api.Layer // bottom first; sizes unpacked are not known
 	Config    imagespec.ImageConfig
+	Health    *api.Healthcheck // nil: the image has none
 	Created   time.Time
 	// Warning is set when the image is of another platform than this machine's and none was asked for.
 	Warning string
@@ -267,13 +268,16 @@ func (r *resolver) manifest(ctx context.Context, doc Document, m *manifest) (*Im
 		return fail(api.KindOf(corrupt(err)), "config %s: %w", m.Config.Digest, err)
 	}
 	var c imagespec.Image
-	if err := json.NewDecoder(bytes.NewReader(conf.Bytes)).Decode(&c); err != nil {
-		return fail(api.Corrupt, "config %s: %w", m.Config.Digest, err)
+	var more struct{ Config api.ImageExtra }
+	for _, v := range []any{&c, &more} {
+		if err := json.NewDecoder(bytes.NewReader(conf.Bytes)).Decode(v); err != nil {
+			return fail(api.Corrupt, "config %s: %w", m.Config.Digest, err)
+		}
 	}
 	if len(c.RootFS.DiffIDs) != len(m.Layers) {
 		return fail(api.Corrupt, "%d layers, but %d diff IDs in the config", len(m.Layers), len(c.RootFS.DiffIDs))
 	}
-	img := &Image{Source: r.src, Manifest: doc.Descriptor, Documents: []Document{doc, conf}, ID: m.Config.Digest, Platform: fromSpec(c.Platform), Config: c.Config}
+	img := &Image{Source: r.src, Manifest: doc.Descriptor, Documents: []Document{doc, conf}, ID: m.Config.Digest, Platform: fromSpec(c.Platform), Config: c.Config, Health: more.Config.Healthcheck}
 	if c.Created != nil {
 		img.Created = *c.Created
 	}

@@ -166,6 +166,15 @@ func topKeys(b []byte, names ...string) (map[string]bool, error) {
 	return keys, nil
 }
 
+// Unambiguous refuses a JSON object that two readers could take for two things: one of the keys names comes twice or in other letters, or any key of any object
+// in it twice.
+func Unambiguous(b []byte, names ...string) error {
+	if _, err := topKeys(b, names...); err != nil {
+		return err
+	}
+	return unambiguous(b)
+}
+
 // corrupt gives an error that has none its kind.
 func corrupt(err error) error {
 	if api.KindOf(err) != "" {

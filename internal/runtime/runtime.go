@@ -11,6 +11,7 @@ import (
 	"context"
 	"io"
 	"syscall"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -40,6 +41,7 @@ type Bundle struct {
 	Root []api.Mount // mounted in order to become the root; empty: root.path of config.json as it is
 	Log  LogSpec
 
+	Health    HealthSpec
 	Stdin     bool     // keep standard input open
 	StdinOnce bool     // it ends with the first client that had it
 	ExitPath  string   // where the exit status is kept, before it is told to anybody
@@ -47,11 +49,30 @@ type Bundle struct {
 	Reap      []string // command that cleans up when the opener is gone
 }
 
+// HealthSpec says how a container is asked whether it is well. The zero value does not ask.
+type HealthSpec struct {
+	Process       *api.Process // nil: it is not asked
+	User          string       // looked up in the container
+	Interval      time.Duration
+	Timeout       time.Duration
+	StartPeriod   time.Duration // failures in it do not count, until the first success
+	StartInterval time.Duration // between probes in StartPeriod
+	Retries       int           // failures in a row that make it unhealthy
+	OnFailure     string        // api.UnhealthyKill, UnhealthyRestart or UnhealthyStop; empty: nothing is done
+	StopSignal    syscall.Signal
+	StopTimeout   time.Duration // from StopSignal to SIGKILL; negative: for ever
+}
+
 // LogSpec says where a container's output is kept. The zero value keeps none.
 type LogSpec struct {
-	Path     string `json:"path,omitempty"`     // docker's json-file format
-	MaxSize  int64  `json:"maxSize,omitempty"`  // bytes before a rotation; 0: never
-	MaxFiles int    `json:"maxFiles,omitempty"` // files kept, the current one among them
+	Driver   string // api.LogJSONFile (also empty), LogK8sFile, LogJournald or LogSyslog
+	Path     string // of a file, or of a socket of datagrams
+	MaxSize  int64  // of a file, bytes before a rotation; 0: never
+	MaxFiles int    // files kept, the current one among them
+	// UDP is where syslog's datagrams go instead of Path: ADDRESS:PORT, the address a number.
+	UDP      string
+	Tag      string // syslog: of every message; journald: the fields of every entry, NAME=VALUE, each ended by a newline
+	Facility int    // syslog
 }
 
 // Sandbox is an open boundary.

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"brig/test/machine"
 )
 
 // TestCrowd has twenty workers run, stop and remove containers beside each other. No command may fail that should not.
@@ -56,7 +58,7 @@ func (w *world) life(worker, i int) {
 	case 3: // two want a name
 		codes := make(chan int, 2)
 		for range cap(codes) {
-			go func() { codes <- w.brig("create", "--name", name, "brig/base").code }()
+			go func() { codes <- w.brig("create", "--name", name, "brig/base").Code }()
 		}
 		if a, b := <-codes, <-codes; a+b == 0 || a != 0 && b != 0 {
 			w.t.Errorf("two creates named %s end with %d and %d", name, a, b)
@@ -64,7 +66,7 @@ func (w *world) life(worker, i int) {
 		w.must("rm", name)
 	case 4: // one removes what another has just started, or both remove it
 		w.must("run", "-d", "--rm", "--name", name, "brig/base", "sleep", "0.05")
-		gone := func(r result) bool { return r.code == 0 || strings.Contains(r.err, "no such container") }
+		gone := func(r machine.Result) bool { return r.Code == 0 || strings.Contains(r.Err, "no such container") }
 		done := make(chan bool)
 		go func() {
 			if r := w.brig("rm", "-f", name); !gone(r) {
@@ -163,7 +165,7 @@ func TestCommandKilledContainerLives(t *testing.T) {
 
 // says runs a command and wants text in what it prints.
 func (w *world) says(text string, args ...string) error {
-	if r := w.brig(args...); !strings.Contains(r.out, text) {
+	if r := w.brig(args...); !strings.Contains(r.Out, text) {
 		return fmt.Errorf("brig %s: no %q in %s", strings.Join(args, " "), text, r)
 	}
 	return nil

@@ -25,12 +25,12 @@ import (
 func (w *world) refused(code int, words []string, args ...string) {
 	w.t.Helper()
 	r := w.brig(args...)
-	if r.code != code {
+	if r.Code != code {
 		w.t.Errorf("brig %s: want code %d: %s", strings.Join(args, " "), code, r)
 	}
 	for _, word := range words {
-		if !strings.Contains(r.err, word) {
-			w.t.Errorf("brig %s: no %q in %q", strings.Join(args, " "), word, r.err)
+		if !strings.Contains(r.Err, word) {
+			w.t.Errorf("brig %s: no %q in %q", strings.Join(args, " "), word, r.Err)
 		}
 	}
 	w.mustBeClean(strings.Join(args, " "))
@@ -106,7 +106,7 @@ func TestDamagedPulls(t *testing.T) {
 	} {
 		damage = f
 		r := w.brig("run", "--rm", at, "true")
-		if r.code != 125 || !strings.Contains(r.err, "sha256:") {
+		if r.Code != 125 || !strings.Contains(r.Err, "sha256:") {
 			t.Errorf("%s: %s", what, r)
 		}
 		if out := w.must("images", "-q", at); out != "" {
@@ -165,7 +165,7 @@ func TestFullRoot(t *testing.T) {
 	for _, args := range [][]string{
 		{"run", "--rm", "brig/base", "true"}, {"run", "-d", "brig/base", "true"}, {"create", "brig/base"}, {"run", "--rm", "-v", "vol:/etc", "brig/base", "true"},
 	} {
-		if r := w.brig(args...); r.code == 0 || !strings.Contains(r.err, full) {
+		if r := w.brig(args...); r.Code == 0 || !strings.Contains(r.Err, full) {
 			t.Errorf("brig %s on a full disk: %s", strings.Join(args, " "), r)
 		}
 	}
@@ -215,7 +215,7 @@ func TestFullState(t *testing.T) {
 	filler := fill(t, filepath.Join(state, "small"))
 	for range 3 {
 		r := w.brig("run", "--rm", "-p", "81:81", "brig/base", "true")
-		if r.code != 125 || !strings.Contains(r.err, "no space left") {
+		if r.Code != 125 || !strings.Contains(r.Err, "no space left") {
 			t.Errorf("run with a full state folder: %s", r)
 		}
 	}
@@ -239,7 +239,7 @@ func TestReadOnlyRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := w.brig("run", "--rm", "brig/base", "true")
-	if r.code != 125 || !strings.Contains(r.err, "read-only") || !strings.Contains(r.err, w.root) {
+	if r.Code != 125 || !strings.Contains(r.Err, "read-only") || !strings.Contains(r.Err, w.root) {
 		t.Errorf("run: %s", r)
 	}
 	w.must("images")

@@ -51,7 +51,7 @@ func TestCreateKilledAtAnyStep(t *testing.T) {
 	for i := range moments {
 		n := 1 + total*i/moments + rand.IntN(total/moments)
 		killAt(t, w.command(args...), theCommand, n)
-		if r := w.brig("ps", "-a", "--filter", "name=kill", "--format", "{{.Status}}"); r.out == "Created\n" { // it was as good as ready
+		if r := w.brig("ps", "-a", "--filter", "name=kill", "--format", "{{.Status}}"); r.Out == "Created\n" { // it was as good as ready
 			w.must("rm", "kill")
 		}
 		w.must(args...)
@@ -93,13 +93,13 @@ func (w *world) recovers(when string, remove bool) {
 	if remove {
 		w.removeAll()
 	}
-	if r := w.brig("rm", "-f", "kill"); r.code != 0 {
+	if r := w.brig("rm", "-f", "kill"); r.Code != 0 {
 		w.t.Errorf("%s: rm -f kill: %s", when, r)
 	}
 	// The name that the dead one had can be taken, and its port.
 	err := eventually(func() error {
 		r := w.brig("run", "--rm", "--name", "kill", "-p", "8080:80", "brig/base", "true")
-		if r.code != 0 {
+		if r.Code != 0 {
 			return fmt.Errorf("run: %s", r)
 		}
 		return nil

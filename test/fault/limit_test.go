@@ -43,7 +43,7 @@ func TestStoreLimit(t *testing.T) {
 	for n := range 3 {
 		all.Go(func() {
 			for i := range 8 {
-				if r := w.brig("pull", "-q", d.image((i+3*n)%8)); r.code != 0 && !strings.Contains(r.err, "limit") {
+				if r := w.brig("pull", "-q", d.image((i+3*n)%8)); r.Code != 0 && !strings.Contains(r.Err, "limit") {
 					t.Errorf("%s", r)
 				}
 			}
@@ -65,10 +65,10 @@ func TestStoreLimit(t *testing.T) {
 	}
 	refused := 0
 	for i := range 8 {
-		if r := w.brig("pull", "-q", d.image(i)); r.code != 0 {
+		if r := w.brig("pull", "-q", d.image(i)); r.Code != 0 {
 			refused++
 			for _, word := range []string{"images in use", "brig system limit", "brig system df"} {
-				if !strings.Contains(r.err, word) {
+				if !strings.Contains(r.Err, word) {
 					t.Errorf("no %q in %s", word, r)
 				}
 			}

@@ -8,6 +8,7 @@ package fault
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -22,22 +23,11 @@ import (
 	"brig/test/machine"
 )
 
-const (
-	binEnv   = "BRIG_TEST_BIN"
-	patience = 20 * time.Second // of a command
-)
+const patience = 20 * time.Second // of a command
 
 func TestMain(m *testing.M) {
 	if os.Geteuid() == 0 {
-		if os.Getenv(binEnv) == "" {
-			bin, err := filepath.Abs("../../bin")
-			if err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				os.Exit(1)
-			}
-			os.Setenv(binEnv, bin)
-		}
-		if err := machine.Private(false); err != nil {
+		if err := errors.Join(machine.Programs("../../bin"), machine.Private(false)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -69,7 +59,7 @@ func newWorldAt(t *testing.T, root string) *world {
 	t.Helper()
 	needRoot(t)
 	for _, p := range []string{"brig", "brig-oci", "brig-image"} { // go test's cache notices when they change
-		if _, err := os.Stat(program(p)); err != nil {
+		if _, err := os.Stat(machine.Program(p)); err != nil {
 			t.Fatalf("%v: make build", err)
 		}
 	}
@@ -104,48 +94,27 @@ func (w *world) end() {
 	os.RemoveAll(w.state)
 }
 
-func program(name string) string { return filepath.Join(os.Getenv(binEnv), name) }
-
 // command prepares a brig of this world.
-func (w *world) command(args ...string) *exec.Cmd {
-	cmd := exec.Command(program("brig"), args...)
-	cmd.Env = append(os.Environ(), "BRIG_ROOT="+w.root, "BRIG_STATE="+w.state)
-	return cmd
-}
-
-// result is how a command ended.
-type result struct {
-	out, err string
-	code     int
-}
-
-func (r result) String() string { return fmt.Sprintf("code %d, out %q, err %q", r.code, r.out, r.err) }
+func (w *world) command(args ...string) *exec.Cmd { return machine.Command(w.root, w.state, args...) }
 
 // brig runs a command to its end, for which it has twenty seconds.
-func (w *world) brig(args ...string) result {
+func (w *world) brig(args ...string) machine.Result {
 	cmd := w.command(args...)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &errs, time.Second
-	if err := cmd.Start(); err != nil {
-		w.t.Fatal(err)
+	r, err := machine.Run(cmd, patience, cmd.Start)
+	if err != nil {
+		w.t.Error(err)
 	}
-	late := time.AfterFunc(patience, func() {
-		w.t.Errorf("brig %s: no end after %s", strings.Join(args, " "), patience)
-		cmd.Process.Kill()
-	})
-	cmd.Wait()
-	late.Stop()
-	return result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
+	return r
 }
 
 // must is brig for what must succeed; it returns the trimmed output.
 func (w *world) must(args ...string) string {
 	w.t.Helper()
 	r := w.brig(args...)
-	if r.code != 0 {
+	if r.Code != 0 {
 		w.t.Errorf("brig %s: %s", strings.Join(args, " "), r)
 	}
-	return strings.TrimSpace(r.out)
+	return strings.TrimSpace(r.Out)
 }
 
 // things lists everything that this world has: files, published ports, links, mounts, processes, cgroups.
@@ -217,8 +186,8 @@ type told struct {
 func (w *world) inspect(id string) told {
 	w.t.Helper()
 	var list []told
-	if r := w.brig("inspect", id); r.code == 0 {
-		if err := json.Unmarshal([]byte(r.out), &list); err != nil || len(list) != 1 {
+	if r := w.brig("inspect", id); r.Code == 0 {
+		if err := json.Unmarshal([]byte(r.Out), &list); err != nil || len(list) != 1 {
 			w.t.Errorf("inspect %s: %v: %s", id, err, r)
 		}
 	}

@@ -27,6 +27,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"brig/test/machine"
 )
 
 // depot is a registry with images that can be run and share layers, and the same images as archives.
@@ -91,7 +93,7 @@ func labelled(img v1.Image, n string) v1.Config {
 func (d depot) image(i int) string { return fmt.Sprintf("%s/img:%d", d.host, i) }
 
 // act does one random thing to the store. No ending of it is an error but a crash: others do things too.
-func (d depot) act(w *world, r *rand.Rand) (did string, res result) {
+func (d depot) act(w *world, r *rand.Rand) (did string, res machine.Result) {
 	i := r.IntN(len(d.archives))
 	img := d.image(i)
 	ctr := fmt.Sprintf("ct%d", r.IntN(8))
@@ -139,7 +141,7 @@ func (d depot) act(w *world, r *rand.Rand) (did string, res result) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		w.t.Error(err)
-		return did, result{}
+		return did, machine.Result{}
 	}
 	time.Sleep(time.Duration(r.IntN(60_000)) * time.Microsecond)
 	if r.IntN(3) > 0 {
@@ -148,7 +150,7 @@ func (d depot) act(w *world, r *rand.Rand) (did string, res result) {
 		cmd.Process.Kill()
 	}
 	cmd.Wait()
-	return did + " (killed)", result{}
+	return did + " (killed)", machine.Result{}
 }
 
 // quiet waits until no program of Brig runs any more.
@@ -193,7 +195,7 @@ func (w *world) addsUp(when string) {
 	if err != nil || sum < want-want/100 || sum > want+want/100 {
 		w.t.Errorf("%s: df adds up to %d, du says %d\n%s", when, sum, want, w.must("system", "df", "-v"))
 	}
-	if r := w.brig("system", "check"); r.code != 0 || !strings.Contains(r.out, "all is well") {
+	if r := w.brig("system", "check"); r.Code != 0 || !strings.Contains(r.Out, "all is well") {
 		w.t.Errorf("%s: check: %s", when, r)
 	}
 }
@@ -231,8 +233,8 @@ func (w *world) isEmpty() {
 }
 
 // crashed reports a command that ended as none should.
-func crashed(w *world, did string, r result) {
-	if r.code == 2 || strings.Contains(r.err, "panic") || strings.Contains(r.err, "goroutine ") {
+func crashed(w *world, did string, r machine.Result) {
+	if r.Code == 2 || strings.Contains(r.Err, "panic") || strings.Contains(r.Err, "goroutine ") {
 		w.t.Errorf("%s: %s", did, r)
 	}
 }
@@ -252,7 +254,7 @@ func TestStoreAddsUp(t *testing.T) {
 	worked := map[string]int{}
 	for i := range ops {
 		did, res := d.act(w, r)
-		if res.code == 0 && !strings.HasSuffix(did, "(killed)") {
+		if res.Code == 0 && !strings.HasSuffix(did, "(killed)") {
 			worked[strings.Fields(did)[0]]++
 		}
 		crashed(w, did, res)
@@ -304,7 +306,7 @@ func TestPruneBesideRuns(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				if r := w.brig("image", "prune", "-a", "-f"); r.code != 0 {
+				if r := w.brig("image", "prune", "-a", "-f"); r.Code != 0 {
 					t.Errorf("prune: %s", r)
 				}
 			}
@@ -313,7 +315,7 @@ func TestPruneBesideRuns(t *testing.T) {
 	for n := range 3 {
 		all.Go(func() {
 			for range 15 * scale() {
-				if r := w.brig("run", "--rm", "--network", "none", d.image(n%2), "echo", "ran"); r.code != 0 || r.out != "ran\n" {
+				if r := w.brig("run", "--rm", "--network", "none", d.image(n%2), "echo", "ran"); r.Code != 0 || r.Out != "ran\n" {
 					t.Errorf("run: %s", r)
 				}
 			}
@@ -371,7 +373,7 @@ func bitFlips(t *testing.T, packed bool) {
 		for range 4 * scale() {
 			path := files[r.IntN(len(files))]
 			undo := flip(t, path, r)
-			if res := w.brig("system", "check", "--format", "json"); res.code != 1 && kind != "index" || !strings.Contains(res.out, `"trouble"`) {
+			if res := w.brig("system", "check", "--format", "json"); res.Code != 1 && kind != "index" || !strings.Contains(res.Out, `"trouble"`) {
 				// A name in index.json that is another, and none of the image, is also what two killed processes leave.
 				t.Errorf("%s: %s is damaged, and check says %s", kind, path, res)
 			}
@@ -384,15 +386,15 @@ func bitFlips(t *testing.T, packed bool) {
 			w.quiet()
 			res := w.brig("system", "check", "--repair")
 			if kind == "container" {
-				if res.code != 1 || !strings.Contains(res.out, "rm -f") {
+				if res.Code != 1 || !strings.Contains(res.Out, "rm -f") {
 					t.Errorf("container: %s", res)
 				}
 				undo()
-			} else if res.code != 0 {
+			} else if res.Code != 0 {
 				t.Errorf("%s: %s is not repaired: %s", kind, path, res)
 				undo()
 			}
-			if res := w.brig("system", "check"); res.code != 0 {
+			if res := w.brig("system", "check"); res.Code != 0 {
 				t.Errorf("%s: after the repair: %s", kind, res)
 			}
 			w.must("system", "limit", "1g")
@@ -454,12 +456,12 @@ func TestRepairIsWhatRuns(t *testing.T) {
 		t.Fatal("no layer is mounted")
 	}
 	damage()
-	if r := w.brig("system", "check", "--repair"); r.code != 1 || !strings.Contains(r.out, "busy runs on layer") || mounted() != before {
+	if r := w.brig("system", "check", "--repair"); r.Code != 1 || !strings.Contains(r.Out, "busy runs on layer") || mounted() != before {
 		t.Errorf("while a container runs: %s", r)
 	}
 	w.must("rm", "-f", "busy")
 	// Nothing of what was damaged stays mounted, so the next to run mounts what was brought in. (Its device number may be the same again.)
-	if r := w.brig("system", "check", "--repair"); r.code != 0 || mounted() != "" {
+	if r := w.brig("system", "check", "--repair"); r.Code != 0 || mounted() != "" {
 		t.Errorf("repair: %s; still mounted: %s", r, mounted())
 	}
 	sum := w.must("run", "--rm", "--network", "none", "brig/base", "sha256sum", "/bin/busybox")
@@ -471,14 +473,14 @@ func TestRepairIsWhatRuns(t *testing.T) {
 	w.must("create", "--name", "keeper", "--network", "none", "brig/base", "true")
 	w.must("rmi", "-f", "brig/base")
 	damage()
-	if r := w.brig("system", "check", "--repair"); r.code != 1 || !strings.Contains(r.out, "a container alone needs it") {
+	if r := w.brig("system", "check", "--repair"); r.Code != 1 || !strings.Contains(r.Out, "a container alone needs it") {
 		t.Errorf("a container's layer: %s", r)
 	}
 	w.must("pull", "-q", "brig/base")
-	if r := w.brig("system", "check", "--repair"); r.code != 0 {
+	if r := w.brig("system", "check", "--repair"); r.Code != 0 {
 		t.Errorf("with the image there: %s", r)
 	}
-	if r := w.brig("system", "check"); r.code != 0 || !strings.Contains(r.out, "all is well") {
+	if r := w.brig("system", "check"); r.Code != 0 || !strings.Contains(r.Out, "all is well") {
 		t.Errorf("after all: %s", r)
 	}
 	w.must("start", "-a", "keeper")
@@ -500,10 +502,10 @@ func TestRepairPutsBack(t *testing.T) {
 	for range 2 * scale() {
 		for _, path := range layers {
 			flip(t, path, r)
-			if res := w.brig("system", "check", "--repair"); res.code != 0 {
+			if res := w.brig("system", "check", "--repair"); res.Code != 0 {
 				t.Errorf("%s: %s", path, res)
 			}
-			if res := w.brig("system", "check"); res.code != 0 {
+			if res := w.brig("system", "check"); res.Code != 0 {
 				t.Errorf("after the repair of %s: %s", path, res)
 			}
 			for _, img := range []string{"brig/base", d.image(0)} {
@@ -527,14 +529,14 @@ func TestRepairPutsBack(t *testing.T) {
 	undo := flip(t, own, rand.New(rand.NewPCG(8, 1)))
 	before, _ := os.ReadFile(own)
 	res := w.brig("system", "check", "--repair")
-	if res.code != 1 || !strings.Contains(res.out, "could not be brought in again") {
+	if res.Code != 1 || !strings.Contains(res.Out, "could not be brought in again") {
 		t.Errorf("without a registry: %s", res)
 	}
 	if after, err := os.ReadFile(own); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("it was not put back: %v", err)
 	}
 	undo()
-	if res := w.brig("system", "check"); res.code != 0 || !strings.Contains(res.out, "all is well") {
+	if res := w.brig("system", "check"); res.Code != 0 || !strings.Contains(res.Out, "all is well") {
 		t.Errorf("with the bit turned back: %s", res)
 	}
 	w.must("run", "--rm", "--network", "none", "127.0.0.1:1/gone:1", "true")
@@ -603,17 +605,17 @@ func careOnAFullDisk(t *testing.T, disk string) {
 		w.must("pull", "-q", d.image(i))
 	}
 	filler := fill(t, disk)
-	if r := w.brig("system", "check"); r.code != 0 {
+	if r := w.brig("system", "check"); r.Code != 0 {
 		t.Errorf("check: %s", r)
 	}
 	w.must("system", "df")
-	if r := w.brig("image", "prune", "-a", "-f"); r.code != 0 || !strings.Contains(r.out, "deleted: ") {
+	if r := w.brig("image", "prune", "-a", "-f"); r.Code != 0 || !strings.Contains(r.Out, "deleted: ") {
 		t.Errorf("prune: %s", r)
 	}
 	os.Remove(filler)
 	w.must("pull", "-q", d.image(0))
 	w.must("system", "prune", "-f")
-	if r := w.brig("system", "check"); r.code != 0 || !strings.Contains(r.out, "all is well") {
+	if r := w.brig("system", "check"); r.Code != 0 || !strings.Contains(r.Out, "all is well") {
 		t.Errorf("check: %s", r)
 	}
 	w.isEmpty()

@@ -81,6 +81,19 @@ func podman(t *testing.T) client {
 	return c
 }
 
+// buildah is one that keeps all that it has below a folder of the test's.
+func buildah(t *testing.T) client {
+	t.Helper()
+	need(t, "buildah", "buildah")
+	dir, err := os.MkdirTemp("", "b")
+	must(t, err)
+	t.Cleanup(func() {
+		_ = unix.Unmount(filepath.Join(dir, "root", "overlay"), unix.MNT_DETACH)
+		client{"rm"}.do(t, "-rf", dir)
+	})
+	return client{"buildah", "--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--storage-driver", "overlay"}
+}
+
 // docker is one with a daemon of its own.
 func docker(t *testing.T) client {
 	t.Helper()
@@ -147,6 +160,17 @@ func TestMadeByOthers(t *testing.T) {
 			check(t, loaded(t, b.do(t, "load", "-i", file)), withoutAttributes)
 			b.do(t, "rmi", "localhost/made:1")
 		}
+	})
+	t.Run("buildah", func(t *testing.T) {
+		bu := buildah(t)
+		box := bu.do(t, "from", "scratch")
+		bu.do(t, "add", "-q", box, archive, "/")
+		for format, as := range map[string]string{"docker": "docker-archive", "oci": "oci-archive"} {
+			file := filepath.Join(t.TempDir(), "saved.tar")
+			bu.do(t, "commit", "-q", "--format", format, box, as+":"+file+":docker.io/library/buildah:"+format)
+			check(t, loaded(t, b.do(t, "load", "-i", file)), withoutAttributes)
+		}
+		bu.do(t, "rm", box)
 	})
 	t.Run("docker", func(t *testing.T) {
 		d := docker(t)
@@ -241,6 +265,16 @@ func TestCommitted(t *testing.T) {
 				t.Errorf("%s: a process sees %s, want %s", format, got, seen)
 			}
 			p.do(t, "rmi", "docker.io/library/changed:1")
+		}
+	})
+	t.Run("buildah", func(t *testing.T) {
+		bu := buildah(t)
+		for _, format := range []string{"docker-archive", "oci-archive"} {
+			box := bu.do(t, "from", "-q", format+":"+saved[format])
+			dir := bu.do(t, "mount", box)
+			same(t, listDir(t, dir), want, withoutAttributes)
+			bu.do(t, "rm", box)
+			bu.do(t, "rmi", "-a", "-f")
 		}
 	})
 	t.Run("docker", func(t *testing.T) {

@@ -1,5 +1,5 @@
-// Package images holds Brig's images against those of others: the same root file system, made to an image by umoci, podman, docker and
-// skopeo, is the same in Brig, and what Brig makes of it, imported or committed, is the same to them.
+// Package images holds Brig's images against those of others: the same root file system, made to an image by umoci, podman, buildah, docker
+// and skopeo, is the same in Brig, and what Brig makes of it, imported or committed, is the same to them.
 //
 // What is compared is a listing of the whole tree: types, modes, owners, times, sizes, contents, link targets, devices, hard links and
 // extended attributes, as far as the other engine keeps them. A program that is not installed skips its part. The programs are those of

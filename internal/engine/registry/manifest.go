@@ -40,6 +40,9 @@ func read(mediaType string, b []byte) (*manifest, error) {
 		return nil, api.Errorf(api.InvalidArgument, format, args...)
 	}
 	var m manifest
+	if err := image.Unambiguous(b, "schemaVersion", "mediaType", "config", "layers", "blobs", "manifests", "fsLayers", "subject", "artifactType", "annotations"); err != nil {
+		return refuse("%w", err)
+	}
 	if err := json.Unmarshal(b, &m); err != nil {
 		return refuse("not a JSON document: %w", err)
 	}

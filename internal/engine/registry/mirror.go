@@ -119,7 +119,8 @@ func (r *Registry) open(ctx context.Context, at place) (*remote.Repository, erro
 	}
 	// The path's grammar was checked; a tag is filled in for each request.
 	name := ref.Ref{Domain: at.mirror.host, Path: at.mirror.path(at.path), Tag: ref.DefaultTag}
-	repo, err := remote.Open(ctx, name, remote.Options{Insecure: at.mirror.insecure})
+	// Not by way of this machine's own mirrors: this registry may be one, and would ask itself.
+	repo, err := remote.Open(ctx, name, remote.Options{Insecure: at.mirror.insecure, Direct: true})
 	if err != nil {
 		return nil, err
 	}

@@ -172,9 +172,10 @@ func (r *Registry) Tags(_ context.Context, repo string) ([]string, error) {
 	return slices.Compact(all), nil
 }
 
-// Referrers lists the manifests whose subject has the digest. A subject, or a repository, that is not there has none.
-func (r *Registry) Referrers(_ context.Context, repo string, subject digest.Digest) ([]imagespec.Descriptor, error) {
-	return r.repos.Referrers(r.place(repo).repo, subject)
+// Referrers gives the manifests whose subject has the digest, in the order of their digests, those after a digest that may be empty, until yield has enough. A
+// subject, or a repository, that is not there has none.
+func (r *Registry) Referrers(_ context.Context, repo string, subject, after digest.Digest, yield func(imagespec.Descriptor) bool) error {
+	return r.repos.Referrers(r.place(repo).repo, subject, after, yield)
 }
 
 func noRepository(repo string) error {

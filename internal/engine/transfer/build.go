@@ -154,8 +154,9 @@ func (b *built) add(mediaType string, v any) (imagespec.Descriptor, error) {
 	return d, nil
 }
 
-// publish makes config and manifest, and brings the image in as if it came from elsewhere: verified, durable, and not to be seen before it is whole.
-func (b *built) publish(ctx context.Context, t *Transfer, doc document, layers []imagespec.Descriptor, name string) (api.Image, error) {
+// publish makes config and manifest, and brings the image in as if it came from elsewhere: verified, durable, and not to be seen before it is whole. v is
+// what the signature policy said.
+func (b *built) publish(ctx context.Context, t *Transfer, doc document, layers []imagespec.Descriptor, name string, v verdict) (api.Image, error) {
 	config, err := b.add(imagespec.MediaTypeImageConfig, doc)
 	if err != nil {
 		return api.Image{}, err
@@ -173,7 +174,7 @@ func (b *built) publish(ctx context.Context, t *Transfer, doc document, layers [
 	}
 	show := newDisplay(t.Stderr, true, false)
 	defer show.finish()
-	return t.ingest(ctx, img, name, show, garbage.Set{}, nil)
+	return t.ingest(ctx, img, name, show, garbage.Set{}, &v)
 }
 
 // newName reads the name that a new image shall get; empty is none.

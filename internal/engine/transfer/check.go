@@ -493,6 +493,10 @@ func (c *checker) containers() error {
 		return err
 	}
 	defer still.Release()
+	leased, err := stores.Leased()
+	if err != nil {
+		return err
+	}
 	ids, err := stores.Meta.ContainerIDs()
 	if err != nil {
 		return err
@@ -517,7 +521,8 @@ func (c *checker) containers() error {
 			}
 		}
 		for _, l := range rec.Layers {
-			if !stores.Snapshot.Has(digest.Digest(l)) {
+			// One that is read while it comes in has a lease; what ran with PullLazy may have ended before it had come in.
+			if !stores.Snapshot.Has(digest.Digest(l)) && !leased[digest.Digest(l)] && rec.Spec.Pull != api.PullLazy {
 				c.add(api.Problem{Kind: "container", Name: rec.Name, Path: path, Trouble: "its layer " + l + " is not unpacked", Advice: "bring its image, " + rec.ImageName + ", in again with `brig pull`"})
 			}
 		}

@@ -19,6 +19,7 @@ import (
 	"brig/api"
 	"brig/internal/image"
 	"brig/internal/image/change"
+	"brig/internal/image/trust"
 	"brig/internal/kernel/cgroup"
 	"brig/internal/store/pack"
 )
@@ -64,7 +65,7 @@ func (t *Transfer) Commit(ctx context.Context, r api.TransferRequest) (api.Trans
 		doc.RootFS.DiffIDs = append(doc.RootFS.DiffIDs, layer.diffID)
 		layers = append(layers, layer.blob)
 	}
-	rec, err := b.publish(ctx, t, doc, layers, name)
+	rec, err := b.publish(ctx, t, doc, layers, name, verdict{trust: api.Trust{Transport: trust.Storage}})
 	if err != nil {
 		return api.TransferReply{}, about(&c, err)
 	}

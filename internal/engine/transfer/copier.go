@@ -265,8 +265,16 @@ func (s *shelf) Open(_ context.Context, d imagespec.Descriptor) (io.ReadCloser, 
 }
 
 // whole reports whether the store has all of a graph: every manifest, and every blob of each.
-func (s *shelf) whole(ctx context.Context, d imagespec.Descriptor, depth int) bool {
-	if depth > maxNesting || !s.t.stores.Content.Has(d.Digest) {
+func (s *shelf) whole(ctx context.Context, d imagespec.Descriptor) bool {
+	return s.wholeBelow(ctx, d, 0, map[digest.Digest]bool{})
+}
+
+// wholeBelow looks at each manifest once, however often it is named. seen are those that were looked at.
+func (s *shelf) wholeBelow(ctx context.Context, d imagespec.Descriptor, depth int, seen map[digest.Digest]bool) bool {
+	if seen[d.Digest] {
+		return true // or the answer is no already
+	}
+	if seen[d.Digest] = true; depth > maxNesting || ctx.Err() != nil || !s.t.stores.Content.Has(d.Digest) {
 		return false
 	}
 	n, err := image.ReadNode(ctx, s, d)
@@ -274,7 +282,7 @@ func (s *shelf) whole(ctx context.Context, d imagespec.Descriptor, depth int) bo
 		return false
 	}
 	return !slices.ContainsFunc(n.Blobs, func(b imagespec.Descriptor) bool { return !image.Foreign(b) && !s.t.stores.Content.Has(b.Digest) }) &&
-		!slices.ContainsFunc(n.Manifests, func(m imagespec.Descriptor) bool { return !s.whole(ctx, m, depth+1) })
+		!slices.ContainsFunc(n.Manifests, func(m imagespec.Descriptor) bool { return !s.wholeBelow(ctx, m, depth+1, seen) })
 }
 
 // registrySink is a repository of a registry.

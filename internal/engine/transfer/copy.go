@@ -15,6 +15,7 @@ import (
 	"brig/internal/image/layout"
 	"brig/internal/image/ref"
 	"brig/internal/image/remote"
+	"brig/internal/image/trust"
 	"brig/internal/store/garbage"
 )
 
@@ -117,7 +118,7 @@ func (t *Transfer) Copy(ctx context.Context, r api.TransferRequest) (api.Transfe
 		defer c.Close()
 	}
 	if to.transport == viaStore {
-		return t.copyIn(ctx, src, target, to, platform, show)
+		return t.copyIn(ctx, src, target, from, to, platform, r.Policy, show)
 	}
 	if !r.All {
 		if target, err = single(ctx, src, target, platform); err != nil {
@@ -170,7 +171,7 @@ func (t *Transfer) source(ctx context.Context, p place, o remote.Options) (image
 			return nil, none, err
 		}
 		s := &shelf{t}
-		if !s.whole(ctx, rec.Target, 0) {
+		if !s.whole(ctx, rec.Target) {
 			return s, rec.Manifest, nil
 		}
 		return s, rec.Target, nil
@@ -272,8 +273,15 @@ func single(ctx context.Context, src image.Source, target imagespec.Descriptor, 
 	return d, nil
 }
 
-// copyIn brings an image into the store, as a pull does.
-func (t *Transfer) copyIn(ctx context.Context, src image.Source, target imagespec.Descriptor, to place, p image.Platform, show *display) (api.TransferReply, error) {
+// copyIn brings an image into the store, as a pull or a load from the same place does.
+func (t *Transfer) copyIn(ctx context.Context, src image.Source, target imagespec.Descriptor, from, to place, p image.Platform, policy string, show *display) (api.TransferReply, error) {
+	if err := t.stores.EnsureVersion(); err != nil {
+		return api.TransferReply{}, err
+	}
+	judge, err := trust.Open(policy)
+	if err != nil {
+		return api.TransferReply{}, err
+	}
 	name, err := ref.Parse(to.name)
 	if err != nil {
 		return api.TransferReply{}, err
@@ -288,7 +296,17 @@ func (t *Transfer) copyIn(ctx context.Context, src image.Source, target imagespe
 	if img.Warning != "" {
 		show.warn("image %s: %s", name.Familiar(), img.Warning)
 	}
-	rec, err := t.ingest(ctx, img, name.String(), show, garbage.Set{}, nil)
+	s, signed := subject(from.ref, target.Digest, img.Manifest.Digest), image.Referring(nil)
+	if l, ok := src.(image.Lister); ok {
+		s = cameFrom(l, from.path, image.Entry{Target: target})
+	} else if signed, ok = src.(image.Referring); !ok {
+		return api.TransferReply{}, api.Errorf(api.Unsupported, "copy: %s: it cannot be asked for signatures", from)
+	}
+	v, err := accept(ctx, judge, s, signed)
+	if err != nil {
+		return api.TransferReply{}, err
+	}
+	rec, err := t.ingest(ctx, img, name.String(), show, garbage.Set{}, &v)
 	show.finish()
 	if err != nil {
 		return api.TransferReply{}, err

@@ -20,6 +20,7 @@ import (
 	"brig/api"
 	"brig/internal/image"
 	"brig/internal/image/change"
+	"brig/internal/image/trust"
 )
 
 // xzMemory bounds what an xz stream can ask for: that of xz -9. Go's libraries allocate what the stream says, up to 4 GiB, so the
@@ -43,6 +44,14 @@ func (t *Transfer) Import(ctx context.Context, r api.TransferRequest) (api.Trans
 	}
 	var doc document
 	if err := change.Apply(&doc.Config, r.Changes); err != nil {
+		return api.TransferReply{}, err
+	}
+	judge, err := trust.Open(r.Policy)
+	if err != nil {
+		return api.TransferReply{}, err
+	}
+	v, err := accept(ctx, judge, trust.Subject{Transport: trust.Tarball}, nil) // no signature is of it
+	if err != nil {
 		return api.TransferReply{}, err
 	}
 	limit, err := t.space()
@@ -79,7 +88,7 @@ func (t *Transfer) Import(ctx context.Context, r api.TransferRequest) (api.Trans
 	doc.RootFS = imagespec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layer.diffID}}
 	doc.History = []imagespec.History{{Created: &now, Comment: message}}
 	b := &built{where: where, docs: map[digest.Digest][]byte{}, layer: layer, store: t.stores.Content}
-	rec, err := b.publish(ctx, t, doc, []imagespec.Descriptor{layer.blob}, name)
+	rec, err := b.publish(ctx, t, doc, []imagespec.Descriptor{layer.blob}, name, v)
 	if err != nil {
 		return api.TransferReply{}, err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"brig/api"
 	"brig/internal/image"
+	"brig/internal/image/ref"
 	"brig/internal/store/content"
 	"brig/internal/store/garbage"
 	"brig/internal/store/snapshot"
@@ -54,6 +55,10 @@ func (in *ingest) needs() (set garbage.Set) {
 // ingest brings img in under name, which may be empty, and returns its record. added is what of it was stored before; v is what the signature policy
 // said, nil where the name alone says where the image came from.
 func (t *Transfer) ingest(ctx context.Context, img *image.Image, name string, show *display, added garbage.Set, v *verdict) (rec api.Image, err error) {
+	if r, rerr := ref.Parse(name); rerr == nil && r.Digest != "" && r.Digest != img.Target.Digest.String() {
+		t.takeBack(added)
+		return rec, api.Errorf(api.InvalidArgument, "%s: image %s cannot be called %s: a digest is its own image's alone", img.Source.Where(), img.Target.Digest, r.Familiar())
+	}
 	in := &ingest{t: t, img: img, show: show, added: added, verdict: v}
 	var lease *garbage.Lease
 	if t.lease != nil {
@@ -387,8 +392,7 @@ func (in *ingest) publish(ctx context.Context, name string) (rec api.Image, ok b
 // record makes the image's record; it is not ok when a piece is missing.
 func (in *ingest) record(name string) (api.Image, bool) {
 	img, stores := in.img, in.t.stores
-	rec := api.Image{Name: name, Target: bare(img.Target), Manifest: bare(img.Manifest), ID: img.ID.String(), Platform: img.Platform.String(),
-		Config: img.Config, Created: img.Created, Pulled: time.Now().UTC().Truncate(time.Second)}
+	rec := in.describe(name)
 	for _, d := range img.Documents {
 		if !stores.Content.Has(d.Descriptor.Digest) {
 			return rec, false
@@ -403,6 +407,13 @@ func (in *ingest) record(name string) (api.Image, bool) {
 		rec.Layers = append(rec.Layers, l)
 	}
 	return rec, true
+}
+
+// describe makes the image's record as far as it says nothing of the layers.
+func (in *ingest) describe(name string) api.Image {
+	img := in.img
+	return api.Image{Name: name, Target: bare(img.Target), Manifest: bare(img.Manifest), ID: img.ID.String(), Platform: img.Platform.String(),
+		Config: img.Config, Health: img.Health, Created: img.Created, Pulled: time.Now().UTC().Truncate(time.Second)}
 }
 
 // bare keeps of a descriptor what identifies the piece; annotations of the place where it was found are not the store's.

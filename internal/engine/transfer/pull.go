@@ -33,6 +33,11 @@ func (t *Transfer) Pull(ctx context.Context, r api.TransferRequest) (api.Transfe
 		return api.TransferReply{}, err
 	}
 	show := newDisplay(t.Stderr, r.Quiet, true)
+	if r.AllTags {
+		reply, err := t.pullTags(ctx, r, name, platform, show)
+		show.finish()
+		return reply, err
+	}
 	var rec api.Image
 	var fresh bool
 	if base.Is(name) {
@@ -49,6 +54,9 @@ func (t *Transfer) Pull(ctx context.Context, r api.TransferRequest) (api.Transfe
 	}
 	switch {
 	case r.NoStatus:
+	case t.going != nil:
+		show.say("Digest: %s", rec.Target.Digest)
+		show.say("Status: Reading %s as it is needed", name.Familiar())
 	case fresh:
 		show.say("Digest: %s", rec.Target.Digest)
 		show.say("Status: Downloaded newer image for %s", name.Familiar())
@@ -79,6 +87,51 @@ func (t *Transfer) pullAny(ctx context.Context, r api.TransferRequest, platform 
 		show.warn("%s", err)
 	}
 	return ref.Ref{}, api.Image{}, false, api.Errorf(api.InvalidArgument, "image %s: names no image", r.Refs[0])
+}
+
+// pullTags pulls all tags of a repository, one after the other, so that a layer which many of them have is asked for once.
+func (t *Transfer) pullTags(ctx context.Context, r api.TransferRequest, name ref.Ref, platform image.Platform, show *display) (api.TransferReply, error) {
+	var reply api.TransferReply
+	if base.Is(name) {
+		return reply, api.Errorf(api.InvalidArgument, "%s comes with Brig and has one tag", name.FamiliarName())
+	}
+	config, err := hosts.Load(r.CertDir)
+	if err != nil {
+		return reply, err
+	}
+	names, err := config.Short(r.Refs[0])
+	if err != nil {
+		return reply, err
+	}
+	o := remote.Options{Insecure: r.Insecure, AuthFile: r.AuthFile, CertDir: r.CertDir, Hosts: config, Warn: show.warn}
+	var tags []string
+	for i, candidate := range names {
+		var repo *remote.Repository
+		if repo, err = remote.Open(ctx, candidate, o); err == nil {
+			tags, err = repo.Tags(ctx)
+		}
+		if name = candidate; err == nil {
+			break
+		}
+		if i < len(names)-1 {
+			show.warn("%s", err)
+		}
+	}
+	if err != nil {
+		return reply, err
+	}
+	if len(tags) == 0 {
+		return reply, api.Errorf(api.NotFound, "repository %s has no tags", name.FamiliarName())
+	}
+	for _, tag := range tags {
+		name.Tag = tag
+		rec, fresh, err := t.pullRemote(ctx, name, platform, o, r.Policy, show)
+		if err != nil {
+			return reply, err
+		}
+		reply.Images, reply.Fresh = append(reply.Images, rec), reply.Fresh || fresh
+	}
+	return reply, nil
 }
 
 // noteShort keeps by which short name an image was pulled, so that the name finds it again.
@@ -188,6 +241,12 @@ func (t *Transfer) fetch(ctx context.Context, repo *remote.Repository, w wanted,
 	said := &v
 	if judge == nil { // without a policy the name says where it came from
 		said = nil
+	}
+	if t.lazy {
+		rec, ok, err := t.lazily(ctx, repo, img, name.String(), show, &added, said)
+		if ok || err != nil {
+			return rec, true, wrap(name, err)
+		}
 	}
 	rec, err := t.ingest(ctx, img, name.String(), show, added, said)
 	if err != nil {

@@ -74,7 +74,7 @@ func (t *Transfer) pushOne(ctx context.Context, c *copier, src *shelf, img api.I
 			return api.Sent{}, api.Errorf(api.NotFound, "the store has the image for %s, not for %s: pull it with --platform first", img.Platform, p)
 		}
 		target = img.Manifest
-	} else if target.Digest != img.Manifest.Digest && !src.whole(ctx, target, 0) {
+	} else if target.Digest != img.Manifest.Digest && !src.whole(ctx, target) {
 		target = img.Manifest
 		c.show.say("Not all multiplatform-content is present and only the available single-platform image (%s) is pushed\n%s -> %s", img.Platform, img.Target.Digest, target.Digest)
 	}

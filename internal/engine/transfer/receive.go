@@ -18,6 +18,7 @@ import (
 	"brig/internal/base/lock"
 	"brig/internal/image"
 	"brig/internal/image/ref"
+	"brig/internal/image/trust"
 	"brig/internal/store/content"
 	"brig/internal/store/garbage"
 )
@@ -30,9 +31,9 @@ const (
 )
 
 // Receive takes in an image from the push of another machine, which speaks on standard input and output.
-func (t *Transfer) Receive(ctx context.Context) (api.TransferReply, error) {
+func (t *Transfer) Receive(ctx context.Context, r api.TransferRequest) (api.TransferReply, error) {
 	c := newWire(t.Stdin, t.Stdout)
-	reply, err := t.receive(ctx, c)
+	reply, err := t.receive(ctx, c, r.Policy)
 	var last error
 	if err != nil {
 		last = c.tell(frameResult, result{fault: tellable(err)})
@@ -48,12 +49,19 @@ func (t *Transfer) Receive(ctx context.Context) (api.TransferReply, error) {
 	return reply, nil
 }
 
-func (t *Transfer) receive(ctx context.Context, c *wire) (api.TransferReply, error) {
+func (t *Transfer) receive(ctx context.Context, c *wire, policy string) (api.TransferReply, error) {
 	none := api.TransferReply{}
 	if _, err := io.WriteString(c.w, greeting); err != nil {
 		return none, err
 	}
 	if err := c.w.Flush(); err != nil {
+		return none, err
+	}
+	if err := t.stores.EnsureVersion(); err != nil {
+		return none, err
+	}
+	judge, err := trust.Open(policy)
+	if err != nil {
 		return none, err
 	}
 	o, err := awaitOffer(ctx, c)
@@ -74,9 +82,13 @@ func (t *Transfer) receive(ctx context.Context, c *wire) (api.TransferReply, err
 	show := newDisplay(io.Discard, true, true)
 	for try := 1; ; try++ {
 		var rec api.Image
+		var v verdict
 		img, err := image.Resolve(ctx, in, o.Target, platform)
+		if err == nil { // it comes as one does that is loaded from standard input, whatever the sender calls it
+			v, err = accept(ctx, judge, trust.Subject{Transport: trust.OCIArchive, Digests: []digest.Digest{img.Target.Digest, img.Manifest.Digest}}, nil)
+		}
 		if err == nil {
-			rec, err = t.ingest(ctx, img, o.Name, show, garbage.Set{}, nil)
+			rec, err = t.ingest(ctx, img, o.Name, show, garbage.Set{}, &v)
 		}
 		switch {
 		case err == nil:

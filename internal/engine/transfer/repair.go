@@ -20,6 +20,7 @@ import (
 	"brig/internal/image/base"
 	"brig/internal/image/ref"
 	"brig/internal/image/remote"
+	"brig/internal/image/trust"
 	"brig/internal/store/garbage"
 	"brig/internal/store/meta"
 )
@@ -235,13 +236,31 @@ func (c *checker) bringAgain(ctx context.Context, name string, target imagespec.
 	show := newDisplay(c.t.Stderr, true, true)
 	defer show.finish()
 	lease.Release() // what fails is taken back
-	if _, err := c.t.ingest(ctx, img, name, show, garbage.Set{}, nil); err != nil {
+	rec, err := c.t.ingest(ctx, img, name, show, garbage.Set{}, c.origin(f, name))
+	if err != nil {
 		return "", err
+	}
+	if f.Err == nil && f.Image.Short != "" {
+		if _, err := c.t.noteShort(rec, f.Image.Short); err != nil {
+			return "", err
+		}
 	}
 	if src.used != "" {
 		return src.used, nil
 	}
 	return "the store's own blobs", nil
+}
+
+// origin is what the record of an image that is brought in again says of where it came from: what it said. Where that is lost nobody knows: to the signature
+// policy a name proves nothing, until a pull finds just that image in the registry.
+func (c *checker) origin(f meta.ImageFile, name string) *verdict {
+	if f.Err == nil {
+		return &verdict{trust: f.Image.Trust, signatures: c.t.kept(f.Image)}
+	}
+	if r, err := ref.Parse(name); err == nil && base.Is(r) {
+		return nil
+	}
+	return &verdict{trust: api.Trust{Transport: trust.Docker}}
 }
 
 // aside is what was moved out of the way.

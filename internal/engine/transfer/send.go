@@ -55,6 +55,8 @@ func parseMachine(s string) (machine, error) {
 		return bad("ssh could not tell it from an option")
 	case strings.ContainsAny(m.user, "'\"\\`$"):
 		return bad("this is no user's name")
+	case strings.ContainsAny(m.host, "'\"\\`$;&|<>(){}*?!"): // ssh may hand it to a shell: %h of ProxyCommand (CVE-2023-51385)
+		return bad("this is no host's name")
 	}
 	if m.port != "" {
 		if n, err := strconv.ParseUint(m.port, 10, 16); err != nil || n == 0 {

@@ -358,6 +358,20 @@ func TestSendGuards(t *testing.T) {
 	}
 }
 
+// TestMachine: what ssh, or a shell that ssh calls, could take for something else is refused.
+func TestMachine(t *testing.T) {
+	for _, s := range []string{"ssh://-oProxyCommand=x", "ssh://$(id)", "ssh://a;id", "ssh://`id`", "ssh://a'b", "ssh://a|b", "ssh://-l@a", "ssh://u$x@a", "ssh://a:0", "ssh://a:65536", "ssh://u:p@a", "http://a", "ssh:///x", "ssh://a?b"} {
+		if m, err := parseMachine(s); !errors.Is(err, api.InvalidArgument) {
+			t.Errorf("%s: %+v %v", s, m, err)
+		}
+	}
+	for s, want := range map[string]machine{"ssh://a": {host: "a"}, "ssh://u@a.b:22/x y": {}, "ssh://[fe80::1%25eth0]:22": {host: "fe80::1%eth0", port: "22"}, "ssh://u@a_b/opt/it's": {user: "u", host: "a_b", brig: "/opt/it's"}} {
+		if m, err := parseMachine(s); m != want || (err == nil) == (want == machine{}) {
+			t.Errorf("%s: %+v %v", s, m, err)
+		}
+	}
+}
+
 // session records what the sender of an image says, for receivers to be fed with.
 func session(t testing.TB, layers ...[]byte) (stream []byte, reg *imagetest.Store, target imagespec.Descriptor) {
 	reg = imagetest.New()
@@ -390,7 +404,7 @@ func (a *asked) Write(p []byte) (int, error) {
 }
 
 // feed gives a receiver a stream, the answer to each want when it is asked for.
-func feed(root string, stream []byte) (api.TransferReply, []byte, error) {
+func feed(root string, stream []byte, policy ...string) (api.TransferReply, []byte, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return api.TransferReply{}, nil, err
@@ -423,7 +437,7 @@ func feed(root string, stream []byte) (api.TransferReply, []byte, error) {
 	tr.Stdin, tr.Stdout, tr.Stderr = r, out, io.Discard
 	c, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	reply, err := tr.Do(c, api.TransferRequest{Op: "receive"})
+	reply, err := tr.Do(c, api.TransferRequest{Op: "receive", Policy: strings.Join(policy, "")})
 	close(done)
 	return reply, out.out.Bytes(), err
 }

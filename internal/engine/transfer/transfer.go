@@ -25,6 +25,11 @@ type Transfer struct {
 	lease  *os.File  // of the process that asks for the transfer, nil: it has none
 	layers string    // layersEnv
 	packs  func() bool
+	state  string // folder of --state, "": not given
+
+	lazy   bool              // layers that can be are to be read lazily
+	lazyAt map[string]string // where they are mounted, by diff ID
+	going  *lazyImage        // what Serve goes on with
 }
 
 // How layers are kept: as images where this kernel mounts them and they are large enough, else as folders, unless $BRIG_LAYERS asks for one of them.
@@ -43,7 +48,7 @@ func New(root string) *Transfer {
 
 // In gives the folder of --state, where layers are mounted that are images. Only export needs it.
 func (t *Transfer) In(state string) *Transfer {
-	t.stores.Snapshot = t.stores.Snapshot.In(state)
+	t.stores.Snapshot, t.state = t.stores.Snapshot.In(state), state
 	return t
 }
 
@@ -60,14 +65,19 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 	default:
 		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "%s=%s: want auto, %s or %s", layersEnv, t.layers, layersAsFolders, layersAsImages)
 	}
-	if r.Op == "pull" || r.Op == "load" {
+	t.stores.Limit = r.StoreLimit
+	switch r.Op { // receive and copy know later whether they may
+	case "pull", "load", "import", "commit":
 		if err := t.stores.EnsureVersion(); err != nil {
 			return api.TransferReply{}, err
 		}
 	}
 	switch r.Op {
 	case "pull":
-		return t.Pull(ctx, r)
+		t.lazy = r.Lazy
+		reply, err := t.Pull(ctx, r)
+		reply.Lazy = t.lazyAt
+		return reply, err
 	case "push":
 		return t.Push(ctx, r)
 	case "load":
@@ -77,7 +87,7 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 	case "copy":
 		return t.Copy(ctx, r)
 	case "receive":
-		return t.Receive(ctx)
+		return t.Receive(ctx, r)
 	case "login":
 		return t.Login(ctx, r)
 	case "logout":
@@ -88,6 +98,10 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 		return t.Import(ctx, r)
 	case "export":
 		return t.Export(ctx, r)
+	case "volume export":
+		return api.TransferReply{}, t.ExportVolume(ctx, r)
+	case "volume import":
+		return api.TransferReply{}, t.ImportVolume(ctx, r)
 	case "commit":
 		return t.Commit(ctx, r)
 	case "cp":
@@ -99,6 +113,6 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 	case "trust":
 		return t.ShowTrust(r)
 	default:
-		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, push, load, save, copy, receive, import, export, commit, cp, login, logout, search, check, verify or trust", r.Op)
+		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, push, load, save, copy, receive, import, export, commit, cp, login, logout, search, check, verify, trust, volume export or volume import", r.Op)
 	}
 }

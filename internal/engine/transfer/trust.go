@@ -212,11 +212,8 @@ func (t *Transfer) Verify(ctx context.Context, r api.TransferRequest) (api.Trans
 
 // verify decides by where the record says that the image came from.
 func (t *Transfer) verify(judge *trust.Judge, rec api.Image) (api.Image, error) {
-	tr := rec.Trust
-	if tr.Transport == "" { // of before there was a policy: a registry, unless it was never told
-		tr.Transport, tr.Reference = trust.Docker, rec.Name
-	}
-	if isBase(tr, rec) {
+	tr := rec.Origin()
+	if isBase(tr, rec) || tr.Transport == trust.Storage {
 		return t.attest(rec, verdict{trust: api.Trust{Transport: tr.Transport, Reference: tr.Reference, Files: judge.Files()}})
 	}
 	s := trust.Subject{Transport: tr.Transport, Reference: tr.Reference, Digests: []digest.Digest{rec.Target.Digest, rec.Manifest.Digest}}

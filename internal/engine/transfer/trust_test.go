@@ -206,6 +206,17 @@ func TestSignaturesWithoutEnd(t *testing.T) {
 	if n := w.reg.Requests("/blobs/") - before; n > 200 {
 		t.Errorf("%d requests", n)
 	}
+	for i := range many.Layers { // none of which is there
+		many.Layers[i].Digest = digest.FromString(fmt.Sprint("missing", i))
+	}
+	w.reg.Tag("sha256-"+d.Digest.Encoded()+".sig", w.reg.JSON(many.MediaType, many))
+	before = w.reg.Requests("/blobs/")
+	if _, err := w.with("pull", name, strict); !errors.Is(err, api.Denied) {
+		t.Error(err)
+	}
+	if n := w.reg.Requests("/blobs/") - before; n > 300 {
+		t.Errorf("%d requests for what is missing", n)
+	}
 	for what, doc := range map[string]string{"noise": "\x00\x01", "an index of itself": `{"schemaVersion":2,"manifests":[]}`, "a huge layer": `{"layers":[{"mediaType":"application/vnd.dev.cosign.simplesigning.v1+json","size":99999999999,"digest":"` +
 		d.Digest.String() + `"}]}`, "a path": `{"layers":[{"mediaType":"application/vnd.dev.cosign.simplesigning.v1+json","size":1,"digest":"sha256:../../x"}]}`, "null": `null`} {
 		w.reg.Tag("sha256-"+d.Digest.Encoded()+".sig", w.reg.Put(imagespec.MediaTypeImageManifest, []byte(doc)))

@@ -151,7 +151,7 @@ func tellable(err error) fault { return fault{api.KindOf(err), clean(err.Error()
 // err is the other side's error.
 func (f fault) err(where string) error {
 	switch f.Kind {
-	case api.NotFound, api.AlreadyExists, api.Conflict, api.InvalidArgument, api.Exhausted, api.Corrupt, api.Unsupported, api.Unavailable, api.Unauthorized:
+	case api.NotFound, api.AlreadyExists, api.Conflict, api.InvalidArgument, api.Exhausted, api.Corrupt, api.Unsupported, api.Unavailable, api.Unauthorized, api.Denied:
 		return api.Errorf(f.Kind, "%s: %s", where, clean(f.Msg))
 	}
 	return errors.New(where + ": " + clean(f.Msg))

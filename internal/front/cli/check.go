@@ -122,16 +122,22 @@ func (a *app) systemLimit() *cobra.Command {
 			if strings.EqualFold(args[0], "none") {
 				return a.engine().SetStoreLimit(cmd.Context(), 0)
 			}
-			n, err := parseBytes(args[0])
+			n, err := parseStoreLimit(args[0])
 			if err != nil {
 				return err
-			}
-			if n < minStoreLimit {
-				return fmt.Errorf("a limit of %d bytes is too small: want %d or more, or none", n, minStoreLimit)
 			}
 			return a.engine().SetStoreLimit(cmd.Context(), n)
 		},
 	}
+}
+
+// parseStoreLimit reads a size that a store can do with.
+func parseStoreLimit(s string) (int64, error) {
+	n, err := parseBytes(s)
+	if err == nil && n < minStoreLimit {
+		err = fmt.Errorf("a limit of %d bytes is too small: want %d or more", n, minStoreLimit)
+	}
+	return n, err
 }
 
 // minStoreLimit is what the records of a few images take, in bytes.

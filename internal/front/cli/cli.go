@@ -81,12 +81,25 @@ type Engine interface {
 	// Commit makes an image of a container.
 	Commit(ctx context.Context, name string, o api.CommitOptions, s api.Streams) (api.Image, error)
 	Info(ctx context.Context) (api.Info, error)
-	// Reap cleans up after a container that ended with nobody there to do it.
+	// Why says why a container is as it is.
+	Why(ctx context.Context, name string) (api.Why, error)
+	// Boot starts what should run after a boot, Shutdown stops all; each is told of every container, also of one that failed.
+	Boot(ctx context.Context, each func(api.Container, error)) error
+	Shutdown(ctx context.Context, each func(api.Container, error)) error
+	// Reap cleans up after a container that ended with nobody there to do it, and starts it again where its policy says so.
 	Reap(ctx context.Context, id string) error
 	// ServeRegistry serves the store as a registry, in this process's place: it returns only when that fails.
 	ServeRegistry(ctx context.Context, r api.RegistryRequest) error
 	// DiskUsage measures what the store takes.
 	DiskUsage(ctx context.Context) (api.DiskUsage, error)
+	// CreateVolume makes a volume, unless there is one of its name.
+	CreateVolume(ctx context.Context, v api.Volume) (api.Volume, error)
+	InspectVolume(ctx context.Context, name string) (api.Volume, error)
+	Volumes(ctx context.Context) ([]api.Volume, error)
+	RemoveVolume(ctx context.Context, name string) error
+	// ExportVolume writes a volume's files as a tar to a file, or to s.Stdout; ImportVolume unpacks one, of a file or of s.Stdin.
+	ExportVolume(ctx context.Context, name, file string, s api.Streams) error
+	ImportVolume(ctx context.Context, name, file string, s api.Streams) error
 	// The prunes return what they removed also with an error.
 	PruneContainers(ctx context.Context, o api.PruneOptions) (api.PruneReport, error)
 	PruneImages(ctx context.Context, o api.PruneOptions) (api.PruneReport, error)
@@ -106,17 +119,23 @@ const (
 	defaultState = "/run/brig"
 )
 
+// Options are what stands before a command's name and concerns the engine.
+type Options struct {
+	Root, State string // folders
+	Policy      string // file of the signature policy; empty: the user's, else the system's
+	StoreLimit  int64  // bytes; 0: what the store has been set to
+}
+
 // app is one invocation: what its commands share.
 type app struct {
-	streams     api.Streams
-	newEngine   func(root, state, policy string) Engine
-	made        Engine // by engine, once
-	root, state string
-	policy      string
-	debug       bool
-	args        []string // of the command line
-	signals     *catcher
-	seLinux     func() bool // whether this kernel labels files
+	streams   api.Streams
+	newEngine func(Options) Engine
+	made      Engine // by engine, once
+	options   Options
+	debug     bool
+	args      []string // of the command line
+	signals   *catcher
+	seLinux   func() bool // whether this kernel labels files
 }
 
 // OSStreams are the process's own streams.
@@ -130,7 +149,7 @@ func OSStreams() api.Streams {
 
 // Main runs the command that args (without the program's name) ask for and returns the exit code. The engine is made at its first
 // use: help and version need none. Signals may stay caught when it returns: it is made for a process that then ends.
-func Main(ctx context.Context, args []string, streams api.Streams, newEngine func(root, state, policy string) Engine) int {
+func Main(ctx context.Context, args []string, streams api.Streams, newEngine func(Options) Engine) int {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	a := &app{streams: streams, newEngine: newEngine, signals: newCatcher(cancel), seLinux: hasSELinux}
@@ -159,7 +178,7 @@ func Tree() *cobra.Command {
 // engine makes the engine at its first use, when the global flags are known.
 func (a *app) engine() Engine {
 	if a.made == nil {
-		a.made = a.newEngine(a.root, a.state, a.policy)
+		a.made = a.newEngine(a.options)
 	}
 	return a.made
 }
@@ -197,9 +216,10 @@ func (a *app) rootCommand() *cobra.Command {
 	root.SetVersionTemplate("Brig version {{.Version}}\n")
 	f := root.Flags()
 	f.SortFlags = false
-	f.StringVar(&a.root, "root", envOr("BRIG_ROOT", defaultRoot), "Folder of durable data (env BRIG_ROOT)")
-	f.StringVar(&a.state, "state", envOr("BRIG_STATE", defaultState), "Folder of data that lives until the next boot (env BRIG_STATE)")
-	f.StringVar(&a.policy, "policy", os.Getenv("BRIG_POLICY"), "File of the signature policy, see containers-policy.json(5) (env BRIG_POLICY)")
+	f.StringVar(&a.options.Root, "root", envOr("BRIG_ROOT", defaultRoot), "Folder of durable data (env BRIG_ROOT)")
+	f.StringVar(&a.options.State, "state", envOr("BRIG_STATE", defaultState), "Folder of data that lives until the next boot (env BRIG_STATE)")
+	f.StringVar(&a.options.Policy, "policy", os.Getenv("BRIG_POLICY"), "File of the signature policy, see containers-policy.json(5) (env BRIG_POLICY)")
+	parsed(f, "store-limit", "", "bytes", "What the store may take on the disk, for what this command brings in (see brig system limit)", assign(&a.options.StoreLimit, parseStoreLimit))
 	f.BoolVar(&a.debug, "debug", false, "Explain errors by their kind and every cause")
 	return root
 }
@@ -225,12 +245,12 @@ func commands() []entry {
 		{"attach", (*app).attach}, {"inspect", (*app).inspect}, {"images", (*app).images}, {"pull", (*app).pull},
 		{"push", (*app).push}, {"copy", (*app).copy}, {"receive", (*app).receive},
 		{"load", (*app).load}, {"save", (*app).save}, {"rmi", (*app).rmi}, {"system", (*app).system}, {"tag", (*app).tag}, {"version", (*app).version},
-		{"info", (*app).info}, {"reap", (*app).reap}, {"registry", (*app).registry},
+		{"info", (*app).info}, {"reap", (*app).reap}, {"registry", (*app).registry}, {"boot", (*app).boot}, {"why", (*app).why},
 		{"login", (*app).login}, {"logout", (*app).logout}, {"search", (*app).search},
 		{"history", (*app).history}, {"untag", (*app).untag}, {"import", (*app).importImage}, {"export", (*app).export}, {"commit", (*app).commit},
 		{"rename", (*app).rename}, {"restart", (*app).restart}, {"pause", (*app).pause}, {"unpause", (*app).unpause}, {"port", (*app).port},
 		{"top", (*app).top}, {"diff", (*app).diff}, {"stats", (*app).stats}, {"update", (*app).update}, {"cp", (*app).cp}, {"events", (*app).events},
-		{"container", (*app).containerGroup}, {"image", (*app).imageGroup},
+		{"container", (*app).containerGroup}, {"image", (*app).imageGroup}, {"volume", (*app).volumeGroup},
 	}
 }
 
@@ -267,7 +287,7 @@ func (a *app) make(e entry) *cobra.Command {
 func commandName(args []string) string {
 	for i := 0; i < len(args); i++ {
 		switch {
-		case args[i] == "--root" || args[i] == "--state" || args[i] == "--policy":
+		case args[i] == "--root" || args[i] == "--state" || args[i] == "--policy" || args[i] == "--store-limit":
 			i++
 		case !strings.HasPrefix(args[i], "-"):
 			return args[i]

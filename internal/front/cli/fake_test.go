@@ -332,7 +332,7 @@ func brigWith(t *testing.T, f *fake, s api.Streams, args ...string) result {
 	s.Stdout, s.Stderr = &out, &errOut
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	a := &app{streams: s, newEngine: func(string, string, string) Engine { return f }, signals: newCatcher(cancel), seLinux: hasSELinux}
+	a := &app{streams: s, newEngine: func(Options) Engine { return f }, signals: newCatcher(cancel), seLinux: hasSELinux}
 	defer a.signals.stop()
 	code := a.main(ctx, args)
 	return result{code, out.String(), errOut.String()}

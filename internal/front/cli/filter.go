@@ -14,11 +14,11 @@ import (
 // containerFilters are the names that --filter knows for containers, docker's and until and label! of podman's.
 func containerFilters() []string {
 	return []string{
-		"id", "name", "label", "label!", "status", "exited", "ancestor", "before", "since", "until", "volume", "network", "publish", "expose",
+		"id", "name", "label", "label!", "status", "exited", "ancestor", "before", "since", "until", "volume", "network", "publish", "expose", "health",
 	}
 }
 
-const filterHelp = "Filter output based on conditions provided: id, name, label, label!, status, exited, ancestor, before, since, until, volume, network, publish, expose"
+const filterHelp = "Filter output based on conditions provided: id, name, label, label!, status, exited, ancestor, before, since, until, volume, network, publish, expose, health"
 
 // choose returns those of all that pass every filter, in their order. Values of one filter are alternatives, but for labels, which must all be there.
 func (f filters) choose(all []api.Container, now time.Time) ([]api.Container, error) {
@@ -125,6 +125,7 @@ func (f filters) matches(c *api.Container, names []*regexp.Regexp) bool {
 			ended := c.State.Status == api.StatusExited && c.State.Exit != nil
 			return ended && strconv.Itoa(c.State.Exit.Code) == v
 		}) &&
+		f.any("health", func(v string) bool { return healthOf(c) == v }) &&
 		f.any("ancestor", func(v string) bool { return ofImage(c, v) }) &&
 		f.any("volume", func(v string) bool {
 			return slices.ContainsFunc(c.Spec.Mounts, func(m api.MountSpec) bool { return m.Source == v || m.Target == v })

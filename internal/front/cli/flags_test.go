@@ -31,7 +31,9 @@ func own(command string) []string {
 		"events":  {"--stream"},
 		"stats":   {"--interval", "--no-reset", "--latest"},
 		"top":     {"--latest"}, "update": {"--latest"},
-		"wait": {"--condition", "--interval", "--latest", "--ignore"},
+		"wait":   {"--condition", "--interval", "--latest", "--ignore"},
+		"run":    {"--health-on-failure"},
+		"create": {"--health-on-failure"},
 	}[command]
 }
 
@@ -73,7 +75,7 @@ func dockerFlags(t *testing.T, command string) map[string]bool {
 // TestSpellings holds every flag of every command against docker's: the same name, shorthand and need of a value.
 func TestSpellings(t *testing.T) {
 	for _, cmd := range Tree().Commands() {
-		if slices.Contains([]string{"completion", "help", "reap", "receive", "copy"}, cmd.Name()) {
+		if slices.Contains([]string{"completion", "help", "reap", "receive", "copy", "boot", "why"}, cmd.Name()) {
 			continue
 		}
 		docker := dockerFlags(t, cmd.Name())
@@ -94,10 +96,11 @@ func TestSpellings(t *testing.T) {
 
 // TestFlagList pins the flags of run, so that none is lost unnoticed.
 func TestFlagList(t *testing.T) {
-	want := strings.Fields("add-host annotation attach blkio-weight blkio-weight-device cap-add cap-drop cidfile cpu-period cpu-quota cpu-shares cpus cpuset-cpus cpuset-mems " +
-		"detach detach-keys device device-read-bps device-read-iops device-write-bps device-write-iops dns entrypoint env env-file help hostname init " +
-		"interactive isolation label label-file memory memory-reservation memory-swap memory-swappiness mount name net network oom-kill-disable oom-score-adj pids-limit platform privileged publish pull quiet read-only rm " +
-		"security-opt shm-size sig-proxy stop-signal stop-timeout sysctl tmpfs tty ulimit user volume workdir")
+	want := strings.Fields("add-host annotation attach blkio-weight blkio-weight-device cap-add cap-drop cidfile cpu-period cpu-quota cpu-shares cpus cpuset-cpus cpuset-mems detach detach-keys " +
+		"device device-read-bps device-read-iops device-write-bps device-write-iops dns entrypoint env env-file health-cmd health-interval health-on-failure health-retries health-start-interval health-start-period health-timeout " +
+		"help hostname init interactive isolation label label-file log-driver log-opt memory memory-reservation memory-swap memory-swappiness mount name net " +
+		"network no-healthcheck oom-kill-disable oom-score-adj pids-limit platform privileged publish pull quiet read-only restart rm security-opt shm-size sig-proxy " +
+		"stop-signal stop-timeout sysctl tmpfs tty ulimit user volume workdir")
 	var got []string
 	run, _, err := Tree().Find([]string{"run"})
 	if err != nil {

@@ -80,7 +80,7 @@ func (a *app) lookUp(ctx context.Context, name, kind string) (any, error) {
 	if kind != "image" {
 		c, err := a.engine().Inspect(ctx, name)
 		if err == nil {
-			return containerView(&c, a.root), nil
+			return containerView(&c, a.options.Root), nil
 		}
 		if !errors.Is(err, api.NotFound) {
 			return nil, err

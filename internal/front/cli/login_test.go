@@ -37,7 +37,7 @@ func TestLogin(t *testing.T) {
 			var out, errOut bytes.Buffer
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			a := &app{streams: api.Streams{Stdin: strings.NewReader(c.stdin), Stdout: &out, Stderr: &errOut}, newEngine: func(string, string, string) Engine { return f }, signals: newCatcher(cancel), seLinux: hasSELinux}
+			a := &app{streams: api.Streams{Stdin: strings.NewReader(c.stdin), Stdout: &out, Stderr: &errOut}, newEngine: func(Options) Engine { return f }, signals: newCatcher(cancel), seLinux: hasSELinux}
 			defer a.signals.stop()
 			r := result{code: a.main(ctx, strings.Fields(c.args))}
 			r.out, r.errOut = out.String(), errOut.String()

@@ -22,7 +22,7 @@ const childEnv = "BRIG_CLI_TEST_CHILD"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) != "" {
-		os.Exit(Main(context.Background(), os.Args[1:], OSStreams(), func(string, string, string) Engine { return &echoEngine{} }))
+		os.Exit(Main(context.Background(), os.Args[1:], OSStreams(), func(Options) Engine { return &echoEngine{} }))
 	}
 	os.Exit(m.Run())
 }

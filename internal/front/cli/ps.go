@@ -73,7 +73,7 @@ func (a *app) printContainers(o psOptions, all []api.Container, now time.Time) e
 	var rows []psRow
 	for i := range all {
 		c := &all[i]
-		if !everyState && c.State.Status != api.StatusRunning && c.State.Status != api.StatusPaused {
+		if !everyState && c.State.Status != api.StatusRunning && c.State.Status != api.StatusPaused && c.State.Status != api.StatusRestarting {
 			continue
 		}
 		if o.last >= 0 && len(rows) == o.last {
@@ -89,6 +89,14 @@ func (a *app) printContainers(o psOptions, all []api.Container, now time.Time) e
 		"Status": "STATUS", "State": "STATE", "Ports": "PORTS", "Names": "NAMES", "Size": "SIZE", "Labels": "LABELS",
 		"Mounts": "MOUNTS", "Networks": "NETWORKS", "LocalVolumes": "LOCAL VOLUMES",
 	}, rows)
+}
+
+// healthOf is a container's health as docker's filter calls it.
+func healthOf(c *api.Container) string {
+	if c.State.Health == nil {
+		return "none"
+	}
+	return c.State.Health.Status
 }
 
 func psRowOf(c *api.Container, now time.Time, trunc bool) psRow {
@@ -141,9 +149,19 @@ func commandText(args []string) string {
 func statusText(c *api.Container, now time.Time) string {
 	switch s := c.State; s.Status {
 	case api.StatusRunning:
-		return "Up " + humanDuration(now.Sub(s.StartedAt))
+		up := "Up " + humanDuration(now.Sub(s.StartedAt))
+		switch {
+		case s.Health == nil:
+		case s.Health.Status == api.HealthStarting:
+			up += " (health: starting)"
+		default:
+			up += " (" + s.Health.Status + ")"
+		}
+		return up
 	case api.StatusPaused:
 		return "Up " + humanDuration(now.Sub(s.StartedAt)) + " (Paused)"
+	case api.StatusRestarting:
+		return fmt.Sprintf("Restarting (%d) %s", s.Exit.Code, ago(now, s.Exit.At))
 	case api.StatusExited:
 		if s.Exit == nil {
 			return "Exited"

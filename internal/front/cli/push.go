@@ -75,17 +75,19 @@ func pushArgs(args []string) (name, to string, err error) {
 	return name, to, nil
 }
 
+// hasTag reports whether a reference has a tag, or a digest, of the user's own.
+func hasTag(s string) bool { return strings.Contains(s[strings.LastIndexByte(s, '/')+1:], ":") }
+
 // pushTag applies docker's rules for the tag.
 func (a *app) pushTag(r *api.TransferRequest) error {
 	name, err := ref.Parse(r.Refs[0])
 	if err != nil {
 		return err
 	}
-	tagged := strings.Contains(r.Refs[0][strings.LastIndexByte(r.Refs[0], '/')+1:], ":")
 	switch {
-	case r.AllTags && (tagged || name.Digest != ""):
+	case r.AllTags && (hasTag(r.Refs[0]) || name.Digest != ""):
 		return errors.New("tag can't be used with --all-tags/-a")
-	case !r.AllTags && !tagged && name.Digest == "" && !r.Quiet:
+	case !r.AllTags && !hasTag(r.Refs[0]) && name.Digest == "" && !r.Quiet:
 		a.printf("Using default tag: %s\n", name.Tag)
 	}
 	return nil

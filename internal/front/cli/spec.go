@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,6 +26,9 @@ type specFlags struct {
 	mounts             []api.MountSpec
 	entrypoint         string
 	stopTimeout        int
+	health             api.HealthSpec
+	noHealth           bool
+	logOptions         []string
 	cidfile            string
 	quiet              bool
 }
@@ -35,6 +39,7 @@ func (a *app) addSpecFlags(cmd *cobra.Command) *specFlags {
 	s, f := &o.spec, cmd.Flags()
 	f.SetInterspersed(false) // what follows IMAGE belongs to the container
 	o.processFlags(s, f)
+	o.healthFlags(f)
 	o.boundaryFlags(s, f)
 
 	list(f, "volume", "v", "Bind mount a volume", appendTo(&o.volumes, a.parseVolume))
@@ -55,11 +60,14 @@ func (a *app) addSpecFlags(cmd *cobra.Command) *specFlags {
 	list(f, "dns", "", "Set custom DNS servers", appendTo(&s.Network.DNS, parseIP))
 
 	f.StringVar(&s.Name, "name", "", "Assign a name to the container")
+	f.StringVar(&s.Log.Driver, "log-driver", "", "Logging driver for the container: json-file, k8s-file, journald, syslog or none (default json-file)")
+	list(f, "log-opt", "", "Log driver options", appendTo(&o.logOptions, plain))
 	list(f, "label", "l", "Set meta data on a container", appendTo(&o.labels, plain))
 	list(f, "label-file", "", "Read in a line delimited file of labels", appendTo(&o.labelFiles, plain))
 	f.StringVar(&o.cidfile, "cidfile", "", "Write the container ID to the file")
+	parsed(f, "restart", "", "string", "Restart policy to apply when a container exits: no, always, unless-stopped, on-failure[:MAX]", assign(&s.Restart, parseRestart))
 	f.BoolVar(&s.AutoRemove, "rm", false, "Automatically remove the container and its associated anonymous volumes when it exits")
-	parsed(f, "pull", "", "string", "Pull image before running (always, missing, never) (default missing)", assign(&s.Pull, parsePull))
+	parsed(f, "pull", "", "string", "Pull image before running (always, missing, never; lazy reads it while it runs) (default missing)", assign(&s.Pull, parsePull))
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "Suppress the pull output")
 	parsed(f, "platform", "", "string", "Set platform if the image has several", assign(&s.Platform, parsePlatform))
 	return o
@@ -78,6 +86,52 @@ func (o *specFlags) processFlags(s *api.ContainerSpec, f *pflag.FlagSet) {
 	list(f, "ulimit", "", "Ulimit options", appendTo(&s.Ulimits, parseUlimit))
 	f.StringVar(&s.StopSignal, "stop-signal", "", "Signal to stop the container")
 	f.IntVar(&o.stopTimeout, "stop-timeout", 0, "Timeout (in seconds) to stop a container")
+}
+
+// healthFlags are about whether the container is well.
+func (o *specFlags) healthFlags(f *pflag.FlagSet) {
+	h := &o.health
+	parsed(f, "health-cmd", "", "string", "Command to run to check health", func(s string) error {
+		h.Test = []string{"CMD-SHELL", s}
+		switch s {
+		case "":
+			h.Test = nil
+		case "none": // podman's way to say it
+			h.Test = []string{"NONE"}
+		}
+		return nil
+	})
+	f.DurationVar(&h.Interval, "health-interval", 0, "Time between running the check (ms|s|m|h) (default 30s)")
+	f.IntVar(&h.Retries, "health-retries", 0, "Consecutive failures needed to report unhealthy (default 3)")
+	f.DurationVar(&h.StartInterval, "health-start-interval", 0, "Time between running the check during the start period (ms|s|m|h) (default 5s)")
+	f.DurationVar(&h.StartPeriod, "health-start-period", 0, "Start period for the container to initialize before starting health-retries countdown (ms|s|m|h) (default 0s)")
+	f.DurationVar(&h.Timeout, "health-timeout", 0, "Maximum time to allow one check to run (ms|s|m|h) (default 30s)")
+	parsed(f, "health-on-failure", "", "string", "Action to take once the container turns unhealthy: none, kill, restart, stop", func(s string) error {
+		if h.OnFailure = s; s == "none" {
+			h.OnFailure = ""
+		}
+		return nil
+	})
+	f.BoolVar(&o.noHealth, "no-healthcheck", false, "Disable any container-specified HEALTHCHECK")
+}
+
+// healthOf is what the flags say of the check; nil: it is the image's.
+func (o *specFlags) healthOf(f *pflag.FlagSet) (*api.HealthSpec, error) {
+	given := ""
+	f.Visit(func(flag *pflag.Flag) {
+		if strings.HasPrefix(flag.Name, "health-") {
+			given = flag.Name
+		}
+	})
+	switch {
+	case o.noHealth && given != "":
+		return nil, errors.New("--no-healthcheck conflicts with --health-* options")
+	case o.noHealth:
+		return &api.HealthSpec{Healthcheck: api.Healthcheck{Test: []string{"NONE"}}}, nil
+	case given == "":
+		return nil, nil
+	}
+	return &o.health, nil
 }
 
 // boundaryFlags are about what the container may do and use.
@@ -131,11 +185,22 @@ func (o *specFlags) finish(f *pflag.FlagSet, args []string) (api.ContainerSpec, 
 		return s, err
 	}
 	var err error
+	if s.Health, err = o.healthOf(f); err != nil {
+		return s, err
+	}
 	if s.Env, err = environment(o.envFiles, o.env); err != nil {
 		return s, err
 	}
+	if len(o.logOptions) > 0 {
+		if s.Log.Options, err = labels(nil, o.logOptions); err != nil {
+			return s, err
+		}
+	}
 	if s.Labels, err = labels(o.labelFiles, o.labels); err != nil {
 		return s, err
+	}
+	if s.AutoRemove && s.Restart.Name != "" && s.Restart.Name != api.RestartNo {
+		return s, errors.New("conflicting options: cannot specify both --restart and --rm")
 	}
 	s.Mounts = append(append(o.volumes, o.mounts...), o.tmpfs...)
 	seen := make(map[string]bool, len(s.Mounts))
@@ -177,10 +242,10 @@ func (o *specFlags) holdCIDFile() (keep func(id string) error, err error) {
 
 func parsePull(s string) (api.PullPolicy, error) {
 	switch p := api.PullPolicy(s); p {
-	case api.PullAlways, api.PullMissing, api.PullNever:
+	case api.PullAlways, api.PullMissing, api.PullNever, api.PullLazy:
 		return p, nil
 	}
-	return "", fmt.Errorf("invalid pull option: '%s': must be one of \"always\", \"missing\" or \"never\"", s)
+	return "", fmt.Errorf("invalid pull option: '%s': must be one of \"always\", \"lazy\", \"missing\" or \"never\"", s)
 }
 
 // parseIsolation knows all levels and refuses those that are not built, by name.
@@ -192,6 +257,31 @@ func parseIsolation(s string) (api.Isolation, error) {
 		return "", api.Errorf(api.Unsupported, "isolation level %s is not built into this brig: use --isolation=container", level)
 	}
 	return "", api.Errorf(api.InvalidArgument, "unknown isolation level %q: the levels are chroot, container, gvisor and vm", s)
+}
+
+// parseRestart reads docker's no, always, unless-stopped and on-failure[:MAX].
+func parseRestart(s string) (api.RestartPolicy, error) {
+	name, most, counted := strings.Cut(s, ":")
+	p := api.RestartPolicy{Name: name}
+	switch name {
+	case "", api.RestartNo, api.RestartAlways, api.RestartUnlessStopped, api.RestartOnFailure:
+	default:
+		return p, fmt.Errorf("invalid restart policy: unknown policy '%s'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'", name)
+	}
+	if !counted {
+		return p, nil
+	}
+	n, err := strconv.Atoi(most)
+	switch {
+	case err != nil:
+		return p, errors.New("maximum retry count must be an integer")
+	case name != api.RestartOnFailure:
+		return p, errors.New("invalid restart policy: maximum retry count can only be used with 'on-failure'")
+	case n < 0:
+		return p, errors.New("invalid restart policy: maximum retry count cannot be negative")
+	}
+	p.Max = n
+	return p, nil
 }
 
 func parsePlatform(s string) (string, error) {

@@ -29,7 +29,7 @@ func (a *app) systemReset() *cobra.Command {
 		Args:    exactArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !force {
-				fmt.Fprintf(a.streams.Stderr, "This removes all containers, images and volumes in %s. Are you sure? [y/N] ", a.root)
+				fmt.Fprintf(a.streams.Stderr, "This removes all containers, images and volumes in %s. Are you sure? [y/N] ", a.options.Root)
 				answer, _ := bufio.NewReader(a.streams.Stdin).ReadString('\n')
 				if s := strings.ToLower(strings.TrimSpace(answer)); s != "y" && s != "yes" {
 					return fmt.Errorf("nothing was removed: answer y, or use --force")

@@ -113,7 +113,7 @@ func TestPicked(t *testing.T) {
 		}
 	}
 	brig(t, &fake{containers: all}, "stop", "--all", "x").complains(t, 1, "brig: 'brig stop' takes either names or one of --all")
-	brig(t, &fake{containers: all}, "stop", "-f", "health=healthy").complains(t, 125, "brig: invalid argument")
+	brig(t, &fake{containers: all}, "stop", "-f", "pod=x").complains(t, 125, "brig: invalid argument")
 	brig(t, &fake{containers: all}, "stop", "-f", "status=odd").complains(t, 1, "brig: invalid filter 'status=odd'")
 	brig(t, &fake{}, "stop", "-l").complains(t, 1, "brig: no containers found")
 }
@@ -193,8 +193,8 @@ func TestFolders(t *testing.T) {
 	var got []string
 	a := &app{streams: api.Streams{Stdout: &strings.Builder{}}, signals: newCatcher(func() {})}
 	defer a.signals.stop()
-	a.newEngine = func(root, state, _ string) Engine {
-		got = append(got, root, state)
+	a.newEngine = func(o Options) Engine {
+		got = append(got, o.Root, o.State)
 		return &fake{}
 	}
 	a.main(t.Context(), []string{"--root", "/flag/root", "ps"})
@@ -324,5 +324,10 @@ func TestTransfers(t *testing.T) {
 	brig(t, f, "pull", "-q", "x").complains(t, 1, "brig: not there\n")
 	brig(t, f, "save", "--format", "oci-dir", "x").complains(t, 1, "brig: a layout folder cannot be written")
 	brig(t, f, "save", "--format", "zip", "x").complains(t, 125, "brig: invalid argument \"zip\"")
-	brig(t, f, "pull", "-a", "x").complains(t, 125, "brig: unknown shorthand flag: 'a'")
+	brig(t, f, "pull", "-a", "x:1").complains(t, 1, "brig: tag can't be used with --all-tags/-a")
+	f.reply = api.TransferReply{Images: []api.Image{img, img}, Fresh: true}
+	brig(t, f, "pull", "-a", "debian").wants(t, 0, "Digest: sha256:def\nDigest: sha256:def\nStatus: Downloaded newer image for debian\ndocker.io/library/debian\n")
+	if !f.request.AllTags {
+		t.Errorf("pull -a asks for %+v", f.request)
+	}
 }

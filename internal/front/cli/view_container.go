@@ -47,12 +47,15 @@ type inspectState struct {
 	Error      string
 	StartedAt  string
 	FinishedAt string
+	Health     *api.Health `json:",omitempty"`
 }
 
 type inspectHostConfig struct {
 	Binds                []string
 	NetworkMode          string
 	PortBindings         map[string][]portBinding
+	LogConfig            inspectLog
+	RestartPolicy        inspectRestart
 	AutoRemove           bool
 	CapAdd               []string
 	CapDrop              []string
@@ -107,6 +110,16 @@ type inspectRate struct {
 	Rate uint64
 }
 
+type inspectLog struct {
+	Type   string
+	Config map[string]string
+}
+
+type inspectRestart struct {
+	Name              string
+	MaximumRetryCount int
+}
+
 type inspectUlimit struct {
 	Name string
 	Hard int64
@@ -137,8 +150,9 @@ type inspectConfig struct {
 	WorkingDir   string
 	Entrypoint   []string
 	Labels       map[string]string
-	StopSignal   string `json:",omitempty"`
-	StopTimeout  *int   `json:",omitempty"`
+	StopSignal   string           `json:",omitempty"`
+	StopTimeout  *int             `json:",omitempty"`
+	Healthcheck  *api.Healthcheck `json:",omitempty"`
 }
 
 type inspectNetwork struct {
@@ -166,7 +180,7 @@ func containerView(c *api.Container, root string) inspectContainer {
 	v := inspectContainer{
 		ID: c.ID, Created: dockerTime(c.Created), Args: []string{}, State: stateView(c.State), Image: c.Image,
 		ResolvConfPath: filepath.Join(dir, "resolv.conf"), HostnamePath: filepath.Join(dir, "hostname"), HostsPath: filepath.Join(dir, "hosts"),
-		LogPath: filepath.Join(dir, "log"), Name: "/" + c.Name, Driver: "overlay", Platform: "linux",
+		LogPath: filepath.Join(dir, "log"), Name: "/" + c.Name, RestartCount: c.State.Restarts, Driver: "overlay", Platform: "linux",
 		HostConfig: hostConfigView(&c.Spec), Mounts: mountViews(c.Spec.Mounts, root), Config: configView(c), NetworkSettings: networkView(c),
 	}
 	if len(c.Args) > 0 {
@@ -177,14 +191,18 @@ func containerView(c *api.Container, root string) inspectContainer {
 
 func stateView(s api.State) inspectState {
 	v := inspectState{
-		Status: string(s.Status), Running: s.Status == api.StatusRunning || s.Status == api.StatusPaused, Paused: s.Status == api.StatusPaused,
-		Dead: s.Status == api.StatusDead, Pid: s.Pid, StartedAt: dockerTime(s.StartedAt), FinishedAt: dockerTime(time.Time{}),
+		Status: string(s.Status), Running: s.Status == api.StatusRunning || s.Status == api.StatusPaused || s.Status == api.StatusRestarting, Paused: s.Status == api.StatusPaused,
+		Restarting: s.Status == api.StatusRestarting, Dead: s.Status == api.StatusDead, Pid: s.Pid, StartedAt: dockerTime(s.StartedAt), FinishedAt: dockerTime(time.Time{}),
+		Health: s.Health,
 	}
 	if s.Exit != nil {
 		v.FinishedAt = dockerTime(s.Exit.At)
-		if !v.Running {
+		if !v.Running || v.Restarting {
 			v.ExitCode, v.OOMKilled, v.Error = s.Exit.Code, s.Exit.OOMKilled, s.Exit.Error
 		}
+	}
+	if v.Running {
+		v.Error = s.Error
 	}
 	return v
 }
@@ -201,6 +219,11 @@ func hostConfigView(s *api.ContainerSpec) inspectHostConfig {
 	if v.ShmSize == 0 {
 		v.ShmSize = 64 << 20
 	}
+	v.LogConfig = inspectLog{first(s.Log.Driver, api.LogJSONFile), s.Log.Options}
+	if v.LogConfig.Config == nil {
+		v.LogConfig.Config = map[string]string{}
+	}
+	v.RestartPolicy = inspectRestart{first(s.Restart.Name, api.RestartNo), s.Restart.Max}
 	if v.NetworkMode == "" {
 		v.NetworkMode = "bridge"
 	}
@@ -310,6 +333,7 @@ func configView(c *api.Container) inspectConfig {
 		Hostname: s.Hostname, User: first(s.User, img.User), ExposedPorts: img.ExposedPorts, Tty: s.TTY, OpenStdin: s.Interactive,
 		Env: mergeEnv(img.Env, s.Env), Cmd: s.Command, Image: c.ImageName, Volumes: img.Volumes, WorkingDir: first(s.WorkingDir, img.WorkingDir),
 		Entrypoint: img.Entrypoint, Labels: map[string]string{}, StopSignal: first(s.StopSignal, img.StopSignal), StopTimeout: s.StopTimeout,
+		Healthcheck: c.Healthcheck,
 	}
 	if v.Hostname == "" {
 		v.Hostname = shortID(c.ID)

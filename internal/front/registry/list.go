@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -76,30 +77,27 @@ func link(w http.ResponseWriter, path string, query url.Values) {
 
 // referrers lists what has a digest as its subject, of one artifact type if that is asked for.
 func (h *Handler) referrers(w http.ResponseWriter, req *http.Request, t target) error {
-	all, err := h.backend.Referrers(req.Context(), t.repo, t.digest)
-	if err != nil {
-		return as(err, codeNameUnknown, codeDigestInvalid)
-	}
 	artifact := t.query.Get("artifactType")
 	index := imagespec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: imagespec.MediaTypeImageIndex, Manifests: []imagespec.Descriptor{}}
 	size := 0
-	for _, d := range all {
-		if artifact != "" && d.ArtifactType != artifact || d.Digest.String() <= t.query.Get("last") {
-			continue
+	err := h.backend.Referrers(req.Context(), t.repo, t.digest, digest.Digest(t.query.Get("last")), func(d imagespec.Descriptor) bool {
+		if artifact != "" && d.ArtifactType != artifact {
+			return true
 		}
 		b, err := json.Marshal(d)
-		if err != nil {
-			return err
-		}
-		if size += len(b); size > maxReferrers && len(index.Manifests) > 0 {
+		if size += len(b); err == nil && size > maxReferrers && len(index.Manifests) > 0 {
 			query := url.Values{"last": {index.Manifests[len(index.Manifests)-1].Digest.String()}}
 			if artifact != "" {
 				query.Set("artifactType", artifact)
 			}
 			link(w, "/v2/"+t.repo+"/referrers/"+t.digest.String(), query)
-			break
+			return false
 		}
 		index.Manifests = append(index.Manifests, d)
+		return true
+	})
+	if err != nil {
+		return as(err, codeNameUnknown, codeDigestInvalid)
 	}
 	if artifact != "" {
 		w.Header().Set("Oci-Filters-Applied", "artifactType")

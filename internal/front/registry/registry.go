@@ -34,8 +34,8 @@ type Reader interface {
 	Manifest(ctx context.Context, repo, tag string, d digest.Digest) (imagespec.Descriptor, []byte, error)
 	// Blob returns a blob's size and how to read it from its beginning; instead of io.EOF comes an error if it is not what the digest says.
 	Blob(ctx context.Context, repo string, d digest.Digest) (size int64, open func() (io.ReadCloser, error), err error)
-	// Referrers are in the order of their digests.
-	Referrers(ctx context.Context, repo string, subject digest.Digest) ([]imagespec.Descriptor, error)
+	// Referrers come in the order of their digests, those after one that may be empty, until yield has enough.
+	Referrers(ctx context.Context, repo string, subject, after digest.Digest, yield func(imagespec.Descriptor) bool) error
 }
 
 // Writer changes repositories.

@@ -72,6 +72,48 @@ func TestUsers(t *testing.T) {
 	}
 }
 
+// TestUsersComeBack: a file that could not be read for a moment counts again, and a change counts whose length and time are those of before.
+func TestUsersComeBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "users")
+	if err := os.WriteFile(path, []byte("ann:"+hash(t, "secret")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	u, err := ReadUsers(path, func(string, ...any) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	allowed := func(password string) bool {
+		req := httptest.NewRequest("GET", "/v2/", nil)
+		req.SetBasicAuth("ann", password)
+		return u.allow(req)
+	}
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if allowed("secret") {
+		t.Error("let in without a file")
+	}
+	if err := os.Rename(path+".away", path); err != nil {
+		t.Fatal(err)
+	}
+	if !allowed("secret") {
+		t.Error("nobody is let in any more")
+	}
+	fi, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("ann:"+hash(t, "another")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(path, time.Time{}, fi.ModTime()); err != nil {
+		t.Fatal(err)
+	}
+	if allowed("secret") || !allowed("another") {
+		t.Error("an old file counts")
+	}
+}
+
 func TestNobodyHasNoPassword(t *testing.T) {
 	if err := bcrypt.CompareHashAndPassword([]byte(nobody), []byte("x")); !errors.Is(err, bcrypt.ErrMismatchedHashAndPassword) {
 		t.Errorf("the hash for unknown names costs no time: %v", err)

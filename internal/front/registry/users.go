@@ -11,11 +11,11 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/crypto/bcrypt"
 
 	"brig/api"
+	"brig/internal/base/policyfile"
 )
 
 const (
@@ -36,15 +36,9 @@ type Users struct {
 	key  [32]byte      // for what is remembered: no table of passwords lies in memory
 
 	mu     sync.Mutex // guards what follows
-	read   fileTime
+	read   string     // stamp of the file that was read last
 	hashes map[string][]byte
 	known  map[[sha256.Size]byte]bool
-}
-
-// fileTime tells one state of a file from another.
-type fileTime struct {
-	size int64
-	at   time.Time
 }
 
 // ReadUsers reads the file. log is told when it cannot be read later: then nobody new is let in.
@@ -63,11 +57,10 @@ func (u *Users) load() error {
 		return err
 	}
 	defer f.Close()
-	fi, err := f.Stat()
+	now, err := policyfile.StampOf(f)
 	if err != nil {
 		return err
 	}
-	now := fileTime{fi.Size(), fi.ModTime()}
 	if u.hashes != nil && now == u.read {
 		return nil
 	}
@@ -127,7 +120,7 @@ func (u *Users) allow(req *http.Request) bool {
 
 	u.mu.Lock()
 	if err := u.load(); err != nil {
-		u.hashes, u.known = map[string][]byte{}, nil // who was taken out of a file that is being written must not stay in
+		u.hashes, u.known = nil, nil // who was taken out of a file that is being written must not stay in; the next request reads it again
 		u.log("users: %v", err)
 	}
 	read, known := u.read, u.known[sum]

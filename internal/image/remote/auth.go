@@ -192,6 +192,9 @@ func (s *session) fetch(ctx context.Context) error {
 		return err
 	}
 	client := &http.Client{Transport: s.inner, CheckRedirect: checkRedirect}
+	if !s.known.Empty() {
+		client.CheckRedirect = stay
+	}
 	var answer token
 	if s.known.IdentityToken != "" {
 		answer, err = s.post(ctx, client, realm)
@@ -210,6 +213,15 @@ func (s *session) fetch(ctx context.Context) error {
 		s.identity = answer.refresh
 	}
 	return nil
+}
+
+// stay is checkRedirect for requests that credentials are in: of its own accord net/http takes a password along to other ports and to hosts below the first, and
+// a body, which is where an identity token is, to anybody.
+func stay(req *http.Request, via []*http.Request) error {
+	if !sameHost(req.URL, via[0].URL.Host) {
+		return fmt.Errorf("a redirect to %s is refused: credentials are for %s", req.URL.Host, via[0].URL.Host)
+	}
+	return checkRedirect(req, via)
 }
 
 // realm is the token server's address. It comes from the registry, so that it must not lead to where only this machine gets: the addresses

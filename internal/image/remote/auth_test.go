@@ -452,3 +452,39 @@ func TestCovered(t *testing.T) {
 		}
 	}
 }
+
+// TestTokenServerSendsOn: where a token server redirects to another host, or another port of its own, neither password nor identity token goes along.
+func TestTokenServerSendsOn(t *testing.T) {
+	var leaked atomic.Value
+	leaked.Store("")
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		if s := r.Header.Get("Authorization") + string(b); s != "" {
+			leaked.Store(s)
+		}
+		json.NewEncoder(w).Encode(map[string]string{"token": "x"})
+	}))
+	defer other.Close()
+	sends := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, other.URL+"/token", http.StatusTemporaryRedirect)
+	}))
+	defer sends.Close()
+	for name, c := range map[string]credential.Credential{"password": {Username: "brig", Password: "secret"}, "identity token": {IdentityToken: "secret"}} {
+		leaked.Store("")
+		s := newSession(http.DefaultTransport, "127.0.0.1:1", nil, func(context.Context) (credential.Credential, error) { return c, nil })
+		s.challenge = &challenge{"bearer", map[string]string{"realm": sends.URL + "/token"}}
+		_, err := s.authorization(ctx, "")
+		if got := leaked.Load(); got != "" {
+			t.Errorf("%s: another host got %s", name, got)
+		}
+		if err == nil || !strings.Contains(err.Error(), "redirect") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// Who is nobody has nothing to lose.
+	s := newSession(http.DefaultTransport, "127.0.0.1:1", nil, func(context.Context) (credential.Credential, error) { return credential.Credential{}, nil })
+	s.challenge = &challenge{"bearer", map[string]string{"realm": sends.URL + "/token"}}
+	if got, err := s.authorization(ctx, ""); err != nil || got != "Bearer x" {
+		t.Errorf("%q %v", got, err)
+	}
+}

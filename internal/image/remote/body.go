@@ -42,8 +42,9 @@ type body struct {
 	left    time.Duration // of the time in which enough has to come
 	enough  int64         // bytes that have to come yet, for the time to begin anew
 	offset  int64
-	breaks  int // in a row without a byte
-	cuts    int // of a mirror, also with progress
+	end     int64 // where what is asked for ends; the blob goes on behind it only for a range
+	breaks  int   // in a row without a byte
+	cuts    int   // of a mirror, also with progress
 }
 
 // open asks the places for the rest of the blob, until one has it.
@@ -57,7 +58,7 @@ func (b *body) open() error {
 
 func (b *body) openAt(p *place) error {
 	ctx, cancel := context.WithCancelCause(b.ctx)
-	resp, err := p.get(ctx, http.MethodGet, b.path, b.accept, b.offset) //nolint:bodyclose // shut closes it
+	resp, err := p.get(ctx, http.MethodGet, b.path, b.accept, b.offset, b.last()) //nolint:bodyclose // shut closes it
 	if err != nil {
 		cancel(nil)
 		return err
@@ -69,7 +70,7 @@ func (b *body) openAt(p *place) error {
 	b.stall = time.AfterFunc(time.Hour, func() { cancel(errStalled) })
 	b.stall.Stop()
 	b.left, b.enough = p.guard.patience.stall, p.guard.patience.least
-	skip := b.offset
+	skip, end := b.offset, b.end
 	if resp.StatusCode == http.StatusPartialContent {
 		skip = 0
 		if !rangeBegins(resp.Header.Get("Content-Range"), b.offset) {
@@ -77,7 +78,14 @@ func (b *body) openAt(p *place) error {
 			return api.Errorf(api.Corrupt, "%s: %s: asked for the bytes from %d on, it sends others (%.100q)", p.at.Name(), b.desc.Digest, b.offset, resp.Header.Get("Content-Range"))
 		}
 	}
-	if n := resp.ContentLength; n >= 0 && n != b.desc.Size-b.offset+skip {
+	if resp.StatusCode != http.StatusPartialContent {
+		end = b.desc.Size
+	}
+	if end != b.end {
+		b.shut()
+		return api.Errorf(api.Unsupported, "%s: %s: it knows no ranges", p.at.Name(), b.desc.Digest)
+	}
+	if n := resp.ContentLength; n >= 0 && n != end-b.offset+skip {
 		b.shut()
 		return api.Errorf(api.Corrupt, "%s: %s is announced with %d bytes, the manifest says %d", p.at.Name(), b.desc.Digest, n+b.offset-skip, b.desc.Size)
 	}
@@ -90,6 +98,14 @@ func (b *body) openAt(p *place) error {
 		}
 	}
 	return nil
+}
+
+// last is the last byte that is asked for, or -1 for all there is.
+func (b *body) last() int64 {
+	if b.end == b.desc.Size {
+		return -1
+	}
+	return b.end - 1
 }
 
 // rangeBegins reads Content-Range: bytes FIRST-LAST/SIZE. Some servers leave it out.
@@ -126,8 +142,8 @@ func (b *body) Read(p []byte) (int, error) {
 		if b.resp != nil {
 			n, err := b.piece(p)
 			b.offset += int64(n)
-			if b.offset > b.desc.Size {
-				return 0, api.Errorf(api.Corrupt, "%s: %s is longer than the %d bytes of its manifest", b.place.at.Name(), b.desc.Digest, b.desc.Size)
+			if b.offset > b.end {
+				return 0, api.Errorf(api.Corrupt, "%s: %s is longer than the %d bytes of its manifest", b.place.at.Name(), b.desc.Digest, b.end)
 			}
 			if n > 0 {
 				b.breaks = 0
@@ -136,7 +152,7 @@ func (b *body) Read(p []byte) (int, error) {
 			if err == nil {
 				continue
 			}
-			if err == io.EOF && b.offset >= b.desc.Size {
+			if err == io.EOF && b.offset >= b.end {
 				return 0, io.EOF
 			}
 			if b.request.Err() != nil {
@@ -148,7 +164,7 @@ func (b *body) Read(p []byte) (int, error) {
 			}
 		}
 		if err := b.open(); err != nil {
-			if api.KindOf(err) == api.NotFound || api.KindOf(err) == api.Unauthorized || api.KindOf(err) == api.Corrupt {
+			if api.KindOf(err) == api.NotFound || api.KindOf(err) == api.Unauthorized || api.KindOf(err) == api.Corrupt || api.KindOf(err) == api.Unsupported {
 				return 0, err
 			}
 			if err := b.again(b.repo.registry(), err); err != nil { // the last that was asked

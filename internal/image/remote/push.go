@@ -48,7 +48,7 @@ func (r *Repository) HasManifest(ctx context.Context, d digest.Digest) (bool, er
 }
 
 func (r *Repository) has(ctx context.Context, path, want string) (bool, error) {
-	resp, err := r.registry().get(ctx, http.MethodHead, path, want, 0)
+	resp, err := r.registry().get(ctx, http.MethodHead, path, want, 0, -1)
 	switch {
 	case err == nil:
 		resp.Body.Close()

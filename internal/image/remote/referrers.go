@@ -37,7 +37,7 @@ func (r *Repository) document(ctx context.Context, tag string) (doc image.Docume
 }
 
 func (p *place) document(ctx context.Context, tag string) (image.Document, error) {
-	resp, err := p.get(ctx, http.MethodGet, "manifests/"+tag, accept, 0)
+	resp, err := p.get(ctx, http.MethodGet, "manifests/"+tag, accept, 0, -1)
 	if err != nil {
 		return image.Document{}, err
 	}

@@ -37,6 +37,7 @@ type Options struct {
 	Insecure bool     // plain HTTP, or a certificate that cannot be verified, is allowed
 	Actions  []string // what is asked for: "pull" when empty; with "push" the registry itself is spoken to, never a mirror
 	Mount    []string // push: other repositories of the same registry that blobs may be mounted from; asked for with "pull"
+	Direct   bool     // the registry itself is spoken to, never a mirror, as with "push"
 	AuthFile string   // credentials are read from this file alone; empty: from where docker and podman have them
 	CertDir  string   // more authorities (*.crt) and client certificates (*.cert, *.key) for the registry
 
@@ -84,6 +85,9 @@ func Open(ctx context.Context, r ref.Ref, o Options) (*Repository, error) {
 	all, err := o.Hosts.Endpoints(r, push)
 	if err != nil {
 		return nil, err
+	}
+	if o.Direct {
+		all = all[len(all)-1:]
 	}
 	repo := &Repository{ref: r, warn: o.Warn}
 	for i, e := range all {
@@ -178,7 +182,7 @@ func (r *Repository) Where() string {
 func (r *Repository) Head(ctx context.Context) (digest.Digest, error) {
 	var d digest.Digest
 	_, err := r.each(ctx, func(p *place) error {
-		resp, err := p.get(ctx, http.MethodHead, "manifests/"+r.ref.Identifier(), accept, 0)
+		resp, err := p.get(ctx, http.MethodHead, "manifests/"+r.ref.Identifier(), accept, 0, -1)
 		if err != nil {
 			return err
 		}
@@ -206,7 +210,7 @@ func (r *Repository) Resolve(ctx context.Context) (imagespec.Descriptor, error) 
 func (r *Repository) Document(ctx context.Context) (image.Document, error) {
 	var doc image.Document
 	p, err := r.each(ctx, func(p *place) error {
-		resp, err := p.get(ctx, http.MethodGet, "manifests/"+r.ref.Identifier(), accept, 0)
+		resp, err := p.get(ctx, http.MethodGet, "manifests/"+r.ref.Identifier(), accept, 0, -1)
 		if err != nil {
 			return err
 		}
@@ -255,17 +259,22 @@ func (r *Repository) Open(ctx context.Context, d imagespec.Descriptor) (io.ReadC
 // OpenAt is Open from a byte on: it returns the blob's bytes from offset, also where the registry ignores ranges and sends all of it. An
 // offset that is d.Size yields nothing, one beyond it is an api.InvalidArgument. The caller checks the digest of the whole.
 func (r *Repository) OpenAt(ctx context.Context, d imagespec.Descriptor, offset int64) (io.ReadCloser, error) {
+	return r.OpenRange(ctx, d, offset, d.Size-offset)
+}
+
+// OpenRange is OpenAt for length bytes and no more. A registry that knows no ranges is api.Unsupported, unless all is asked for to the end.
+func (r *Repository) OpenRange(ctx context.Context, d imagespec.Descriptor, offset, length int64) (io.ReadCloser, error) {
 	switch {
-	case offset < 0 || offset > d.Size:
+	case offset < 0 || offset > d.Size || length < 0 || length > d.Size-offset:
 		return nil, api.Errorf(api.InvalidArgument, "%s: %s has %d bytes, it cannot be read from byte %d on", r.Where(), d.Digest, d.Size, offset)
-	case offset == d.Size && offset > 0:
+	case length == 0 && offset > 0:
 		return io.NopCloser(strings.NewReader("")), nil
 	}
 	path, want := "blobs/"+d.Digest.String(), ""
 	if image.IsManifest(d.MediaType) || image.IsIndex(d.MediaType) {
 		path, want = "manifests/"+d.Digest.String(), accept
 	}
-	b := &body{repo: r, path: path, accept: want, desc: d, offset: offset}
+	b := &body{repo: r, path: path, accept: want, desc: d, offset: offset, end: offset + length}
 	b.ctx, b.cancel = context.WithCancelCause(ctx)
 	if err := b.open(); err != nil {
 		b.cancel(nil)
@@ -277,14 +286,18 @@ func (r *Repository) OpenAt(ctx context.Context, d imagespec.Descriptor, offset 
 // accept lists the documents that Brig understands.
 var accept = strings.Join([]string{imagespec.MediaTypeImageIndex, imagespec.MediaTypeImageManifest, image.DockerIndex, image.DockerManifest}, ", ")
 
-// get makes one request below the repository, from byte offset on. Errors are explained.
-func (p *place) get(ctx context.Context, method, path, want string, offset int64) (*http.Response, error) {
+// get makes one request below the repository, from byte offset to last, -1 for all there is. Errors are explained.
+func (p *place) get(ctx context.Context, method, path, want string, offset, last int64) (*http.Response, error) {
 	q := request{method: method, path: path, header: http.Header{}, ok: []int{http.StatusOK}}
 	if want != "" {
 		q.header.Set("Accept", want)
 	}
-	if offset > 0 {
-		q.header.Set("Range", "bytes="+strconv.FormatInt(offset, 10)+"-")
+	if offset > 0 || last >= 0 {
+		span := "bytes=" + strconv.FormatInt(offset, 10) + "-"
+		if last >= 0 {
+			span += strconv.FormatInt(last, 10)
+		}
+		q.header.Set("Range", span)
 		q.ok = append(q.ok, http.StatusPartialContent)
 	}
 	return p.do(ctx, q)

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"brig/api"
@@ -288,6 +289,56 @@ func TestResume(t *testing.T) {
 		}
 		if len(asked) != 3 || !strings.HasPrefix(asked[1], "bytes=") {
 			t.Errorf("ranges %v: asked for %q", ranges, asked)
+		}
+	}
+}
+
+// TestOpenRange: a part is asked for as such, goes on where it breaks off, and is not made of a whole blob by a registry that knows no ranges.
+func TestOpenRange(t *testing.T) {
+	for _, ranges := range []bool{true, false} {
+		s, r, blob := serve(t, nil)
+		var asked []string
+		s.Hook = func(w http.ResponseWriter, req *http.Request) bool {
+			if !strings.Contains(req.URL.Path, "/blobs/") {
+				return false
+			}
+			asked = append(asked, req.Header.Get("Range"))
+			if !ranges {
+				req.Header.Del("Range")
+			}
+			if ranges && len(asked) == 1 {
+				s.Serve(&cutter{w, 1000}, req)
+				return true
+			}
+			return false
+		}
+		repo, err := Open(ctx, r, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := imagespec.Descriptor{Digest: digest.FromBytes(blob), Size: int64(len(blob))}
+		rc, err := repo.OpenRange(ctx, d, 500, 20_000)
+		if !ranges {
+			if !errors.Is(err, api.Unsupported) {
+				t.Errorf("without ranges: %v", err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(rc)
+		rc.Close()
+		if err != nil || string(got) != string(blob[500:20_500]) {
+			t.Errorf("%d bytes, %v", len(got), err)
+		}
+		if want := "[bytes=500-20499 bytes=1500-20499]"; fmt.Sprint(asked) != want {
+			t.Errorf("asked for %v, want %s", asked, want)
+		}
+		for _, part := range [][2]int64{{-1, 5}, {0, d.Size + 1}, {d.Size, 1}, {5, -1}} {
+			if _, err := repo.OpenRange(ctx, d, part[0], part[1]); !errors.Is(err, api.InvalidArgument) {
+				t.Errorf("%v: %v", part, err)
+			}
 		}
 	}
 }

@@ -46,6 +46,7 @@ type fetcher struct {
 	ctx   context.Context
 	repo  image.Referring
 	found []Signature
+	asked int // for signatures, there or not
 }
 
 // absent reports whether there just is no such thing, or nothing that can be read: then there may be signatures elsewhere.
@@ -117,6 +118,9 @@ func (f *fetcher) manifest(b []byte) error {
 		}
 		if l.Size > limit || image.IsManifest(l.MediaType) {
 			continue
+		}
+		if f.asked++; f.asked > 2*maxSignatures {
+			return nil
 		}
 		doc, err := image.ReadDocument(f.ctx, f.repo, l)
 		if err != nil {

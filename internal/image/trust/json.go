@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 )
 
 // object reads a JSON object whose keys are exactly those of fields, in these letters, each at most once: two readers cannot take it for
@@ -55,7 +56,7 @@ func each(b []byte, use func(key string, value json.RawMessage) error) error {
 	if _, err := dec.Token(); err != nil { // the closing brace
 		return err
 	}
-	if _, err := dec.Token(); err == nil {
+	if _, err := dec.Token(); err != io.EOF {
 		return errTrailing
 	}
 	return nil

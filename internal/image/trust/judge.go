@@ -15,7 +15,7 @@ import (
 
 // Subject is an image that the policy is asked about.
 type Subject struct {
-	// Transport is where it comes from: Docker for a registry, else DockerArchive, OCIArchive or OCI.
+	// Transport is where it comes from: Docker for a registry, else DockerArchive, OCIArchive, OCI or Tarball.
 	Transport string
 	// Reference is the full name in a registry, or the absolute path of the archive or the folder; empty: standard input.
 	Reference string

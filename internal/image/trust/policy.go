@@ -259,6 +259,8 @@ const (
 	DockerArchive = "docker-archive"
 	OCIArchive    = "oci-archive"
 	OCI           = "oci"
+	Tarball       = "tarball"            // brig import
+	Storage       = "containers-storage" // made here, of a container: always accepted, as by podman
 )
 
 // find returns the requirements for a subject and, for messages, where in the policy they stand.

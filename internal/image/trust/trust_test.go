@@ -491,6 +491,7 @@ func FuzzPolicy(f *testing.F) {
 	key := base64.StdEncoding.EncodeToString(p256(f).pem(f))
 	f.Add([]byte(`{"default":[{"type":"reject"}],"transports":{"docker":{"r.test/a":[{"type":"sigstoreSigned","keyData":"` + key + `","signedIdentity":{"type":"remapIdentity","prefix":"a.test","signedPrefix":"b.test"}}]}}}`))
 	f.Add([]byte(`{"default":[{"type":"insecureAcceptAnything"}]}`))
+	f.Add([]byte(`{"default":[{"type":"reject"}] }A`))
 	f.Add([]byte(`{"default":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"/k"}],"transports":{"oci":{"/a":[{"type":"reject"}]}}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, err := Parse(b)

@@ -403,11 +403,12 @@ func (p *Process) Reap() (api.Exit, error) {
 }
 
 func exitOf(ws unix.WaitStatus) api.Exit {
-	code := ws.ExitStatus()
+	e := api.Exit{Code: ws.ExitStatus(), At: time.Now().UTC()}
 	if ws.Signaled() {
-		code = 128 + int(ws.Signal())
+		e.Signal = int(ws.Signal())
+		e.Code = 128 + e.Signal
 	}
-	return api.Exit{Code: code, At: time.Now().UTC()}
+	return e
 }
 
 // read takes one report of the child; stage 0 is the end of file.

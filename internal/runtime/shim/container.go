@@ -14,6 +14,7 @@ import (
 	"brig/internal/base/record"
 	"brig/internal/kernel/cgroup"
 	"brig/internal/kernel/proc"
+	"brig/internal/runtime"
 	"brig/internal/runtime/config"
 	"brig/internal/runtime/oci"
 	"brig/internal/runtime/shim/wire"
@@ -33,6 +34,9 @@ type container struct {
 	started    bool
 	startedAt  time.Time
 	exit       *api.Exit
+	health     *health // nil: it is not asked
+	unhealthy  string  // what was done to it for that: api.UnhealthyKill, …
+	healthSpec runtime.HealthSpec
 }
 
 // add builds a container from its bundle, up to the point where its process waits.
@@ -54,7 +58,7 @@ func (s *server) add(r *wire.Request) (wire.Reply, error) {
 		c.cgroupPath = spec.Linux.CgroupsPath
 		c.ownPIDs = slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace && n.Path == "" })
 	}
-	c.log = openLog(r.Bundle.Log)
+	c.log, c.healthSpec = openLog(r.Bundle.Log), r.Bundle.Health
 	req := &oci.Request{
 		ID: r.ID, Spec: spec, Bundle: r.Bundle.Dir, Root: r.Bundle.Root, MountPoint: s.dir, NetNS: -1, Gate: -1,
 		RootPath: rootPath(r.Bundle.Dir, spec),
@@ -140,6 +144,7 @@ func (s *server) start(conn *conn, r *wire.Request) (wire.Reply, error) {
 		os.Remove(filepath.Join(s.dir, StateName))
 		return wire.Reply{}, err
 	}
+	c.watchHealth(c.healthSpec)
 	return wire.Reply{Pid: c.proc.Pid}, nil
 }
 
@@ -171,7 +176,7 @@ func (c *container) onExit(e api.Exit) {
 		}
 	}
 	c.log.close()
-	if data, err := record.Marshal(ExitRecord{e, c.startedAt}); err == nil && c.exitPath != "" {
+	if data, err := record.Marshal(ExitRecord{e, c.startedAt, c.proc.Pid, c.unhealthy, c.asked()}); err == nil && c.exitPath != "" {
 		if err := atomicfile.Write(c.exitPath, data, 0o600, atomicfile.Sync(c.durable)); err != nil {
 			// The disk is full, probably. The sandbox's folder lies elsewhere: who cleans up takes it from there, when there is room again.
 			if atomicfile.Write(filepath.Join(c.s.dir, ExitName), data, 0o600, atomicfile.Volatile) != nil {
@@ -184,6 +189,18 @@ func (c *container) onExit(e api.Exit) {
 		w.exit(e)
 	}
 	c.waiters, c.clients = nil, slices.Delete(c.clients, 0, len(c.clients))
+}
+
+// asked is who sent the process a signal, as far as he said so.
+func (c *container) asked() string {
+	f, err := os.Open(filepath.Join(c.s.dir, AskedName))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	var b [200]byte
+	n, _ := f.Read(b[:])
+	return string(b[:n])
 }
 
 // abandon ends containers that were never started, since nobody is left who would. When the owner has undone them, what it started
@@ -231,36 +248,11 @@ func (s *server) exec(conn *conn, r *wire.Request) (wire.Reply, error) {
 	if r.Process == nil {
 		return wire.Reply{}, api.Errorf(api.InvalidArgument, "exec: the process is missing")
 	}
-	filter, err := bundleSeccomp(c.bundle)
+	t, err := c.spawn(r)
 	if err != nil {
 		return wire.Reply{}, err
 	}
-	t := &stream{s: s, in: -1, out: [2]int{-1, -1}, once: true}
-	group, err := c.group()
-	if err != nil {
-		return wire.Reply{}, err
-	}
-	req := &oci.ExecRequest{Pid: c.proc.Pid, Process: r.Process, User: r.User, Seccomp: filter, Cgroup: group, ID: c.id, Bundle: c.bundle}
-	if !r.Process.Terminal {
-		if req.Stdio, err = t.pipesFor(r.Stdin); err != nil {
-			return wire.Reply{}, err
-		}
-	}
-	p, err := oci.Exec(req)
-	if !r.Process.Terminal {
-		closeAll(req.Stdio[:])
-	}
-	if err != nil {
-		t.closeFDs()
-		return wire.Reply{}, err
-	}
-	t.proc = p
-	if r.Process.Terminal {
-		if err := t.terminal(p, r.Stdin); err != nil {
-			p.Abandon()
-			return wire.Reply{}, err
-		}
-	}
+	p := t.proc
 	s.execs[t] = true
 	t.ended = func(e api.Exit) {
 		delete(s.execs, t)
@@ -280,6 +272,41 @@ func (s *server) exec(conn *conn, r *wire.Request) (wire.Reply, error) {
 		return wire.Reply{}, err
 	}
 	return wire.Reply{Pid: p.Pid}, nil
+}
+
+// spawn makes one more process in the container, up to the point where it would execute.
+func (c *container) spawn(r *wire.Request) (*stream, error) {
+	filter, err := bundleSeccomp(c.bundle)
+	if err != nil {
+		return nil, err
+	}
+	t := &stream{s: c.s, in: -1, out: [2]int{-1, -1}, once: true}
+	group, err := c.group()
+	if err != nil {
+		return nil, err
+	}
+	req := &oci.ExecRequest{Pid: c.proc.Pid, Process: r.Process, User: r.User, Seccomp: filter, Cgroup: group, ID: c.id, Bundle: c.bundle}
+	if !r.Process.Terminal {
+		if req.Stdio, err = t.pipesFor(r.Stdin); err != nil {
+			return nil, err
+		}
+	}
+	p, err := oci.Exec(req)
+	if !r.Process.Terminal {
+		closeAll(req.Stdio[:])
+	}
+	if err != nil {
+		t.closeFDs()
+		return nil, err
+	}
+	t.proc = p
+	if r.Process.Terminal {
+		if err := t.terminal(p, r.Stdin); err != nil {
+			p.Abandon()
+			return nil, err
+		}
+	}
+	return t, nil
 }
 
 // bundleSeccomp reads only the filter of a bundle's config.json: the shim keeps no configuration in memory.

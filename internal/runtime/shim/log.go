@@ -8,14 +8,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"brig/api"
 	"brig/internal/runtime"
 )
 
 // maxLogLine is where a line is cut into two records, as docker's json-file driver does.
 const maxLogLine = 16 << 10
 
-// logger writes docker's json-file format, a record a line: {"log":"…\n","stream":"stdout","time":"…"}. A file that has reached its size is
-// renamed to NAME.1, that one to NAME.2 and so on.
+// logger writes a record a line: docker's json-file format, {"log":"…\n","stream":"stdout","time":"…"}, or Kubernetes', TIME stdout F …. A file that has reached
+// its size is renamed to NAME.1, that one to NAME.2 and so on. Or it sends a datagram a line, to journald or syslog.
 type logger struct {
 	spec runtime.LogSpec
 	fd   int
@@ -26,13 +27,16 @@ type logger struct {
 
 // openLog prepares a log; its file is made with the first record.
 func openLog(spec runtime.LogSpec) *logger {
-	if spec.Path == "" {
+	if spec.Path == "" && spec.UDP == "" {
 		return nil
 	}
 	return &logger{spec: spec, fd: -1}
 }
 
 func (l *logger) open() error {
+	if l.datagrams() {
+		return l.connect()
+	}
 	fd, err := unix.Open(l.spec.Path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o640)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: l.spec.Path, Err: err}
@@ -102,6 +106,14 @@ func (l *logger) close() {
 }
 
 func (l *logger) record(stream int, line []byte, now time.Time) {
+	if l.datagrams() {
+		l.send(stream, line, now)
+		return
+	}
+	if l.spec.Driver == api.LogK8sFile {
+		l.buf = appendK8s(l.buf, stream, line, now)
+		return
+	}
 	b := append(l.buf, `{"log":"`...)
 	b = appendEscaped(b, line)
 	if stream == 2 {

@@ -34,6 +34,8 @@ const (
 	LockName   = "lock"
 	StateName  = "state.json"
 	ExitName   = "exit.json"
+	// AskedName is a file in the sandbox's folder: who sends the container's process a signal says there, in words, that it was him.
+	AskedName = "asked"
 )
 
 // State is what the shim records of its container, before the container's command is executed.
@@ -49,6 +51,9 @@ type State struct {
 type ExitRecord struct {
 	Exit      api.Exit  `json:"exit"`
 	StartedAt time.Time `json:"startedAt,omitzero"`
+	Pid       int       `json:"pid,omitempty"`
+	Unhealthy string    `json:"unhealthy,omitempty"` // api.UnhealthyKill, … where that was done to it
+	Asked     string    `json:"asked,omitempty"`     // what AskedName said
 }
 
 // ReadState reads the record of the container in the sandbox in dir; api.NotFound when there is none.

@@ -28,7 +28,7 @@ func readState(s *jsonscan.Scanner, v *State) {
 	}
 }
 
-var exitRecordNames = [...]string{"exit", "startedAt"}
+var exitRecordNames = [...]string{"exit", "startedAt", "pid", "unhealthy", "asked"}
 
 func readExitRecord(s *jsonscan.Scanner, v *ExitRecord) {
 	for more := s.Object(); more; more = s.More() {
@@ -37,13 +37,36 @@ func readExitRecord(s *jsonscan.Scanner, v *ExitRecord) {
 			readExit(s, &v.Exit)
 		case 1:
 			jsonscan.Own(s, &v.StartedAt)
+		case 2:
+			jsonscan.Int(s, &v.Pid)
+		case 3:
+			jsonscan.String(s, &v.Unhealthy)
+		case 4:
+			jsonscan.String(s, &v.Asked)
 		default:
 			s.Skip()
 		}
 	}
 }
 
-var exitNames = [...]string{"code", "oomKilled", "error", "at"}
+var healthNames = [...]string{"Status", "FailingStreak", "Log"}
+
+func readHealth(s *jsonscan.Scanner, v *api.Health) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(healthNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Status)
+		case 1:
+			jsonscan.Int(s, &v.FailingStreak)
+		case 2:
+			jsonscan.List(s, &v.Log, readHealthProbe)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var exitNames = [...]string{"code", "signal", "oomKilled", "error", "at"}
 
 func readExit(s *jsonscan.Scanner, v *api.Exit) {
 	for more := s.Object(); more; more = s.More() {
@@ -51,11 +74,32 @@ func readExit(s *jsonscan.Scanner, v *api.Exit) {
 		case 0:
 			jsonscan.Int(s, &v.Code)
 		case 1:
-			jsonscan.Bool(s, &v.OOMKilled)
+			jsonscan.Int(s, &v.Signal)
 		case 2:
-			jsonscan.String(s, &v.Error)
+			jsonscan.Bool(s, &v.OOMKilled)
 		case 3:
+			jsonscan.String(s, &v.Error)
+		case 4:
 			jsonscan.Own(s, &v.At)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var healthProbeNames = [...]string{"Start", "End", "ExitCode", "Output"}
+
+func readHealthProbe(s *jsonscan.Scanner, v *api.HealthProbe) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(healthProbeNames[:]) {
+		case 0:
+			jsonscan.Own(s, &v.Start)
+		case 1:
+			jsonscan.Own(s, &v.End)
+		case 2:
+			jsonscan.Int(s, &v.ExitCode)
+		case 3:
+			jsonscan.String(s, &v.Output)
 		default:
 			s.Skip()
 		}

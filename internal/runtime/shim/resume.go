@@ -22,7 +22,7 @@ func (s *server) renew() {
 		return
 	}
 	for _, c := range s.containers {
-		if !c.started || c.exit != nil || len(c.pending) > 0 {
+		if !c.started || c.exit != nil || len(c.pending) > 0 || c.unhealthy != "" {
 			return
 		}
 	}
@@ -65,7 +65,7 @@ func (c *container) save() wire.SavedContainer {
 	v := wire.SavedContainer{
 		ID: c.id, Bundle: c.bundle, ExitPath: c.exitPath, CgroupPath: c.cgroupPath, StartedAt: c.startedAt,
 		Pid: c.proc.Pid, PidFD: c.proc.PidFD, InFD: c.in, OutFD: c.out,
-		Durable: c.durable, TTY: c.tty, Once: c.once, OwnPIDs: c.ownPIDs,
+		Health: c.healthSpec, Durable: c.durable, TTY: c.tty, Once: c.once, OwnPIDs: c.ownPIDs,
 	}
 	if c.log != nil {
 		v.Log = &wire.SavedLog{Spec: c.log.spec, Line: [2]string{string(c.log.line[0]), string(c.log.line[1])}}
@@ -100,6 +100,7 @@ func resume(dir, arg string) error {
 		c := s.resumeContainer(&saved.Containers[i])
 		s.containers[c.id] = c
 		c.run()
+		c.watchHealth(c.healthSpec)
 	}
 	s.accept()
 	return s.loop()
@@ -110,7 +111,7 @@ func (s *server) resumeContainer(v *wire.SavedContainer) *container {
 	c.proc = &oci.Process{Pid: v.Pid, PidFD: v.PidFD}
 	c.in, c.out = v.InFD, v.OutFD
 	c.durable, c.tty, c.once, c.ownPIDs = v.Durable, v.TTY, v.Once, v.OwnPIDs
-	c.s, c.ended = s, c.onExit
+	c.s, c.ended, c.healthSpec = s, c.onExit, v.Health
 	if v.Log != nil {
 		if c.log = openLog(v.Log.Spec); c.log != nil {
 			c.log.line = [2][]byte{[]byte(v.Log.Line[0]), []byte(v.Log.Line[1])}

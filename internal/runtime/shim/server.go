@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strconv"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -140,9 +141,12 @@ const idleAfter = 200
 func (s *server) loop() error {
 	events := make([]unix.EpollEvent, 16)
 	for !s.finished() {
-		timeout := -1
+		timeout, probing := -1, false
 		if !s.idle {
 			timeout = idleAfter
+		}
+		if wait := s.nextProbe(); wait >= 0 && (timeout < 0 || wait < timeout) {
+			timeout, probing = wait, true
 		}
 		n, err := unix.EpollWait(s.ep, events, timeout)
 		if err == unix.EINTR {
@@ -151,7 +155,7 @@ func (s *server) loop() error {
 		if err != nil {
 			return os.NewSyscallError("epoll_wait", err)
 		}
-		if n == 0 && !s.idle {
+		if n == 0 && !s.idle && !probing {
 			s.idle = true
 			s.renew()
 			giveBack()
@@ -162,8 +166,35 @@ func (s *server) loop() error {
 				f(e.Events)
 			}
 		}
+		s.tick()
 	}
 	return s.end()
+}
+
+// nextProbe is in how many milliseconds something is to be done about a container's health, -1: never.
+func (s *server) nextProbe() int {
+	wait := -1
+	for _, c := range s.containers {
+		if c.health == nil {
+			continue
+		}
+		if at := c.health.next(); !at.IsZero() {
+			ms := max(0, int((time.Until(at)+time.Millisecond-1)/time.Millisecond))
+			if wait < 0 || ms < wait {
+				wait = ms
+			}
+		}
+	}
+	return wait
+}
+
+// tick does what is due for the containers' health. The memory that it takes is given back when all is quiet again.
+func (s *server) tick() {
+	for _, c := range s.containers {
+		if c.health != nil && c.health.tick(time.Now()) {
+			s.idle = false
+		}
+	}
 }
 
 // finished reports whether there is nothing left to keep.

@@ -20,6 +20,7 @@ type stream struct {
 	tty     bool
 	once    bool // standard input ends with the first client that had it
 	log     *logger
+	tap     func([]byte) // gets all output, nil: nobody does
 	clients []*conn
 	pending []byte // input that the process has not taken yet
 	eof     bool   // close standard input when pending is empty
@@ -103,6 +104,9 @@ func (t *stream) read(i int) bool {
 	}
 	t.s.idle = false
 	t.log.write(i+1, buf[:n])
+	if t.tap != nil {
+		t.tap(buf[:n])
+	}
 	kind := byte(wire.FrameStdout)
 	if i == 1 {
 		kind = wire.FrameStderr

@@ -293,6 +293,32 @@ func TestSweep(t *testing.T) {
 	}
 }
 
+// TestSweepFollowsNoLink: a link that was on its way to its place, to a layer that is not there yet, makes no layer of nothing.
+func TestSweepFollowsNoLink(t *testing.T) {
+	root := t.TempDir()
+	s := Open(filepath.Join(root, "content"))
+	put(t, s, []byte("x"))
+	layer := filepath.Join(root, "layer")
+	if err := os.Symlink("../../layer", filepath.Join(root, "content/ingest/link")); err != nil { // as Derive leaves it that is killed
+		t.Fatal(err)
+	}
+	put(t, Open(filepath.Join(root, "content")), []byte("y"))
+	if _, err := os.Lstat(layer); !os.IsNotExist(err) {
+		t.Errorf("%s was made: %v", layer, err)
+	}
+	if left := ingest(filepath.Join(root, "content")); len(left) != 1 { // young: somebody may be about to put it in its place
+		t.Errorf("%q", left)
+	}
+	old := []unix.Timespec{{Sec: 1}, {Sec: 1}}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, filepath.Join(root, "content/ingest/link"), old, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		t.Fatal(err)
+	}
+	put(t, Open(filepath.Join(root, "content")), []byte("z"))
+	if left := ingest(filepath.Join(root, "content")); len(left) != 0 {
+		t.Errorf("%q", left)
+	}
+}
+
 func TestRefs(t *testing.T) {
 	dir := t.TempDir()
 	s := Open(dir)

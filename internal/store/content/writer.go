@@ -163,11 +163,25 @@ func (s *Store) Claim(ctx context.Context, d digest.Digest) (*Claim, error) {
 	}
 }
 
-// sweepIngest removes what dead writers left: a file whose lock is free. It is housekeeping, so a failure is left to the next sweep.
+// linkTime is how long a link may be on its way to its place: it is made, and goes there with the next system call.
+const linkTime = time.Minute
+
+// sweepIngest removes what dead writers left: a file whose lock is free, and links, which a lock would be taken through. It is housekeeping, so a failure is left
+// to the next sweep.
 func (s *Store) sweepIngest() {
 	names, _ := readNames(filepath.Join(s.dir, "ingest"))
 	for _, name := range names {
 		path := filepath.Join(s.dir, "ingest", name)
+		fi, err := os.Lstat(path)
+		switch {
+		case err != nil:
+			continue
+		case fi.Mode()&os.ModeSymlink != 0:
+			if time.Since(fi.ModTime()) > linkTime {
+				os.Remove(path)
+			}
+			continue
+		}
 		if l, err := lock.Try(path); err == nil {
 			os.Remove(path)
 			l.Release()

@@ -4,6 +4,10 @@
 // image's packed inode; a file is a fragment, a place in that stream. So nothing is written twice or moved, whatever the number of files, and the
 // stream can be had back.
 //
+// A fragment is slow to read for the first time: the kernel copies it, page by page and without reading ahead, from what it has unpacked of the packed
+// inode. So a large file that begins where a cluster does has an index of its own, which leads to the same clusters; where it ends within one, it refers
+// to a part of it.
+//
 //	block 0           superblock
 //	blocks 1…         clusters, each ending at the end of a block, with zeros before it
 //	metadata          inodes, names, extended attributes, and the index of the clusters
@@ -12,6 +16,7 @@
 package erofs
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -49,6 +54,7 @@ const (
 	typePlain   = 0
 	typeHead    = 1
 	typeNonHead = 2
+	partial     = 1 << 15 // the flag of an index entry whose cluster holds more than is said here
 	blockCount  = 1 << 11 // the flag of an index entry that says how many blocks the cluster has
 	fragment    = 1 << 63
 )
@@ -57,6 +63,7 @@ const (
 const (
 	maxAttributes = 60 << 10 // bytes of all extended attributes of a file
 	maxSymlink    = BlockSize - 1
+	minIndexed    = 64 << 10 // bytes of a file with an index of its own, which takes 8 for every block
 )
 
 // Kinds of files, as in the upper bits of a mode.
@@ -88,6 +95,8 @@ type Node struct {
 	at     int64  // in the metadata area; -1: no place yet
 	data   uint32 // first block of a folder's or link's data
 	inline bool
+	own    []extent // the clusters of a file with an index of its own, and one that follows
+	flat   bool     // of a regular file: its content lies in blocks of its own
 	names  []string // sorted, with . and ..
 	parent *Node
 }
@@ -97,6 +106,9 @@ type Attribute struct {
 	Name  string
 	Value []byte
 }
+
+// Block is the first block of a regular file's content, in a file system that Flat wrote.
+func (n *Node) Block() int64 { return int64(n.data) }
 
 // Dir reports whether the node is a folder.
 func (n *Node) Dir() bool { return n.Mode&modeType == ModeDir }
@@ -163,7 +175,9 @@ func (w *Writer) Cluster(data []byte, size int) (int64, error) {
 		return 0, err
 	}
 	at := w.block*BlockSize + int64(pad)
-	w.extents = append(w.extents, extent{w.size, uint32(w.block), uint32(blocks)})
+	if size > 0 {
+		w.extents = append(w.extents, extent{w.size, uint32(w.block), uint32(blocks)})
+	}
 	w.block += int64(blocks)
 	w.size += int64(size)
 	return at, nil
@@ -201,6 +215,37 @@ func (w *Writer) Finish(root *Node, id [16]byte) (offset, length int64, err erro
 	return offset, int64(len(m.buf)), nil
 }
 
+// Metadata reads where an image's metadata lies: from offset at up to end.
+func Metadata(image io.ReaderAt) (at, end int64, err error) {
+	b := make([]byte, superSize)
+	if _, err := image.ReadAt(b, superOffset); err != nil {
+		return 0, 0, err
+	}
+	le := binary.LittleEndian
+	if le.Uint32(b) != magic {
+		return 0, 0, errors.New("not an EROFS image")
+	}
+	return int64(le.Uint32(b[40:])) * BlockSize, int64(le.Uint32(b[36:])) * BlockSize, nil
+}
+
+// Flat writes the superblock and the metadata of a file system whose files lie behind it, each as it is, in blocks of its own that somebody else writes: see
+// [Node.Block]. It returns the length of the metadata and that of the whole, in blocks. Offsets of nodes say nothing here.
+func Flat(to io.WriterAt, root *Node, id [16]byte) (metaBlocks, total int64, err error) {
+	w := &Writer{w: to, block: 1}
+	m := &metadata{w: w, base: w.block, flat: true}
+	if err := m.place(root); err != nil {
+		return 0, 0, err
+	}
+	m.write()
+	if _, err := to.WriteAt(m.buf, m.base*BlockSize); err != nil {
+		return 0, 0, err
+	}
+	if _, err := to.WriteAt(w.super(root, id, m, m.total), 0); err != nil {
+		return 0, 0, err
+	}
+	return m.base + blocks(m.end), m.total, nil
+}
+
 // super makes the first block.
 func (w *Writer) super(root *Node, id [16]byte, m *metadata, total int64) []byte {
 	b := make([]byte, BlockSize)
@@ -236,6 +281,9 @@ type metadata struct {
 	packed int64
 	buf    []byte
 	folded []*Node // whose data lies in blocks of its own
+	flat   bool    // see Flat
+	files  []*Node // regular files with content, of a flat one
+	total  int64   // blocks of a flat one
 }
 
 // place gives every node its place. The root comes first: its number has 16 bits.
@@ -250,8 +298,14 @@ func (m *metadata) place(root *Node) error {
 		}
 		inline, data := 0, n.dataSize()
 		switch {
+		case n.Mode&modeType == ModeFile && n.Size > 0 && m.flat:
+			n.flat = true
+			m.files = append(m.files, n)
 		case n.Mode&modeType == ModeFile && n.Size > 0:
 			size = align(size, 8) + 8
+			if n.own = m.w.clusters(n.Offset, n.Size); n.own != nil {
+				size += 8 + indexLength(n.Size)
+			}
 		case data > 0 && size+data <= BlockSize:
 			n.inline, inline = true, data
 		case data > 0:
@@ -269,14 +323,22 @@ func (m *metadata) place(root *Node) error {
 	}
 	if m.w.size > 0 {
 		m.packed = m.end
-		m.end += inodeSize + 16 + (blocks(m.w.size)+1)*indexSize
+		m.end += inodeSize + 16 + int64(indexLength(m.w.size))
 	}
 	m.end = blocks(m.end) * BlockSize
 	for _, n := range m.folded {
 		n.data = uint32(m.base + m.end/BlockSize)
 		m.end += blocks(int64(n.dataSize())) * BlockSize
 	}
-	if m.base+m.end/BlockSize > math.MaxInt32 {
+	m.total = m.base + m.end/BlockSize
+	for _, n := range m.files {
+		if n.Size > math.MaxInt32*BlockSize || m.total > math.MaxInt32 {
+			return ErrTooBig
+		}
+		n.data = uint32(m.total)
+		m.total += blocks(n.Size)
+	}
+	if m.total > math.MaxInt32 {
 		return ErrTooBig
 	}
 	return nil
@@ -396,6 +458,8 @@ func (m *metadata) node(n *Node) {
 	layout, field := uint16(layoutPlain), n.Rdev
 	size := int64(data)
 	switch {
+	case n.flat:
+		size, field = n.Size, n.data
 	case n.Mode&modeType == ModeFile && n.Size > 0:
 		layout, size = layoutCompressed, n.Size
 		field = uint32(min(blocks(n.Size), math.MaxUint32)) // what du tells
@@ -417,11 +481,13 @@ func (m *metadata) node(n *Node) {
 		}
 	}
 	switch {
+	case n.own != nil:
+		index(b[align(head, 8):], n.own, n.Offset, n.Size)
 	case layout == layoutCompressed:
 		binary.LittleEndian.PutUint64(b[align(head, 8):], uint64(n.Offset)|fragment)
 	case n.inline:
 		m.content(b[head:], n)
-	case data > 0:
+	case data > 0 && !n.flat:
 		m.content(m.buf[(int64(n.data)-m.base)*BlockSize:], n)
 	}
 }
@@ -486,37 +552,72 @@ func (m *metadata) pack() {
 		stored += int64(e.blocks)
 	}
 	n := &Node{Mode: ModeFile | 0o600, links: 1, number: uint32(len(m.nodes)) + 1}
-	b := m.inode(m.packed, n, layoutCompressed, 0, w.size, uint32(stored))[inodeSize:]
+	b := m.inode(m.packed, n, layoutCompressed, 0, w.size, uint32(stored))
+	index(b[inodeSize:], append(w.extents, extent{offset: w.size}), 0, w.size)
+}
+
+// clusters are those of a part of the stream, and the one after, if it can have an index of its own: it begins where a cluster does, and its last cluster
+// has two entries at least, for the second tells the length.
+func (w *Writer) clusters(offset, size int64) []extent {
+	if size < minIndexed {
+		return nil
+	}
+	from, ok := w.find(offset)
+	to, _ := w.find(offset + size)
+	if !ok || (w.extents[to-1].offset-offset)/BlockSize == (size-1)/BlockSize {
+		return nil
+	}
+	if to == len(w.extents) {
+		return append(slices.Clone(w.extents[from:]), extent{offset: w.size})
+	}
+	return w.extents[from : to+1]
+}
+
+// find is the first cluster that begins at an offset or later, and whether it does there.
+func (w *Writer) find(offset int64) (int, bool) {
+	return slices.BinarySearchFunc(w.extents, offset, func(e extent, at int64) int { return cmp.Compare(e.offset, at) })
+}
+
+// indexLength is the length of the index of so many bytes of a stream, in bytes. One entry more is for a reader that looks behind a last cluster of one
+// block.
+func indexLength(size int64) int { return (int(blocks(size)) + 1) * indexSize }
+
+// index writes how a part of the stream lies in clusters, of which the last of the slice is the first that it has nothing of.
+func index(b []byte, clusters []extent, offset, size int64) {
 	le := binary.LittleEndian
 	le.PutUint16(b[4:], adviseBig)
 	b[6] = algDeflate
-	index := b[16:]
-	total := blocks(w.size)
+	b = b[16:]
+	total := blocks(size)
+	last := len(clusters) - 1
 	next := 0 // the first cluster that begins at or after the present block
+	begin := func(i int) int64 { return clusters[i].offset - offset }
 	for i := range total {
-		e := index[i*indexSize:]
-		if next < len(w.extents) && w.extents[next].offset/BlockSize == i {
-			le.PutUint16(e, typeHead)
-			le.PutUint16(e[2:], uint16(w.extents[next].offset%BlockSize))
-			le.PutUint32(e[4:], w.extents[next].block)
+		e := b[i*indexSize:]
+		if next < last && begin(next)/BlockSize == i {
+			kind := uint16(typeHead)
+			if next == last-1 && clusters[last].offset > offset+size {
+				kind |= partial
+			}
+			le.PutUint16(e, kind)
+			le.PutUint16(e[2:], uint16(begin(next)%BlockSize))
+			le.PutUint32(e[4:], clusters[next].block)
 			next++
 			continue
 		}
-		head := w.extents[next-1]
-		back := uint16(i - head.offset/BlockSize)
+		back := uint16(i - begin(next-1)/BlockSize)
 		if back == 1 {
-			back = blockCount | uint16(head.blocks)
+			back = blockCount | uint16(clusters[next-1].blocks)
 		}
 		ahead := total
-		if next < len(w.extents) {
-			ahead = w.extents[next].offset / BlockSize
+		if next < last {
+			ahead = begin(next) / BlockSize
 		}
 		le.PutUint16(e, typeNonHead)
 		le.PutUint16(e[4:], back)
 		le.PutUint16(e[6:], uint16(ahead-i))
 	}
-	// One entry more, for a reader that looks behind a last cluster of one block.
-	le.PutUint16(index[total*indexSize:], typePlain)
+	le.PutUint16(b[total*indexSize:], typePlain)
 }
 
 func align(n, to int) int      { return (n + to - 1) / to * to }

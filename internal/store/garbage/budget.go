@@ -40,6 +40,8 @@ const (
 	ledgerAge = 10 * time.Second
 	// BudgetSlack is by how much a transfer may exceed the limit, in bytes.
 	BudgetSlack = 1 << 20
+	// maxReserve bounds what is reserved at a time, in bytes, so that sums do not overflow; no disk has as many.
+	maxReserve = 1 << 60
 	// blockSize is what a file's size is rounded up to.
 	blockSize = 4096
 	// minStep and maxStep bound how many bytes a Growth reserves at a time.
@@ -57,13 +59,17 @@ type Budget struct {
 	reserved int64
 }
 
-// Budget opens the store's budget, as it is set now. Close ends it.
+// Budget opens the store's budget, as it is set now or by Limit. Close ends it.
 func (s Stores) Budget() (*Budget, error) {
 	set, err := s.Settings()
 	if err != nil {
 		return nil, err
 	}
-	return &Budget{s: s, limit: set.StoreLimit}, nil
+	limit := set.StoreLimit
+	if s.Limit > 0 && (limit == 0 || s.Limit < limit) {
+		limit = s.Limit
+	}
+	return &Budget{s: s, limit: limit}, nil
 }
 
 // Limit is the store's limit in bytes, 0 where it has none. Then Reserve and Growth cost nothing.
@@ -81,7 +87,7 @@ func (b *Budget) Reserve(ctx context.Context, n int64) (release func(), err erro
 	if n < 0 {
 		return nil, api.Errorf(api.InvalidArgument, "a reservation of %d bytes", n)
 	}
-	n = (n/blockSize + 1) * blockSize
+	n = (min(n, maxReserve)/blockSize + 1) * blockSize
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	l, err := b.lock(ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -226,6 +227,22 @@ func TestBudgetKeepsTheRegistry(t *testing.T) {
 	}
 	if got := s.names(); got != "small" || !s.Content.Has(served) {
 		t.Errorf("left: %s", got)
+	}
+}
+
+// TestBudgetOverflows: a length near the end of the numbers, as a manifest may announce, is not taken for a negative one.
+func TestBudgetOverflows(t *testing.T) {
+	s := store{t, Open(t.TempDir())}
+	b := s.limit(10 << 20)
+	defer b.Close()
+	for _, n := range []int64{math.MaxInt64, math.MaxInt64 - 4096, 1 << 62} {
+		if release, err := b.Reserve(ctx, n); !errors.Is(err, api.Exhausted) {
+			t.Errorf("%d bytes: %v", n, err)
+			release()
+		}
+	}
+	if _, err := b.Reserve(ctx, 4096); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -56,11 +56,13 @@ type Stores struct {
 	Content  *content.Store
 	Snapshot *snapshot.Store
 	Meta     *meta.Store
+	// Limit is of what the store may take, in bytes, where that is less than what its settings say; 0: what they say.
+	Limit int64
 }
 
 // Open names the stores of root. It does no I/O.
 func Open(root string) Stores {
-	return Stores{root, content.Open(filepath.Join(root, "content")), snapshot.Open(filepath.Join(root, "snapshot")), meta.Open(root)}
+	return Stores{Root: root, Content: content.Open(filepath.Join(root, "content")), Snapshot: snapshot.Open(filepath.Join(root, "snapshot")), Meta: meta.Open(root)}
 }
 
 // Lock is held while a record of an image is published or withdrawn, and while blobs and layers are removed.

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -145,6 +147,46 @@ func TestSweep(t *testing.T) {
 	}
 }
 
+// TestSweepTemporaries: what package atomicfile had not renamed when its process was killed goes from every folder that records are in, once nobody can be about to.
+func TestSweepTemporaries(t *testing.T) {
+	s := store{t, Open(t.TempDir())}
+	s.image("a", "x")
+	dirs := []string{".", "content", "image", "network", "reserve", "container/" + id.New(), "volume/v"}
+	names := map[string]string{".": "version", "content": "oci-layout", "image": "a.json", "network": "bridge.json", "reserve": "ledger", "volume/v": "volume.json"}
+	var old []string
+	for _, dir := range append(dirs, "volume/v/data") {
+		path := filepath.Join(s.Root, dir)
+		name := names[dir]
+		if name == "" {
+			name = "record.json"
+		}
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range []string{name + ".tmp12-3", name + ".tmp4-5"} {
+			if err := os.WriteFile(filepath.Join(path, f), []byte("half"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Chtimes(filepath.Join(path, name+".tmp12-3"), time.Time{}, time.Now().Add(-2*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		old = append(old, filepath.Join(path, name+".tmp12-3"))
+	}
+	s.sweep()
+	for i, path := range old {
+		_, err := os.Lstat(path)
+		if mine := i == len(dirs); mine != (err == nil) { // a file in a volume is its user's, whatever it is called
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	for _, dir := range []string{"network", "volume/v", dirs[5]} { // written under no lock that the sweep holds
+		if left, err := filepath.Glob(filepath.Join(s.Root, dir, "*.tmp4-5")); err != nil || len(left) != 1 {
+			t.Errorf("%s: a file that may be on its way was removed (%q, %v)", dir, left, err)
+		}
+	}
+}
+
 // TestInnerIndex: an index between target and manifest belongs to the image.
 func TestInnerIndex(t *testing.T) {
 	s := store{t, Open(t.TempDir())}
@@ -159,6 +201,36 @@ func TestInnerIndex(t *testing.T) {
 	a.Target.MediaType = imagespec.MediaTypeImageIndex
 	if !slices.Contains(s.Of(a).Blobs, inner.Digest) {
 		t.Errorf("%+v", s.Of(a))
+	}
+}
+
+// TestIndexWithoutEnd: of an index that names an index a thousand times, which names a third a thousand times, each is read once.
+func TestIndexWithoutEnd(t *testing.T) {
+	s := store{t, Open(t.TempDir())}
+	a := s.image("a", "x")
+	d := a.Manifest
+	for range 3 {
+		doc, err := json.Marshal(imagespec.Index{Manifests: slices.Repeat([]imagespec.Descriptor{d}, 1000)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d = s.blob(doc)
+		d.MediaType = imagespec.MediaTypeImageIndex
+	}
+	a.Target = d
+	a.Layers = append(a.Layers, api.Layer{DiffID: digest.FromString("missing").String(), Blob: imagespec.Descriptor{Digest: digest.FromString("missing")}})
+	if err := errors.Join(s.Content.SetRef("a", d), s.Meta.PutImage(a)); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { _, err := s.needed(); done <- err }()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("it goes on and on")
 	}
 }
 

@@ -107,6 +107,13 @@ func (l *Lease) Release() {
 	l.held = nil
 }
 
+// Leased are the layers that processes at work count on.
+func (s Stores) Leased() (map[digest.Digest]bool, error) {
+	n := &needs{blobs: map[digest.Digest]bool{}, layers: map[digest.Digest]bool{}}
+	err := s.neededByLeases(n)
+	return n.layers, err
+}
+
 // neededByLeases adds what processes at work count on, and removes the leases of dead ones.
 func (s Stores) neededByLeases(n *needs) error {
 	entries, err := os.ReadDir(filepath.Join(s.Root, leaseDir))

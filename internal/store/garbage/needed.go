@@ -83,7 +83,7 @@ func (s Stores) neededByImages(n *needs) error {
 		found := false
 		for _, r := range refs {
 			if f.Of(r.Annotations[imagespec.AnnotationRefName]) {
-				found = s.neededBy(n, r.Digest, 0) || found
+				found = s.neededBy(n, node{r.Digest, 0}, map[node]bool{}) || found
 			}
 		}
 		if f.Err != nil && !found { // whose parts nobody knows
@@ -108,12 +108,23 @@ func (s Stores) hasAll(set Set) bool {
 	return true
 }
 
-// neededBy adds all that a document leads to and that is in the store. It reports whether it could tell.
-func (s Stores) neededBy(n *needs, d digest.Digest, depth int) bool {
+// node is a document, as many levels below the one that has a name.
+type node struct {
+	digest.Digest
+	depth int
+}
+
+// neededBy adds all that a document leads to and that is in the store. It reports whether it could tell, and keeps that in told: an index may name a document
+// thousands of times, and so may that.
+func (s Stores) neededBy(n *needs, d node, told map[node]bool) (known bool) {
 	const maxDepth = 4 // an index in an index in an index; then manifest
-	n.blobs[d] = true
-	b, err := s.Content.Bytes(d, maxDocument)
-	if err != nil || depth == maxDepth {
+	if known, ok := told[d]; ok {
+		return known
+	}
+	defer func() { told[d] = known }()
+	n.blobs[d.Digest] = true
+	b, err := s.Content.Bytes(d.Digest, maxDocument)
+	if err != nil || d.depth == maxDepth {
 		return false
 	}
 	var doc struct {
@@ -124,10 +135,9 @@ func (s Stores) neededBy(n *needs, d digest.Digest, depth int) bool {
 	if json.Unmarshal(b, &doc) != nil {
 		return false
 	}
-	known := false
 	for _, m := range doc.Manifests {
 		if s.Content.Has(m.Digest) {
-			known = s.neededBy(n, m.Digest, depth+1) || known
+			known = s.neededBy(n, node{m.Digest, d.depth + 1}, told) || known
 		}
 	}
 	for _, l := range doc.Layers {

@@ -34,6 +34,9 @@ func (s Stores) Sweep(ctx context.Context) (Removed, error) {
 	return more, errors.Join(errs...)
 }
 
+// temporaryAge is how long a record may be half written: its writer renames it at once, unless it was killed.
+const temporaryAge = time.Hour
+
 // sweepDead removes what is no blob and no layer.
 func (s Stores) sweepDead(ctx context.Context) (removed Removed, err error) {
 	var errs []error
@@ -70,6 +73,18 @@ func (s Stores) sweepDead(ctx context.Context) (removed Removed, err error) {
 			remove(path)
 		}
 	}
+	// old is for what is written without the lock that the caller holds.
+	old := func(path string) {
+		if fi, err := os.Lstat(path); err == nil && fi.Mode().IsRegular() && isTemporary(path) && time.Since(fi.ModTime()) > temporaryAge {
+			remove(path)
+		}
+	}
+	inside := func(dir string) {
+		names, _ := readNames(dir) // no folder, or gone meanwhile
+		for _, name := range names {
+			old(filepath.Join(dir, name))
+		}
+	}
 	for _, f := range []struct {
 		units string
 		sweep func(path string)
@@ -77,7 +92,7 @@ func (s Stores) sweepDead(ctx context.Context) (removed Removed, err error) {
 		{trashUnits, remove},
 		{QuarantineUnits, remove},
 		{partUnits, func(path string) { unheld(path, path) }},
-		{ingestUnits, ingested},
+		{IngestUnits, ingested},
 		{unpackUnits, func(path string) { unheld(path, unpackLock(path)) }},
 		{leaseUnits, func(path string) { unheld(path, path) }},
 		{holdUnits, func(path string) {
@@ -101,6 +116,11 @@ func (s Stores) sweepDead(ctx context.Context) (removed Removed, err error) {
 				remove(path)
 			}
 		}},
+		{"content/", old},
+		{"network/", old},
+		{holdUnits, old},
+		{ContainerUnits, inside},
+		{VolumeUnits, inside},
 	} {
 		if ctx.Err() != nil {
 			return removed, context.Cause(ctx)
@@ -221,6 +241,7 @@ func (s Stores) untag(old api.Image) error {
 			return nil
 		}
 	}
+	old.Trust = old.Origin()
 	old.Name, old.Short = "", ""
 	if err := s.Content.SetRef(old.ID, old.Target); err != nil {
 		return err

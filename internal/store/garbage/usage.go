@@ -20,7 +20,7 @@ const (
 	BlobUnits   = "content/blobs/"   // ALGORITHM/HEX
 	LayerUnits  = "snapshot/layer/"  // HEX
 	ActiveUnits = "snapshot/active/" // ID of a container
-	ingestUnits = "content/ingest/"  // a blob on its way in
+	IngestUnits = "content/ingest/"  // a blob on its way in
 	partUnits   = "content/ingest/partial/"
 	unpackUnits = "snapshot/unpack/" // a layer on its way in or out
 	trashUnits  = "trash/"
@@ -54,7 +54,7 @@ func unit(path string) (string, bool) {
 	case path == strings.TrimSuffix(partUnits, "/"):
 		return "content", false
 	}
-	for _, units := range [...]string{partUnits, ingestUnits, LayerUnits, ActiveUnits, unpackUnits, trashUnits, QuarantineUnits, leaseUnits, holdUnits, VolumeUnits} {
+	for _, units := range [...]string{partUnits, IngestUnits, LayerUnits, ActiveUnits, unpackUnits, trashUnits, QuarantineUnits, leaseUnits, holdUnits, VolumeUnits} {
 		if name, ok := strings.CutPrefix(path, units); ok && name != "" {
 			return path, true
 		}
@@ -99,7 +99,7 @@ func (s Stores) leftovers(u usage.Usage, need *needs) []Leftover {
 			what = "layer of no image"
 		case is(partUnits) && !lock.Held(path):
 			what = "partial download"
-		case is(ingestUnits) && !lock.Held(path):
+		case is(IngestUnits) && !lock.Held(path):
 			what = "broken-off download"
 		case is(unpackUnits) && !lock.Held(unpackLock(path)):
 			what = "broken-off unpacking, or the beginning of a layer"
@@ -130,7 +130,7 @@ func unpackLock(path string) string {
 func (s Stores) inFlight(u usage.Usage) (sum int64) {
 	for name, n := range u.Units {
 		path := filepath.Join(s.Root, name)
-		if strings.HasPrefix(name, ingestUnits) && lock.Held(path) ||
+		if strings.HasPrefix(name, IngestUnits) && lock.Held(path) ||
 			strings.HasPrefix(name, unpackUnits) && lock.Held(unpackLock(path)) {
 			sum += n
 		}

@@ -11,7 +11,7 @@ import (
 	"brig/internal/base/jsonscan"
 )
 
-var imageNames = [...]string{"name", "target", "manifest", "id", "platform", "layers", "config", "created", "pulled", "short", "trust"}
+var imageNames = [...]string{"name", "target", "manifest", "id", "platform", "layers", "config", "health", "created", "pulled", "short", "trust"}
 
 func readImage(s *jsonscan.Scanner, v *api.Image) {
 	for more := s.Object(); more; more = s.More() {
@@ -31,12 +31,14 @@ func readImage(s *jsonscan.Scanner, v *api.Image) {
 		case 6:
 			readImageConfig(s, &v.Config)
 		case 7:
-			jsonscan.Own(s, &v.Created)
+			jsonscan.Pointer(s, &v.Health, readHealthcheck)
 		case 8:
-			jsonscan.Own(s, &v.Pulled)
+			jsonscan.Own(s, &v.Created)
 		case 9:
-			jsonscan.String(s, &v.Short)
+			jsonscan.Own(s, &v.Pulled)
 		case 10:
+			jsonscan.String(s, &v.Short)
+		case 11:
 			readTrust(s, &v.Trust)
 		default:
 			s.Skip()
@@ -44,7 +46,7 @@ func readImage(s *jsonscan.Scanner, v *api.Image) {
 	}
 }
 
-var containerNames = [...]string{"id", "name", "created", "spec", "image", "imageName", "imageConfig", "layers", "args", "state", "link"}
+var containerNames = [...]string{"id", "name", "created", "spec", "image", "imageName", "imageConfig", "layers", "args", "healthcheck", "state", "link"}
 
 func readContainer(s *jsonscan.Scanner, v *api.Container) {
 	for more := s.Object(); more; more = s.More() {
@@ -68,8 +70,10 @@ func readContainer(s *jsonscan.Scanner, v *api.Container) {
 		case 8:
 			jsonscan.List(s, &v.Args, jsonscan.String[string])
 		case 9:
-			readState(s, &v.State)
+			jsonscan.Pointer(s, &v.Healthcheck, readHealthcheck)
 		case 10:
+			readState(s, &v.State)
+		case 11:
 			jsonscan.Pointer(s, &v.Link, readLink)
 		default:
 			s.Skip()
@@ -152,6 +156,29 @@ func readImageConfig(s *jsonscan.Scanner, v *v1.ImageConfig) {
 	}
 }
 
+var healthcheckNames = [...]string{"Test", "Interval", "Timeout", "StartPeriod", "StartInterval", "Retries"}
+
+func readHealthcheck(s *jsonscan.Scanner, v *api.Healthcheck) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(healthcheckNames[:]) {
+		case 0:
+			jsonscan.List(s, &v.Test, jsonscan.String[string])
+		case 1:
+			jsonscan.Int(s, &v.Interval)
+		case 2:
+			jsonscan.Int(s, &v.Timeout)
+		case 3:
+			jsonscan.Int(s, &v.StartPeriod)
+		case 4:
+			jsonscan.Int(s, &v.StartInterval)
+		case 5:
+			jsonscan.Int(s, &v.Retries)
+		default:
+			s.Skip()
+		}
+	}
+}
+
 var trustNames = [...]string{"transport", "reference", "files", "signatures"}
 
 func readTrust(s *jsonscan.Scanner, v *api.Trust) {
@@ -171,7 +198,7 @@ func readTrust(s *jsonscan.Scanner, v *api.Trust) {
 	}
 }
 
-var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "hostname", "network", "mounts", "devices", "limits", "ulimits", "capAdd", "capDrop", "security", "shmSize", "oomScoreAdj", "sysctls", "annotations", "labels", "stopSignal", "stopTimeout"}
+var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "hostname", "network", "mounts", "devices", "limits", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "shmSize", "oomScoreAdj", "sysctls", "annotations", "labels", "stopSignal", "stopTimeout"}
 
 func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -227,18 +254,24 @@ func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 		case 24:
 			jsonscan.List(s, &v.Security, jsonscan.String[string])
 		case 25:
-			jsonscan.Int(s, &v.ShmSize)
+			readLogConfig(s, &v.Log)
 		case 26:
-			jsonscan.Int(s, &v.OOMScoreAdj)
+			jsonscan.Pointer(s, &v.Health, readHealthSpec)
 		case 27:
-			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
+			readRestartPolicy(s, &v.Restart)
 		case 28:
-			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
+			jsonscan.Int(s, &v.ShmSize)
 		case 29:
-			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
+			jsonscan.Int(s, &v.OOMScoreAdj)
 		case 30:
-			jsonscan.String(s, &v.StopSignal)
+			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
 		case 31:
+			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
+		case 32:
+			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
+		case 33:
+			jsonscan.String(s, &v.StopSignal)
+		case 34:
 			jsonscan.Pointer(s, &v.StopTimeout, jsonscan.Int[int])
 		default:
 			s.Skip()
@@ -246,7 +279,7 @@ func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 	}
 }
 
-var stateNames = [...]string{"status", "pid", "startedAt", "exit"}
+var stateNames = [...]string{"status", "pid", "startedAt", "exit", "error", "health", "restarts"}
 
 func readState(s *jsonscan.Scanner, v *api.State) {
 	for more := s.Object(); more; more = s.More() {
@@ -259,6 +292,12 @@ func readState(s *jsonscan.Scanner, v *api.State) {
 			jsonscan.Own(s, &v.StartedAt)
 		case 3:
 			jsonscan.Pointer(s, &v.Exit, readExit)
+		case 4:
+			jsonscan.String(s, &v.Error)
+		case 5:
+			jsonscan.Pointer(s, &v.Health, readHealth)
+		case 6:
+			jsonscan.Int(s, &v.Restarts)
 		default:
 			s.Skip()
 		}
@@ -457,7 +496,62 @@ func readUlimit(s *jsonscan.Scanner, v *api.Ulimit) {
 	}
 }
 
-var exitNames = [...]string{"code", "oomKilled", "error", "at"}
+var logConfigNames = [...]string{"driver", "options"}
+
+func readLogConfig(s *jsonscan.Scanner, v *api.LogConfig) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(logConfigNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Driver)
+		case 1:
+			jsonscan.Map(s, &v.Options, jsonscan.String[string])
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var healthSpecNames = [...]string{"Test", "Interval", "Timeout", "StartPeriod", "StartInterval", "Retries", "onFailure"}
+
+func readHealthSpec(s *jsonscan.Scanner, v *api.HealthSpec) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(healthSpecNames[:]) {
+		case 0:
+			jsonscan.List(s, &v.Healthcheck.Test, jsonscan.String[string])
+		case 1:
+			jsonscan.Int(s, &v.Healthcheck.Interval)
+		case 2:
+			jsonscan.Int(s, &v.Healthcheck.Timeout)
+		case 3:
+			jsonscan.Int(s, &v.Healthcheck.StartPeriod)
+		case 4:
+			jsonscan.Int(s, &v.Healthcheck.StartInterval)
+		case 5:
+			jsonscan.Int(s, &v.Healthcheck.Retries)
+		case 6:
+			jsonscan.String(s, &v.OnFailure)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var restartPolicyNames = [...]string{"name", "max"}
+
+func readRestartPolicy(s *jsonscan.Scanner, v *api.RestartPolicy) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(restartPolicyNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Name)
+		case 1:
+			jsonscan.Int(s, &v.Max)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var exitNames = [...]string{"code", "signal", "oomKilled", "error", "at"}
 
 func readExit(s *jsonscan.Scanner, v *api.Exit) {
 	for more := s.Object(); more; more = s.More() {
@@ -465,11 +559,30 @@ func readExit(s *jsonscan.Scanner, v *api.Exit) {
 		case 0:
 			jsonscan.Int(s, &v.Code)
 		case 1:
-			jsonscan.Bool(s, &v.OOMKilled)
+			jsonscan.Int(s, &v.Signal)
 		case 2:
-			jsonscan.String(s, &v.Error)
+			jsonscan.Bool(s, &v.OOMKilled)
 		case 3:
+			jsonscan.String(s, &v.Error)
+		case 4:
 			jsonscan.Own(s, &v.At)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var healthNames = [...]string{"Status", "FailingStreak", "Log"}
+
+func readHealth(s *jsonscan.Scanner, v *api.Health) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(healthNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Status)
+		case 1:
+			jsonscan.Int(s, &v.FailingStreak)
+		case 2:
+			jsonscan.List(s, &v.Log, readHealthProbe)
 		default:
 			s.Skip()
 		}
@@ -519,6 +632,25 @@ func readDeviceRate(s *jsonscan.Scanner, v *api.DeviceRate) {
 			jsonscan.String(s, &v.Path)
 		case 1:
 			jsonscan.Uint(s, &v.Rate)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var healthProbeNames = [...]string{"Start", "End", "ExitCode", "Output"}
+
+func readHealthProbe(s *jsonscan.Scanner, v *api.HealthProbe) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(healthProbeNames[:]) {
+		case 0:
+			jsonscan.Own(s, &v.Start)
+		case 1:
+			jsonscan.Own(s, &v.End)
+		case 2:
+			jsonscan.Int(s, &v.ExitCode)
+		case 3:
+			jsonscan.String(s, &v.Output)
 		default:
 			s.Skip()
 		}

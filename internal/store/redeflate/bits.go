@@ -81,28 +81,26 @@ func huffman(freq []uint32, limit int, lens []uint8) {
 		right  int
 	}
 	clear(lens)
-	var nodes []node
+	const symbolBits = 9
+	var room [1 << symbolBits]uint64
+	order := room[:0] // weight and symbol in one number, which is quick to sort
 	for s, f := range freq {
 		if f > 0 {
-			nodes = append(nodes, node{uint64(f), s, -1, -1})
+			order = append(order, uint64(f)<<symbolBits|uint64(s))
 		}
 	}
-	leaves := len(nodes)
+	leaves := len(order)
 	if leaves <= 1 {
-		for _, n := range nodes {
-			lens[n.symbol] = 1
+		for _, o := range order {
+			lens[o&(1<<symbolBits-1)] = 1
 		}
 		return
 	}
-	slices.SortStableFunc(nodes, func(a, b node) int {
-		switch {
-		case a.weight < b.weight:
-			return -1
-		case a.weight > b.weight:
-			return 1
-		}
-		return 0
-	})
+	slices.Sort(order)
+	nodes := make([]node, 0, 2*leaves-1)
+	for _, o := range order {
+		nodes = append(nodes, node{o >> symbolBits, int(o & (1<<symbolBits - 1)), -1, -1})
+	}
 	// The leaves in their order and the inner nodes in theirs are both sorted: the least is at the head of one of them.
 	leaf, inner := 0, leaves
 	least := func() int {
@@ -272,6 +270,18 @@ func writeBlock(w *bitWriter, tokens []token) {
 	}
 	end := k.lit[endBlock]
 	w.write(uint64(end.bits), uint(end.n))
+}
+
+// writeLiterals writes bytes as a block with fixed codes that is not the last.
+func writeLiterals(w *bitWriter, literals []byte) {
+	c := fixedCodes()
+	var k [288]code
+	canonical(c.lit[:], k[:])
+	w.write(1<<1, 3)
+	for _, b := range literals {
+		w.write(uint64(k[b].bits), uint(k[b].n))
+	}
+	w.write(uint64(k[endBlock].bits), uint(k[endBlock].n))
 }
 
 // writeCodes writes the head of a dynamic block.

@@ -26,6 +26,7 @@ const (
 	inChunk  = 128 << 10     // bytes asked of the source at a time
 	outSize  = 256 << 10     // bytes of output that are decoded at a time
 	outSlack = maxMatch + 64 // bytes that one step may write beyond the limit
+	maxStep  = maxMatch + 2  // bytes that one step of decode may give: two literals and a match
 )
 
 // An entry of a decoding table. Bits 0-7: bits to drop; then by kind:

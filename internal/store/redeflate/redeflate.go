@@ -6,6 +6,7 @@
 //
 //   - A cluster is a whole deflate stream of its own, of [ClusterSize] bytes unpacked. But for its first 32 KiB, what it holds are the stream's own bits,
 //     shifted: its blocks, its codes, its matches.
+//   - Where a file of [LargeFile] bytes or more begins in the archive, a cluster begins, so that the file can be read by itself.
 //   - In the first 32 KiB of a cluster, matches that reach back before it are written out as literals, in a block with codes of its own. The recipe
 //     remembers those matches, three or four bytes each, and what else is not in the cluster: heads of members, the block headers there.
 //
@@ -27,7 +28,7 @@ import (
 )
 
 const (
-	// ClusterSize is how many bytes of the unpacked stream a cluster holds; the last one fewer.
+	// ClusterSize is how many bytes of the unpacked stream a cluster holds, but for one that goes up to a large file or to the end of one, and the last.
 	ClusterSize = 512 << 10
 	// MaxCluster is how long a cluster can be, in bytes: what EROFS takes.
 	MaxCluster = 1 << 20
@@ -59,6 +60,7 @@ const (
 	opCopy               // bit, n: write n bits of the cluster
 	opBytes              // byte, n: write n bytes of the cluster
 	opCluster            // end of what this cluster is needed for
+	opSplit              // n: the cluster before ends within a match, which is the next that is remembered; its last n bytes are in this one
 )
 
 // state is what comes next in the stream.
@@ -95,12 +97,14 @@ type Reader struct {
 	members int
 
 	// The cluster in the making.
+	files    files
 	start    int64 // in the unpacked stream
 	headEnd  int64 // up to here tokens are recorded
 	w        bitWriter
 	tokens   []token // recorded
 	block    []token // of the block of the cluster that is being made
 	blockAt  bool    // block has been announced
+	open     bool    // w ends within the stream's present block, whose header it has
 	fixes    []byte
 	fixCount int
 	gap      int // tokens since the last match that was remembered
@@ -298,9 +302,9 @@ func (z *Reader) blockHead() error {
 	default:
 		return errCorrupt
 	}
-	z.state = inCodes
+	z.state, z.open = inCodes, z.total() >= z.headEnd
 	switch {
-	case z.total() < z.headEnd:
+	case !z.open:
 		z.raw(opHeader, z.hdr.aligned(), z.hdr.len())
 	case z.final: // in the cluster it is not the last
 		z.raw(opRaw, []byte{1}, 1)
@@ -317,19 +321,24 @@ func (z *Reader) symbols() error {
 	if err := z.in.fill(); err != nil {
 		return err
 	}
-	limit := min(len(z.out)-outSlack, int(z.start+ClusterSize-z.slid))
+	end := int(z.files.end(z.start) - z.slid)
+	limit := min(len(z.out)-outSlack, z.files.known(z.slid))
 	low := max(0, int(z.member-z.slid))
 	begin := z.o
 	var why stop
 	var err error
-	if z.total() < z.headEnd {
-		limit = min(limit, int(z.headEnd-z.slid))
-		z.tokens = z.tokens[:0]
-		z.o, z.tokens, why, err = record(&z.in, &z.t, z.out, z.o, low, limit, z.tokens)
-		if err != nil {
+	z.tokens = z.tokens[:0]
+	switch from := z.in.at(); {
+	case !z.open:
+		limit = min(limit, end, int(z.headEnd-z.slid))
+		if z.o, z.tokens, why, err = record(&z.in, &z.t, z.out, z.o, low, limit, z.tokens); err != nil {
 			return err
 		}
-		z.note(begin)
+		if z.o > end {
+			z.note(begin, z.tokens[:len(z.tokens)-1])
+			return z.cutWithin(z.tokens[len(z.tokens)-1], z.o-end)
+		}
+		z.note(begin, z.tokens)
 		if why == stopBlock {
 			z.head()
 			z.ops = append(z.ops, opEnd)
@@ -339,16 +348,24 @@ func (z *Reader) symbols() error {
 			if why != stopBlock { // the rest of the block needs its codes
 				z.w.write(0, 1)
 				z.w.copy(z.hdr.aligned(), 1, z.hdr.len()-1)
+				z.open = true
 			}
 		}
-	} else {
-		from := z.in.at()
-		z.o, why, err = decode(&z.in, &z.t, z.out, z.o, low, limit)
-		if err != nil {
+	case z.o < end-maxStep:
+		if z.o, why, err = decode(&z.in, &z.t, z.out, z.o, low, min(limit, end-maxStep)); err != nil {
 			return err
 		}
 		z.verbatim(from, z.in.at())
+	default: // symbol by symbol, for the cluster ends at a byte, not at a symbol
+		if z.o, z.tokens, why, err = record(&z.in, &z.t, z.out, z.o, low, z.o+1, z.tokens); err != nil {
+			return err
+		}
+		if z.o > end {
+			return z.cutWithin(z.tokens[0], z.o-end)
+		}
+		z.verbatim(from, z.in.at())
 	}
+	z.follow()
 	if why == stopBlock {
 		z.blockDone()
 		return nil
@@ -356,8 +373,15 @@ func (z *Reader) symbols() error {
 	return z.cutIfFull()
 }
 
+// follow shows files what was unpacked, when it waits for it.
+func (z *Reader) follow() {
+	if at := z.files.known(z.slid); z.o >= at {
+		z.files.header(z.out[at-headerKnown:])
+	}
+}
+
 func (z *Reader) blockDone() {
-	z.state = atBlock
+	z.state, z.open = atBlock, false
 	if z.final {
 		z.state = atTrailer
 	}
@@ -381,7 +405,7 @@ func (z *Reader) stored() error {
 			return io.ErrUnexpectedEOF
 		}
 	}
-	n := min(z.left, z.in.real-z.in.pos, len(z.out)-outSlack-z.o, int(z.start+ClusterSize-z.total()))
+	n := min(z.left, z.in.real-z.in.pos, min(len(z.out)-outSlack, z.files.known(z.slid), int(z.files.end(z.start)-z.slid))-z.o)
 	b := z.in.buf[z.in.pos : z.in.pos+n]
 	if len(z.w.buf) == 0 && z.w.n == 0 {
 		z.w.write(2, 10) // an empty block: the first byte of a cluster is not zero
@@ -394,21 +418,19 @@ func (z *Reader) stored() error {
 	z.o += copy(z.out[z.o:], b)
 	z.in.pos += n
 	z.left -= n
+	z.follow()
 	return nil
 }
 
-// note looks at the tokens that were recorded, which gave the bytes from begin on, and makes the cluster's own of them.
-func (z *Reader) note(begin int) {
-	if len(z.tokens) == 0 {
+// note looks at tokens that were recorded, which gave the bytes from begin on, and makes the cluster's own of them.
+func (z *Reader) note(begin int, tokens []token) {
+	if len(tokens) == 0 {
 		return
 	}
-	if !z.blockAt {
-		z.op(opTokens, uint64(z.w.len()))
-		z.blockAt = true
-	}
+	z.announce()
 	at := begin
 	first := int(z.start - z.slid) // where the cluster begins in out
-	for _, t := range z.tokens {
+	for _, t := range tokens {
 		z.count++
 		if !t.isMatch() {
 			z.block = append(z.block, t)
@@ -421,20 +443,33 @@ func (z *Reader) note(begin int) {
 			z.block = append(z.block, t)
 			z.gap++
 		} else {
-			odd := uint64(0)
-			if t&oddFlag != 0 {
-				odd = 1
-			}
-			z.fixes = binary.AppendUvarint(z.fixes, uint64(z.gap)<<1|odd)
-			z.fixes = append(z.fixes, byte(n-3))
-			z.fixes = binary.LittleEndian.AppendUint16(z.fixes, uint16(t.dist()-1))
-			z.fixCount++
-			z.gap = 0
-			for _, b := range z.out[at : at+n] {
-				z.block = append(z.block, token(b))
-			}
+			z.remember(t, z.out[at:at+n])
 		}
 		at += n
+	}
+}
+
+// announce begins a block of tokens.
+func (z *Reader) announce() {
+	if !z.blockAt {
+		z.op(opTokens, uint64(z.w.len()))
+		z.blockAt = true
+	}
+}
+
+// remember puts a match into the recipe, and literals into the cluster.
+func (z *Reader) remember(t token, literals []byte) {
+	odd := uint64(0)
+	if t&oddFlag != 0 {
+		odd = 1
+	}
+	z.fixes = binary.AppendUvarint(z.fixes, uint64(z.gap)<<1|odd)
+	z.fixes = append(z.fixes, byte(t.length()-3))
+	z.fixes = binary.LittleEndian.AppendUint16(z.fixes, uint16(t.dist()-1))
+	z.fixCount++
+	z.gap = 0
+	for _, b := range literals {
+		z.block = append(z.block, token(b))
 	}
 }
 
@@ -504,7 +539,7 @@ func (w *bitWriter) aligned() []byte {
 // cutIfFull ends the cluster when it holds enough.
 func (z *Reader) cutIfFull() error {
 	n := z.total() - z.start
-	if n >= ClusterSize || n >= minCluster && (len(z.w.buf) > fullCluster || len(z.ops) > fullRecipe) {
+	if z.total() == z.files.end(z.start) || n >= minCluster && (len(z.w.buf) > fullCluster || len(z.ops) > fullRecipe) {
 		return z.cut()
 	}
 	if len(z.w.buf) > MaxCluster-fullCluster/4 || len(z.ops) > 2*fullRecipe {
@@ -515,21 +550,46 @@ func (z *Reader) cutIfFull() error {
 
 // cut ends the cluster and begins the next.
 func (z *Reader) cut() error {
+	if err := z.endCluster(nil, z.total()); err != nil || z.state == atEnd {
+		return err
+	}
+	z.beginCluster()
+	return nil
+}
+
+// cutWithin ends the cluster within the match t, which was unpacked last, before its last n bytes.
+func (z *Reader) cutWithin(t token, n int) error {
+	if err := z.endCluster(z.out[z.o-t.length():z.o-n], z.total()-int64(n)); err != nil {
+		return err
+	}
+	z.beginCluster()
+	z.op(opSplit, uint64(n))
+	z.announce()
+	z.count++
+	z.remember(t, z.out[z.o-n:z.o])
+	z.follow()
+	return nil
+}
+
+// endCluster ends the cluster before the offset end of the unpacked stream. Of its bytes, rest is not in it yet.
+func (z *Reader) endCluster(rest []byte, end int64) error {
 	z.endTokens()
-	if z.state == inCodes {
+	z.endCopy()
+	if z.open {
 		var k [288]code
 		canonical(z.c.lit[:], k[:])
-		z.endCopy()
 		z.w.write(uint64(k[endBlock].bits), uint(k[endBlock].n))
 	}
-	z.endCopy()
+	if len(rest) > 0 {
+		writeLiterals(&z.w, rest)
+	}
 	z.ops = append(z.ops, opCluster)
 	z.w.write(3, 10) // the last block, empty, with fixed codes
 	z.w.align()
 	if len(z.w.buf) > MaxCluster {
 		return ErrUnfit
 	}
-	c := Cluster{Offset: z.start, Size: int(z.total() - z.start), Data: z.w.buf, Recipe: z.ops}
+	c := Cluster{Offset: z.start, Size: int(end - z.start), Data: z.w.buf, Recipe: z.ops}
 	if !z.same(c) {
 		return ErrUnfit
 	}
@@ -538,21 +598,23 @@ func (z *Reader) cut() error {
 	}
 	z.w.reset()
 	z.ops = z.ops[:0]
-	z.start, z.headEnd = z.total(), 0
-	if z.state == atEnd {
-		return nil
-	}
+	z.start = end
+	return nil
+}
+
+// beginCluster begins one where the last has ended.
+func (z *Reader) beginCluster() {
+	z.headEnd = 0
 	if z.start > z.member {
 		z.headEnd = z.start + window
 	}
 	if z.state == inCodes {
 		z.raw(opTable, z.hdr.aligned(), z.hdr.len())
-		if z.headEnd == 0 {
+		if z.open = z.headEnd == 0; z.open {
 			z.w.write(0, 1)
 			z.w.copy(z.hdr.aligned(), 1, z.hdr.len()-1)
 		}
 	}
-	return nil
 }
 
 // same holds a cluster against the part of the stream that it was made of.
@@ -579,6 +641,7 @@ type rebuilder struct {
 	tokens []token
 	tt     tables // of the cluster's own block
 	inside bool   // in.pos is within such a block
+	split  int    // of the next match that is remembered so many bytes are in this cluster; 0: all
 	out    []byte // room for the bytes of tokens, which nobody needs
 }
 
@@ -630,6 +693,8 @@ func (b *rebuilder) cluster(data, recipe []byte) error {
 		return int64(v)
 	}
 	size := int64(len(data)) * 8
+	b.split = 0
+	b.seek(nil, 0) // no tokens before a step says where they are
 	for len(ops) > 0 {
 		op := ops[0]
 		ops = ops[1:]
@@ -654,9 +719,7 @@ func (b *rebuilder) cluster(data, recipe []byte) error {
 			if at < 0 {
 				return errRecipe
 			}
-			b.in = input{err: io.EOF, buf: append(append(b.in.buf[:0], data...), make([]byte, 2*slack)...), real: len(data)}
-			b.in.seek(at)
-			b.tokens, b.inside = b.tokens[:0], false
+			b.seek(data, at)
 		case opHead:
 			n, fixes := number(1<<20), number(1<<20)
 			if n < 0 || fixes < 0 {
@@ -681,8 +744,12 @@ func (b *rebuilder) cluster(data, recipe []byte) error {
 				return errRecipe
 			}
 			b.w.bytes(data[at : at+n])
+		case opSplit:
+			if b.split = int(number(maxMatch)); b.split < 0 {
+				return errRecipe
+			}
 		case opCluster:
-			if len(ops) > 0 {
+			if len(ops) > 0 || b.split > 0 {
 				return errRecipe
 			}
 			return nil
@@ -691,6 +758,13 @@ func (b *rebuilder) cluster(data, recipe []byte) error {
 		}
 	}
 	return errRecipe
+}
+
+// seek has tokens taken from a bit of a cluster on.
+func (b *rebuilder) seek(data []byte, bit int64) {
+	b.in = input{err: io.EOF, buf: append(append(b.in.buf[:0], data...), make([]byte, 2*slack)...), real: len(data)}
+	b.in.seek(bit)
+	b.tokens, b.inside = b.tokens[:0], false
 }
 
 // codes reads a block's header.
@@ -732,6 +806,12 @@ func (b *rebuilder) head(n, fixes int, ops []byte) ([]byte, error) {
 				fixed |= oddFlag
 			}
 			ops = ops[k+3:]
+			if b.split > 0 && (gap > 0 || b.split >= length) {
+				return nil, errRecipe
+			}
+			if b.split > 0 {
+				length, b.split = b.split, 0
+			}
 		}
 		for range gap {
 			t, err := b.token()

@@ -65,6 +65,9 @@ func roundTrip(t *testing.T, name string, stream, want []byte) *kept {
 		}
 		at += int64(c.Size)
 	}
+	if err := inPlace(k.clusters, want); err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
 	if at != int64(len(want)) {
 		t.Fatalf("%s: the clusters hold %d bytes of %d", name, at, len(want))
 	}
@@ -257,6 +260,7 @@ func TestUnfit(t *testing.T) {
 func FuzzReader(f *testing.F) {
 	for i := range 10 {
 		f.Add(pack(f, i, text(3000*i, uint64(i))))
+		f.Add(pack(f, i, archive(f, 9000, LargeFile+i, 2000, LargeFile+100*i)))
 	}
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		k := &kept{}
@@ -274,6 +278,11 @@ func FuzzReader(f *testing.F) {
 		if !bytes.Equal(got, want) {
 			t.Fatal("other bytes than the standard library's")
 		}
+		for _, c := range k.clusters {
+			if plain, err := inflate(c.Data); err != nil || !bytes.Equal(plain, want[c.Offset:c.Offset+int64(c.Size)]) {
+				t.Fatal("the cluster at", c.Offset, "holds something else:", err)
+			}
+		}
 		if again, err := k.rebuild(); err != nil || !bytes.Equal(again, stream) {
 			t.Fatal("not rebuilt:", err)
 		}
@@ -284,6 +293,7 @@ func FuzzRebuild(f *testing.F) {
 	for i := range 10 {
 		k := &kept{}
 		io.ReadAll(NewReader(bytes.NewReader(pack(f, i, text(60000*i, uint64(i)))), k.emit))
+		io.ReadAll(NewReader(bytes.NewReader(pack(f, i, archive(f, 9000, LargeFile, 9000))), k.emit))
 		for _, c := range k.clusters {
 			f.Add(c.Data, c.Recipe)
 		}

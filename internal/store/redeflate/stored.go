@@ -8,14 +8,16 @@ import (
 
 // Stored does for a stream that is not compressed what Reader does for gzip: its clusters hold the bytes as they are, in deflate's stored blocks.
 type Stored struct {
-	r    io.Reader
-	emit func(Cluster) error
-	buf  []byte // of one cluster's bytes, not all read yet by the caller
-	rest []byte
-	at   int64
-	w    bitWriter
-	ops  []byte
-	err  error
+	r     io.Reader
+	emit  func(Cluster) error
+	files files
+	buf   []byte // read; those before rest are a cluster's
+	rest  []byte // of that cluster, not all read yet by the caller
+	n     int    // bytes of the cluster
+	at    int64  // offset in the stream of the byte after it
+	w     bitWriter
+	ops   []byte
+	err   error // of r
 }
 
 // maxStored is how many bytes a stored block can hold.
@@ -23,34 +25,47 @@ const maxStored = 1<<16 - 1
 
 // NewStored makes a Stored of r. emit is that of NewReader.
 func NewStored(r io.Reader, emit func(Cluster) error) *Stored {
-	return &Stored{r: r, emit: emit, buf: make([]byte, ClusterSize)}
+	return &Stored{r: r, emit: emit, buf: make([]byte, 0, ClusterSize+maxTail+maxHeaders+tarBlock)}
 }
 
 // Read implements io.Reader.
 func (z *Stored) Read(p []byte) (int, error) {
 	if len(z.rest) == 0 {
-		if z.err != nil {
-			return 0, z.err
+		if err := z.next(); err != nil {
+			return 0, err
 		}
-		n, err := io.ReadFull(z.r, z.buf)
-		if errors.Is(err, io.ErrUnexpectedEOF) {
-			err = io.EOF
-		}
-		z.err = err
-		if n > 0 && (err == nil || err == io.EOF) {
-			if cerr := z.cluster(z.buf[:n]); cerr != nil {
-				z.err = cerr
-				return 0, cerr
-			}
-		}
-		z.rest = z.buf[:n]
 	}
 	n := copy(p, z.rest)
 	z.rest = z.rest[n:]
-	if n == 0 {
-		return 0, z.err
-	}
 	return n, nil
+}
+
+// next makes the next cluster.
+func (z *Stored) next() error {
+	z.buf = z.buf[:copy(z.buf, z.buf[z.n:])]
+	z.n = 0
+	if z.err == nil {
+		var n int
+		n, z.err = io.ReadFull(z.r, z.buf[len(z.buf):cap(z.buf)])
+		z.buf = z.buf[:len(z.buf)+n]
+	}
+	if errors.Is(z.err, io.ErrUnexpectedEOF) {
+		z.err = io.EOF
+	}
+	if z.err != nil && (z.err != io.EOF || len(z.buf) == 0) {
+		return z.err
+	}
+	f := &z.files
+	for known := f.known(z.at); known <= len(z.buf) && f.next < f.end(z.at); known = f.known(z.at) {
+		f.header(z.buf[known-headerKnown:])
+	}
+	n := min(int(f.end(z.at)-z.at), len(z.buf))
+	if err := z.cluster(z.buf[:n]); err != nil {
+		z.err = err
+		return err
+	}
+	z.rest, z.n = z.buf[:n], n
+	return nil
 }
 
 // cluster makes a cluster of b.

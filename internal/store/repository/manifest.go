@@ -82,30 +82,33 @@ func (s *Store) RemoveManifest(name string, d digest.Digest) error {
 	return nil
 }
 
-// Referrers lists the manifests that have the subject, in the order of their digests.
-func (s *Store) Referrers(name string, subject digest.Digest) ([]imagespec.Descriptor, error) {
+// Referrers gives the manifests that have the subject, in the order of their digests, those after a digest that may be empty, until yield has enough. One
+// record is in memory at a time.
+func (s *Store) Referrers(name string, subject, after digest.Digest, yield func(imagespec.Descriptor) bool) error {
 	if err := errors.Join(check(name), content.Check(subject)); err != nil {
-		return nil, err
+		return err
 	}
 	links, err := s.digests(name, referrers, subject.String())
 	if err != nil {
-		return nil, err
+		return err
 	}
 	slices.Sort(links)
-	var all []imagespec.Descriptor
 	for _, d := range links {
+		if d <= after {
+			continue
+		}
 		m, err := s.Manifest(name, d)
 		if errors.Is(err, api.NotFound) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if m.Subject == subject {
-			all = append(all, m.Descriptor)
+		if m.Subject == subject && !yield(m.Descriptor) {
+			return nil
 		}
 	}
-	return all, nil
+	return nil
 }
 
 // tag is the record of a tag.

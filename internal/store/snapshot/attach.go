@@ -1,8 +1,12 @@
 package snapshot
 
 import (
+	"archive/tar"
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +17,8 @@ import (
 	"brig/internal/kernel/mount"
 	"brig/internal/store/erofs"
 	"brig/internal/store/packed"
+	"brig/internal/store/redeflate"
+	"brig/internal/store/snapshot/extract"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,6 +46,10 @@ func (s *Store) Lowers(diffIDs []string) ([]string, error) {
 		hex, err := checkDiffID(d)
 		if err != nil {
 			return nil, err
+		}
+		if path, ok := s.elsewhere[d]; ok {
+			paths[i] = path
+			continue
 		}
 		paths[i] = s.layerFS(hex)
 		if unix.Access(paths[i], unix.F_OK) == nil {
@@ -75,7 +85,9 @@ func (s *Store) mount(hex string) (string, error) {
 	if err := os.Mkdir(at, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", err
 	}
-	fd, err := mount.New("erofs", filepath.Join(s.layer(hex), packed.ImageFile), nil, unix.MOUNT_ATTR_RDONLY)
+	image := filepath.Join(s.layer(hex), packed.ImageFile)
+	fetchMetadata(image)
+	fd, err := mount.New("erofs", image, nil, unix.MOUNT_ATTR_RDONLY)
 	if err != nil {
 		return "", fmt.Errorf("layer sha256:%s: %w; `brig system check` tells whether it is whole", hex, err)
 	}
@@ -86,6 +98,28 @@ func (s *Store) mount(hex string) (string, error) {
 	}
 	defer unix.Close(place)
 	return at, mount.Attach(fd, place)
+}
+
+// What fetchMetadata asks for: in pieces that no disk's read-ahead cuts, and not more than is worth it, in bytes.
+const fetchPiece, fetchMost = 128 << 10, 16 << 20
+
+// fetchMetadata has the kernel read an image's metadata from the disk, all at once, while the image is being mounted and the container made. Else each block
+// is waited for when a name is first looked up. It does not wait, and costs next to nothing where all is in memory.
+func fetchMetadata(image string) {
+	f, err := os.Open(image)
+	if err != nil {
+		return // the mount will say it
+	}
+	defer f.Close()
+	at, end, err := erofs.Metadata(f)
+	if err != nil {
+		return
+	}
+	for end = min(end, at+fetchMost); at < end; at += fetchPiece {
+		if unix.Fadvise(int(f.Fd()), at, min(fetchPiece, end-at), unix.FADV_WILLNEED) != nil {
+			return
+		}
+	}
 }
 
 // isErofs reports whether an EROFS is mounted at a folder.
@@ -165,6 +199,7 @@ func (s *Store) UnmountAll() error {
 			errs = append(errs, unmount(s.mounted(hex)))
 		}
 	}
+	s.SweepServed()
 	return errors.Join(errs...)
 }
 
@@ -179,13 +214,8 @@ func (s *Store) Packs() bool {
 	}
 	os.Remove(f.Name()) // it is mounted by its descriptor: nobody who sweeps sees it
 	defer f.Close()
-	w := erofs.NewWriter(f)
-	// An empty block, and the last one, which is stored, of five bytes.
-	if _, err := w.Cluster([]byte{2, 4, 5, 0, 0xfa, 0xff, 'p', 'r', 'o', 'b', 'e'}, 5); err != nil {
-		return false
-	}
-	file := &erofs.Node{Mode: erofs.ModeFile | 0o400, Size: 5}
-	if _, _, err := w.Finish(&erofs.Node{Mode: erofs.ModeDir | 0o500, Children: map[string]*erofs.Node{"probe": file}}, [16]byte{}); err != nil {
+	want, err := probe(f)
+	if err != nil {
 		return false
 	}
 	fd, err := mount.New("erofs", fmt.Sprintf("/proc/self/fd/%d", f.Fd()), nil, unix.MOUNT_ATTR_RDONLY)
@@ -193,12 +223,51 @@ func (s *Store) Packs() bool {
 		return false
 	}
 	defer unix.Close(fd)
-	in, err := unix.Openat(fd, "probe", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false
+	for name, content := range want {
+		in, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return false
+		}
+		file := os.NewFile(uintptr(in), name)
+		got, err := io.ReadAll(file)
+		file.Close()
+		if err != nil || !bytes.Equal(got, content) {
+			return false
+		}
 	}
-	defer unix.Close(in)
-	b := make([]byte, 8)
-	n, err := unix.Read(in, b)
-	return err == nil && string(b[:n]) == "probe"
+	return true
+}
+
+// probe makes an image with all that a kernel must know: a file that is a fragment, and a large one with an index of its own, whose last cluster is shared
+// with what follows. It returns what they hold.
+func probe(image io.WriterAt) (map[string][]byte, error) {
+	content := make([]byte, redeflate.LargeFile+5)
+	for i := range content {
+		content[i] = byte(i>>12 ^ i)
+	}
+	want := map[string][]byte{"large": content, "small": content[:10<<10]}
+	var archive bytes.Buffer
+	tw := tar.NewWriter(&archive)
+	for _, name := range []string{"small", "large"} {
+		if err := tw.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o400, Size: int64(len(want[name]))}); err != nil {
+			return nil, err
+		}
+		if _, err := tw.Write(want[name]); err != nil {
+			return nil, err
+		}
+	}
+	if err := tw.Close(); err != nil {
+		return nil, err
+	}
+	w := erofs.NewWriter(image)
+	clusters := redeflate.NewStored(&archive, func(c redeflate.Cluster) error {
+		_, err := w.Cluster(c.Data, c.Size)
+		return err
+	})
+	root, _, err := extract.Nodes(context.Background(), clusters)
+	if err != nil {
+		return nil, err
+	}
+	_, _, err = w.Finish(root, [16]byte{})
+	return want, err
 }

@@ -10,8 +10,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"brig/internal/base/atomicfile"
+	"brig/internal/store/erofs"
+	"brig/internal/store/packed"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -152,4 +155,35 @@ func TestPacksBesideSweeps(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+}
+
+// TestMetadataIsFetched: what names and inodes are read from comes into memory when a layer is mounted, and nothing else.
+func TestMetadataIsFetched(t *testing.T) {
+	s, d := packedStore(t)
+	f, err := os.Open(filepath.Join(s.layer(d[len("sha256:"):]), packed.ImageFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	inMemory := func(at, end int64) uint64 {
+		var st unix.Cachestat_t
+		if err := unix.Cachestat(uint(f.Fd()), &unix.CachestatRange{Off: uint64(at), Len: uint64(end - at)}, &st, 0); err != nil {
+			t.Skip("this kernel does not tell what is in memory:", err)
+		}
+		return st.Cache
+	}
+	at, end, err := erofs.Metadata(f)
+	if fi, serr := f.Stat(); err != nil || serr != nil || end != fi.Size() || at%erofs.BlockSize != 0 || at <= 0 || at >= end {
+		t.Fatalf("metadata from %d to %d: %v", at, end, err)
+	}
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil || inMemory(0, end) > 0 {
+		t.Skip("this file system keeps its files in memory:", err)
+	}
+	fetchMetadata(f.Name())
+	for deadline := time.Now().Add(10 * time.Second); inMemory(at, end) < uint64(end-at)/erofs.BlockSize; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not come")
+		}
+	}
+	fetchMetadata(os.DevNull) // no image: that is left to the mount
 }

@@ -5,9 +5,11 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +18,7 @@ import (
 	"time"
 
 	"brig/internal/store/packed"
+	"brig/internal/store/redeflate"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -258,5 +261,230 @@ func TestPack(t *testing.T) {
 			t.Fatal(err)
 		}
 		packAndUnpack(t, plain, blob)
+	}
+}
+
+// TestPackLarge: files with an index of their own show what a folder shows, whatever lies beside them and wherever clusters end; the kernel tells.
+func TestPackLarge(t *testing.T) {
+	const large, cluster = redeflate.LargeFile, redeflate.ClusterSize
+	sizes := []int{9000, large - 1, large, large + 1, 20, 30, large + 4096, large, large, cluster - 1, cluster, cluster + 1, cluster + 4095, cluster + 4096, 5,
+		cluster + 31<<10, cluster + 32<<10, cluster + 33<<10, cluster + 40<<10, large, 3*cluster + 12345, 8000, 2*cluster - 512, 2*cluster - 1024, large}
+	r := rand.New(rand.NewPCG(1, 2))
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	put := func(h tar.Header, content []byte) {
+		h.Size, h.Mode, h.ModTime = int64(len(content)), 0o644, time.Unix(1600000000, 0)
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		w.Write(content)
+	}
+	for i, size := range sizes {
+		content := make([]byte, size)
+		for at := i % 3 * 700; at < len(content); { // noise, zeros, and what was there before
+			n := min(1+r.IntN(9000), len(content)-at)
+			switch r.IntN(3) {
+			case 0:
+				for j := range n {
+					content[at+j] = byte(r.Uint32())
+				}
+			case 1:
+				copy(content[at:at+n], content[r.IntN(at+1):])
+			}
+			at += n
+		}
+		name := fmt.Sprintf("file%02d", i)
+		put(tar.Header{Name: name, Typeflag: tar.TypeReg}, content)
+		if i%4 == 2 {
+			put(tar.Header{Name: "links/" + name, Typeflag: tar.TypeLink, Linkname: name}, nil)
+		}
+		if i%7 == 3 { // attributes lie between an inode and its index
+			put(tar.Header{Name: name + "x", Typeflag: tar.TypeReg, PAXRecords: map[string]string{"SCHILY.xattr.user.a": strings.Repeat("v", 100*i)}}, content)
+		}
+	}
+	w.Close()
+	plain := b.Bytes()
+	packAndUnpack(t, plain, zip(t, plain))
+	packAndUnpack(t, plain, plain)
+
+	// Read in any order, as programs are: here from a mapping.
+	diffID, blob := digest.FromBytes(plain), zip(t, plain)
+	s := Open(t.TempDir())
+	c, err := s.Claim(t.Context(), diffID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Release()
+	if _, err := c.Pack(t.Context(), Source{Blob: digest.FromBytes(blob), Size: int64(len(blob)), Open: func(context.Context, int64) (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(blob)), nil
+	}}, func(string) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	dir := mountImage(t, filepath.Join(s.layer(diffID.Encoded()), packed.ImageFile))
+	in := bytes.NewReader(plain)
+	for tr := tar.NewReader(in); ; {
+		h, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Typeflag != tar.TypeReg {
+			continue
+		}
+		want := plain[len(plain)-in.Len():][:h.Size]
+		f, err := os.Open(filepath.Join(dir, h.Name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := unix.Mmap(int(f.Fd()), 0, int(h.Size), unix.PROT_READ, unix.MAP_PRIVATE)
+		f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Madvise(got, unix.MADV_RANDOM); err != nil {
+			t.Fatal(err)
+		}
+		for range 50 {
+			if at := r.IntN(len(want)); got[at] != want[at] {
+				t.Errorf("%s: byte %d is another", h.Name, at)
+			}
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s has other bytes", h.Name)
+		}
+		unix.Munmap(got)
+	}
+}
+
+// TestFragmentsOnly: layers that were written before large files had an index of their own are read, verified and given back.
+func TestFragmentsOnly(t *testing.T) {
+	blob, err := os.ReadFile("testdata/fragments/layer.tar.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := gzip.NewReader(bytes.NewReader(blob))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	diffID := digest.FromBytes(plain)
+	s, folders := Open(filepath.Join(t.TempDir(), "a")), Open(filepath.Join(t.TempDir(), "b"))
+	dir := s.layer(diffID.Encoded())
+	if err := os.CopyFS(dir, os.DirFS("testdata/fragments")); err != nil {
+		t.Fatal(err)
+	}
+	if d, n, err := s.VerifyPacked(t.Context(), diffID); err != nil || d != digest.FromBytes(blob) || n != int64(len(blob)) {
+		t.Errorf("%s, %d bytes: %v", d, n, err)
+	}
+	for name, open := range map[string]func(string) (*packed.Blob, error){"whole": packed.Open, "partial": packed.Partial} {
+		b, err := open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := io.ReadAll(b)
+		b.Close()
+		if err != nil && name == "whole" || !bytes.Equal(again, blob) {
+			t.Errorf("%s: %d bytes of %d, %v", name, len(again), len(blob), err)
+		}
+	}
+	if _, err := folders.Unpack(t.Context(), diffID, bytes.NewReader(plain)); err != nil {
+		t.Fatal(err)
+	}
+	want := describeTree(t, folders.layerFS(diffID.Encoded()))
+	if got := describeTree(t, mountImage(t, filepath.Join(dir, packed.ImageFile))); !slices.Equal(got, want) {
+		t.Errorf("image: %q\nfolder: %q", got, want)
+	}
+}
+
+// brokenReader gives the first n bytes, and then an error.
+type brokenReader struct {
+	r io.Reader
+	n int
+}
+
+var errBroke = errors.New("the source broke off")
+
+func (b *brokenReader) Read(p []byte) (int, error) {
+	if b.n == 0 {
+		return 0, errBroke
+	}
+	n, err := b.r.Read(p[:min(len(p), b.n)])
+	b.n -= n
+	return n, err
+}
+
+func (b *brokenReader) Close() error { return nil }
+
+// TestResumeLarge: a layer whose source broke off anywhere is gone on with, whatever its clusters' boundaries, and becomes the same files.
+func TestResumeLarge(t *testing.T) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	r := rand.New(rand.NewPCG(5, 6))
+	for i, size := range []int{9000, redeflate.LargeFile, 500, redeflate.ClusterSize + 5000, redeflate.LargeFile, 2 * redeflate.ClusterSize} {
+		content := make([]byte, size)
+		for j := 2000; j < size; j++ {
+			content[j] = byte(r.IntN(1 + i*3))
+		}
+		if err := w.WriteHeader(&tar.Header{Name: fmt.Sprint("file", i), Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(size)}); err != nil {
+			t.Fatal(err)
+		}
+		w.Write(content)
+	}
+	w.Close()
+	plain := b.Bytes()
+	blob, diffID := zip(t, plain), digest.FromBytes(plain)
+	pack := func(s *Store, breaks int) (known int, err error) {
+		c, err := s.Claim(t.Context(), diffID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Release()
+		src := Source{Blob: digest.FromBytes(blob), Size: int64(len(blob)), Resumes: true, Known: func(n int) { known += n }}
+		src.Open = func(_ context.Context, at int64) (io.ReadCloser, error) {
+			if at != int64(known) {
+				t.Errorf("asked for the blob from %d on, with %d bytes there", at, known)
+			}
+			return &brokenReader{bytes.NewReader(blob[at:]), breaks - int(at)}, nil
+		}
+		_, err = c.Pack(t.Context(), src, func(string) error { return nil })
+		return known, err
+	}
+	files := func(s *Store) (all [2][]byte) {
+		for i, name := range []string{packed.ImageFile, packed.RecipeFile} {
+			var err error
+			if all[i], err = os.ReadFile(filepath.Join(s.layer(diffID.Encoded()), name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return all
+	}
+	s := Open(t.TempDir())
+	if _, err := pack(s, len(blob)+1); err != nil {
+		t.Fatal(err)
+	}
+	want, most := files(s), 0
+	for i := range 12 {
+		s := Open(t.TempDir())
+		for _, breaks := range []int{len(blob) * i / 12, len(blob) * (i + 1) / 13, len(blob) * 12 / 13} { // it breaks more than once
+			if known, err := pack(s, breaks); !errors.Is(err, errBroke) && known < breaks {
+				t.Fatalf("broken at %d: %v", breaks, err)
+			}
+		}
+		known, err := pack(s, len(blob)+1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := files(s); !bytes.Equal(got[0], want[0]) || !bytes.Equal(got[1], want[1]) {
+			t.Errorf("gone on with at %d it is another image", known)
+		}
+		most = max(most, known)
+	}
+	if most < len(blob)/2 {
+		t.Errorf("of %d bytes at most %d were kept", len(blob), most)
 	}
 }

@@ -39,7 +39,13 @@ import (
 )
 
 // Store is a folder of snapshots. It has no state of its own: any number of Stores may be open on one folder, in any number of processes.
-type Store struct{ dir, state string }
+type Store struct {
+	dir, state string
+	elsewhere  map[string]string // see With
+}
+
+// With is the store with layers that are mounted elsewhere, by diff ID.
+func (s *Store) With(elsewhere map[string]string) *Store { return &Store{s.dir, s.state, elsewhere} }
 
 // Open names the folder. It does no I/O; folders are made, 0700, by the first write.
 func Open(dir string) *Store { return &Store{dir: dir} }

@@ -18,6 +18,7 @@ import (
 
 	"brig/api"
 	"brig/internal/store/packed"
+	"brig/internal/store/redeflate"
 )
 
 func unpackRich(t *testing.T, format string) (*Store, digest.Digest, []byte, string) {
@@ -204,6 +205,13 @@ func FuzzVerifyFolder(f *testing.F) {
 
 // TestVerifyPackedSeesEveryByte: of a layer that is an image no byte can be another, of neither file, nor more or fewer bytes.
 func TestVerifyPackedSeesEveryByte(t *testing.T) {
+	t.Run("fragments", func(t *testing.T) { seesEveryByte(t, 0, 1) })
+	// In clusters of its own, the first of which begins within a match. Every eleventh byte, so that it does not take long.
+	t.Run("large", func(t *testing.T) { seesEveryByte(t, redeflate.LargeFile, 11) })
+}
+
+// seesEveryByte looks at a layer with a file of large bytes among others, one byte in step.
+func seesEveryByte(t *testing.T, large int64, step int) {
 	var plain bytes.Buffer
 	w := tar.NewWriter(&plain)
 	for i := range 30 {
@@ -211,6 +219,8 @@ func TestVerifyPackedSeesEveryByte(t *testing.T) {
 		w.WriteHeader(&tar.Header{Name: "dir/file" + strconv.Itoa(i), Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(text))})
 		w.Write([]byte(text))
 	}
+	w.WriteHeader(&tar.Header{Name: "large", Typeflag: tar.TypeReg, Mode: 0o644, Size: large})
+	w.Write(make([]byte, large))
 	w.WriteHeader(&tar.Header{Name: "link", Typeflag: tar.TypeSymlink, Linkname: "dir/file1", Mode: 0o777})
 	w.Close()
 	s := Open(filepath.Join(t.TempDir(), "snapshot"))
@@ -243,7 +253,7 @@ func TestVerifyPackedSeesEveryByte(t *testing.T) {
 			}
 		}
 		bad := bytes.Clone(whole)
-		for i := range bad {
+		for i := 0; i < len(bad); i += step {
 			bad[i] ^= 1 << (i % 8)
 			try("byte "+strconv.Itoa(i), bad)
 			bad[i] = whole[i]

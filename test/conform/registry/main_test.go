@@ -8,7 +8,6 @@ package registry
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -24,9 +23,8 @@ import (
 )
 
 const (
-	gate   = "BRIG_TEST_CONFORM"
-	binEnv = "BRIG_TEST_BIN"
-	cache  = "../../../.cache/conform/registry" // suite and crane
+	gate  = "BRIG_TEST_CONFORM"
+	cache = "../../../.cache/conform/registry" // suite and crane
 )
 
 func TestMain(m *testing.M) {
@@ -42,11 +40,9 @@ func TestMain(m *testing.M) {
 // prepare builds the foreign programs while the module proxy can be reached, and goes into the private namespaces, where /run is empty.
 func prepare() error {
 	if !machine.Inside() {
-		bin, err := filepath.Abs(cmp.Or(os.Getenv(binEnv), "../../../bin"))
-		if err != nil {
+		if err := machine.Programs("../../../bin"); err != nil {
 			return err
 		}
-		os.Setenv(binEnv, bin)
 		dir, err := filepath.Abs(cache)
 		if err != nil {
 			return err
@@ -59,7 +55,7 @@ func prepare() error {
 		if out, err := build.CombinedOutput(); err != nil {
 			return fmt.Errorf("tools/conform/registry: go build tool: %w: %s", err, out)
 		}
-		os.Setenv("PATH", bin+":"+dir+":"+os.Getenv("PATH"))
+		os.Setenv("PATH", os.Getenv(machine.BinEnv)+":"+dir+":"+os.Getenv("PATH"))
 	}
 	if err := machine.Private(false); err != nil {
 		return err

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"brig/test/machine"
 )
 
 // recording is a story that has been told once.
@@ -35,7 +37,7 @@ func (w *world) record(s story) *recording {
 	}
 	if s.packed { // where the probe of the kernel fails, a layer is kept as a folder: so it is on a tmpfs
 		plain := filepath.Join(w.ram, fmt.Sprintf("plain%d", w.serial.Add(1)))
-		w.must(nil, command(plain, state, "pull", "-q", w.host+"/x:huge"))
+		w.must(nil, machine.Command(plain, state, "pull", "-q", w.host+"/x:huge"))
 		t, err := ReadTree(plain)
 		if err != nil {
 			w.t.Fatal(err)
@@ -194,13 +196,13 @@ func (w *world) judge(r *recording, i int, t *Tree, root, state string, full boo
 	w.containers.Lock() // prune removes them
 	defer w.containers.Unlock()
 	for _, args := range [][]string{{"system", "check"}, {"system", "prune", "-f"}} {
-		if res := w.run(nil, command(root, state, args...)); res.code != 0 {
+		if res := w.run(nil, machine.Command(root, state, args...)); res.Code != 0 {
 			wrong = append(wrong, fmt.Sprintf("then brig %v: %s", args, res))
 		}
 	}
 	for thing, is := range r.told[min(i+1, len(r.steps))] {
 		if name, ok := strings.CutPrefix(thing, "image "); ok && is != "" && is != "untagged" {
-			if res := w.run(nil, command(root, state, "run", "--rm", "--network", "none", "--pull", "never", name, "/bin/alive")); res.code != 0 || res.out != "alive\n" {
+			if res := w.run(nil, machine.Command(root, state, "run", "--rm", "--network", "none", "--pull", "never", name, "/bin/alive")); res.Code != 0 || res.Out != "alive\n" {
 				wrong = append(wrong, fmt.Sprintf("then brig run of %s: %s", name, res))
 			}
 		}
@@ -222,7 +224,7 @@ func (w *world) again(r *recording, i int, root, state string, full bool) (wrong
 		if s.args[0] == "run" || s.args[0] == "create" { // what the interrupted one has made may be there already
 			for thing := range s.effect {
 				if name, ok := strings.CutPrefix(thing, "container "); ok {
-					w.must(nil, command(root, state, "rm", "-f", name))
+					w.must(nil, machine.Command(root, state, "rm", "-f", name))
 				}
 			}
 		}

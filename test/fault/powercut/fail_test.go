@@ -149,16 +149,16 @@ func (w *world) fail(at trial) (op, said string, wrong []string) {
 	w.mustBeUnmounted(state)
 	i, doing := at.step, step.effect
 	switch {
-	case res.code == 0:
+	case res.Code == 0:
 		i++
 	case op == "" && sealed == 0:
 		wrong = append(wrong, fmt.Sprintf("nothing failed, and it ended with %s", res))
-	case res.code != 1 && res.code != 125:
+	case res.Code != 1 && res.Code != 125:
 		wrong = append(wrong, fmt.Sprintf("it ended with %s", res))
-	case !strings.Contains(res.err, dir) && !inside.MatchString(res.err):
-		said = strings.ReplaceAll(res.err, root, "ROOT")
+	case !strings.Contains(res.Err, dir) && !inside.MatchString(res.Err):
+		said = strings.ReplaceAll(res.Err, root, "ROOT")
 	}
-	if res.code == 0 { // a volume that is full and not known to be will be found full
+	if res.Code == 0 { // a volume that is full and not known to be will be found full
 		doing = maps.Clone(doing)
 		maps.DeleteFunc(doing, func(thing, _ string) bool { return !strings.HasPrefix(thing, "volume ") })
 	}
@@ -189,7 +189,7 @@ func (w *world) fail(at trial) (op, said string, wrong []string) {
 		return op, said, append(wrong, err.Error())
 	}
 	wrong = append(wrong, check(root, state, t, rootName+"/", at.r.layers)...)
-	if res.code != 0 {
+	if res.Code != 0 {
 		wrong = append(wrong, w.again(at.r, at.step, root, state, false)...)
 	}
 	return op, said, wrong

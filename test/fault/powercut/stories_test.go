@@ -15,6 +15,7 @@ import (
 	"brig/internal/engine"
 	"brig/internal/engine/transfer"
 	"brig/internal/store/garbage"
+	"brig/test/machine"
 )
 
 // step is a command and what it changes. A new command gets a step in one of the stories, with its effects.
@@ -97,7 +98,7 @@ func (w *world) archives() (one, two string) {
 		{"pull", "-q", w.host + "/x:one"}, {"save", "-o", one, w.host + "/x:one"},
 		{"pull", "-q", w.host + "/x:two"}, {"tag", w.host + "/x:two", "two:1"}, {"save", "-o", two, "two:1"},
 	} {
-		w.must(nil, command(root, state, args...))
+		w.must(nil, machine.Command(root, state, args...))
 	}
 	return one, two
 }
@@ -106,7 +107,7 @@ func (w *world) archives() (one, two string) {
 func (w *world) moved() string {
 	root, state, archive := w.place("made"), w.place("state"), filepath.Join(w.dir, "moved.tar")
 	for _, args := range [][]string{{"pull", "-q", w.host + "/x:new"}, {"tag", w.host + "/x:new", "moves:1"}, {"save", "-o", archive, "moves:1"}} {
-		w.must(nil, command(root, state, args...))
+		w.must(nil, machine.Command(root, state, args...))
 	}
 	return archive
 }
@@ -123,7 +124,7 @@ func (w *world) layerFile() string {
 // command prepares a step's command.
 func (s step) command(root, state string) *exec.Cmd {
 	if s.args[0][0] != '(' {
-		return command(root, state, s.args...)
+		return machine.Command(root, state, s.args...)
 	}
 	cmd := exec.Command("/proc/self/exe", append([]string{root}, s.args...)...)
 	cmd.Env = append(os.Environ(), helperEnv+"=1")
@@ -179,6 +180,6 @@ func (s step) again(root, state string) (bool, error) {
 }
 
 // same reports whether a command that was not done in this process ended as it should.
-func (s step) ended(r result) bool {
-	return r.code == 0 || s.once && strings.Contains(strings.ToLower(r.err), "no such")
+func (s step) ended(r machine.Result) bool {
+	return r.Code == 0 || s.once && strings.Contains(strings.ToLower(r.Err), "no such")
 }

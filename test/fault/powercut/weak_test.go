@@ -4,6 +4,8 @@ import (
 	"math/rand/v2"
 	"os/exec"
 	"testing"
+
+	"brig/test/machine"
 )
 
 // TestWithoutSync: of programs that sync neither their records nor the names of folders, the test finds that they lose what they reported done.
@@ -15,7 +17,7 @@ func TestWithoutSync(t *testing.T) {
 	}
 	w := newWorld(t)
 	stories := w.stories()
-	t.Setenv(binEnv, bin)
+	t.Setenv(machine.BinEnv, bin)
 	t.Setenv("BRIG_WEAKEN", "sync")
 	for _, s := range stories {
 		if s.packed {

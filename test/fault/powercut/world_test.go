@@ -26,24 +26,13 @@ import (
 	"brig/test/machine"
 )
 
-const (
-	binEnv   = "BRIG_TEST_BIN"
-	patience = 30 * time.Second // of a command
-)
+const patience = 30 * time.Second // of a command
 
 func TestMain(m *testing.M) {
 	Child()
 	helper()
 	if os.Geteuid() == 0 {
-		if os.Getenv(binEnv) == "" {
-			bin, err := filepath.Abs("../../../bin")
-			if err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				os.Exit(1)
-			}
-			os.Setenv(binEnv, bin)
-		}
-		if err := machine.Private(false); err != nil {
+		if err := errors.Join(machine.Programs("../../../bin"), machine.Private(false)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -75,7 +64,7 @@ func newWorld(t testing.TB) *world {
 		t.Skipf("a file system in user space: %v", err)
 	}
 	for _, p := range []string{"brig", "brig-oci", "brig-image"} { // go test's cache notices when they change
-		if _, err := os.Stat(program(p)); err != nil {
+		if _, err := os.Stat(machine.Program(p)); err != nil {
 			t.Fatalf("%v: make build", err)
 		}
 	}
@@ -122,8 +111,6 @@ func (w *world) begin(t *testing.T, s story) {
 		w.onDisk(t)
 	}
 }
-
-func program(name string) string { return filepath.Join(os.Getenv(binEnv), name) }
 
 // place makes a new empty folder.
 func (w *world) place(what string) string {
@@ -223,53 +210,26 @@ func alive() []byte {
 	return append(b.Bytes(), code...)
 }
 
-// result is how a command ended.
-type result struct {
-	out, err string
-	code     int
-}
-
-func (r result) String() string { return fmt.Sprintf("code %d, out %q, err %q", r.code, r.out, r.err) }
-
-// command prepares a brig of a root and a state folder.
-func command(root, state string, args ...string) *exec.Cmd {
-	cmd := exec.Command(program("brig"), args...)
-	cmd.Env = append(os.Environ(), "BRIG_ROOT="+root, "BRIG_STATE="+state)
-	return cmd
-}
-
 // run runs a command to its end; with f, its syncs are operations of f.
-func (w *world) run(f *FS, cmd *exec.Cmd) result {
+func (w *world) run(f *FS, cmd *exec.Cmd) machine.Result {
 	w.t.Helper()
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &errs, time.Second
-	what := strings.Join(cmd.Args, " ")
 	start := cmd.Start
 	if f != nil {
 		start = func() error { return f.Start(cmd) }
 	}
-	if err := start(); err != nil {
-		w.t.Fatal(err)
-	}
-	late := time.AfterFunc(patience, func() {
-		w.t.Errorf("%s: no end after %s", what, patience)
-		cmd.Process.Kill()
-	})
-	cmd.Wait()
-	late.Stop()
-	r := result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
-	if strings.Contains(r.err, "panic:") || strings.Contains(r.err, "goroutine ") {
-		w.t.Errorf("%s: %s", what, r)
+	r, err := machine.Run(cmd, patience, start)
+	if err != nil {
+		w.t.Error(err)
 	}
 	return r
 }
 
 // must is run for what must succeed.
-func (w *world) must(f *FS, cmd *exec.Cmd) result {
+func (w *world) must(f *FS, cmd *exec.Cmd) machine.Result {
 	w.t.Helper()
 	what := strings.Join(cmd.Args[1:], " ")
 	r := w.run(f, cmd)
-	if r.code != 0 {
+	if r.Code != 0 {
 		w.t.Errorf("brig %s: %s", what, r)
 	}
 	return r

@@ -8,6 +8,7 @@ import (
 	"os"
 	"reflect"
 
+	"brig/api"
 	"brig/internal/base/jsonscan/gen"
 	"brig/internal/runtime/shim"
 )
@@ -29,6 +30,6 @@ func source() ([]byte, error) {
 		Command: "internal/runtime/shim/gen",
 		Package: "shim",
 		Path:    "brig/internal/runtime/shim",
-		Roots:   []reflect.Type{reflect.TypeFor[shim.State](), reflect.TypeFor[shim.ExitRecord]()},
+		Roots:   []reflect.Type{reflect.TypeFor[shim.State](), reflect.TypeFor[shim.ExitRecord](), reflect.TypeFor[api.Health]()},
 	})
 }

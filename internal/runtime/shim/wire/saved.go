@@ -23,6 +23,7 @@ type SavedContainer struct {
 	OutFD                            [2]int
 	Durable, TTY, Once, OwnPIDs      bool
 	Log                              *SavedLog // nil: none is kept
+	Health                           runtime.HealthSpec
 }
 
 // SavedLog is a container's log.
@@ -62,6 +63,7 @@ func (v *row) putContainer(c *SavedContainer) {
 		v.putString(c.Log.Line[0])
 		v.putString(c.Log.Line[1])
 	}
+	v.putHealth(&c.Health)
 }
 
 // DecodeSaved reads what Encode wrote.
@@ -86,5 +88,6 @@ func (v *row) container() SavedContainer {
 	if v.bool() {
 		c.Log = &SavedLog{Spec: v.log(), Line: [2]string{v.string(), v.string()}}
 	}
+	c.Health = v.health()
 	return c
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"syscall"
 	"time"
 
 	"brig/api"
@@ -151,12 +152,48 @@ func (v *row) putBundle(b *runtime.Bundle) {
 		v.putString(m.Target)
 		v.putStrings(m.Options)
 	}
+	v.putHealth(&b.Health)
+}
+
+func (v *row) putHealth(h *runtime.HealthSpec) {
+	var process []byte
+	if h.Process != nil {
+		process, _ = record.Marshal(h.Process) // strings and numbers: it cannot fail
+	}
+	v.putString(string(process))
+	if len(process) == 0 {
+		return
+	}
+	v.putString(h.User)
+	v.putString(h.OnFailure)
+	for _, n := range []int64{int64(h.Interval), int64(h.Timeout), int64(h.StartPeriod), int64(h.StartInterval), int64(h.Retries), int64(h.StopSignal), int64(h.StopTimeout)} {
+		v.putInt(n)
+	}
+}
+
+// health reads what putHealth wrote. A process that cannot be read is none.
+func (v *row) health() runtime.HealthSpec {
+	process := v.string()
+	if process == "" {
+		return runtime.HealthSpec{}
+	}
+	p, err := config.DecodeProcess([]byte(process))
+	if err != nil {
+		p = nil
+	}
+	return runtime.HealthSpec{
+		Process: p, User: v.string(), OnFailure: v.string(), Interval: time.Duration(v.int()), Timeout: time.Duration(v.int()), StartPeriod: time.Duration(v.int()),
+		StartInterval: time.Duration(v.int()), Retries: v.int(), StopSignal: syscall.Signal(v.int()), StopTimeout: time.Duration(v.int()),
+	}
 }
 
 func (v *row) putLog(l runtime.LogSpec) {
-	v.putString(l.Path)
-	v.putInt(l.MaxSize)
-	v.putInt(int64(l.MaxFiles))
+	for _, s := range []string{l.Driver, l.Path, l.UDP, l.Tag} {
+		v.putString(s)
+	}
+	for _, n := range []int64{l.MaxSize, int64(l.MaxFiles), int64(l.Facility)} {
+		v.putInt(n)
+	}
 }
 
 // DecodeRequest reads what Encode wrote. The error, of kind api.InvalidArgument, is that of the process in it.
@@ -183,11 +220,14 @@ func (v *row) bundle() (b runtime.Bundle) {
 	for n := v.count(); v.more(&n); {
 		b.Root = append(b.Root, api.Mount{Type: v.string(), Source: v.string(), Target: v.string(), Options: v.strings()})
 	}
+	b.Health = v.health()
 	return b
 }
 
 func (v *row) log() runtime.LogSpec {
-	return runtime.LogSpec{Path: v.string(), MaxSize: int64(v.int()), MaxFiles: v.int()}
+	l := runtime.LogSpec{Driver: v.string(), Path: v.string(), UDP: v.string(), Tag: v.string()}
+	l.MaxSize, l.MaxFiles, l.Facility = int64(v.int()), v.int(), v.int()
+	return l
 }
 
 // Encode writes a reply as a row.
@@ -223,11 +263,12 @@ func EncodeExit(e api.Exit) []byte {
 	v.putBool(e.OOMKilled)
 	v.putString(e.Error)
 	v.putInt(e.At.UnixNano())
+	v.putInt(int64(e.Signal))
 	return v.b
 }
 
 // DecodeExit reads what EncodeExit wrote.
 func DecodeExit(b []byte) api.Exit {
 	v := &row{b}
-	return api.Exit{Code: v.int(), OOMKilled: v.bool(), Error: v.string(), At: time.Unix(0, int64(v.int())).UTC()}
+	return api.Exit{Code: v.int(), OOMKilled: v.bool(), Error: v.string(), At: time.Unix(0, int64(v.int())).UTC(), Signal: v.int()}
 }

@@ -59,11 +59,20 @@ type Result struct {
 // An archive that is malformed, asks for what is not allowed or exceeds a limit is api.Corrupt; a full disk is api.Exhausted; both
 // name the entry. What was extracted until then stays, for the caller to remove.
 func Tree(ctx context.Context, root int, r io.Reader) (Result, error) {
+	return run(ctx, root, r, false)
+}
+
+// Files is Tree for an archive that is no layer: a name that would be a whiteout there is a file's.
+func Files(ctx context.Context, root int, r io.Reader) (Result, error) {
+	return run(ctx, root, r, true)
+}
+
+func run(ctx context.Context, root int, r io.Reader, plain bool) (Result, error) {
 	space, err := freeSpace(root)
 	if err != nil {
 		return Result{}, err
 	}
-	x := &extractor{dirs: newDirs(root), space: space, buf: make([]byte, bufferSize)}
+	x := &extractor{dirs: newDirs(root), space: space, plain: plain, buf: make([]byte, bufferSize)}
 	defer x.dirs.forget()
 	return x.all(ctx, tar.NewReader(r))
 }
@@ -92,6 +101,7 @@ type extractor struct {
 	dirs   *dirs
 	result Result
 	space  int64 // bytes that were free at the start
+	plain  bool  // no name is a whiteout
 	buf    []byte
 
 	folders     []folderTime // set when nothing changes the folders any more
@@ -129,7 +139,7 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 		return api.Errorf(api.Exhausted, "entry %q: no space left: the archive holds at least %d bytes more than the %d that were free", hdr.Name, x.result.Bytes-x.space+hdr.Size, x.space)
 	}
 	dir, base := path.Split(name)
-	if x.over == nil {
+	if x.over == nil && !x.plain {
 		if skip, err := checkMarkers(name, base); skip || err != nil {
 			return err
 		}
@@ -142,7 +152,7 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 	if name == "." {
 		at.base = "."
 	}
-	if x.over == nil && strings.HasPrefix(base, whiteoutPrefix) {
+	if x.over == nil && !x.plain && strings.HasPrefix(base, whiteoutPrefix) {
 		err = x.whiteout(at)
 	} else {
 		err = x.make(at, hdr, content)

@@ -23,21 +23,38 @@ var ErrSparse = errors.New("a sparse file")
 // Nodes reads the uncompressed archive r, up to its end marker, as Tree does, but makes nodes of the entries instead of files: a regular file's content
 // stays in the archive, at the node's offset in r. The same archives are refused as by Tree.
 func Nodes(ctx context.Context, r io.Reader) (*erofs.Node, Result, error) {
+	in := &counter{r: r}
+	tr := tar.NewReader(in)
+	return Planted(ctx, func() (*tar.Header, int64, error) {
+		hdr, err := tr.Next()
+		if err != nil && err != io.EOF && !errors.Is(err, tar.ErrInsecurePath) {
+			return nil, 0, archiveError(err)
+		}
+		if err == io.EOF {
+			return nil, 0, err
+		}
+		return hdr, in.n, nil
+	})
+}
+
+// Planted is Nodes for an archive of which only the headers are known: next gives them, in order, with the offset that the node of a regular file gets, and io.EOF
+// at the end.
+func Planted(ctx context.Context, next func() (*tar.Header, int64, error)) (*erofs.Node, Result, error) {
 	root := &erofs.Node{Mode: erofs.ModeDir | 0o755, Children: map[string]*erofs.Node{}}
-	x := &planter{in: &counter{r: r}, root: root}
+	x := &planter{root: root}
 	x.forget()
-	tr := tar.NewReader(x.in)
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, x.result, err
 		}
-		hdr, err := tr.Next()
+		hdr, at, err := next()
 		if err == io.EOF {
 			return root, x.result, nil
 		}
-		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
-			return nil, x.result, archiveError(err)
+		if err != nil {
+			return nil, x.result, err
 		}
+		x.at = at
 		if err := x.entry(hdr); err != nil {
 			return nil, x.result, err
 		}
@@ -74,10 +91,10 @@ func (c *counter) Seek(offset int64, whence int) (int64, error) {
 
 // planter makes a tree of nodes.
 type planter struct {
-	in     *counter
 	root   *erofs.Node
 	result Result
-	names  int // bytes of the names in the tree
+	names  int   // bytes of the names in the tree
+	at     int64 // where the content of the present entry begins
 
 	// The folder that was asked for last: entries come folder by folder.
 	last  string
@@ -237,7 +254,7 @@ func (x *planter) make(at *erofs.Node, base string, hdr *tar.Header) error {
 			return ErrSparse
 		}
 		kind = erofs.ModeFile
-		n.Size, n.Offset = hdr.Size, x.in.n
+		n.Size, n.Offset = hdr.Size, x.at
 		x.result.Bytes += hdr.Size
 	case tar.TypeSymlink:
 		if hdr.Linkname == "" {
