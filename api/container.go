@@ -68,6 +68,11 @@ type ContainerSpec struct {
 	Log         LogConfig         `json:"log,omitzero"`
 	Health      *HealthSpec       `json:"health,omitempty"` // nil: the image's
 	Restart     RestartPolicy     `json:"restart,omitzero"`
+	ShmSize     int64             `json:"shmSize,omitempty"`     // bytes of /dev/shm; 0: 64 MiB
+	OOMScoreAdj int               `json:"oomScoreAdj,omitempty"` // -1000 to 1000
+	Sysctls     map[string]string `json:"sysctls,omitempty"`     // of the container's own namespaces
+	Annotations map[string]string `json:"annotations,omitempty"` // of the bundle; none of Brig's own, org.brig.
+
 	Labels      map[string]string `json:"labels,omitempty"`
 	StopSignal  string            `json:"stopSignal,omitempty"`
 	StopTimeout *int              `json:"stopTimeout,omitempty"` // seconds; nil: 10
@@ -160,11 +165,29 @@ type DeviceSpec struct {
 	Permissions string `json:"permissions"` // of "rwm"
 }
 
-// Resources are limits. Zero means no limit.
+// Resources are limits and weights. Zero means docker's default: no limit.
 type Resources struct {
-	Memory   int64 `json:"memory,omitempty"`   // bytes
-	NanoCPUs int64 `json:"nanoCPUs,omitempty"` // billionths of a CPU
-	Pids     int64 `json:"pids,omitempty"`     // processes and threads; -1: none
+	Memory            int64                   `json:"memory,omitempty"`            // bytes
+	MemorySwap        int64                   `json:"memorySwap,omitempty"`        // bytes of memory and swap together; -1: no limit, 0: twice the memory
+	MemoryReservation int64                   `json:"memoryReservation,omitempty"` // bytes that are left alone when memory is short
+	MemorySwappiness  *uint64                 `json:"memorySwappiness,omitempty"`  // 0 to 100; nil: the kernel's
+	OOMKillDisable    bool                    `json:"oomKillDisable,omitempty"`
+	NanoCPUs          int64                   `json:"nanoCPUs,omitempty"`  // billionths of a CPU; it excludes period and quota
+	CPUShares         uint64                  `json:"cpuShares,omitempty"` // weight; the default is 1024
+	CPUPeriod         uint64                  `json:"cpuPeriod,omitempty"` // microseconds
+	CPUQuota          int64                   `json:"cpuQuota,omitempty"`  // microseconds in each period; -1: no limit
+	CPUs              string                  `json:"cpus,omitempty"`      // to run on: 0-3,7
+	MemoryNodes       string                  `json:"memoryNodes,omitempty"`
+	Pids              int64                   `json:"pids,omitempty"`        // processes and threads; -1: none
+	BlkioWeight       uint16                  `json:"blkioWeight,omitempty"` // 10 to 1000
+	DeviceWeights     []DeviceRate            `json:"deviceWeights,omitempty"`
+	DeviceRates       map[string][]DeviceRate `json:"deviceRates,omitempty"` // by docker's flag: read-bps, write-bps, read-iops, write-iops
+}
+
+// DeviceRate is a limit or weight of one block device.
+type DeviceRate struct {
+	Path string `json:"path"` // absolute
+	Rate uint64 `json:"rate"` // bytes or operations a second, or a weight of 10 to 1000
 }
 
 // Ulimit is one --ulimit: a resource limit of the container's processes. -1 means unlimited.

@@ -90,6 +90,22 @@ type TransferRequest struct {
 	Freeze    string   `json:"freeze,omitempty"`    // commit: the control group that stands still while the files are read
 	Repair    bool     `json:"repair,omitempty"`    // check
 	Busy      []string `json:"busy,omitempty"`      // check: the IDs of containers that run
+
+	Source     *CopyPlace `json:"source,omitempty"`     // cp
+	Target     *CopyPlace `json:"target,omitempty"`     // cp
+	FollowLink bool       `json:"followLink,omitempty"` // cp: the source's own name, where that is a symbolic link
+	Archive    bool       `json:"archive,omitempty"`    // cp to this machine: files keep their owners
+}
+
+// CopyPlace is one end of a copy: a path on this machine, or in a container, or standard input or output as a tar.
+type CopyPlace struct {
+	Path      string `json:"path"`                // as typed; a slash at its end counts. "-" outside of a container: a stream
+	Container string `json:"container,omitempty"` // whole ID; empty: this machine
+	Pid       int    `json:"pid,omitempty"`       // of the container's first process, 0: it does not run
+	Ticks     uint64 `json:"ticks,omitempty"`     // when that was started, as proc(5) has it
+	// Of a container that does not run: what its root is mounted of, and what in it.
+	Root   []Mount     `json:"root,omitempty"`
+	Mounts []MountSpec `json:"mounts,omitempty"` // with the host's path as Source
 }
 
 // TransferReply is what a transfer did.

@@ -42,7 +42,7 @@ func (e *Engine) Shutdown(ctx context.Context, each func(c api.Container, err er
 	return e.forAll(ctx, each, func(c *api.Container) bool {
 		return c.State.Status == api.StatusRunning || c.State.Status == api.StatusPaused || c.State.Status == api.StatusRestarting
 	}, func(ctx context.Context, c *api.Container) error {
-		return e.stop(ctx, c, nil)
+		return e.stop(ctx, c, api.StopOptions{})
 	})
 }
 

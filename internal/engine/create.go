@@ -41,6 +41,7 @@ func (e *Engine) Create(ctx context.Context, spec api.ContainerSpec, out api.Str
 			}
 		}
 		u.Release()
+		e.note(happened(&c, "create"))
 		return nil
 	})
 	return c, err
@@ -226,6 +227,17 @@ func check(s *api.ContainerSpec) error {
 	}
 	if _, err := rlimits(s.Ulimits); err != nil {
 		return err
+	}
+	for k := range s.Annotations {
+		if k == "" || strings.HasPrefix(k, "org.brig.") {
+			return api.Errorf(api.InvalidArgument, "annotation %q: names that begin with org.brig. are Brig's own, and an empty one is none", k)
+		}
+	}
+	if s.OOMScoreAdj < -1000 || s.OOMScoreAdj > 1000 {
+		return api.Errorf(api.InvalidArgument, "invalid value %d for oom-score-adj: range is [-1000, 1000]", s.OOMScoreAdj)
+	}
+	if s.ShmSize < 0 {
+		return api.Errorf(api.InvalidArgument, "the size of /dev/shm is %d bytes: it must be more than 0", s.ShmSize)
 	}
 	if err := checkLog(s); err != nil {
 		return err

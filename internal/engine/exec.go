@@ -27,6 +27,9 @@ func (e *Engine) Exec(ctx context.Context, name string, x api.ExecSpec, s api.St
 	if err != nil {
 		return api.Exit{}, err
 	}
+	if err := e.notPaused(&c, "execute a command in it"); err != nil {
+		return api.Exit{}, err
+	}
 	p, user, err := e.execProcess(&c, &x)
 	if err != nil {
 		return api.Exit{}, err

@@ -169,7 +169,7 @@ func (e *Engine) checkUnused(ctx context.Context, img *api.Image, force bool) er
 		if c.Image != img.ID {
 			continue
 		}
-		if c.State.Status == api.StatusRunning {
+		if c.State.Status == api.StatusRunning || c.State.Status == api.StatusPaused {
 			return api.Errorf(api.Conflict, "image %s is used by running container %s: stop and remove it first", familiar(img.Name), c.Name)
 		}
 		if !force {

@@ -44,6 +44,9 @@ func (e *Engine) reapToTrash(ctx context.Context, c *api.Container) ([]string, e
 		return nil, err
 	}
 	defer l.Release()
+	if e.isRunning(c.ID) { // another process was quicker, and has started it again
+		return nil, nil
+	}
 	t := new(trash)
 	for _, dir := range []string{e.rootTrash(), e.stateTrash()} {
 		if err := os.Mkdir(dir, 0o700); err != nil && !os.IsExist(err) {
@@ -145,10 +148,23 @@ func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, kno
 	if err := e.network.Detach(ctx, id); err != nil {
 		return err
 	}
-	if !known || c.Spec.AutoRemove {
-		err = e.removeAll(c, id, true, t)
+	var told []api.Event
+	if state, serr := shim.ReadState(dir); known && serr == nil && state.Pid > 0 {
+		exit := &lostExit
+		if last := e.lastExit(id); last != nil {
+			exit = &last.Exit
+		}
+		told = ended(c, exit)
+	}
+	if !known || c.Spec.AutoRemove && !e.restarting(id) {
+		if err = e.removeAll(c, id, true, t); err == nil && known {
+			told = append(told, happened(c, "destroy"))
+		}
 	} else {
 		err = e.keepExit(id, dir) // last: on a full disk all the rest is free already
+	}
+	if len(told) > 0 {
+		e.note(told...)
 	}
 	if err != nil {
 		return err

@@ -142,6 +142,9 @@ func (e *Engine) Attach(ctx context.Context, name string, a api.Attach) (*api.Se
 	if err != nil {
 		return nil, err
 	}
+	if err := e.notPaused(&c, "attach to it"); err != nil {
+		return nil, err
+	}
 	a.TTY = c.Spec.TTY
 	a.Stdin = a.Stdin && c.Spec.Interactive
 	st, err := ct.Attach(ctx, wanted(&a))

@@ -78,6 +78,13 @@ func (e *Engine) ociSpec(c *api.Container) (*specs.Spec, error) {
 		// A user that is not root keeps no capability over execve, except what is inherited through files: docker's rule.
 		o.Process.Capabilities.Effective, o.Process.Capabilities.Permitted = nil, nil
 	}
+	for k, v := range s.Annotations {
+		o.Annotations[k] = v
+	}
+	o.Linux.Sysctl = s.Sysctls
+	if s.OOMScoreAdj != 0 {
+		o.Process.OOMScoreAdj = &s.OOMScoreAdj
+	}
 	if s.Privileged {
 		o.Linux.MaskedPaths, o.Linux.ReadonlyPaths = nil, nil
 	}
@@ -221,7 +228,7 @@ func (e *Engine) mounts(c *api.Container) ([]specs.Mount, error) {
 		{Type: "sysfs", Source: "sysfs", Destination: "/sys", Options: sysOpts},
 		{Type: "cgroup", Source: "cgroup", Destination: "/sys/fs/cgroup", Options: sysOpts},
 		{Type: "mqueue", Source: "mqueue", Destination: "/dev/mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
-		{Type: "tmpfs", Source: "shm", Destination: "/dev/shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=67108864"}},
+		{Type: "tmpfs", Source: "shm", Destination: "/dev/shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=" + itoa(shmSize(s))}},
 	}
 	dir := e.meta.Dir(c.ID)
 	for _, f := range []string{"resolv.conf", "hostname", "hosts"} {
@@ -244,6 +251,14 @@ func (e *Engine) mounts(c *api.Container) ([]specs.Mount, error) {
 		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
 	})
 	return append(list, user...), nil
+}
+
+// shmSize is how large /dev/shm may become, in bytes.
+func shmSize(s *api.ContainerSpec) int64 {
+	if s.ShmSize == 0 {
+		return 64 << 20 // docker's default
+	}
+	return s.ShmSize
 }
 
 func (e *Engine) userMount(c *api.Container, m *api.MountSpec) (specs.Mount, error) {

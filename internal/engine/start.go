@@ -80,6 +80,9 @@ func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Se
 	}
 	defer cl.Release()
 	if e.isRunning(c.ID) {
+		if err := e.notPaused(&c, "start it"); err != nil {
+			return nil, err
+		}
 		if a == nil {
 			return nil, nil // docker start of a running container is no error
 		}
@@ -168,6 +171,11 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 	u.Release()
 	// It runs. Where a volume's record cannot be written, the next container looks whether the volume is empty, and finds the files.
 	_ = e.markVolumesUsed(c)
+	if fresh {
+		e.note(happened(c, "create"), happened(c, "start"))
+	} else {
+		e.note(happened(c, "start"))
+	}
 	return l, nil
 }
 

@@ -24,6 +24,9 @@ func (e *Engine) fillState(c *api.Container) {
 	s, err := shim.ReadState(dir)
 	if err == nil && running(s) {
 		c.State = api.State{Status: api.StatusRunning, Pid: s.Pid, StartedAt: s.StartedAt}
+		if e.paused(c.ID) {
+			c.State.Status = api.StatusPaused
+		}
 		c.Link = readLink(dir)
 		if c.Spec.Pull == api.PullLazy {
 			why, _ := os.ReadFile(filepath.Join(dir, api.LazyErrorFile))

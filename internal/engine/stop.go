@@ -26,6 +26,10 @@ const defaultStopTimeout = 10
 type live interface {
 	runtime.Container
 	runtime.Attacher
+	runtime.Pauser
+	runtime.Lister
+	runtime.Updater
+	runtime.Statser
 }
 
 // running takes up a container's process; api.Conflict when it does not run.
@@ -44,9 +48,13 @@ func (e *Engine) running(ctx context.Context, c *api.Container) (live, error) {
 	return ct.(live), nil
 }
 
-// Stop sends the stop signal, and SIGKILL after timeout seconds (nil: the container's own, or 10; -1: wait for ever). It returns when the
-// container has ended and is cleaned up.
-func (e *Engine) Stop(ctx context.Context, name string, timeout *int) error {
+// Stop sends a signal, and SIGKILL when the time is up. It returns when the container has ended and is cleaned up.
+func (e *Engine) Stop(ctx context.Context, name string, o api.StopOptions) error {
+	if o.Signal != "" {
+		if _, err := parseSignal(o.Signal); err != nil { // also where it does not run
+			return err
+		}
+	}
 	c, err := e.meta.Container(name)
 	if err != nil {
 		return err
@@ -54,11 +62,11 @@ func (e *Engine) Stop(ctx context.Context, name string, timeout *int) error {
 	if err := e.markStopped(&c); err != nil {
 		return err
 	}
-	return e.stop(ctx, &c, timeout)
+	return e.stop(ctx, &c, o)
 }
 
 // stop is Stop of a container whose policy is not told.
-func (e *Engine) stop(ctx context.Context, c *api.Container, timeout *int) error {
+func (e *Engine) stop(ctx context.Context, c *api.Container, o api.StopOptions) error {
 	ct, err := e.running(ctx, c)
 	for err != nil {
 		if !errors.Is(err, api.Conflict) {
@@ -74,22 +82,29 @@ func (e *Engine) stop(ctx context.Context, c *api.Container, timeout *int) error
 		}
 		ct, err = e.running(ctx, c)
 	}
-	sig, err := parseSignal(stopSignal(c))
+	signal := o.Signal
+	if signal == "" {
+		signal = stopSignal(c)
+	}
+	sig, err := parseSignal(signal)
 	if err != nil {
 		return err
 	}
-	seconds := stopSeconds(c, timeout)
-	ended := e.watch(ctx, ct, c.ID)
+	seconds := stopSeconds(c, o.Timeout)
+	over := e.watch(ctx, ct, c.ID)
 	e.asks(c.ID, "brig stop sent %s", unix.SignalName(sig))
 	if err := ct.Signal(ctx, sig); err != nil && !errors.Is(err, api.Conflict) {
 		return err
 	}
+	e.note(happened(c, "kill", "signal", strconv.Itoa(int(sig))))
+	e.thaw(c.ID) // one that stands still would not hear of it
 	var deadline <-chan time.Time
 	if seconds >= 0 {
 		deadline = time.After(time.Duration(seconds) * time.Second)
 	}
 	select {
-	case err := <-ended:
+	case err := <-over:
+		e.note(happened(c, "stop"))
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
@@ -99,7 +114,8 @@ func (e *Engine) stop(ctx context.Context, c *api.Container, timeout *int) error
 	ct.Signal(ctx, unix.SIGKILL)
 	e.thaw(c.ID)
 	select {
-	case err := <-ended:
+	case err := <-over:
+		e.note(happened(c, "stop"))
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
@@ -228,14 +244,22 @@ func (e *Engine) Kill(ctx context.Context, name, signal string) error {
 	}
 	e.asks(c.ID, "brig kill sent %s", unix.SignalName(sig))
 	if sig != unix.SIGKILL {
-		return ct.Signal(ctx, sig)
+		err := ct.Signal(ctx, sig)
+		if err == nil {
+			e.note(happened(&c, "kill", "signal", strconv.Itoa(int(sig))))
+		}
+		if own, perr := parseSignal(stopSignal(&c)); err == nil && perr == nil && own == sig {
+			e.thaw(c.ID) // who is asked to end must hear of it: docker's rule
+		}
+		return err
 	}
-	ended := e.watch(ctx, ct, c.ID)
+	over := e.watch(ctx, ct, c.ID)
 	if err := ct.Signal(ctx, sig); err != nil {
 		return err
 	}
+	e.note(happened(&c, "kill", "signal", strconv.Itoa(int(sig))))
 	e.thaw(c.ID)
-	return <-ended
+	return <-over
 }
 
 // thaw lets a container that stands still run again, to die of the signal that it was sent: under cgroup version 1 a frozen process cannot even be killed.
@@ -292,7 +316,7 @@ func (e *Engine) Wait(ctx context.Context, name string) (api.Exit, error) {
 		if c.State.Exit != nil {
 			return *c.State.Exit, nil
 		}
-		if c.State.Status != api.StatusRunning {
+		if c.State.Status != api.StatusRunning && c.State.Status != api.StatusPaused {
 			return api.Exit{}, nil // never started: docker wait says 0
 		}
 		select { // it ended a moment ago, and its shim writes the status down
@@ -354,6 +378,9 @@ func (e *Engine) removeEnded(ctx context.Context, c *api.Container, volumes bool
 	}
 	if err := e.removeAll(c, c.ID, volumes, nil); err != nil {
 		return err
+	}
+	if c.ID != "" {
+		e.note(happened(c, "destroy"))
 	}
 	if durability(c) == atomicfile.Durable { // or it is back after a power cut
 		if err := atomicfile.SyncDir(filepath.Dir(e.meta.Dir(c.ID))); err != nil {

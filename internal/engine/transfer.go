@@ -22,6 +22,11 @@ func (e *Engine) Transfer(ctx context.Context, r api.TransferRequest, s api.Stre
 
 // transfer is Transfer; what comes in stays under the lease, where there is one, for as long as the caller holds it.
 func (e *Engine) transfer(ctx context.Context, r api.TransferRequest, s api.Streams, lease *garbage.Lease) (api.TransferReply, error) {
+	return e.transferHolding(ctx, r, s, lease, nil)
+}
+
+// transferHolding is transfer by a worker that has held open too: locks, which are then held for as long as it works, whatever becomes of this process.
+func (e *Engine) transferHolding(ctx context.Context, r api.TransferRequest, s api.Streams, lease *garbage.Lease, held []*os.File) (api.TransferReply, error) {
 	var rep api.TransferReply
 	if r.Policy == "" {
 		r.Policy = e.policy
@@ -43,10 +48,10 @@ func (e *Engine) transfer(ctx context.Context, r api.TransferRequest, s api.Stre
 	}
 	cmd := exec.CommandContext(ctx, sibling("brig-image"), append(args, string(data))...)
 	cmd.Stdin, cmd.Stderr = s.Stdin, s.Stderr
-	if r.Op == "save" || r.Op == "export" || r.Op == "volume export" || r.Op == "receive" || r.Op == "trust" { // what others say there the reply says too, and the caller prints
+	if r.Op == "save" || r.Op == "export" || r.Op == "cp" || r.Op == "volume export" || r.Op == "receive" || r.Op == "trust" { // what others say there the reply says too, and the caller prints
 		cmd.Stdout = s.Stdout
 	}
-	cmd.ExtraFiles = files
+	cmd.ExtraFiles = append(files, held...)
 	// A worker that is told to stop takes back what it began.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	err = cmd.Start()

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"brig/api"
 )
 
@@ -123,6 +125,29 @@ type Stream interface {
 	// Wait copies output until the process has ended and returns how. A nil writer drops that stream.
 	Wait(ctx context.Context, stdout, stderr io.Writer) (api.Exit, error)
 	Close() error
+}
+
+// Pauser is a container whose processes can be made to stand still, all at once.
+type Pauser interface {
+	// Pause returns when all processes stand; api.Unavailable, and they run again, where that does not come about.
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
+	Paused() (bool, error)
+}
+
+// Updater is a container whose limits can be changed while it runs. What is nil stays as it is; device rules are not touched.
+type Updater interface {
+	Update(ctx context.Context, r *specs.LinuxResources) error
+}
+
+// Statser is a container that tells what it has used.
+type Statser interface {
+	Stats() (api.Usage, error)
+}
+
+// Lister is a container that tells its processes, by their numbers in the host's PID namespace.
+type Lister interface {
+	Pids() ([]int, error)
 }
 
 // Attacher is a container whose streams clients can join.

@@ -20,6 +20,7 @@ const (
 	Abstract    = false // the gate is an abstract socket
 	Ps          = false // ps(1) is the container's own
 	CopyUp      = false // links are followed when a volume is filled, which need not be empty
+	Copy        = false // paths of a container are looked up through links by cp
 	Passwd      = false // what /etc/passwd is does not matter
 	Size        = false // config.json may be of any size
 	Buffer      = false // the output of a terminal is kept in memory

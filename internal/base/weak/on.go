@@ -26,6 +26,7 @@ var (
 	Abstract    = has("abstract")
 	Ps          = has("ps")
 	CopyUp      = has("copyup")
+	Copy        = has("copy")
 	Passwd      = has("passwd")
 	Size        = has("size")
 	Buffer      = has("buffer")

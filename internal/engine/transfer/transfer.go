@@ -108,6 +108,8 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 		return api.TransferReply{}, t.ImportVolume(ctx, r)
 	case "commit":
 		return t.Commit(ctx, r)
+	case "cp":
+		return t.CopyFiles(ctx, r)
 	case "check":
 		return t.Check(ctx, r)
 	case "verify":
@@ -115,6 +117,6 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 	case "trust":
 		return t.ShowTrust(r)
 	default:
-		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, push, load, save, copy, receive, import, export, commit, login, logout, search, check, verify, trust, volume export or volume import", r.Op)
+		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, push, load, save, copy, receive, import, export, commit, cp, login, logout, search, check, verify, trust, volume export or volume import", r.Op)
 	}
 }

@@ -38,8 +38,21 @@ type Engine interface {
 	// Run is Create and Start in one.
 	Run(ctx context.Context, spec api.ContainerSpec, a *api.Attach, out api.Streams) (api.Container, *api.Session, error)
 	Attach(ctx context.Context, name string, a api.Attach) (*api.Session, error)
-	// Stop asks a container to end and kills it after timeout seconds; nil: its own, negative: never.
-	Stop(ctx context.Context, name string, timeout *int) error
+	// Stop asks a container to end, kills it when the time is up, and returns when it has ended.
+	Stop(ctx context.Context, name string, o api.StopOptions) error
+	// Restart is Stop and Start in one: a container with --rm is not removed in between.
+	Restart(ctx context.Context, name string, o api.StopOptions) error
+	Pause(ctx context.Context, name string) error
+	Unpause(ctx context.Context, name string) error
+	Rename(ctx context.Context, name, to string) error
+	// Update changes the limits that are not zero.
+	Update(ctx context.Context, name string, change api.Resources) error
+	// Stats tells what a container has used; the zero Usage for one that does not run.
+	Stats(ctx context.Context, name string) (api.Container, api.Usage, error)
+	// Top lists a container's processes; words are ps options or podman's descriptors.
+	Top(ctx context.Context, name string, words []string) (api.ProcessList, error)
+	// Diff tells what a container has changed of its image's files.
+	Diff(ctx context.Context, name string) ([]api.Change, error)
 	Kill(ctx context.Context, name string, signal string) error
 	Remove(ctx context.Context, name string, force, volumes bool) error
 	List(ctx context.Context) ([]api.Container, error)
@@ -61,6 +74,10 @@ type Engine interface {
 	Untag(ctx context.Context, name string, names []string) error
 	// Export writes a container's root file system as a tar to a file, or to s.Stdout.
 	Export(ctx context.Context, name, file string, s api.Streams) error
+	// Events hands over what happened to containers, and what happens, until ctx ends.
+	Events(ctx context.Context, o api.EventOptions, emit func(api.Event) error) error
+	// CopyFiles copies files between this machine and a container, or two.
+	CopyFiles(ctx context.Context, from, to api.CopyPlace, followLink, archive bool, s api.Streams) error
 	// Commit makes an image of a container.
 	Commit(ctx context.Context, name string, o api.CommitOptions, s api.Streams) (api.Image, error)
 	Info(ctx context.Context) (api.Info, error)
@@ -229,6 +246,8 @@ func commands() []entry {
 		{"info", (*app).info}, {"reap", (*app).reap}, {"registry", (*app).registry}, {"boot", (*app).boot}, {"why", (*app).why},
 		{"login", (*app).login}, {"logout", (*app).logout}, {"search", (*app).search},
 		{"history", (*app).history}, {"untag", (*app).untag}, {"import", (*app).importImage}, {"export", (*app).export}, {"commit", (*app).commit},
+		{"rename", (*app).rename}, {"restart", (*app).restart}, {"pause", (*app).pause}, {"unpause", (*app).unpause}, {"port", (*app).port},
+		{"top", (*app).top}, {"diff", (*app).diff}, {"stats", (*app).stats}, {"update", (*app).update}, {"cp", (*app).cp}, {"events", (*app).events},
 		{"container", (*app).containerGroup}, {"image", (*app).imageGroup}, {"volume", (*app).volumeGroup},
 	}
 }

@@ -13,9 +13,15 @@ import (
 type completer = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)
 
 // running and notRunning choose the containers that a command can do something with.
-func running(c *api.Container) bool { return c.State.Status == api.StatusRunning }
+func running(c *api.Container) bool {
+	return c.State.Status == api.StatusRunning || c.State.Status == api.StatusPaused
+}
 
-func notRunning(c *api.Container) bool { return c.State.Status != api.StatusRunning }
+func notRunning(c *api.Container) bool { return !running(c) }
+
+func paused(c *api.Container) bool { return c.State.Status == api.StatusPaused }
+
+func notPaused(c *api.Container) bool { return c.State.Status == api.StatusRunning }
 
 // completeContainers offers the names of containers that pass want (nil: all) and are not there already.
 func (a *app) completeContainers(want func(*api.Container) bool) completer {

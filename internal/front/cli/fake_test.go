@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"brig/api"
 )
@@ -32,6 +33,8 @@ type fake struct {
 	pruned     api.PruneReport
 	checked    api.CheckReport
 	limit      int64
+	happened   []api.Event
+	used       api.Usage // at first; each second it takes 1.5 s of processor time
 	session    *api.Session
 	exit       api.Exit
 	err        error            // of Run, Create, Start, Exec, Attach, Transfer, Info, Reap
@@ -89,13 +92,62 @@ func (f *fake) Attach(_ context.Context, name string, a api.Attach) (*api.Sessio
 	return f.open(), f.err
 }
 
-func (f *fake) Stop(_ context.Context, name string, timeout *int) error {
-	if timeout == nil {
-		f.call("stop %s", name)
-	} else {
-		f.call("stop %s %d", name, *timeout)
-	}
+func (f *fake) Stop(_ context.Context, name string, o api.StopOptions) error {
+	f.call("stop %s%s", name, stopText(o))
 	return f.fails[name]
+}
+
+func (f *fake) Restart(_ context.Context, name string, o api.StopOptions) error {
+	f.call("restart %s%s", name, stopText(o))
+	return f.fails[name]
+}
+
+func stopText(o api.StopOptions) (s string) {
+	if o.Signal != "" {
+		s = " " + o.Signal
+	}
+	if o.Timeout != nil {
+		s += fmt.Sprintf(" %d", *o.Timeout)
+	}
+	return s
+}
+
+func (f *fake) Pause(_ context.Context, name string) error {
+	f.call("pause %s", name)
+	return f.fails[name]
+}
+
+func (f *fake) Unpause(_ context.Context, name string) error {
+	f.call("unpause %s", name)
+	return f.fails[name]
+}
+
+func (f *fake) Rename(_ context.Context, name, to string) error {
+	f.call("rename %s %s", name, to)
+	return f.fails[name]
+}
+
+func (f *fake) Update(_ context.Context, name string, change api.Resources) error {
+	f.call("update %s", name)
+	f.spec.Limits = change
+	return f.fails[name]
+}
+
+func (f *fake) Stats(ctx context.Context, name string) (api.Container, api.Usage, error) {
+	c, err := f.Inspect(ctx, name)
+	f.used.At = f.used.At.Add(time.Second)
+	f.used.CPU += 1500 * time.Millisecond
+	return c, f.used, err
+}
+
+func (f *fake) Top(_ context.Context, name string, words []string) (api.ProcessList, error) {
+	f.call("top %s %q", name, words)
+	return api.ProcessList{Titles: []string{"PID", "CMD"}, Rows: [][]string{{"7", "sleep 60"}}}, f.fails[name]
+}
+
+func (f *fake) Diff(_ context.Context, name string) ([]api.Change, error) {
+	f.call("diff %s", name)
+	return []api.Change{{Kind: api.Changed, Path: "/etc"}, {Kind: api.Added, Path: "/etc/x"}, {Kind: api.Deleted, Path: "/tmp"}}, f.fails[name]
 }
 
 func (f *fake) Kill(_ context.Context, name, signal string) error {
@@ -182,6 +234,21 @@ func (f *fake) Export(_ context.Context, name, file string, s api.Streams) error
 		fmt.Fprint(s.Stdout, "archive")
 	}
 	return f.fails[name]
+}
+
+func (f *fake) CopyFiles(_ context.Context, from, to api.CopyPlace, followLink, archive bool, _ api.Streams) error {
+	f.call("cp %s|%s %s|%s %t %t", from.Container, from.Path, to.Container, to.Path, followLink, archive)
+	return f.err
+}
+
+func (f *fake) Events(_ context.Context, o api.EventOptions, emit func(api.Event) error) error {
+	f.call("events %t %t", o.Since.IsZero(), o.Until.IsZero())
+	for _, e := range f.happened {
+		if err := emit(e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *fake) Commit(_ context.Context, name string, o api.CommitOptions, _ api.Streams) (api.Image, error) {

@@ -19,6 +19,19 @@ func own(command string) []string {
 		"logout": {"--authfile"},
 		"search": {"--authfile", "--cert-dir", "--tls-verify"},
 		"save":   {"--format"},
+		"diff":   {"--latest", "--format"}, // from here on podman's too
+		"logs":   {"--names", "--latest"},
+		"kill":   {"--all", "--latest", "--cidfile"},
+		"pause":  {"--all", "--latest", "--filter", "--cidfile"}, "unpause": {"--all", "--latest", "--filter", "--cidfile"},
+		"port":    {"--all", "--latest"},
+		"restart": {"--all", "--running", "--latest", "--filter", "--cidfile"},
+		"rm":      {"--time", "--all", "--latest", "--filter", "--cidfile", "--ignore"},
+		"start":   {"--all", "--latest", "--filter"},
+		"stop":    {"--all", "--latest", "--filter", "--cidfile", "--ignore"},
+		"events":  {"--stream"},
+		"stats":   {"--interval", "--no-reset", "--latest"},
+		"top":     {"--latest"}, "update": {"--latest"},
+		"wait":   {"--condition", "--interval", "--latest", "--ignore"},
 		"run":    {"--health-on-failure"},
 		"create": {"--health-on-failure"},
 	}[command]
@@ -83,9 +96,11 @@ func TestSpellings(t *testing.T) {
 
 // TestFlagList pins the flags of run, so that none is lost unnoticed.
 func TestFlagList(t *testing.T) {
-	want := strings.Fields("add-host attach cap-add cap-drop cidfile cpus detach detach-keys device dns entrypoint env env-file health-cmd health-interval health-on-failure health-retries health-start-interval health-start-period health-timeout help hostname init " +
-		"interactive isolation label label-file log-driver log-opt memory mount name net network no-healthcheck pids-limit platform privileged publish pull quiet read-only restart rm " +
-		"security-opt sig-proxy stop-signal stop-timeout tmpfs tty ulimit user volume workdir")
+	want := strings.Fields("add-host annotation attach blkio-weight blkio-weight-device cap-add cap-drop cidfile cpu-period cpu-quota cpu-shares cpus cpuset-cpus cpuset-mems detach detach-keys " +
+		"device device-read-bps device-read-iops device-write-bps device-write-iops dns entrypoint env env-file health-cmd health-interval health-on-failure health-retries health-start-interval health-start-period health-timeout " +
+		"help hostname init interactive isolation label label-file log-driver log-opt memory memory-reservation memory-swap memory-swappiness mount name net " +
+		"network no-healthcheck oom-kill-disable oom-score-adj pids-limit platform privileged publish pull quiet read-only restart rm security-opt shm-size sig-proxy " +
+		"stop-signal stop-timeout sysctl tmpfs tty ulimit user volume workdir")
 	var got []string
 	run, _, err := Tree().Find([]string{"run"})
 	if err != nil {

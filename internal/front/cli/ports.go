@@ -13,13 +13,7 @@ import (
 
 // portsText is docker's PORTS column. Published ports that follow one another on both sides are joined to a range.
 func portsText(ports []api.PortSpec) string {
-	ports = slices.Clone(ports)
-	slices.SortStableFunc(ports, func(x, y api.PortSpec) int {
-		return cmp.Or(
-			cmp.Compare(familyOrder(x), familyOrder(y)), cmp.Compare(x.HostIP, y.HostIP), cmp.Compare(x.Protocol, y.Protocol),
-			cmp.Compare(x.ContainerPort, y.ContainerPort), cmp.Compare(x.HostPort, y.HostPort),
-		)
-	})
+	ports = sortedPorts(ports)
 	var text []string
 	for i := 0; i < len(ports); {
 		first, n := ports[i], 1
@@ -31,6 +25,17 @@ func portsText(ports []api.PortSpec) string {
 		i += n
 	}
 	return strings.Join(text, ", ")
+}
+
+func sortedPorts(ports []api.PortSpec) []api.PortSpec {
+	ports = slices.Clone(ports)
+	slices.SortStableFunc(ports, func(x, y api.PortSpec) int {
+		return cmp.Or(
+			cmp.Compare(familyOrder(x), familyOrder(y)), cmp.Compare(x.HostIP, y.HostIP), cmp.Compare(x.Protocol, y.Protocol),
+			cmp.Compare(x.ContainerPort, y.ContainerPort), cmp.Compare(x.HostPort, y.HostPort),
+		)
+	})
+	return ports
 }
 
 // familyOrder puts IPv4 first.

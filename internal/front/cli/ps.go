@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,8 +38,7 @@ func (a *app) ps() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.all, "all", "a", false, "Show all containers (default shows just running)")
-	list(f, "filter", "f", "Filter output based on conditions provided: name, id, status, label, ancestor, exited, health",
-		o.filter.add("name", "id", "status", "label", "ancestor", "exited", "health"))
+	list(f, "filter", "f", filterHelp, o.filter.add(containerFilters()...))
 	f.StringVar(&o.format, "format", "", formatHelp)
 	f.IntVarP(&o.last, "last", "n", -1, "Show n last created containers (includes all states)")
 	f.BoolVarP(&o.latest, "latest", "l", false, "Show the latest created container (includes all states)")
@@ -64,7 +62,7 @@ func (a *app) printContainers(o psOptions, all []api.Container, now time.Time) e
 	if o.latest {
 		o.last = 1
 	}
-	names, err := nameFilters(o.filter["name"])
+	all, err := o.filter.choose(all, now)
 	if err != nil {
 		return err
 	}
@@ -76,9 +74,6 @@ func (a *app) printContainers(o psOptions, all []api.Container, now time.Time) e
 	for i := range all {
 		c := &all[i]
 		if !everyState && c.State.Status != api.StatusRunning && c.State.Status != api.StatusPaused && c.State.Status != api.StatusRestarting {
-			continue
-		}
-		if !o.matches(c, names) {
 			continue
 		}
 		if o.last >= 0 && len(rows) == o.last {
@@ -96,48 +91,12 @@ func (a *app) printContainers(o psOptions, all []api.Container, now time.Time) e
 	}, rows)
 }
 
-// nameFilters compiles the patterns of --filter name, which docker reads as regular expressions.
-func nameFilters(patterns []string) ([]*regexp.Regexp, error) {
-	var all []*regexp.Regexp
-	for _, p := range patterns {
-		re, err := regexp.Compile(p)
-		if err != nil {
-			return nil, fmt.Errorf("invalid filter name=%s: %w", p, err)
-		}
-		all = append(all, re)
-	}
-	return all, nil
-}
-
-// matches reports whether c passes every filter.
-func (o *psOptions) matches(c *api.Container, names []*regexp.Regexp) bool {
-	named := len(names) == 0 || slices.ContainsFunc(names, func(re *regexp.Regexp) bool {
-		return re.MatchString(c.Name) || re.MatchString("/"+c.Name)
-	})
-	return named &&
-		o.filter.any("id", func(v string) bool { return strings.HasPrefix(c.ID, v) }) &&
-		o.filter.any("status", func(v string) bool { return string(c.State.Status) == v }) &&
-		o.filter.any("exited", func(v string) bool {
-			ended := c.State.Status == api.StatusExited && c.State.Exit != nil
-			return ended && strconv.Itoa(c.State.Exit.Code) == v
-		}) &&
-		o.filter.any("health", func(v string) bool { return healthOf(c) == v }) &&
-		o.filter.any("ancestor", func(v string) bool { return ofImage(c, v) }) &&
-		o.filter.labelled(c.Spec.Labels)
-}
-
 // healthOf is a container's health as docker's filter calls it.
 func healthOf(c *api.Container) string {
 	if c.State.Health == nil {
 		return "none"
 	}
 	return c.State.Health.Status
-}
-
-// ofImage reports whether image, a name or an ID, is what c was made from.
-func ofImage(c *api.Container, image string) bool {
-	id, wanted := strings.TrimPrefix(c.Image, "sha256:"), strings.TrimPrefix(image, "sha256:")
-	return tagged(c.ImageName) == tagged(image) || len(wanted) >= 4 && strings.HasPrefix(id, wanted)
 }
 
 func psRowOf(c *api.Container, now time.Time, trunc bool) psRow {

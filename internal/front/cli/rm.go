@@ -9,26 +9,47 @@ import (
 )
 
 func (a *app) rm() *cobra.Command {
-	var force, volumes bool
+	var force, volumes, link bool
+	var seconds int
+	p := picking(nil)
 	cmd := &cobra.Command{
 		Use:               "rm [OPTIONS] CONTAINER [CONTAINER...]",
 		Short:             "Remove one or more containers",
-		Example:           "  brig rm box\n  brig rm -f -v web db",
-		Args:              minArgs(1),
+		Example:           "  brig rm box\n  brig rm -f -v web db\n  brig rm --all --filter status=exited",
+		Args:              p.args,
 		ValidArgsFunction: a.completeContainers(nil),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.each(cmd.Context(), args, func(name string) (string, error) {
-				err := a.engine().Remove(cmd.Context(), name, force, volumes)
-				if force && errors.Is(err, api.NotFound) {
-					a.complain(err) // said, but no failure: it is gone, as was asked
-					return "", nil
-				}
-				return name, err
-			})
-		},
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&force, "force", "f", false, "Force the removal of a running container (uses SIGKILL)")
 	f.BoolVarP(&volumes, "volumes", "v", false, "Remove anonymous volumes associated with the container")
+	f.IntVarP(&seconds, "time", "t", 0, "Seconds to wait before killing the container, with --force (-1: forever)")
+	p.allFlag(f, "a", "Remove all containers")
+	f.BoolVarP(&p.latest, "latest", "", false, "Act on the latest container that was created")
+	f.BoolVarP(&link, "link", "l", false, "Remove the specified link")
+	_ = f.MarkHidden("link")
+	p.filterFlag(f, "")
+	p.cidfileFlag(f)
+	p.ignoreFlag(f)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if link {
+			return api.Errorf(api.Unsupported, "--link is not supported: containers have no links; for podman's -l use --latest")
+		}
+		if f.Changed("time") && !force {
+			return invalid(cmd, errors.New("--force must be given with --time"))
+		}
+		return p.each(cmd, a, args, func(name string) (string, error) {
+			if f.Changed("time") {
+				if err := a.engine().Stop(cmd.Context(), name, api.StopOptions{Timeout: &seconds}); err != nil && !errors.Is(err, api.NotFound) {
+					return name, err
+				}
+			}
+			err := a.engine().Remove(cmd.Context(), name, force, volumes)
+			if force && errors.Is(err, api.NotFound) {
+				a.complain(err) // said, but no failure: it is gone, as was asked
+				return "", nil
+			}
+			return name, err
+		})
+	}
 	return cmd
 }

@@ -137,14 +137,32 @@ func (o *specFlags) healthOf(f *pflag.FlagSet) (*api.HealthSpec, error) {
 // boundaryFlags are about what the container may do and use.
 func (o *specFlags) boundaryFlags(s *api.ContainerSpec, f *pflag.FlagSet) {
 	parsed(f, "isolation", "", "level", "Boundary of the container: container", assign(&s.Isolation, parseIsolation))
-	parsed(f, "memory", "m", "bytes", "Memory limit", assign(&s.Limits.Memory, parseBytes))
-	parsed(f, "cpus", "", "decimal", "Number of CPUs", assign(&s.Limits.NanoCPUs, parseCPUs))
-	f.Int64Var(&s.Limits.Pids, "pids-limit", 0, "Tune container pids limit (set -1 for unlimited)")
+	limitFlags(f, &s.Limits)
+	deviceFlags(f, &s.Limits)
 	list(f, "cap-add", "", "Add Linux capabilities", appendTo(&s.CapAdd, parseCapability))
 	list(f, "cap-drop", "", "Drop Linux capabilities", appendTo(&s.CapDrop, parseCapability))
 	list(f, "security-opt", "", "Security Options", appendTo(&s.Security, parseSecurity))
 	f.BoolVar(&s.Privileged, "privileged", false, "Give extended privileges to this container")
+	parsed(f, "shm-size", "", "bytes", "Size of /dev/shm", assign(&s.ShmSize, parseBytes))
+	f.IntVar(&s.OOMScoreAdj, "oom-score-adj", 0, "Tune host's OOM preferences (-1000 to 1000)")
+	parsed(f, "sysctl", "", "map", "Sysctl options", pairs("sysctl", &s.Sysctls))
+	parsed(f, "annotation", "", "map", "Add an annotation to the container (passed through to the OCI runtime)", pairs("annotation", &s.Annotations))
 	list(f, "device", "", "Add a host device to the container", appendTo(&s.Devices, parseDevice))
+}
+
+// pairs returns a function that keeps KEY=VALUE.
+func pairs(what string, to *map[string]string) func(string) error {
+	return func(s string) error {
+		key, val, found := strings.Cut(s, "=")
+		if !found || key == "" {
+			return fmt.Errorf("invalid %s %q: use NAME=VALUE", what, s)
+		}
+		if *to == nil {
+			*to = map[string]string{}
+		}
+		(*to)[key] = val
+		return nil
+	}
 }
 
 // finish returns the spec for an image and its command, args as they stand behind the flags.
@@ -163,8 +181,8 @@ func (o *specFlags) finish(f *pflag.FlagSet, args []string) (api.ContainerSpec, 
 	if f.Changed("stop-timeout") {
 		s.StopTimeout = &o.stopTimeout
 	}
-	if s.Limits.Pids < -1 {
-		return s, fmt.Errorf("invalid --pids-limit %d: use -1 for no limit", s.Limits.Pids)
+	if err := checkLimits(f, &s.Limits); err != nil {
+		return s, err
 	}
 	var err error
 	if s.Health, err = o.healthOf(f); err != nil {

@@ -12,29 +12,37 @@ import (
 func (a *app) start() *cobra.Command {
 	var attach, interactive bool
 	var keys []byte
+	p := picking(notRunning)
 	cmd := &cobra.Command{
 		Use:               "start [OPTIONS] CONTAINER [CONTAINER...]",
 		Short:             "Start one or more stopped containers",
-		Example:           "  brig start web db\n  brig start -ai box",
-		Args:              minArgs(1),
+		Example:           "  brig start web db\n  brig start -ai box\n  brig start --filter label=tier=front",
+		Args:              p.args,
 		ValidArgsFunction: a.completeContainers(notRunning),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !attach && !interactive {
-				return a.each(cmd.Context(), args, func(name string) (string, error) {
+				return p.each(cmd, a, args, func(name string) (string, error) {
 					_, err := a.engine().Start(cmd.Context(), name, nil)
 					return name, err
 				})
 			}
-			if len(args) > 1 {
+			names, err := p.names(cmd.Context(), a, args)
+			if err != nil {
+				return err
+			}
+			if len(names) != 1 {
 				return errors.New("you cannot start and attach multiple containers at once")
 			}
-			return a.startAttached(cmd, args[0], api.Attach{Stdin: interactive, Stdout: true, Stderr: true, DetachKeys: keys})
+			return a.startAttached(cmd, names[0], api.Attach{Stdin: interactive, Stdout: true, Stderr: true, DetachKeys: keys})
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&attach, "attach", "a", false, "Attach STDOUT/STDERR and forward signals")
 	f.BoolVarP(&interactive, "interactive", "i", false, "Attach container's STDIN")
 	detachKeysFlag(f, &keys)
+	p.allFlag(f, "", "Start all containers that do not run")
+	p.latestFlag(f)
+	p.filterFlag(f, "f")
 	return cmd
 }
 

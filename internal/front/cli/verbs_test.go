@@ -22,6 +22,19 @@ func TestCalls(t *testing.T) {
 		"stop -t 2 a":                 {[]string{"stop a 2"}, "a\n"},
 		"stop --time 0 a":             {[]string{"stop a 0"}, "a\n"},
 		"stop --timeout=-1 a":         {[]string{"stop a -1"}, "a\n"},
+		"stop -s INT -t 0 a":          {[]string{"stop a INT 0"}, "a\n"},
+		"restart a b":                 {[]string{"restart a", "restart b"}, "a\nb\n"},
+		"restart -s INT -t 3 a":       {[]string{"restart a INT 3"}, "a\n"},
+		"pause a b":                   {[]string{"pause a", "pause b"}, "a\nb\n"},
+		"unpause a":                   {[]string{"unpause a"}, "a\n"},
+		"rename a b":                  {[]string{"rename a b"}, ""},
+		"cp a b:/c":                   {[]string{"cp |a b|/c false false"}, ""},
+		"cp -aL b:c -":                {[]string{"cp b|c |- true true"}, ""},
+		"cp ./a:b c:":                 {[]string{"cp |./a:b c| false false"}, ""},
+		"cp -q /a:b c:d":              {[]string{"cp |/a:b c|d false false"}, ""},
+		"top a -o pid":                {[]string{`top a ["-o" "pid"]`}, "PID                 CMD\n7                   sleep 60\n"},
+		"diff a":                      {[]string{"diff a"}, "C /etc\nA /etc/x\nD /tmp\n"},
+		"rm -f -t 3 a":                {[]string{"stop a 3", "rm a true false"}, "a\n"},
 		"kill a b":                    {[]string{"kill a KILL", "kill b KILL"}, "a\nb\n"},
 		"kill -s HUP a":               {[]string{"kill a HUP"}, "a\n"},
 		"rm a":                        {[]string{"rm a false false"}, "a\n"},
@@ -45,7 +58,7 @@ func TestCalls(t *testing.T) {
 
 // TestGoesOn shows that a failure with one name does not keep the others from their turn.
 func TestGoesOn(t *testing.T) {
-	for _, verb := range []string{"start", "stop", "kill", "rm", "wait", "rmi"} {
+	for _, verb := range []string{"start", "stop", "restart", "kill", "rm", "wait", "rmi", "pause", "unpause"} {
 		f := &fake{fails: map[string]error{"b": errors.New("b is broken")}}
 		r := brig(t, f, verb, "a", "b", "c")
 		r.complains(t, 1, "brig: b is broken\n")
@@ -64,24 +77,57 @@ func TestForcedRemovalOfNothing(t *testing.T) {
 	brig(t, f, "rm", "b").complains(t, 1, "brig: no container b\n")
 }
 
-func TestStopBySignal(t *testing.T) {
-	own := 1
-	live := api.Container{ID: "idA", Name: "a", State: api.State{Status: api.StatusRunning}, Spec: api.ContainerSpec{StopTimeout: &own}}
-	f := &fake{containers: []api.Container{live, {ID: "idB", Name: "b", State: api.State{Status: api.StatusExited}}}}
-	brig(t, f, "stop", "-s", "INT", "a", "b").wants(t, 0, "a\nb\n")
-	if want := []string{"kill idA INT", "wait idA"}; !slices.Equal(f.calls, want) {
-		t.Errorf("asked %q, want %q", f.calls, want)
+// TestPicked holds which containers flags choose.
+func TestPicked(t *testing.T) {
+	at := time.Now()
+	state := func(id string, s api.Status, age int) api.Container {
+		return api.Container{ID: id, Name: "n" + id, Created: at.Add(-time.Duration(age) * time.Minute), State: api.State{Status: s},
+			Spec: api.ContainerSpec{Labels: map[string]string{"age": fmt.Sprint(age)}}}
 	}
-	f.calls = nil
-	f.fails = map[string]error{"wait idA": errors.New("does not end")}
-	began := time.Now()
-	brig(t, f, "stop", "-s", "INT", "-t", "0", "a").wants(t, 0, "a\n")
-	if want := []string{"kill idA INT", "wait idA", "stop idA 0"}; !slices.Equal(f.calls, want) {
-		t.Errorf("asked %q, want %q", f.calls, want)
+	all := []api.Container{state("up", api.StatusRunning, 1), state("still", api.StatusPaused, 2), state("done", api.StatusExited, 3), state("new", api.StatusCreated, 4)}
+	for line, want := range map[string]string{
+		"stop --all":                            "stop up,stop still",
+		"stop -f name=still":                    "stop still",
+		"kill -a -s HUP":                        "kill up HUP,kill still HUP",
+		"rm --all":                              "rm up false false,rm still false false,rm done false false,rm new false false",
+		"rm --filter status=exited":             "rm done false false",
+		"rm --latest":                           "rm up false false",
+		"start --all":                           "start done,start new",
+		"start -l":                              "start up",
+		"restart --running":                     "restart up,restart still",
+		"restart --all --filter before=still":   "restart done,restart new",
+		"pause -a":                              "pause up",
+		"unpause --all":                         "unpause still",
+		"pause --filter label=age=1":            "pause up",
+		"rm --filter label!=age=1":              "rm still false false,rm done false false,rm new false false",
+		"rm --filter since=done":                "rm up false false,rm still false false",
+		"wait -l":                               "wait up",
+		"diff -l":                               "diff up",
+		"top -l pid":                            `top up ["pid"]`,
+		"rm --filter status=exited -f name=new": "", // without a name --force is not short for --filter
+	} {
+		f := &fake{containers: all}
+		brig(t, f, strings.Fields(line)...)
+		if got := strings.Join(f.calls, ","); got != want {
+			t.Errorf("%s: the engine was asked %s, want %s", line, got, want)
+		}
 	}
-	if time.Since(began) > 900*time.Millisecond {
-		t.Error("-t 0 waited for the container's own timeout")
-	}
+	brig(t, &fake{containers: all}, "stop", "--all", "x").complains(t, 1, "brig: 'brig stop' takes either names or one of --all")
+	brig(t, &fake{containers: all}, "stop", "-f", "pod=x").complains(t, 125, "brig: invalid argument")
+	brig(t, &fake{containers: all}, "stop", "-f", "status=odd").complains(t, 1, "brig: invalid filter 'status=odd'")
+	brig(t, &fake{}, "stop", "-l").complains(t, 1, "brig: no containers found")
+}
+
+func TestPorts(t *testing.T) {
+	f := &fake{containers: []api.Container{{ID: testID, Name: "web", State: api.State{Status: api.StatusRunning}, Link: &api.Link{Ports: []api.PortSpec{
+		{HostPort: 8443, ContainerPort: 443, Protocol: "tcp"}, {HostIP: "::", HostPort: 8080, ContainerPort: 80, Protocol: "tcp"},
+		{HostIP: "127.0.0.1", HostPort: 53, ContainerPort: 53, Protocol: "udp"}, {HostPort: 8080, ContainerPort: 80, Protocol: "tcp"},
+	}}}}}
+	brig(t, f, "port", "web").wants(t, 0, "53/udp -> 127.0.0.1:53\n80/tcp -> 0.0.0.0:8080\n80/tcp -> [::]:8080\n443/tcp -> 0.0.0.0:8443\n")
+	brig(t, f, "port", "web", "80").wants(t, 0, "0.0.0.0:8080\n[::]:8080\n")
+	brig(t, f, "port", "web", "53/udp").wants(t, 0, "127.0.0.1:53\n")
+	brig(t, f, "port", "web", "53").complains(t, 1, "brig: no public port '53/tcp' published for web\n")
+	brig(t, f, "port", "web", "x").complains(t, 1, "brig: invalid port: \"x\"")
 }
 
 // TestExitCodes holds every kind of failure against docker's code.
@@ -126,7 +172,7 @@ func TestExitCodes(t *testing.T) {
 		{"ps --format {{", nil, 0, 64, "brig: template parsing error"},
 		{"info", broken, 0, 1, "brig: disk full\n"},
 		{"pull i", broken, 0, 1, "brig: disk full\n"},
-		{"logs nobody extra", nil, 0, 1, "brig: 'brig logs' requires 1 argument"},
+		{"logs", nil, 0, 1, "brig: 'brig logs' requires at least 1 argument"},
 		{"frob", nil, 0, 1, "brig: unknown command: brig frob\n\nRun 'brig --help' for more information\n"},
 		{"--bogus", nil, 0, 125, "brig: unknown flag: --bogus"},
 		{"--root", nil, 0, 125, "brig: flag needs an argument: --root"},

@@ -51,27 +51,46 @@ type inspectState struct {
 }
 
 type inspectHostConfig struct {
-	Binds          []string
-	NetworkMode    string
-	PortBindings   map[string][]portBinding
-	LogConfig      inspectLog
-	RestartPolicy  inspectRestart
-	AutoRemove     bool
-	CapAdd         []string
-	CapDrop        []string
-	DNS            []string `json:"Dns"`
-	ExtraHosts     []string
-	Privileged     bool
-	ReadonlyRootfs bool
-	SecurityOpt    []string
-	Tmpfs          map[string]string `json:",omitempty"`
-	Isolation      string
-	Memory         int64
-	NanoCPUs       int64 `json:"NanoCpus"`
-	PidsLimit      *int64
-	Devices        []inspectDevice
-	Ulimits        []inspectUlimit
-	Init           *bool `json:",omitempty"`
+	Binds                []string
+	NetworkMode          string
+	PortBindings         map[string][]portBinding
+	LogConfig            inspectLog
+	RestartPolicy        inspectRestart
+	AutoRemove           bool
+	CapAdd               []string
+	CapDrop              []string
+	DNS                  []string `json:"Dns"`
+	ExtraHosts           []string
+	Privileged           bool
+	ReadonlyRootfs       bool
+	SecurityOpt          []string
+	ShmSize              int64
+	OomScoreAdj          int
+	Sysctls              map[string]string `json:",omitempty"`
+	Annotations          map[string]string `json:",omitempty"`
+	Tmpfs                map[string]string `json:",omitempty"`
+	Isolation            string
+	Memory               int64
+	MemorySwap           int64
+	MemoryReservation    int64
+	MemorySwappiness     *uint64
+	OomKillDisable       bool
+	NanoCPUs             int64  `json:"NanoCpus"`
+	CPUShares            uint64 `json:"CpuShares"`
+	CPUPeriod            uint64 `json:"CpuPeriod"`
+	CPUQuota             int64  `json:"CpuQuota"`
+	CpusetCpus           string
+	CpusetMems           string
+	BlkioWeight          uint16
+	BlkioWeightDevice    []inspectWeight
+	BlkioDeviceReadBps   []inspectRate
+	BlkioDeviceWriteBps  []inspectRate
+	BlkioDeviceReadIOps  []inspectRate
+	BlkioDeviceWriteIOps []inspectRate
+	PidsLimit            *int64
+	Devices              []inspectDevice
+	Ulimits              []inspectUlimit
+	Init                 *bool `json:",omitempty"`
 }
 
 type portBinding struct {
@@ -80,6 +99,16 @@ type portBinding struct {
 }
 
 type inspectDevice struct{ PathOnHost, PathInContainer, CgroupPermissions string }
+
+type inspectWeight struct {
+	Path string
+	Rate uint64 `json:"Weight"`
+}
+
+type inspectRate struct {
+	Path string
+	Rate uint64
+}
 
 type inspectLog struct {
 	Type   string
@@ -185,6 +214,11 @@ func hostConfigView(s *api.ContainerSpec) inspectHostConfig {
 		ReadonlyRootfs: s.ReadOnly, SecurityOpt: s.Security, Isolation: string(s.Isolation), Memory: s.Limits.Memory,
 		NanoCPUs: s.Limits.NanoCPUs, Devices: []inspectDevice{}, Ulimits: []inspectUlimit{},
 	}
+	v.limits(&s.Limits)
+	v.ShmSize, v.OomScoreAdj, v.Sysctls, v.Annotations = s.ShmSize, s.OOMScoreAdj, s.Sysctls, s.Annotations
+	if v.ShmSize == 0 {
+		v.ShmSize = 64 << 20
+	}
 	v.LogConfig = inspectLog{first(s.Log.Driver, api.LogJSONFile), s.Log.Options}
 	if v.LogConfig.Config == nil {
 		v.LogConfig.Config = map[string]string{}
@@ -227,6 +261,28 @@ func hostConfigView(s *api.ContainerSpec) inspectHostConfig {
 		}
 	}
 	return v
+}
+
+// limits enters what else there is of limits.
+func (v *inspectHostConfig) limits(l *api.Resources) {
+	v.MemorySwap, v.MemoryReservation, v.MemorySwappiness, v.OomKillDisable = l.MemorySwap, l.MemoryReservation, l.MemorySwappiness, l.OOMKillDisable
+	if l.Memory > 0 && l.MemorySwap == 0 {
+		v.MemorySwap = 2 * l.Memory
+	}
+	v.CPUShares, v.CPUPeriod, v.CPUQuota, v.CpusetCpus, v.CpusetMems, v.BlkioWeight = l.CPUShares, l.CPUPeriod, l.CPUQuota, l.CPUs, l.MemoryNodes, l.BlkioWeight
+	v.BlkioWeightDevice = []inspectWeight{}
+	for _, d := range l.DeviceWeights {
+		v.BlkioWeightDevice = append(v.BlkioWeightDevice, inspectWeight(d))
+	}
+	rates := func(flag string) []inspectRate {
+		list := []inspectRate{}
+		for _, d := range l.DeviceRates[flag] {
+			list = append(list, inspectRate(d))
+		}
+		return list
+	}
+	v.BlkioDeviceReadBps, v.BlkioDeviceWriteBps = rates("read-bps"), rates("write-bps")
+	v.BlkioDeviceReadIOps, v.BlkioDeviceWriteIOps = rates("read-iops"), rates("write-iops")
 }
 
 // list0 is a list that JSON writes as [] when it is empty.

@@ -30,6 +30,10 @@ var (
 	_ runtime.Owned    = (*sandbox)(nil)
 	_ runtime.Runner   = (*sandbox)(nil)
 	_ runtime.Attacher = (*container)(nil)
+	_ runtime.Pauser   = (*container)(nil)
+	_ runtime.Lister   = (*container)(nil)
+	_ runtime.Updater  = (*container)(nil)
+	_ runtime.Statser  = (*container)(nil)
 )
 
 // Name is the level's name.

@@ -102,7 +102,8 @@ func (s *Store) Container(idOrNameOrPrefix string) (api.Container, error) {
 	if CheckName(key) == nil {
 		if cid, err := os.Readlink(s.namePath(key)); err == nil {
 			c, err := s.container(filepath.Base(cid))
-			if !errors.Is(err, api.NotFound) {
+			// A link to a container of another name is one that it is getting, or had, or a kill has left: see Rename.
+			if !errors.Is(err, api.NotFound) && (err != nil || c.Name == key || c.State.Status == api.StatusDead) {
 				return c, err
 			}
 		}
@@ -276,7 +277,7 @@ func (s *Store) Discard(cid, name, trash string) error {
 	if err := os.Rename(s.Dir(cid), trash); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if CheckName(name) != nil {
+	if CheckName(name) != nil || !s.holds(name, cid) { // damaged, or it was renamed since the caller read its record
 		return s.releaseAll(cid)
 	}
 	return s.releaseName(name, cid, filepath.Join(trash, nameDir))

@@ -198,7 +198,7 @@ func readTrust(s *jsonscan.Scanner, v *api.Trust) {
 	}
 }
 
-var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "hostname", "network", "mounts", "devices", "limits", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "labels", "stopSignal", "stopTimeout"}
+var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "hostname", "network", "mounts", "devices", "limits", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "shmSize", "oomScoreAdj", "sysctls", "annotations", "labels", "stopSignal", "stopTimeout"}
 
 func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -260,10 +260,18 @@ func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 		case 27:
 			readRestartPolicy(s, &v.Restart)
 		case 28:
-			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
+			jsonscan.Int(s, &v.ShmSize)
 		case 29:
-			jsonscan.String(s, &v.StopSignal)
+			jsonscan.Int(s, &v.OOMScoreAdj)
 		case 30:
+			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
+		case 31:
+			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
+		case 32:
+			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
+		case 33:
+			jsonscan.String(s, &v.StopSignal)
+		case 34:
 			jsonscan.Pointer(s, &v.StopTimeout, jsonscan.Int[int])
 		default:
 			s.Skip()
@@ -430,7 +438,7 @@ func readDeviceSpec(s *jsonscan.Scanner, v *api.DeviceSpec) {
 	}
 }
 
-var resourcesNames = [...]string{"memory", "nanoCPUs", "pids"}
+var resourcesNames = [...]string{"memory", "memorySwap", "memoryReservation", "memorySwappiness", "oomKillDisable", "nanoCPUs", "cpuShares", "cpuPeriod", "cpuQuota", "cpus", "memoryNodes", "pids", "blkioWeight", "deviceWeights", "deviceRates"}
 
 func readResources(s *jsonscan.Scanner, v *api.Resources) {
 	for more := s.Object(); more; more = s.More() {
@@ -438,9 +446,33 @@ func readResources(s *jsonscan.Scanner, v *api.Resources) {
 		case 0:
 			jsonscan.Int(s, &v.Memory)
 		case 1:
-			jsonscan.Int(s, &v.NanoCPUs)
+			jsonscan.Int(s, &v.MemorySwap)
 		case 2:
+			jsonscan.Int(s, &v.MemoryReservation)
+		case 3:
+			jsonscan.Pointer(s, &v.MemorySwappiness, jsonscan.Uint[uint64])
+		case 4:
+			jsonscan.Bool(s, &v.OOMKillDisable)
+		case 5:
+			jsonscan.Int(s, &v.NanoCPUs)
+		case 6:
+			jsonscan.Uint(s, &v.CPUShares)
+		case 7:
+			jsonscan.Uint(s, &v.CPUPeriod)
+		case 8:
+			jsonscan.Int(s, &v.CPUQuota)
+		case 9:
+			jsonscan.String(s, &v.CPUs)
+		case 10:
+			jsonscan.String(s, &v.MemoryNodes)
+		case 11:
 			jsonscan.Int(s, &v.Pids)
+		case 12:
+			jsonscan.Uint(s, &v.BlkioWeight)
+		case 13:
+			jsonscan.List(s, &v.DeviceWeights, readDeviceRate)
+		case 14:
+			jsonscan.Map(s, &v.DeviceRates, func(s *jsonscan.Scanner, v *[]api.DeviceRate) { jsonscan.List(s, v, readDeviceRate) })
 		default:
 			s.Skip()
 		}
@@ -585,6 +617,21 @@ func readHostSpec(s *jsonscan.Scanner, v *api.HostSpec) {
 			jsonscan.String(s, &v.Name)
 		case 1:
 			jsonscan.String(s, &v.IP)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var deviceRateNames = [...]string{"path", "rate"}
+
+func readDeviceRate(s *jsonscan.Scanner, v *api.DeviceRate) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(deviceRateNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Path)
+		case 1:
+			jsonscan.Uint(s, &v.Rate)
 		default:
 			s.Skip()
 		}

@@ -77,10 +77,8 @@ func Layer(ctx context.Context, upper int, w io.Writer, o Options) (Result, erro
 }
 
 func write(ctx context.Context, root int, w io.Writer, o Options, layer bool) (Result, error) {
-	p := &packer{ctx: ctx, tar: tar.NewWriter(w), out: w, o: o, layer: layer, links: map[inode]*linked{}, buf: make([]byte, bufferSize)}
-	if p.o.Warn == nil {
-		p.o.Warn = func(string, ...any) {}
-	}
+	p := newPacker(ctx, w, o)
+	p.layer = layer
 	var st unix.Stat_t
 	if err := unix.Fstat(root, &st); err != nil {
 		return p.result, &fs.PathError{Op: "fstat", Path: ".", Err: err}
@@ -218,22 +216,27 @@ func (p *packer) entry(dir int, name, path string, depth int) error {
 	if p.layer && strings.HasPrefix(name, whiteoutPrefix) {
 		return api.Errorf(api.Unsupported, "%s: a name that begins with %s means in a layer that something is removed: rename it first", quote(path), whiteoutPrefix)
 	}
+	return p.object(fd, path, &st, depth)
+}
+
+// object writes what fd, of the kind O_PATH, stands for.
+func (p *packer) object(fd int, path string, st *unix.Stat_t, depth int) error {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
-		return p.folder(fd, path, &st, depth)
+		return p.folder(fd, path, st, depth)
 	case unix.S_IFSOCK:
 		p.o.Warn("%s: a socket cannot be archived: left out", quote(path))
 		return nil
 	}
 	if st.Nlink > 1 {
-		if done, err := p.link(path, &st); done || err != nil {
+		if done, err := p.link(path, st); done || err != nil {
 			return err
 		}
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFREG {
 		return p.file(fd, path)
 	}
-	return p.special(fd, path, &st)
+	return p.special(fd, path, st)
 }
 
 // special writes what has no content: symbolic links, devices, FIFOs.

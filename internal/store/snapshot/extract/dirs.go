@@ -16,11 +16,12 @@ const maxOpen = 64
 
 // dirs opens folders of the layer by path and keeps them open. A descriptor that it returns is valid until the second next call.
 type dirs struct {
-	root  int
-	fds   map[string]int
-	used  []string // of fds, the one used last at the end
-	top   int      // length of the root's own path, in bytes
-	stale bool
+	root   int
+	fds    map[string]int
+	used   []string // of fds, the one used last at the end
+	top    int      // length of the root's own path, in bytes
+	stale  bool
+	mounts bool // what is mounted below the root is entered
 }
 
 func newDirs(root int) *dirs {
@@ -73,7 +74,7 @@ func (d *dirs) find(name string) (int, error) {
 	return fd, nil
 }
 
-// resolve opens a folder below the root, where nothing is mounted. Only a path with links needs the look at where they lead.
+// resolve opens a folder below the root, where of a layer nothing is mounted. Only a path with links needs the look at where they lead.
 func (d *dirs) resolve(name string) (int, error) {
 	if weak.Unpack {
 		return byName(d.root, name)
@@ -82,11 +83,17 @@ func (d *dirs) resolve(name string) (int, error) {
 		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 	}
+	if d.mounts {
+		how.Resolve &^= unix.RESOLVE_NO_XDEV
+	}
 	fd, err := openat2(d.root, name, &how)
 	if err != unix.ELOOP {
 		return fd, err
 	}
 	how.Resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV
+	if d.mounts {
+		how.Resolve &^= unix.RESOLVE_NO_XDEV
+	}
 	if fd, err = openat2(d.root, name, &how); err != nil {
 		return -1, err
 	}

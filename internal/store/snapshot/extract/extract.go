@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"path"
 	"strings"
 
@@ -73,7 +74,11 @@ func run(ctx context.Context, root int, r io.Reader, plain bool) (Result, error)
 	}
 	x := &extractor{dirs: newDirs(root), space: space, plain: plain, buf: make([]byte, bufferSize)}
 	defer x.dirs.forget()
-	tr := tar.NewReader(r)
+	return x.all(ctx, tar.NewReader(r))
+}
+
+// all extracts an archive up to its end.
+func (x *extractor) all(ctx context.Context, tr *tar.Reader) (Result, error) {
 	for {
 		if err := ctx.Err(); err != nil {
 			return x.result, err
@@ -101,7 +106,8 @@ type extractor struct {
 
 	folders     []folderTime // set when nothing changes the folders any more
 	folderBytes int
-	replaced    bool // some entry replaced an earlier one
+	replaced    bool     // some entry replaced an earlier one
+	over        *Options // of Into, nil: it is a layer
 }
 
 // folderTime is when a folder was changed, as the archive says.
@@ -133,7 +139,7 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 		return api.Errorf(api.Exhausted, "entry %q: no space left: the archive holds at least %d bytes more than the %d that were free", hdr.Name, x.result.Bytes-x.space+hdr.Size, x.space)
 	}
 	dir, base := path.Split(name)
-	if !x.plain {
+	if x.over == nil && !x.plain {
 		if skip, err := checkMarkers(name, base); skip || err != nil {
 			return err
 		}
@@ -146,7 +152,7 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 	if name == "." {
 		at.base = "."
 	}
-	if !x.plain && strings.HasPrefix(base, whiteoutPrefix) {
+	if x.over == nil && !x.plain && strings.HasPrefix(base, whiteoutPrefix) {
 		err = x.whiteout(at)
 	} else {
 		err = x.make(at, hdr, content)
@@ -158,6 +164,12 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 func (x *extractor) make(at object, hdr *tar.Header, content io.Reader) error {
 	if at.base == "." && hdr.Typeflag != tar.TypeDir {
 		return corrupt(hdr.Name, "the root must be a folder")
+	}
+	if err := x.mayReplace(at, hdr); err != nil {
+		return err
+	}
+	if x.over != nil && x.over.Mine {
+		hdr.Uid, hdr.Gid = os.Geteuid(), os.Getegid()
 	}
 	switch hdr.Typeflag {
 	case tar.TypeDir:

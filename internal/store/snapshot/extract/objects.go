@@ -48,6 +48,9 @@ func (x *extractor) folder(at object, hdr *tar.Header) error {
 			return err
 		}
 	}
+	if x.over != nil && at.base == "." { // the folder that all goes into stays as it is, as with docker cp
+		return nil
+	}
 	if err := setByDescriptor(fd, hdr); err != nil {
 		return err
 	}
@@ -65,6 +68,8 @@ func (x *extractor) file(at object, hdr *tar.Header, content io.Reader) error {
 	if err == unix.EEXIST {
 		if err = x.remove(at); err == nil {
 			fd, err = unix.Openat(at.dir, at.base, flags, 0o600)
+		} else if err == unix.EBUSY && x.over != nil {
+			fd, err = openMounted(at)
 		}
 	}
 	if err != nil {
@@ -245,6 +250,9 @@ func (x *extractor) whiteout(at object) error {
 
 // remove takes away what an entry replaces.
 func (x *extractor) remove(at object) error {
+	if x.over != nil && isMounted(at) {
+		return unix.EBUSY
+	}
 	x.replaced = true
 	x.dirs.outdated()
 	return tree.RemoveAt(at.dir, at.base)

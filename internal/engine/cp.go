@@ -1,0 +1,109 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"brig/api"
+	"brig/internal/base/lock"
+	"brig/internal/runtime/shim"
+)
+
+// CopyFiles copies files from one place to another; a place's container is a name here. Nobody starts, ends or removes a container meanwhile that is written to
+// or does not run.
+func (e *Engine) CopyFiles(ctx context.Context, from, to api.CopyPlace, followLink, archive bool, s api.Streams) error {
+	var locks []*lock.Lock
+	defer func() {
+		for _, l := range locks {
+			l.Release()
+		}
+	}()
+	for i, p := range []*api.CopyPlace{&from, &to} {
+		if p.Container == "" {
+			continue
+		}
+		if i == 1 && p.Container != "" && from.Container != "" {
+			if c, err := e.meta.Container(p.Container); err == nil && c.ID == from.Container {
+				p.Container, p.Pid, p.Ticks, p.Root, p.Mounts = from.Container, from.Pid, from.Ticks, from.Root, from.Mounts
+				if p.Pid == 0 {
+					return api.Errorf(api.Unsupported, "cp within one container: start it first, or use `brig exec`")
+				}
+				continue
+			}
+		}
+		l, err := e.openPlace(ctx, p, i == 1)
+		if err != nil {
+			return err
+		}
+		locks = append(locks, l)
+	}
+	if from.Container != "" || from.Path != "-" {
+		s.Stdin = nil // it is not asked for
+	}
+	var files []*os.File // the worker holds the locks too: it may outlive this process
+	for _, l := range locks {
+		if f := l.File(); f != nil {
+			files = append(files, f)
+		}
+	}
+	_, err := e.transferHolding(ctx, api.TransferRequest{Op: "cp", Source: &from, Target: &to, FollowLink: followLink, Archive: archive}, s, nil, files)
+	return err
+}
+
+// openPlace finds out how a container can be entered.
+func (e *Engine) openPlace(ctx context.Context, p *api.CopyPlace, write bool) (*lock.Lock, error) {
+	c, err := e.meta.Container(p.Container)
+	if err != nil {
+		return nil, err
+	}
+	l, err := e.claim(ctx, &c, false, false)
+	if err != nil {
+		return nil, err
+	}
+	if c, err = e.meta.Container(c.ID); err != nil { // while we waited it may have been removed
+		l.Release()
+		return nil, err
+	}
+	if c.State.Status == api.StatusDead {
+		l.Release()
+		return nil, api.Errorf(api.Conflict, "container %s is dead: remove it with `brig rm -f %s`", c.ID, c.ID)
+	}
+	p.Container = c.ID
+	if state, err := shim.ReadState(e.sandboxDir(c.ID)); err == nil && running(state) {
+		p.Pid, p.Ticks = state.Pid, state.StartTicks
+		if !write { // it may end: what is open stays
+			l.Release()
+			l = lock.None()
+		}
+		return l, nil
+	}
+	p.Root, err = e.snapshot.Prepare(c.ID, c.Layers, durability(&c))
+	if errors.Is(err, api.AlreadyExists) {
+		p.Root, err = e.snapshot.Again(c.ID, c.Layers, durability(&c))
+	}
+	if err != nil {
+		l.Release()
+		return nil, err
+	}
+	for _, m := range c.Spec.Mounts {
+		switch m.Type {
+		case "volume":
+			if rec, err := e.volume(m.Source); err == nil && !rec.Used && !m.NoCopy && !write {
+				continue // it is empty until the first start, when the image's files come in
+			}
+			m.Source = e.volumeData(m.Source)
+		case "bind":
+		default: // a tmpfs is empty
+			continue
+		}
+		p.Mounts = append(p.Mounts, m)
+	}
+	slices.SortStableFunc(p.Mounts, func(a, b api.MountSpec) int {
+		return strings.Count(path.Clean(a.Target), "/") - strings.Count(path.Clean(b.Target), "/")
+	})
+	return l, nil
+}

@@ -1,0 +1,134 @@
+package engine
+
+import (
+	"context"
+	"errors"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"brig/api"
+	"brig/internal/kernel/cgroup"
+)
+
+// Update changes the limits of a container that change names, and leaves the others: zero is no change. Those of one that runs hold at once; where the kernel
+// refuses one, all are as before. What it returns having done survives the container's next start.
+func (e *Engine) Update(ctx context.Context, name string, change api.Resources) error {
+	c, l, err := e.held(name)
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	if c.State.Status == api.StatusDead {
+		return api.Errorf(api.Conflict, "cannot update container %s: it is dead: remove it with `brig rm -f %s`", c.ID, c.ID)
+	}
+	old := c.Spec.Limits
+	if c.Spec.Limits, err = merged(old, &change); err != nil {
+		return api.Errorf(api.KindOf(err), "cannot update container %s: %w", c.Name, err)
+	}
+	r, err := settings(&c.Spec.Limits, &old)
+	if err != nil {
+		return api.Errorf(api.KindOf(err), "cannot update container %s: %w", c.Name, err)
+	}
+	back := func() error { return nil }
+	if ct, err := e.running(ctx, &c); err == nil {
+		back = func() error {
+			was, err := settings(&old, &c.Spec.Limits)
+			if err != nil {
+				return err
+			}
+			return ct.Update(context.WithoutCancel(ctx), was)
+		}
+		if err := ct.Update(ctx, r); err != nil {
+			return api.Errorf(api.KindOf(err), "cannot update container %s: %w", c.Name, errors.Join(err, back()))
+		}
+	}
+	if err := e.meta.PutContainer(c, durability(&c)); err != nil {
+		return errors.Join(err, back())
+	}
+	e.note(happened(&c, "update"))
+	return nil
+}
+
+// merged puts a change over limits, by docker's rules.
+func merged(l api.Resources, change *api.Resources) (api.Resources, error) {
+	if change.NanoCPUs != 0 && (l.CPUPeriod != 0 || l.CPUQuota != 0) {
+		return l, api.Errorf(api.Conflict, "conflicting options: the number of CPUs cannot be set as CPU period or quota has already been set")
+	}
+	if (change.CPUPeriod != 0 || change.CPUQuota != 0) && l.NanoCPUs != 0 {
+		return l, api.Errorf(api.Conflict, "conflicting options: CPU period or quota cannot be set as the number of CPUs has already been set")
+	}
+	if change.Memory != 0 && change.MemorySwap == 0 && l.MemorySwap > 0 && change.Memory > l.MemorySwap {
+		return l, api.Errorf(api.InvalidArgument, "the memory limit should be smaller than the limit of memory and swap that is set, %d bytes: raise --memory-swap with it", l.MemorySwap)
+	}
+	set(&l.Memory, change.Memory)
+	set(&l.MemorySwap, change.MemorySwap)
+	set(&l.MemoryReservation, change.MemoryReservation)
+	set(&l.NanoCPUs, change.NanoCPUs)
+	set(&l.CPUShares, change.CPUShares)
+	set(&l.CPUPeriod, change.CPUPeriod)
+	set(&l.CPUQuota, change.CPUQuota)
+	set(&l.CPUs, change.CPUs)
+	set(&l.MemoryNodes, change.MemoryNodes)
+	set(&l.Pids, change.Pids)
+	set(&l.BlkioWeight, change.BlkioWeight)
+	return l, nil
+}
+
+func set[T comparable](to *T, change T) {
+	var zero T
+	if change != zero {
+		*to = change
+	}
+}
+
+// settings are those of l, with none where was had a limit and l has not: a control group keeps what it is not told to drop.
+func settings(l, was *api.Resources) (*specs.LinuxResources, error) {
+	r, err := limits(l)
+	if err != nil {
+		return nil, err
+	}
+	layout, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	none := int64(-1)
+	if l.Memory == 0 && was.Memory != 0 {
+		r.Memory = &specs.LinuxMemory{Limit: &none, Swap: &none}
+	}
+	if r.Memory != nil && !layout.SwapLimit() {
+		r.Memory.Swap = nil
+	}
+	if l.Pids <= 0 && was.Pids > 0 {
+		r.Pids = &specs.LinuxPids{Limit: &none}
+	}
+	if l.NanoCPUs == 0 && l.CPUQuota == 0 && (was.NanoCPUs != 0 || was.CPUQuota != 0) {
+		if r.CPU == nil {
+			r.CPU = &specs.LinuxCPU{}
+		}
+		r.CPU.Quota = &none
+	}
+	return r, nil
+}
+
+// Stats tells what a container has used; the zero Usage for one that does not run.
+func (e *Engine) Stats(ctx context.Context, name string) (api.Container, api.Usage, error) {
+	c, err := e.meta.Container(name)
+	if err != nil {
+		return c, api.Usage{}, err
+	}
+	ct, err := e.running(ctx, &c)
+	if err != nil {
+		return c, api.Usage{}, nil //nolint:nilerr // that it does not run is no failure
+	}
+	u, err := ct.Stats()
+	if errors.Is(err, api.NotFound) { // it ended in between
+		return c, api.Usage{}, nil
+	}
+	if c.Spec.Network.Mode == "host" { // those are the host's
+		u.NetIn, u.NetOut = 0, 0
+	}
+	if all := uint64(totalMemory()); u.MemoryLimit > all {
+		u.MemoryLimit = all
+	}
+	return c, u, err
+}
