@@ -76,6 +76,8 @@ func (e *Engine) causeOf(c *api.Container, r *shim.ExitRecord) (cause, text stri
 			return "seccomp", fmt.Sprintf("its seccomp profile forbids the system call %s, which it made: allow it there, or use --security-opt seccomp=unconfined", call)
 		}
 		return "seccomp", "it made a system call that its seccomp profile forbids (SIGSYS); the kernel's log may say which"
+	case x.Signal == int(unix.SIGKILL) && ulimit(c, "cpu") > 0:
+		return "limit", fmt.Sprintf("the kernel, or a process, sent it SIGKILL: it may have come to its limit of processor time (--ulimit cpu=%d)", ulimit(c, "cpu"))
 	case x.Signal != 0:
 		return signalled(unix.Signal(x.Signal))
 	case x.Error != "" && r.StartedAt.IsZero():
@@ -90,6 +92,16 @@ func (e *Engine) causeOf(c *api.Container, r *shim.ExitRecord) (cause, text stri
 		text += "; the last that it said: " + quoted(last)
 	}
 	return "failed", text
+}
+
+// ulimit is the hard limit of a container by its name, 0 for none.
+func ulimit(c *api.Container, name string) int64 {
+	for _, u := range c.Spec.Ulimits {
+		if u.Name == name {
+			return u.Hard
+		}
+	}
+	return 0
 }
 
 // signalled is about a signal that nobody of Brig's sent.
