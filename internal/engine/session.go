@@ -26,6 +26,11 @@ func (e *Engine) session(l *launched, a api.Attach) *api.Session {
 			}
 			return exit, err
 		}
+		if !l.c.Spec.AutoRemove { // it may have been given a policy meanwhile
+			if now, err := e.meta.Container(l.c.ID); err == nil {
+				l.c.Spec.Restart = now.Spec.Restart
+			}
+		}
 		if restartable(l.c) { // the shim's successor starts it again
 			l.leave()
 			return exit, nil

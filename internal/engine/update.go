@@ -10,9 +10,9 @@ import (
 	"brig/internal/kernel/cgroup"
 )
 
-// Update changes the limits of a container that change names, and leaves the others: zero is no change. Those of one that runs hold at once; where the kernel
+// Update changes the limits of a container that change names, and leaves the others: zero is no change; restart is its new policy, nil: it keeps it. Limits of one that runs hold at once; where the kernel
 // refuses one, all are as before. What it returns having done survives the container's next start.
-func (e *Engine) Update(ctx context.Context, name string, change api.Resources) error {
+func (e *Engine) Update(ctx context.Context, name string, change api.Resources, restart *api.RestartPolicy) error {
 	c, l, err := e.held(name)
 	if err != nil {
 		return err
@@ -28,6 +28,12 @@ func (e *Engine) Update(ctx context.Context, name string, change api.Resources) 
 	r, err := settings(&c.Spec.Limits, &old)
 	if err != nil {
 		return api.Errorf(api.KindOf(err), "cannot update container %s: %w", c.Name, err)
+	}
+	if restart != nil {
+		c.Spec.Restart = *restart
+		if err := checkRestart(&c.Spec); err != nil {
+			return api.Errorf(api.KindOf(err), "cannot update container %s: %w", c.Name, err)
+		}
 	}
 	back := func() error { return nil }
 	if ct, err := e.running(ctx, &c); err == nil {

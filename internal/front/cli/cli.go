@@ -46,7 +46,7 @@ type Engine interface {
 	Unpause(ctx context.Context, name string) error
 	Rename(ctx context.Context, name, to string) error
 	// Update changes the limits that are not zero.
-	Update(ctx context.Context, name string, change api.Resources) error
+	Update(ctx context.Context, name string, change api.Resources, restart *api.RestartPolicy) error
 	// Stats tells what a container has used; the zero Usage for one that does not run.
 	Stats(ctx context.Context, name string) (api.Container, api.Usage, error)
 	// Top lists a container's processes; words are ps options or podman's descriptors.

@@ -127,7 +127,7 @@ func (f *fake) Rename(_ context.Context, name, to string) error {
 	return f.fails[name]
 }
 
-func (f *fake) Update(_ context.Context, name string, change api.Resources) error {
+func (f *fake) Update(_ context.Context, name string, change api.Resources, _ *api.RestartPolicy) error {
 	f.call("update %s", name)
 	f.spec.Limits = change
 	return f.fails[name]

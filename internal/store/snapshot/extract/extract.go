@@ -139,7 +139,7 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 		return api.Errorf(api.Exhausted, "entry %q: no space left: the archive holds at least %d bytes more than the %d that were free", hdr.Name, x.result.Bytes-x.space+hdr.Size, x.space)
 	}
 	dir, base := path.Split(name)
-	if x.over == nil && !x.plain {
+	if !x.plain {
 		if skip, err := checkMarkers(name, base); skip || err != nil {
 			return err
 		}
@@ -152,7 +152,7 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 	if name == "." {
 		at.base = "."
 	}
-	if x.over == nil && !x.plain && strings.HasPrefix(base, whiteoutPrefix) {
+	if !x.plain && strings.HasPrefix(base, whiteoutPrefix) {
 		err = x.whiteout(at)
 	} else {
 		err = x.make(at, hdr, content)

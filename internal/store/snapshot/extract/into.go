@@ -26,7 +26,7 @@ type Options struct {
 //
 // As with Tree no entry, link or exchange of names leads out of root.
 func Into(ctx context.Context, root int, r io.Reader, o Options) (Result, error) {
-	x := &extractor{dirs: newDirs(root), space: math.MaxInt64, buf: make([]byte, bufferSize), over: &o}
+	x := &extractor{dirs: newDirs(root), space: math.MaxInt64, buf: make([]byte, bufferSize), plain: true, over: &o}
 	x.dirs.mounts = true
 	defer x.dirs.forget()
 	return x.all(ctx, tar.NewReader(r))
