@@ -30,6 +30,6 @@ func TestUpdate(t *testing.T) {
 		t.Errorf("%+v", f.spec.Limits)
 	}
 	brig(t, f, "update", "a").complains(t, 125, "brig: you must provide one or more flags")
-	brig(t, f, "update", "--restart", "always", "a").complains(t, 125, "brig: unknown flag: --restart")
+	brig(t, f, "update", "--restart", "sometimes", "a").complains(t, 125, "brig: invalid argument")
 	brig(t, f, "update", "--cpus", "1", "--cpu-quota", "5000", "a").complains(t, 125, "brig: conflicting options")
 }
