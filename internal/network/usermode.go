@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -192,7 +193,7 @@ func (m *Manager) endHelper(id string) error {
 	}
 	if pid, err := strconv.Atoi(strings.TrimSpace(string(data))); err == nil && pid > 1 {
 		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
-			line, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
+			line := commandLine(pid)
 			if bytes.Contains(line, []byte(file+"\x00")) {
 				unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) //nolint:errcheck // it has ended
 				waitEnd(fd)
@@ -201,6 +202,17 @@ func (m *Manager) endHelper(id string) error {
 		}
 	}
 	return os.Remove(file)
+}
+
+// commandLine is the command line of a process. One that is just being executed has none for a moment, one that has ended has none at all.
+func commandLine(pid int) []byte {
+	for range 20 {
+		if line, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline"); err != nil || len(line) > 0 {
+			return line
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return nil
 }
 
 // endHelpers is endHelper for all.
