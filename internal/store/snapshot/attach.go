@@ -203,8 +203,11 @@ func (s *Store) UnmountAll() error {
 	return errors.Join(errs...)
 }
 
-// Packs reports whether this kernel, and this process, can mount what Pack makes. It tries.
+// Packs reports whether this kernel, and this process, can mount what Pack makes, and reads it right. It tries.
 func (s *Store) Packs() bool {
+	if !readsWhole(release()) {
+		return false
+	}
 	if err := s.makeFolders(); err != nil {
 		return false
 	}
