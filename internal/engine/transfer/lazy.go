@@ -64,7 +64,7 @@ func (t *Transfer) lazily(ctx context.Context, repo *remote.Repository, img *ima
 			rest = append(rest, l)
 		}
 	}
-	if len(wants) == 0 || os.Geteuid() != 0 || t.state == "" {
+	if len(wants) == 0 || t.state == "" || !t.packs() {
 		return rec, false, nil
 	}
 	t.stores.Snapshot.SweepServed()
