@@ -12,6 +12,7 @@ import (
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/runtime/shim"
+	"brig/internal/store/meta"
 )
 
 // Check reads the whole store and tells what is wrong in it. With repair it sets right what it can. Blobs, layers and images are looked at
@@ -65,7 +66,7 @@ func (e *Engine) checkVolumes(report *api.CheckReport, repair bool) error {
 		if err == nil {
 			b, rerr := os.ReadFile(filepath.Join(e.root, path))
 			want, merr := json.Marshal(rec)
-			if rerr != nil || merr != nil || string(b) == string(want) {
+			if rerr != nil || merr != nil || meta.Signed(b) || string(b) == string(want) { // older ones have no checksum
 				continue
 			}
 			err = errors.New("it was written by no Brig")

@@ -164,11 +164,11 @@ func executables(long time.Duration) {
 				continue
 			}
 			held[key], names[key] = fd, name
-			say("foreign " + name)
 			var fs unix.Statfs_t
 			if err := unix.Fstatfs(fd, &fs); err != nil || fs.Flags&unix.ST_RDONLY == 0 && !strings.HasPrefix(name, "/memfd:") {
 				say(fmt.Sprintf("%s is on a writable mount: once nobody runs it, it can be opened (%v)", name, err))
 			}
+			say("foreign " + name) // last: who reads it may look at once
 		}
 		for key, fd := range held {
 			for _, flags := range []int{unix.O_WRONLY, unix.O_RDWR | unix.O_APPEND} {
