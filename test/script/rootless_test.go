@@ -13,6 +13,13 @@ import (
 
 // notRootless are the stories that a normal user's Brig cannot tell, and why.
 var notRootless = map[string]string{
+	"cp":               "it writes to a file of root's",
+	"events":           "it pauses: no control group is delegated to the user",
+	"pause":            "no control group is delegated to the user",
+	"pick":             "it pauses: no control group is delegated to the user",
+	"stats":            "no control group is delegated to the user",
+	"update":           "no control group is delegated to the user",
+	"why":              "it limits memory",
 	"chroot":           "the kernel makes no user namespace in a chroot",
 	"inspect":          "it limits memory",
 	"layers-as-images": "the kernel mounts EROFS for root only",

@@ -2,6 +2,7 @@ package ns
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -16,8 +17,16 @@ import (
 // What is done to all processes of a container at once goes straight to its control group: it needs no keeper, so that one of another version, or one that
 // was killed, is in nobody's way.
 
+// group is the container's control group. Without root's rights it has none.
+func (c *container) group() (*cgroup.Group, error) {
+	if c.state.Cgroup == "" {
+		return nil, api.Errorf(api.Unsupported, "container %.12s has no control group, by which it could be paused, measured or limited: run it as root", c.id)
+	}
+	return cgroup.Load(c.state.Cgroup)
+}
+
 func (c *container) Pause(context.Context) error {
-	g, err := cgroup.Load(c.state.Cgroup)
+	g, err := c.group()
 	if err != nil {
 		return err
 	}
@@ -25,7 +34,7 @@ func (c *container) Pause(context.Context) error {
 }
 
 func (c *container) Resume(context.Context) error {
-	g, err := cgroup.Load(c.state.Cgroup)
+	g, err := c.group()
 	if err != nil {
 		return err
 	}
@@ -33,23 +42,51 @@ func (c *container) Resume(context.Context) error {
 }
 
 func (c *container) Paused() (bool, error) {
-	g, err := cgroup.Load(c.state.Cgroup)
+	g, err := c.group()
 	if err != nil {
 		return false, err
 	}
 	return g.Frozen()
 }
 
+// Pids are the processes of the container, without a control group those of its PID namespace.
 func (c *container) Pids() ([]int, error) {
-	g, err := cgroup.Load(c.state.Cgroup)
+	if c.state.Cgroup == "" {
+		return c.namesakes()
+	}
+	g, err := c.group()
 	if err != nil {
 		return nil, err
 	}
 	return g.Pids()
 }
 
+// namesakes are the processes in the PID namespace of the container's first one, as far as this process may look at them.
+func (c *container) namesakes() ([]int, error) {
+	const nsOf = "/proc/%d/ns/pid"
+	own, err := os.Readlink(fmt.Sprintf(nsOf, c.state.Pid))
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if ns, err := os.Readlink(fmt.Sprintf(nsOf, pid)); err == nil && ns == own {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
 func (c *container) Update(_ context.Context, r *specs.LinuxResources) error {
-	g, err := cgroup.Load(c.state.Cgroup)
+	g, err := c.group()
 	if err != nil {
 		return err
 	}
@@ -59,7 +96,7 @@ func (c *container) Update(_ context.Context, r *specs.LinuxResources) error {
 // Stats reads the counters of the control group, and of the network by the container's first process.
 func (c *container) Stats() (api.Usage, error) {
 	u := api.Usage{At: time.Now()}
-	g, err := cgroup.Load(c.state.Cgroup)
+	g, err := c.group()
 	if err != nil {
 		return u, err
 	}

@@ -112,6 +112,7 @@ func (l *logger) record(stream int, line []byte, now time.Time) {
 	}
 	if l.spec.Driver == api.LogK8sFile {
 		l.buf = appendK8s(l.buf, stream, line, now)
+		l.full()
 		return
 	}
 	b := append(l.buf, `{"log":"`...)
@@ -123,6 +124,14 @@ func (l *logger) record(stream int, line []byte, now time.Time) {
 	}
 	b = now.UTC().AppendFormat(b, time.RFC3339Nano)
 	l.buf = append(b, "\"}\n"...)
+	l.full()
+}
+
+// full writes what there is as soon as the file reaches its size: a chunk may have many lines.
+func (l *logger) full() {
+	if l.spec.MaxSize > 0 && l.size+int64(len(l.buf)) >= l.spec.MaxSize {
+		l.flush()
+	}
 }
 
 func (l *logger) flush() {

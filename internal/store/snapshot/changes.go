@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"brig/api"
+	"brig/internal/store/overlay"
 
 	"golang.org/x/sys/unix"
 )
@@ -155,7 +156,7 @@ func isWhiteout(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFC
 // isOpaque reports whether a folder hides those below it: Documentation/filesystems/overlayfs.rst.
 func isOpaque(fd int) bool {
 	var b [2]byte
-	n, err := unix.Fgetxattr(fd, "trusted.overlay.opaque", b[:])
+	n, err := unix.Fgetxattr(fd, overlay.Opaque(), b[:])
 	return err == nil && n == 1 && b[0] == 'y'
 }
 
