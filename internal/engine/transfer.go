@@ -85,7 +85,7 @@ func outcome(ctx context.Context, rep api.TransferReply, err, derr error) error 
 // have them in use then, as long as they do. The worker ends by itself.
 func (e *Engine) lazyTransfer(ctx context.Context, r api.TransferRequest, s api.Streams, b *bringing) (api.TransferReply, error) {
 	var rep api.TransferReply
-	r.Policy = cmp.Or(r.Policy, e.policy)
+	r.Policy, r.StoreLimit = cmp.Or(r.Policy, e.policy), e.storeLimit
 	data, err := json.Marshal(r)
 	if err != nil {
 		return rep, err
