@@ -30,12 +30,17 @@ func (e *Engine) Exec(ctx context.Context, name string, x api.ExecSpec, s api.St
 	if err := e.notPaused(&c, "execute a command in it"); err != nil {
 		return api.Exit{}, err
 	}
-	p, user, err := e.execProcess(&c, &x)
+	run, err := e.execProcess(&c, &x)
 	if err != nil {
 		return api.Exit{}, err
 	}
+	if x.Tools != "" {
+		if err := e.lend(ctx, &run, x.Tools, s); err != nil {
+			return api.Exit{}, err
+		}
+	}
 	if x.Detach {
-		st, err := ct.ExecAttached(ctx, p, user, nil)
+		st, err := ct.ExecAttached(ctx, run, nil)
 		if err != nil {
 			return api.Exit{}, err
 		}
@@ -43,7 +48,7 @@ func (e *Engine) Exec(ctx context.Context, name string, x api.ExecSpec, s api.St
 	}
 	a := api.Attach{Stdin: x.Interactive, Stdout: true, Stderr: true, TTY: x.TTY, Streams: s, DetachKeys: x.DetachKeys, Size: x.Size}
 	want := wanted(&a)
-	st, err := ct.ExecAttached(ctx, p, user, &want)
+	st, err := ct.ExecAttached(ctx, run, &want)
 	if err != nil {
 		return api.Exit{}, err
 	}
@@ -56,21 +61,21 @@ func (e *Engine) Exec(ctx context.Context, name string, x api.ExecSpec, s api.St
 }
 
 // execProcess is the container's own process with what the exec changes.
-func (e *Engine) execProcess(c *api.Container, x *api.ExecSpec) (api.Process, string, error) {
+func (e *Engine) execProcess(c *api.Container, x *api.ExecSpec) (run runtime.Exec, err error) {
 	data, err := os.ReadFile(filepath.Join(e.meta.Dir(c.ID), "config.json"))
 	if err != nil {
-		return api.Process{}, "", err
+		return run, err
 	}
 	spec, err := config.DecodePart(data)
 	if err == nil && spec.Process == nil {
 		err = errors.New("config.json: process is missing")
 	}
 	if err != nil { // Brig itself has written it
-		return api.Process{}, "", &api.Error{Kind: api.Corrupt, Msg: "container " + c.Name, Err: err}
+		return run, &api.Error{Kind: api.Corrupt, Msg: "container " + c.Name, Err: err}
 	}
 	p := *spec.Process
 	if len(x.Command) == 0 || x.Command[0] == "" {
-		return p, "", api.Errorf(api.InvalidArgument, "exec: no command was given")
+		return run, api.Errorf(api.InvalidArgument, "exec: no command was given")
 	}
 	p.Args, p.Terminal, p.ConsoleSize = x.Command, x.TTY, nil
 	if x.TTY && x.Size.Rows > 0 {
@@ -89,13 +94,13 @@ func (e *Engine) execProcess(c *api.Container, x *api.ExecSpec) (api.Process, st
 	}
 	names, err := caps.Resolve(c.Spec.CapAdd, c.Spec.CapDrop, c.Spec.Privileged || x.Privileged)
 	if err != nil {
-		return p, "", err
+		return run, err
 	}
 	p.Capabilities = &specs.LinuxCapabilities{Bounding: names}
 	if isRoot(user) || c.Spec.Privileged || x.Privileged {
 		p.Capabilities.Effective, p.Capabilities.Permitted = names, names
 	}
-	return p, user, nil
+	return runtime.Exec{Process: p, User: user}, nil
 }
 
 var _ runtime.Attacher = live(nil)

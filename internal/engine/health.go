@@ -82,12 +82,12 @@ func (e *Engine) healthSpec(c *api.Container) (runtime.HealthSpec, error) {
 	if h.Test[0] == "CMD-SHELL" {
 		argv = append([]string{"/bin/sh", "-c"}, argv...)
 	}
-	p, user, err := e.execProcess(c, &api.ExecSpec{Command: argv})
+	run, err := e.execProcess(c, &api.ExecSpec{Command: argv})
 	if err != nil {
 		return runtime.HealthSpec{}, err
 	}
 	v := runtime.HealthSpec{
-		Process: &p, User: user, Interval: cmp.Or(h.Interval, healthInterval), Timeout: cmp.Or(h.Timeout, healthTimeout), StartPeriod: h.StartPeriod,
+		Process: &run.Process, User: run.User, Interval: cmp.Or(h.Interval, healthInterval), Timeout: cmp.Or(h.Timeout, healthTimeout), StartPeriod: h.StartPeriod,
 		StartInterval: cmp.Or(h.StartInterval, healthStartInterval), Retries: cmp.Or(h.Retries, healthRetries),
 	}
 	if c.Spec.Health != nil && c.Spec.Health.OnFailure != "" {

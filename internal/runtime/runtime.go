@@ -153,6 +153,13 @@ type Lister interface {
 // Attacher is a container whose streams clients can join.
 type Attacher interface {
 	Attach(ctx context.Context, s Streams) (Stream, error)
-	// ExecAttached runs one more process; user is looked up in the container. Without a stream wanted it runs on by itself.
-	ExecAttached(ctx context.Context, p api.Process, user string, s *Streams) (Stream, error)
+	// ExecAttached runs one more process. Without a stream wanted it runs on by itself.
+	ExecAttached(ctx context.Context, x Exec, s *Streams) (Stream, error)
+}
+
+// Exec is one more process for a running container.
+type Exec struct {
+	Process api.Process
+	User    string // looked up in the container; empty: the process's own
+	Tools   string // a folder of the host that the process, and nothing else, sees in the container; empty: none
 }

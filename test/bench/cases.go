@@ -32,6 +32,7 @@ func allCases() []testcase {
 		{changedCase, changedPulls},
 		{tenCase, tenPulls},
 		{readCase, reads},
+		{serverCase, servers},
 		{"memory of an idle container", memory},
 	}
 }

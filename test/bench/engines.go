@@ -19,6 +19,8 @@ type engine struct {
 
 	// run is the command line that runs args in a fresh container of imageName and removes it; network is none or bridge.
 	run func(network, name string, args ...string) []string
+	// cli is a command line of an engine whose verbs are docker's.
+	cli func(args ...string) []string
 	// start is the same for a detached one, exec runs in it, remove ends it.
 	start  func(name string, args ...string) []string
 	exec   func(name string, args ...string) []string
@@ -96,6 +98,7 @@ func (b *bench) openBrig(e *engine) (err error) {
 		return fmt.Errorf("%w: make build", err)
 	}
 	e.down = append(e.down, func() { _ = b.do(with("system", "reset", "--force")...) })
+	e.cli = with
 	e.run = func(network, name string, args ...string) []string {
 		return with(append([]string{"run", "--rm", "--name", name, "--network", network, imageName}, args...)...)
 	}
@@ -130,6 +133,7 @@ func (b *bench) openPodman(e *engine) (err error) {
 		return append(argv, args...)
 	}
 	e.down = append(e.down, func() { _ = b.do(with("rm", "-a", "-f", "-t", "0")...) })
+	e.cli = with
 	e.run = func(network, name string, args ...string) []string { return run([]string{"--rm"}, network, name, args) }
 	e.start = func(name string, args ...string) []string { return run([]string{"-d"}, "none", name, args) }
 	e.exec = func(name string, args ...string) []string { return with(append([]string{"exec", name}, args...)...) }
@@ -172,6 +176,7 @@ func (b *bench) openDocker(e *engine) error {
 	if e.version, err = firstLine(with("version", "--format", "client {{.Client.Version}}, dockerd {{.Server.Version}}")...); err != nil {
 		return err
 	}
+	e.cli = with
 	e.run = func(network, name string, args ...string) []string {
 		return with(append([]string{"run", "--rm", "--name", name, "--network", network, imageName}, args...)...)
 	}

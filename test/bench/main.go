@@ -74,6 +74,15 @@ func main() {
 			fatal(err)
 		}
 	}
+	if !machine.Inside() && pick.MatchString(serverCase) {
+		tarball, err := machine.DebianTarball(".cache", serverPackages...)
+		if err != nil {
+			fatal(err)
+		}
+		if err := os.Setenv(serverEnv, tarball); err != nil {
+			fatal(err)
+		}
+	}
 	if !machine.Inside() && slices.ContainsFunc([]string{bigPullCase, changedCase, tenCase, readCase}, pick.MatchString) {
 		layout, err := machine.BigImage(".cache", *packed)
 		if err != nil {

@@ -239,7 +239,7 @@ type entry struct {
 func commands() []entry {
 	return []entry{
 		{"run", (*app).run}, {"create", (*app).create}, {"start", (*app).start}, {"stop", (*app).stop}, {"kill", (*app).kill},
-		{"wait", (*app).wait}, {"rm", (*app).rm}, {"ps", (*app).ps}, {"logs", (*app).logs}, {"exec", (*app).exec},
+		{"wait", (*app).wait}, {"rm", (*app).rm}, {"ps", (*app).ps}, {"logs", (*app).logs}, {"exec", (*app).exec}, {"debug", (*app).debugCmd},
 		{"attach", (*app).attach}, {"inspect", (*app).inspect}, {"images", (*app).images}, {"pull", (*app).pull},
 		{"push", (*app).push}, {"copy", (*app).copy}, {"receive", (*app).receive},
 		{"load", (*app).load}, {"save", (*app).save}, {"rmi", (*app).rmi}, {"system", (*app).system}, {"tag", (*app).tag}, {"version", (*app).version},

@@ -170,8 +170,8 @@ func (c *container) Attach(ctx context.Context, s runtime.Streams) (runtime.Stre
 	return c.dial(ctx, &wire.Request{Op: op, ID: c.id, Stdin: s.Stdin}, s)
 }
 
-func (c *container) ExecAttached(ctx context.Context, p api.Process, user string, s *runtime.Streams) (runtime.Stream, error) {
-	r := &wire.Request{Op: "exec", ID: c.id, Process: &p, User: user, Detach: s == nil}
+func (c *container) ExecAttached(ctx context.Context, x runtime.Exec, s *runtime.Streams) (runtime.Stream, error) {
+	r := &wire.Request{Op: "exec", ID: c.id, Process: &x.Process, User: x.User, Tools: x.Tools, Detach: s == nil}
 	if s == nil {
 		s = &runtime.Streams{}
 	}
@@ -193,7 +193,7 @@ func (c *container) dial(ctx context.Context, r *wire.Request, s runtime.Streams
 }
 
 func (c *container) Exec(ctx context.Context, p api.Process, io api.Stdio) (api.Exit, error) {
-	st, err := c.ExecAttached(ctx, p, "", &runtime.Streams{Stdin: io.Stdin != nil, Stdout: io.Stdout != nil, Stderr: io.Stderr != nil})
+	st, err := c.ExecAttached(ctx, runtime.Exec{Process: p}, &runtime.Streams{Stdin: io.Stdin != nil, Stdout: io.Stdout != nil, Stderr: io.Stderr != nil})
 	if err != nil {
 		return api.Exit{}, err
 	}

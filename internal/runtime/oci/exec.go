@@ -29,6 +29,7 @@ type ExecRequest struct {
 	Cgroup   *cgroup.Group // nil: none
 	Stdio    [3]int
 	Preserve int // as in Request
+	Tools    int // a detached mount that the process, and it alone, finds at api.ToolsDir; 0: none
 
 	// ID names the session keyring to join; "" or NoNewKeyring: none. It and Bundle are for the agent of a seccomp listener too.
 	ID           string
@@ -113,6 +114,11 @@ func join(req *ExecRequest) (*Process, error) {
 	denied := setgroupsDenied("/proc/" + strconv.Itoa(req.Pid) + "/setgroups") // now, as above
 	if err := joinNamespaces(pidfd, req.Pid); err != nil {
 		return nil, err
+	}
+	if req.Tools > 0 {
+		if err := lendTools(req.Tools); err != nil {
+			return nil, err
+		}
 	}
 	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"brig/internal/base/record"
 	"brig/internal/base/rootless"
 	"brig/internal/kernel/cgroup"
+	"brig/internal/kernel/mount"
 	"brig/internal/kernel/proc"
 	"brig/internal/runtime"
 	"brig/internal/runtime/config"
@@ -298,6 +299,15 @@ func (c *container) spawn(r *wire.Request) (*stream, error) {
 	req := &oci.ExecRequest{Pid: c.proc.Pid, Process: r.Process, User: r.User, Seccomp: filter, Cgroup: group, ID: c.id, Bundle: c.bundle}
 	if !r.Process.Terminal {
 		if req.Stdio, err = t.pipesFor(r.Stdin); err != nil {
+			return nil, err
+		}
+	}
+	if r.Tools != "" {
+		if req.Tools, err = mount.Clone(unix.AT_FDCWD, r.Tools, false); err != nil {
+			return nil, err
+		}
+		defer unix.Close(req.Tools)
+		if err := mount.SetAttr(req.Tools, false, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, 0, 0); err != nil {
 			return nil, err
 		}
 	}

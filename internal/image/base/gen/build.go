@@ -124,7 +124,7 @@ func rootfs(b busybox) map[string]file {
 	}
 	for _, p := range b.applets {
 		if p = path.Clean("/" + p)[1:]; p != "" && p != "bin/busybox" && !strings.HasPrefix(p, "linuxrc") {
-			files[p] = file{link: "/bin/busybox"}
+			files[p] = file{link: strings.Repeat("../", strings.Count(p, "/")) + "bin/busybox"} // it leads there from wherever the root is mounted
 		}
 	}
 	return files

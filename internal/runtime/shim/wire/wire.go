@@ -53,6 +53,7 @@ type Request struct {
 	Process *api.Process // exec
 	User    string       // exec
 	Detach  bool         // exec: no streams, no exit status
+	Tools   string       // exec: a folder that the process finds at api.ToolsDir; empty: none
 }
 
 // Reply answers a Request.
@@ -133,6 +134,7 @@ func (r *Request) Encode() ([]byte, error) {
 	v.putString(r.User)
 	v.putString(string(process))
 	v.putBundle(&r.Bundle)
+	v.putString(r.Tools) // behind all that older shims read
 	return v.b, nil
 }
 
@@ -209,6 +211,7 @@ func DecodeRequest(b []byte) (*Request, error) {
 		}
 	}
 	r.Bundle = v.bundle()
+	r.Tools = v.string()
 	return r, nil
 }
 
