@@ -3,7 +3,7 @@
 //
 //	brigd [--root DIR] [--state DIR] SERVER REQUEST
 //
-// SERVER is registry, REQUEST its api.RegistryRequest as JSON. SIGINT and SIGTERM end a server, which finishes what is under way; then the
+// SERVER is registry or metrics, REQUEST its api.RegistryRequest or api.MetricsRequest as JSON. SIGINT and SIGTERM end a server, which finishes what is under way; then the
 // exit status is 0. It is 1 after a failure, 125 for a request that brig would not make. No container needs brigd: it may be stopped and updated at any time.
 package main
 
@@ -30,11 +30,11 @@ func main() {
 func run(ctx context.Context, args []string) int {
 	flags := flag.NewFlagSet("brigd", flag.ContinueOnError)
 	root := flags.String("root", "/var/lib/brig", "durable `folder`")
-	flags.String("state", "/run/brig", "boot-lived `folder`")
+	state := flags.String("state", "/run/brig", "boot-lived `folder`")
 	if err := flags.Parse(args); err != nil {
 		return 125
 	}
-	err := serve(ctx, *root, flags.Args())
+	err := serve(ctx, *root, *state, flags.Args())
 	if err == nil {
 		return 0
 	}
@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string) int {
 type requestError struct{ error }
 
 // serve starts the server that is asked for, and returns when it has ended.
-func serve(ctx context.Context, root string, args []string) error {
+func serve(ctx context.Context, root, state string, args []string) error {
 	if len(args) != 2 {
 		return &requestError{api.Errorf(api.InvalidArgument, "brigd: want two arguments, a server and its request as JSON: brig starts it, users need not")}
 	}
@@ -61,8 +61,14 @@ func serve(ctx context.Context, root string, args []string) error {
 			return &requestError{api.Errorf(api.InvalidArgument, "brigd: request: %w", err)}
 		}
 		return serveRegistry(ctx, root, request)
+	case "metrics":
+		var request api.MetricsRequest
+		if err := json.Unmarshal([]byte(args[1]), &request); err != nil {
+			return &requestError{api.Errorf(api.InvalidArgument, "brigd: request: %w", err)}
+		}
+		return serveMetrics(ctx, root, state, request)
 	}
-	return &requestError{api.Errorf(api.InvalidArgument, "brigd: %q is no server; want registry", args[0])}
+	return &requestError{api.Errorf(api.InvalidArgument, "brigd: %q is no server; want registry or metrics", args[0])}
 }
 
 // logf tells the user something.

@@ -102,6 +102,9 @@ func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Se
 	}
 	l, err := e.launch(ctx, &c, a, false, nil)
 	if err != nil {
+		if ctx.Err() == nil {
+			_ = e.noteFailure(c.ID, err) // for why and inspect; the caller is told anyhow
+		}
 		return nil, err
 	}
 	if a == nil {

@@ -87,6 +87,13 @@ func (e *Engine) causeOf(c *api.Container, r *shim.ExitRecord) (cause, text stri
 	case x.Code == 0:
 		return "done", "its command ended by itself, with exit code 0: a container ends with its first process"
 	}
+	if r.Crowded {
+		limit := "its limit"
+		if n := c.Spec.Limits.Pids; n > 0 {
+			limit = fmt.Sprintf("its limit of %d", n)
+		}
+		return "pids", fmt.Sprintf("its command ended with exit code %d, after it had come to %s of processes and could start no more: give it more with --pids-limit", x.Code, limit)
+	}
 	text = fmt.Sprintf("its command ended by itself, with exit code %d%s", x.Code, codeHint(x.Code))
 	if last := e.lastWords(c.ID); last != "" {
 		text += "; the last that it said: " + quoted(last)

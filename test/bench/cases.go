@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"time"
 )
 
@@ -33,6 +32,7 @@ func allCases() []testcase {
 		{tenCase, tenPulls},
 		{readCase, reads},
 		{serverCase, servers},
+		{crowdCase, crowd},
 		{"memory of an idle container", memory},
 	}
 }
@@ -248,29 +248,14 @@ func parallel(b *bench, c testcase) error {
 
 // batch makes the given number of starts with width at a time and returns the first error.
 func batch(e *engine, round, starts, width int) error {
-	next := make(chan int)
-	errs := make(chan error, starts)
-	var wg sync.WaitGroup
-	for range width {
-		wg.Go(func() {
-			for n := range next {
-				if _, err := clock(e.run("none", fmt.Sprintf("bench-p%d-%d", round, n), "true")); err != nil {
-					errs <- err
-				}
-			}
-		})
+	names := make([]string, starts)
+	for n := range names {
+		names[n] = fmt.Sprintf("bench-p%d-%d", round, n)
 	}
-	for n := range starts {
-		next <- n
-	}
-	close(next)
-	wg.Wait()
-	select {
-	case err := <-errs:
+	return each(width, names, func(name string) error {
+		_, err := clock(e.run("none", name, "true"))
 		return err
-	default:
-		return nil
-	}
+	})
 }
 
 // pulls fetches a Debian base system. Each round takes the image away again, outside of the time.

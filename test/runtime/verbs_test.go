@@ -252,7 +252,7 @@ func TestExecutionFails(t *testing.T) {
 		late           bool
 	}{
 		{"/no/such/file", "no such file", false}, {"nosuchcommand", "executable file not found", false}, {"/bin/noexec", "permission denied", false},
-		{"/bin", "permission denied", false}, {"/bin/badscript", "interpreter is missing", true}, {"/bin/garbage", "exec format error", true},
+		{"/bin", "permission denied", false}, {"/bin/badscript", "the interpreter that it names", true}, {"/bin/garbage", "exec format error", true},
 		{"/bin/sh/x", "no such file", false},
 	} {
 		bundle := w.bundle(nil, c.command)

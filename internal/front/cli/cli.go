@@ -88,6 +88,8 @@ type Engine interface {
 	Shutdown(ctx context.Context, each func(api.Container, error)) error
 	// Reap cleans up after a container that ended with nobody there to do it, and starts it again where its policy says so.
 	Reap(ctx context.Context, id string) error
+	// Metrics tells what containers and the store use, in this process's place.
+	Metrics(ctx context.Context, r api.MetricsRequest) error
 	// ServeRegistry serves the store as a registry, in this process's place: it returns only when that fails.
 	ServeRegistry(ctx context.Context, r api.RegistryRequest) error
 	// DiskUsage measures what the store takes.
@@ -243,7 +245,7 @@ func commands() []entry {
 		{"attach", (*app).attach}, {"inspect", (*app).inspect}, {"images", (*app).images}, {"pull", (*app).pull},
 		{"push", (*app).push}, {"copy", (*app).copy}, {"receive", (*app).receive},
 		{"load", (*app).load}, {"save", (*app).save}, {"rmi", (*app).rmi}, {"system", (*app).system}, {"tag", (*app).tag}, {"version", (*app).version},
-		{"info", (*app).info}, {"reap", (*app).reap}, {"registry", (*app).registry}, {"boot", (*app).boot}, {"why", (*app).why},
+		{"info", (*app).info}, {"reap", (*app).reap}, {"registry", (*app).registry}, {"metrics", (*app).metrics}, {"boot", (*app).boot}, {"why", (*app).why},
 		{"login", (*app).login}, {"logout", (*app).logout}, {"search", (*app).search},
 		{"history", (*app).history}, {"untag", (*app).untag}, {"import", (*app).importImage}, {"export", (*app).export}, {"commit", (*app).commit},
 		{"rename", (*app).rename}, {"restart", (*app).restart}, {"pause", (*app).pause}, {"unpause", (*app).unpause}, {"port", (*app).port},

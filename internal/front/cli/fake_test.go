@@ -313,6 +313,11 @@ func (f *fake) ServeRegistry(_ context.Context, r api.RegistryRequest) error {
 	return f.err
 }
 
+func (f *fake) Metrics(_ context.Context, r api.MetricsRequest) error {
+	f.call("metrics %+v", r)
+	return f.err
+}
+
 // result is what a command line did.
 type result struct {
 	code        int

@@ -28,6 +28,23 @@ func (g *Group) OOMKills() (int, error) {
 	return int(field(b, "oom_kill")), err
 }
 
+// ForksRefused counts the processes and threads that the group's limit of processes, or one above it, has kept from being made: "max" of pids.events
+// (cgroup-v1/pids.rst, cgroup-v2.rst). Without the controller, or before Linux 4.3, there are none.
+func (g *Group) ForksRefused() int {
+	dir := g.v1("pids")
+	if dir == "" {
+		dir = g.v2()
+	}
+	if dir == "" {
+		return 0
+	}
+	b, err := readFile(dir + "/pids.events")
+	if err != nil {
+		return 0
+	}
+	return int(field(b, "max"))
+}
+
 // Notice tells of something that happens to a group. It is not safe for use by two goroutines.
 type Notice struct {
 	g       *Group

@@ -568,6 +568,9 @@ func become(c *child) (int32, syscall.Errno) {
 		_, _, e := syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(p)), uintptr(unsafe.Pointer(&c.argv[0])), uintptr(unsafe.Pointer(&c.envp[0])))
 		switch e {
 		case unix.ENOENT, unix.ENOTDIR:
+			if _, _, gone := syscall.RawSyscall6(unix.SYS_OPENAT, ^uintptr(-unix.AT_FDCWD-1), uintptr(unsafe.Pointer(p)), unix.O_PATH|unix.O_CLOEXEC, 0, 0, 0); gone == 0 { // relative to AT_FDCWD
+				failed = noInterpreter // the file is there
+			}
 		case unix.EACCES:
 			failed = e
 		default:

@@ -443,12 +443,17 @@ func (p *Process) failure(stage int32, errno syscall.Errno) error {
 	return childError(p.name, stage, errno)
 }
 
+// noInterpreter is what a child reports where execve(2) says ENOENT of a file that is there: the interpreter of its "#!", or of its ELF header, is missing.
+const noInterpreter = unix.ELIBACC
+
 func childError(name string, stage int32, errno syscall.Errno) error {
 	if stage == stageExec {
 		switch errno {
+		case noInterpreter:
+			return api.Errorf(api.CommandNotFound, "exec %s: the file is there, but the interpreter that it names, in its first line or as a program that needs libraries, is not in the container", name)
 		case unix.ENOENT, unix.ENOTDIR:
 			if strings.Contains(name, "/") {
-				return api.Errorf(api.CommandNotFound, "exec %s: no such file or directory in the container (or its interpreter is missing)", name)
+				return api.Errorf(api.CommandNotFound, "exec %s: no such file or directory in the container", name)
 			}
 			return api.Errorf(api.CommandNotFound, "exec %s: executable file not found in the container's $PATH", name)
 		case unix.EACCES:

@@ -169,16 +169,18 @@ func (s *server) attach(conn *conn, r *wire.Request) (wire.Reply, error) {
 
 // onExit keeps the exit status on the disk, then tells it.
 func (c *container) onExit(e api.Exit) {
+	crowded := false
 	if g, err := c.group(); err == nil && g != nil {
 		if n, err := g.OOMKills(); err == nil && n > 0 {
 			e.OOMKilled = true
 		}
+		crowded = e.Code != 0 && g.ForksRefused() > 0
 		if !c.ownPIDs { // else all its processes ended with the first
 			g.Kill(unix.SIGKILL)
 		}
 	}
 	c.log.close()
-	if data, err := record.Marshal(ExitRecord{e, c.startedAt, c.proc.Pid, c.unhealthy, c.asked()}); err == nil && c.exitPath != "" {
+	if data, err := record.Marshal(ExitRecord{e, c.startedAt, c.proc.Pid, c.unhealthy, c.asked(), crowded}); err == nil && c.exitPath != "" {
 		if err := atomicfile.Write(c.exitPath, data, 0o600, atomicfile.Sync(c.durable)); err != nil {
 			// The disk is full, probably. The sandbox's folder lies elsewhere: who cleans up takes it from there, when there is room again.
 			if atomicfile.Write(filepath.Join(c.s.dir, ExitName), data, 0o600, atomicfile.Volatile) != nil {

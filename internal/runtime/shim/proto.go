@@ -54,6 +54,7 @@ type ExitRecord struct {
 	Pid       int       `json:"pid,omitempty"`
 	Unhealthy string    `json:"unhealthy,omitempty"` // api.UnhealthyKill, … where that was done to it
 	Asked     string    `json:"asked,omitempty"`     // what AskedName said
+	Crowded   bool      `json:"crowded,omitempty"`   // it failed, and had come to its limit of processes
 }
 
 // ReadState reads the record of the container in the sandbox in dir; api.NotFound when there is none.

@@ -28,7 +28,7 @@ func readState(s *jsonscan.Scanner, v *State) {
 	}
 }
 
-var exitRecordNames = [...]string{"exit", "startedAt", "pid", "unhealthy", "asked"}
+var exitRecordNames = [...]string{"exit", "startedAt", "pid", "unhealthy", "asked", "crowded"}
 
 func readExitRecord(s *jsonscan.Scanner, v *ExitRecord) {
 	for more := s.Object(); more; more = s.More() {
@@ -43,6 +43,8 @@ func readExitRecord(s *jsonscan.Scanner, v *ExitRecord) {
 			jsonscan.String(s, &v.Unhealthy)
 		case 4:
 			jsonscan.String(s, &v.Asked)
+		case 5:
+			jsonscan.Bool(s, &v.Crowded)
 		default:
 			s.Skip()
 		}
