@@ -225,7 +225,7 @@ type State struct {
 	Pid       int       `json:"pid,omitempty"` // of its first process, in the host's PID namespace; 0 unless running
 	StartedAt time.Time `json:"startedAt,omitzero"`
 	Exit      *Exit     `json:"exit,omitempty"`     // of its last run
-	Error     string    `json:"error,omitempty"`    // why files of its image cannot be read, of one that runs with PullLazy
+	Error     string    `json:"error,omitempty"`    // why files of its image cannot be read, of one that runs with PullLazy; why it could not be started after its last run
 	Health    *Health   `json:"health,omitempty"`   // while it runs, where it is asked
 	Restarts  int       `json:"restarts,omitempty"` // how often its policy started it, since a user did
 }

@@ -221,6 +221,20 @@ func (e *Engine) noteFailure(id string, cause error) error {
 	case errors.Is(cause, api.CommandNotRunnable):
 		r.Exit.Code = 126
 	}
+	return e.writeExit(id, &r)
+}
+
+// noteNotAgain keeps why a container could not be started by who asked for it, beside how its last run ended if there was one.
+func (e *Engine) noteNotAgain(id string, last *shim.ExitRecord, cause error) error {
+	if last == nil || last.StartedAt.IsZero() {
+		return e.noteFailure(id, cause)
+	}
+	r := *last
+	r.NotAgain = cause.Error()
+	return e.writeExit(id, &r)
+}
+
+func (e *Engine) writeExit(id string, r *shim.ExitRecord) error {
 	data, err := record.Marshal(r)
 	if err != nil {
 		return err

@@ -100,10 +100,11 @@ func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Se
 	if err := e.begun(&c); err != nil {
 		return nil, err
 	}
+	last := e.lastExit(c.ID)
 	l, err := e.launch(ctx, &c, a, false, nil)
 	if err != nil {
 		if ctx.Err() == nil {
-			_ = e.noteFailure(c.ID, err) // for why and inspect; the caller is told anyhow
+			_ = e.noteNotAgain(c.ID, last, err) // for why and inspect; the caller is told anyhow
 		}
 		return nil, err
 	}

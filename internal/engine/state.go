@@ -50,7 +50,7 @@ func (e *Engine) fillState(c *api.Container) {
 	case exit != nil && restartable(c) && (e.waitedFor(c.ID) || e.occupied(c.ID) && e.due(c, exit, false)):
 		c.State = api.State{Status: api.StatusRestarting, StartedAt: exit.StartedAt, Exit: &exit.Exit}
 	case exit != nil:
-		c.State = api.State{Status: api.StatusExited, StartedAt: exit.StartedAt, Exit: &exit.Exit}
+		c.State = api.State{Status: api.StatusExited, StartedAt: exit.StartedAt, Exit: &exit.Exit, Error: exit.NotAgain}
 	case ending:
 		c.State = api.State{Status: api.StatusRunning, Pid: s.Pid, StartedAt: s.StartedAt}
 	case err == nil: // it ran, and who should have kept its exit status is gone

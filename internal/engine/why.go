@@ -62,7 +62,10 @@ func (e *Engine) Why(ctx context.Context, name string) (api.Why, error) {
 // causeOf tells from what is known of a run's end why that was.
 func (e *Engine) causeOf(c *api.Container, r *shim.ExitRecord) (cause, text string) {
 	x := &r.Exit
+	const notStarted = "it could not be started: "
 	switch {
+	case r.NotAgain != "":
+		return "not-started", notStarted + r.NotAgain
 	case x.OOMKilled && c.Spec.Limits.Memory > 0:
 		return "oom", fmt.Sprintf("it wanted more memory than its limit of %s: give it more with --memory, or have it take less", binarySize(c.Spec.Limits.Memory))
 	case x.OOMKilled:
@@ -81,7 +84,7 @@ func (e *Engine) causeOf(c *api.Container, r *shim.ExitRecord) (cause, text stri
 	case x.Signal != 0:
 		return signalled(unix.Signal(x.Signal))
 	case x.Error != "" && r.StartedAt.IsZero():
-		return "not-started", "it could not be started: " + x.Error
+		return "not-started", notStarted + x.Error
 	case x.Error != "":
 		return "lost", x.Error
 	case x.Code == 0:

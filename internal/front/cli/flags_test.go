@@ -34,6 +34,7 @@ func own(command string) []string {
 		"wait":   {"--condition", "--interval", "--latest", "--ignore"},
 		"run":    {"--health-on-failure"},
 		"create": {"--health-on-failure"},
+		"metrics": {"--addr"},
 		"debug":  {"--command", "--detach-keys", "--env", "--image", "--privileged", "--user", "--workdir"}, // Brig's own
 	}[command]
 }

@@ -201,7 +201,7 @@ func stateView(s api.State) inspectState {
 			v.ExitCode, v.OOMKilled, v.Error = s.Exit.Code, s.Exit.OOMKilled, s.Exit.Error
 		}
 	}
-	if v.Running {
+	if s.Error != "" {
 		v.Error = s.Error
 	}
 	return v

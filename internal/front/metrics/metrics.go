@@ -5,6 +5,7 @@ package metrics
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"maps"
 	"net/http"
@@ -54,21 +55,21 @@ type figure struct {
 
 func figures() []figure {
 	const counter, gauge = "counter", "gauge"
-	always := func(f func(*usage) uint64) func(*usage) (float64, bool) {
-		return func(u *usage) (float64, bool) { return float64(f(u)), true }
+	used := func(f func(*usage) uint64) func(*usage) (float64, bool) {
+		return func(u *usage) (float64, bool) { return float64(f(u)), !u.At.IsZero() }
 	}
 	return []figure{
 		{"container_start_time_seconds", gauge, "When the container was started, in seconds since 1970.", func(u *usage) (float64, bool) {
 			return float64(u.State.StartedAt.UnixMilli()) / 1000, true
 		}},
-		{"container_cpu_usage_seconds_total", counter, "Processor time of all processors together.", func(u *usage) (float64, bool) { return u.CPU.Seconds(), true }},
-		{"container_memory_working_set_bytes", gauge, "Memory without the part of the page cache that nobody asks for.", always(func(u *usage) uint64 { return u.Memory })},
+		{"container_cpu_usage_seconds_total", counter, "Processor time of all processors together.", func(u *usage) (float64, bool) { return u.CPU.Seconds(), !u.At.IsZero() }},
+		{"container_memory_working_set_bytes", gauge, "Memory without the part of the page cache that nobody asks for.", used(func(u *usage) uint64 { return u.Memory })},
 		{"container_spec_memory_limit_bytes", gauge, "What it may use of memory; 0: no limit of its own.", func(u *usage) (float64, bool) { return float64(u.Spec.Limits.Memory), true }},
-		{"container_processes", gauge, "Processes and threads.", always(func(u *usage) uint64 { return u.Pids })},
-		{"container_network_receive_bytes_total", counter, "Bytes received on all interfaces but loopback.", always(func(u *usage) uint64 { return u.NetIn })},
-		{"container_network_transmit_bytes_total", counter, "Bytes sent on all interfaces but loopback.", always(func(u *usage) uint64 { return u.NetOut })},
-		{"container_fs_reads_bytes_total", counter, "Bytes read from devices.", always(func(u *usage) uint64 { return u.BlockIn })},
-		{"container_fs_writes_bytes_total", counter, "Bytes written to devices.", always(func(u *usage) uint64 { return u.BlockOut })},
+		{"container_processes", gauge, "Processes and threads.", used(func(u *usage) uint64 { return u.Pids })},
+		{"container_network_receive_bytes_total", counter, "Bytes received on all interfaces but loopback.", used(func(u *usage) uint64 { return u.NetIn })},
+		{"container_network_transmit_bytes_total", counter, "Bytes sent on all interfaces but loopback.", used(func(u *usage) uint64 { return u.NetOut })},
+		{"container_fs_reads_bytes_total", counter, "Bytes read from devices.", used(func(u *usage) uint64 { return u.BlockIn })},
+		{"container_fs_writes_bytes_total", counter, "Bytes written to devices.", used(func(u *usage) uint64 { return u.BlockOut })},
 		{"brig_container_healthy", gauge, "1 if the last health check said so, 0 if not; containers without a check have none.", func(u *usage) (float64, bool) {
 			h := u.State.Health
 			if h == nil {
@@ -83,7 +84,7 @@ func figures() []figure {
 	}
 }
 
-// Write tells all there is to tell. Containers that end meanwhile are left out.
+// Write tells all there is to tell. Containers that end meanwhile are left out; what one has used is not known where it has no control group.
 func (e *Exporter) Write(ctx context.Context, w io.Writer) error {
 	list, err := e.source.List(ctx)
 	if err != nil && len(list) == 0 {
@@ -96,9 +97,11 @@ func (e *Exporter) Write(ctx context.Context, w io.Writer) error {
 		if c.State.Status != api.StatusRunning && c.State.Status != api.StatusPaused {
 			continue
 		}
-		if known, used, err := e.source.Stats(ctx, c.ID); err == nil && !used.At.IsZero() {
-			running = append(running, &usage{known, used})
+		_, used, err := e.source.Stats(ctx, c.ID)
+		if err != nil && !errors.Is(err, api.Unsupported) || err == nil && used.At.IsZero() {
+			continue // it has ended
 		}
+		running = append(running, &usage{c, used})
 	}
 	disk, diskErr := e.diskUsage(ctx)
 

@@ -180,7 +180,7 @@ func (c *container) onExit(e api.Exit) {
 		}
 	}
 	c.log.close()
-	if data, err := record.Marshal(ExitRecord{e, c.startedAt, c.proc.Pid, c.unhealthy, c.asked(), crowded}); err == nil && c.exitPath != "" {
+	if data, err := record.Marshal(ExitRecord{Exit: e, StartedAt: c.startedAt, Pid: c.proc.Pid, Unhealthy: c.unhealthy, Asked: c.asked(), Crowded: crowded}); err == nil && c.exitPath != "" {
 		if err := atomicfile.Write(c.exitPath, data, 0o600, atomicfile.Sync(c.durable)); err != nil {
 			// The disk is full, probably. The sandbox's folder lies elsewhere: who cleans up takes it from there, when there is room again.
 			if atomicfile.Write(filepath.Join(c.s.dir, ExitName), data, 0o600, atomicfile.Volatile) != nil {

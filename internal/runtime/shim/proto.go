@@ -55,6 +55,7 @@ type ExitRecord struct {
 	Unhealthy string    `json:"unhealthy,omitempty"` // api.UnhealthyKill, … where that was done to it
 	Asked     string    `json:"asked,omitempty"`     // what AskedName said
 	Crowded   bool      `json:"crowded,omitempty"`   // it failed, and had come to its limit of processes
+	NotAgain  string    `json:"notAgain,omitempty"`  // why it could not be started after this run
 }
 
 // ReadState reads the record of the container in the sandbox in dir; api.NotFound when there is none.

@@ -28,7 +28,7 @@ func readState(s *jsonscan.Scanner, v *State) {
 	}
 }
 
-var exitRecordNames = [...]string{"exit", "startedAt", "pid", "unhealthy", "asked", "crowded"}
+var exitRecordNames = [...]string{"exit", "startedAt", "pid", "unhealthy", "asked", "crowded", "notAgain"}
 
 func readExitRecord(s *jsonscan.Scanner, v *ExitRecord) {
 	for more := s.Object(); more; more = s.More() {
@@ -45,6 +45,8 @@ func readExitRecord(s *jsonscan.Scanner, v *ExitRecord) {
 			jsonscan.String(s, &v.Asked)
 		case 5:
 			jsonscan.Bool(s, &v.Crowded)
+		case 6:
+			jsonscan.String(s, &v.NotAgain)
 		default:
 			s.Skip()
 		}
