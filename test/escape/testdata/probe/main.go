@@ -210,7 +210,7 @@ func fakeProc(command []string) {
 		}
 	}
 	var files []string
-	for pid := range os.Getpid() + 300 {
+	for pid := max(os.Getpid()-300, 1); pid < os.Getpid()+300; pid++ { // numbers of what is started from here on, and of who waits for it
 		at := fmt.Sprintf("/proc/%d/", pid)
 		must(os.Mkdir(at, 0o755))
 		for _, name := range []string{"stat", "status", "ns", "exe", "fd", "cgroup", "mountinfo", "root", "attr"} {
