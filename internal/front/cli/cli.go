@@ -218,7 +218,7 @@ func (a *app) rootCommand() *cobra.Command {
 	f.StringVar(&a.options.State, "state", envOr("BRIG_STATE", live), "Folder of data that lives until the next boot (env BRIG_STATE)")
 	f.StringVar(&a.options.Policy, "policy", os.Getenv("BRIG_POLICY"), "File of the signature policy, see containers-policy.json(5) (env BRIG_POLICY)")
 	parsed(f, "store-limit", "", "bytes", "What the store may take on the disk, for what this command brings in (see brig system limit)", assign(&a.options.StoreLimit, parseStoreLimit))
-	f.BoolVar(&a.debug, "debug", false, "Explain errors by their kind and every cause")
+	f.BoolVarP(&a.debug, "debug", "D", false, "Explain errors by their kind and every cause")
 	return root
 }
 
@@ -261,6 +261,12 @@ func (a *app) addCommands(root *cobra.Command, args []string) {
 		if e.name == name {
 			root.CompletionOptions.DisableDefaultCmd = true
 			root.AddCommand(a.make(e))
+			return
+		}
+	}
+	if name != "" {
+		if c := refusing(name, "brig"); c != nil {
+			root.AddCommand(c)
 			return
 		}
 	}

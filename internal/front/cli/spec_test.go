@@ -112,8 +112,8 @@ func TestSpecRefused(t *testing.T) {
 	write(t, "binary", "A=\xff\n")
 	for flags, want := range map[string]string{
 		"--bogus":                                "unknown flag: --bogus",
-		"--gpus all":                             "unknown flag: --gpus",
-		"-P":                                     "unknown shorthand flag: 'P'",
+		"--gpus all":                             "--gpus is not supported",
+		"-P":                                     "-P is not supported",
 		"--isolation vm":                         "isolation level vm is not built",
 		"--isolation chroot":                     "isolation level chroot is not built",
 		"--isolation gvisor":                     "isolation level gvisor is not built",
