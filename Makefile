@@ -32,7 +32,7 @@ GUEST_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
 GUEST_TESTS    ?= ./internal/runtime/... ./internal/kernel/... ./internal/front/oci ./test/escape
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest build install uninstall demo test check lint bench fuzz test-debian test-fault test-powercut test-escape test-trust conform conform-registry guest guest-shell test-guest clean
+.PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest build install uninstall commands demo test check lint bench fuzz test-debian test-fault test-powercut test-escape test-trust conform conform-registry guest guest-shell test-guest clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,10 @@ uninstall: ## takes away what install put there; images and containers stay
 	  "$(DESTDIR)$(PREFIX)"/share/man/man1/brig-*.1 "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/brig" \
 	  "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_brig" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/brig.fish"
 	rm -rf "$(DESTDIR)$(PREFIX)/libexec/brig"
+
+commands: ## doc/commands.md; ASK=1 asks the docker and podman that are installed for their verbs and flags again
+	$(if $(ASK),$(GO) run ./internal/front/cli/gen -ask)
+	$(GO) run ./internal/front/cli/gen -commands
 
 demo: build ## containers run, fetched from, looked into and gone again, in a minute
 	@scripts/demo bin

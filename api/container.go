@@ -55,15 +55,30 @@ type ContainerSpec struct {
 	Privileged  bool `json:"privileged,omitempty"`
 	ReadOnly    bool `json:"readOnly,omitempty"`
 
-	Hostname string       `json:"hostname,omitempty"`
-	Network  NetworkSpec  `json:"network,omitzero"`
-	Mounts   []MountSpec  `json:"mounts,omitempty"`
-	Devices  []DeviceSpec `json:"devices,omitempty"`
-	Limits   Resources    `json:"limits,omitzero"`
-	Ulimits  []Ulimit     `json:"ulimits,omitempty"`
-	CapAdd   []string     `json:"capAdd,omitempty"`
-	CapDrop  []string     `json:"capDrop,omitempty"`
-	Security []string     `json:"security,omitempty"` // --security-opt, as typed: seccomp=…, no-new-privileges[=true|false]
+	BaseEnv     []string `json:"baseEnv,omitempty"`     // NAME=VALUE, which the image's and Env win over
+	MergeEnv    []string `json:"mergeEnv,omitempty"`    // NAME=VALUE with ${NAME} of the image's
+	UnsetEnvAll bool     `json:"unsetEnvAll,omitempty"` // nothing of the image's, and nothing that Brig sets
+	Groups      []string `json:"groups,omitempty"`      // names or numbers of more groups; KeepGroups alone: the caller's
+	Umask       string   `json:"umask,omitempty"`       // octal; empty: 0022
+	Timezone    string   `json:"timezone,omitempty"`    // local, or a name of the host's zoneinfo
+	PidFile     string   `json:"pidFile,omitempty"`     // absolute: the first process's number on the host goes there
+	InitPath    string   `json:"initPath,omitempty"`    // absolute, on the host: the program that Init means; empty: Brig's
+
+	Hostname   string       `json:"hostname,omitempty"`
+	Domainname string       `json:"domainname,omitempty"` // of NIS
+	Network    NetworkSpec  `json:"network,omitzero"`
+	Namespaces NamespaceSet `json:"namespaces,omitzero"`
+
+	Mounts       []MountSpec       `json:"mounts,omitempty"`
+	Devices      []DeviceSpec      `json:"devices,omitempty"`
+	Limits       Resources         `json:"limits,omitzero"`
+	CgroupParent string            `json:"cgroupParent,omitempty"` // absolute, in every hierarchy; empty: their roots
+	CgroupConf   map[string]string `json:"cgroupConf,omitempty"`   // files of a group of version 2
+	DeviceRules  []string          `json:"deviceRules,omitempty"`  // --device-cgroup-rule, as typed: c 1:3 rwm
+	Ulimits      []Ulimit          `json:"ulimits,omitempty"`
+	CapAdd       []string          `json:"capAdd,omitempty"`
+	CapDrop      []string          `json:"capDrop,omitempty"`
+	Security     []string          `json:"security,omitempty"` // --security-opt, as typed: seccomp=…, no-new-privileges[=true|false]
 
 	Log         LogConfig         `json:"log,omitzero"`
 	Health      *HealthSpec       `json:"health,omitempty"` // nil: the image's
@@ -73,10 +88,52 @@ type ContainerSpec struct {
 	Sysctls     map[string]string `json:"sysctls,omitempty"`     // of the container's own namespaces
 	Annotations map[string]string `json:"annotations,omitempty"` // of the bundle; none of Brig's own, org.brig.
 
+	// Pod is the pod that the container is in: a name, in a record its ID; empty: none. Infra marks the one that holds its namespaces.
+	Pod   string `json:"pod,omitempty"`
+	Infra bool   `json:"infra,omitempty"`
+
+	VolumesFrom []string `json:"volumesFrom,omitempty"` // containers whose mounts it has had since it was created: ID[:ro]
+	ImageVolume string   `json:"imageVolume,omitempty"` // what the image's volumes become: anonymous ones (empty), ImageVolumeTmpfs or ImageVolumeIgnore
+	Requires    []string `json:"requires,omitempty"`    // IDs of containers that are started before it
+	Timeout     int      `json:"timeout,omitempty"`     // seconds after which it is killed; 0: never
+
+	// Where credentials for the pull are, and whether its registry may be unsafe. They are the command's, not the container's.
+	AuthFile string `json:"-"`
+	Insecure bool   `json:"-"`
+
 	Labels      map[string]string `json:"labels,omitempty"`
 	StopSignal  string            `json:"stopSignal,omitempty"`
 	StopTimeout *int              `json:"stopTimeout,omitempty"` // seconds; nil: 10
 }
+
+// KeepGroups among a container's groups means those of the caller.
+const KeepGroups = "keep-groups"
+
+// What becomes of an image's volumes, beside anonymous ones.
+const (
+	ImageVolumeTmpfs  = "tmpfs"
+	ImageVolumeIgnore = "ignore"
+)
+
+// NamespaceSet says which namespaces a container shares. A field is empty or NamespacePrivate for one of its own (CgroupNS empty: docker's
+// default), NamespaceHost, or begins with NamespaceContainer or NamespacePath. IPC may also be NamespaceShareable or NamespaceNone. Network
+// stands in NetworkSpec.Mode.
+type NamespaceSet struct {
+	PID      string `json:"pid,omitempty"`
+	IPC      string `json:"ipc,omitempty"`
+	UTS      string `json:"uts,omitempty"`
+	CgroupNS string `json:"cgroup,omitempty"`
+}
+
+// The ways to share a namespace.
+const (
+	NamespaceHost      = "host"
+	NamespacePrivate   = "private"
+	NamespaceShareable = "shareable"  // an IPC namespace of its own, which others may join
+	NamespaceNone      = "none"       // the same, without /dev/shm
+	NamespaceContainer = "container:" // and a container's name; in a record its ID
+	NamespacePath      = "ns:"        // and the path of a namespace on the host
+)
 
 // LogConfig says where a container's output is kept: docker's --log-driver and --log-opt.
 type LogConfig struct {
@@ -246,6 +303,12 @@ type Container struct {
 
 	State State `json:"state"`
 	Link  *Link `json:"link,omitempty"` // while running
+}
+
+// ContainerSize is what a container's files take, in bytes of content.
+type ContainerSize struct {
+	Writable int64 // what it has written
+	Image    int64 // its image's layers
 }
 
 // Why is why a container is as it is.

@@ -7,10 +7,16 @@ import (
 
 // NetworkSpec is what a container asks of the network.
 type NetworkSpec struct {
-	Mode     string     `json:"mode,omitempty"` // bridge (default), none, host
+	Mode     string     `json:"mode,omitempty"` // bridge (default), none, host, container:ID, ns:PATH
 	Ports    []PortSpec `json:"ports,omitempty"`
 	DNS      []string   `json:"dns,omitempty"` // addresses of name servers; none: the host's
 	AddHosts []HostSpec `json:"addHosts,omitempty"`
+
+	Search     []string `json:"search,omitempty"`     // search domains; none: the host's; "." alone: none at all
+	DNSOptions []string `json:"dnsOptions,omitempty"` // of resolv.conf(5); none: the host's
+	NoHosts    bool     `json:"noHosts,omitempty"`    // /etc/hosts is the image's
+	Expose     []string `json:"expose,omitempty"`     // PORT/PROTOCOL, beside the image's
+	PublishAll bool     `json:"publishAll,omitempty"` // what is exposed is published, on free ports
 }
 
 // HostSpec is one --add-host: a line of /etc/hosts.

@@ -25,7 +25,7 @@ func TestConfigReadsTheSame(t *testing.T) {
 			Devices: []api.DeviceSpec{{Source: "/dev/null", Target: "/dev/nothing", Permissions: "rw"}},
 		},
 	}
-	spec, err := e.ociSpec(c)
+	spec, err := e.ociSpec(c, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

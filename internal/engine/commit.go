@@ -57,7 +57,7 @@ func (e *Engine) Commit(ctx context.Context, name string, o api.CommitOptions, s
 //
 // Both brig-image, which freezes it, and this process let it run again, so that it takes both of them being killed to leave a container frozen.
 func (e *Engine) freezing(c *api.Container) (group string, thaw func(), err error) {
-	path := e.cgroupPath(c.ID)
+	path := e.cgroupPath(c)
 	g, err := cgroup.Load(path)
 	if err != nil {
 		return "", nil, api.Errorf(api.KindOf(err), "pausing container %s: %w", c.Name, err)

@@ -110,6 +110,9 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 	for _, l := range img.Layers {
 		c.Layers = append(c.Layers, l.DiffID)
 	}
+	if err := e.resolve(&c); err != nil {
+		return c, err
+	}
 	if c.Args, err = command(&spec, img.Config.Entrypoint, img.Config.Cmd); err != nil {
 		return c, err
 	}
@@ -151,7 +154,7 @@ func (e *Engine) imageFor(ctx context.Context, spec *api.ContainerSpec, out api.
 	if err := b.begin(ctx, e); err != nil {
 		return api.Image{}, err
 	}
-	request := api.TransferRequest{Op: "pull", Refs: []string{spec.Image}, Platform: spec.Platform, Quiet: quiet}
+	request := api.TransferRequest{Op: "pull", Refs: []string{spec.Image}, Platform: spec.Platform, Quiet: quiet, AuthFile: spec.AuthFile, Insecure: spec.Insecure}
 	var rep api.TransferReply
 	if spec.Pull == api.PullLazy {
 		request.Lazy = true
@@ -215,6 +218,9 @@ func check(s *api.ContainerSpec) error {
 		return err
 	}
 	if _, err := parseSecurity(s.Security); err != nil {
+		return err
+	}
+	if err := checkMore(s); err != nil {
 		return err
 	}
 	if _, err := resources(s); err != nil {

@@ -90,7 +90,7 @@ func (e *Engine) execProcess(c *api.Container, x *api.ExecSpec) (run runtime.Exe
 	}
 	user := spec.Annotations[oci.AnnotationUser]
 	if x.User != "" {
-		user = x.User
+		user = withGroups(x.User, c.Spec.Groups)
 	}
 	names, err := caps.Resolve(c.Spec.CapAdd, c.Spec.CapDrop, c.Spec.Privileged || x.Privileged)
 	if err != nil {

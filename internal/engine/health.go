@@ -74,9 +74,10 @@ func checkHealth(s *api.ContainerSpec) error {
 
 // healthSpec makes of a container's check what its keeper is told. config.json has been written.
 func (e *Engine) healthSpec(c *api.Container) (runtime.HealthSpec, error) {
+	limit := time.Duration(c.Spec.Timeout) * time.Second
 	h := c.Healthcheck
 	if h == nil {
-		return runtime.HealthSpec{}, nil
+		return runtime.HealthSpec{RunFor: limit}, nil
 	}
 	argv := h.Test[1:]
 	if h.Test[0] == "CMD-SHELL" {
@@ -87,7 +88,7 @@ func (e *Engine) healthSpec(c *api.Container) (runtime.HealthSpec, error) {
 		return runtime.HealthSpec{}, err
 	}
 	v := runtime.HealthSpec{
-		Process: &run.Process, User: run.User, Interval: cmp.Or(h.Interval, healthInterval), Timeout: cmp.Or(h.Timeout, healthTimeout), StartPeriod: h.StartPeriod,
+		RunFor: limit, Process: &run.Process, User: run.User, Interval: cmp.Or(h.Interval, healthInterval), Timeout: cmp.Or(h.Timeout, healthTimeout), StartPeriod: h.StartPeriod,
 		StartInterval: cmp.Or(h.StartInterval, healthStartInterval), Retries: cmp.Or(h.Retries, healthRetries),
 	}
 	if c.Spec.Health != nil && c.Spec.Health.OnFailure != "" {

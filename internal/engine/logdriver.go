@@ -23,7 +23,7 @@ const journalSocket = "/run/systemd/journal/socket"
 func logOptions(driver string) ([]string, bool) {
 	switch driver {
 	case "", api.LogJSONFile, api.LogK8sFile:
-		return []string{"max-size", "max-file"}, true
+		return []string{"max-size", "max-file", "labels", "env"}, true // what `brig logs --details` shows stands in the record
 	case api.LogJournald:
 		return []string{"tag"}, true
 	case api.LogSyslog:

@@ -48,8 +48,8 @@ func (e *Engine) Unpause(ctx context.Context, name string) error {
 }
 
 // paused reports whether a running container stands still.
-func (e *Engine) paused(id string) bool {
-	g, err := cgroup.Load(e.cgroupPath(id))
+func (e *Engine) paused(c *api.Container) bool {
+	g, err := cgroup.Load(e.cgroupPath(c))
 	if err != nil {
 		return false
 	}
@@ -59,7 +59,7 @@ func (e *Engine) paused(id string) bool {
 
 // notPaused is the error of what cannot be done to a container that stands still.
 func (e *Engine) notPaused(c *api.Container, what string) error {
-	if !e.paused(c.ID) {
+	if !e.paused(c) {
 		return nil
 	}
 	return api.Errorf(api.Conflict, "container %s is paused: let it go on with `brig unpause %s` before you %s", c.Name, c.Name, what)

@@ -52,6 +52,11 @@ func (e *Engine) pruneContainer(ctx context.Context, id string, o api.PruneOptio
 	if err != nil {
 		return 0, false, err
 	}
+	if c.Spec.Infra {
+		if _, err := e.pod(c.Spec.Pod); err == nil { // it goes with its pod
+			return 0, false, nil
+		}
+	}
 	if !selected(o, c.Created, c.Spec.Labels) {
 		return 0, false, nil
 	}

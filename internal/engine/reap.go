@@ -142,8 +142,15 @@ func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, kno
 	if !exists(dir) && !(known && c.Spec.AutoRemove && e.wasStarted(id)) {
 		return nil
 	}
-	if err := ns.DeleteCgroup(e.cgroupPath(id)); err != nil {
+	group := e.cgroupPath(&api.Container{ID: id, Spec: c.Spec})
+	if state, err := shim.ReadState(dir); err == nil && state.Cgroup != "" {
+		group = state.Cgroup // also of one whose record is damaged
+	}
+	if err := ns.DeleteCgroup(group); err != nil {
 		return err
+	}
+	if c.Spec.Pod != "" {
+		removeParent(c)
 	}
 	if err := e.network.Detach(ctx, id); err != nil {
 		return err

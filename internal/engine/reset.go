@@ -20,7 +20,7 @@ func (e *Engine) Reset(ctx context.Context) error {
 		return err
 	}
 	for _, id := range ids {
-		if err := e.Remove(ctx, id, true, true); err != nil && !errors.Is(err, api.NotFound) {
+		if err := e.remove(ctx, id, true, true); err != nil && !errors.Is(err, api.NotFound) {
 			if err := e.removeBroken(ctx, id); err != nil {
 				return err
 			}

@@ -14,6 +14,7 @@ import (
 	"brig/internal/base/rootless"
 	"brig/internal/kernel/caps"
 	"brig/internal/kernel/cgroup"
+	"brig/internal/runtime"
 	"brig/internal/runtime/oci"
 )
 
@@ -32,7 +33,7 @@ var maskedPaths = []string{
 var readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 
 // ociSpec turns a container's record into the bundle's configuration. dir is the container's folder, whose hosts, hostname and resolv.conf are mounted.
-func (e *Engine) ociSpec(c *api.Container) (*specs.Spec, error) {
+func (e *Engine) ociSpec(c *api.Container, join *joined) (*specs.Spec, error) {
 	s := &c.Spec
 	names, err := caps.Resolve(s.CapAdd, s.CapDrop, s.Privileged)
 	if err != nil {
@@ -56,7 +57,7 @@ func (e *Engine) ociSpec(c *api.Container) (*specs.Spec, error) {
 	o := &specs.Spec{
 		Version:  specs.Version,
 		Root:     &specs.Root{Path: "rootfs", Readonly: s.ReadOnly},
-		Hostname: hostname(c),
+		Hostname: hostname(c), Domainname: s.Domainname,
 		Process: &specs.Process{
 			Terminal:        s.TTY,
 			Args:            c.Args,
@@ -65,10 +66,10 @@ func (e *Engine) ociSpec(c *api.Container) (*specs.Spec, error) {
 			NoNewPrivileges: sec.noNewPrivileges,
 			Capabilities:    &specs.LinuxCapabilities{Bounding: names, Effective: names, Permitted: names},
 		},
-		Annotations: map[string]string{oci.AnnotationUser: userOf(s, c.ImageConfig.User)},
+		Annotations: map[string]string{oci.AnnotationUser: withGroups(userOf(s, c.ImageConfig.User), s.Groups)},
 		Linux: &specs.Linux{
-			CgroupsPath:   e.cgroupPath(c.ID),
-			Namespaces:    namespaces(s, layout.V2()),
+			CgroupsPath:   e.cgroupPath(c),
+			Namespaces:    namespaces(s, join, layout.V2()),
 			Resources:     limits,
 			MaskedPaths:   maskedPaths,
 			ReadonlyPaths: readonlyPaths,
@@ -85,6 +86,9 @@ func (e *Engine) ociSpec(c *api.Container) (*specs.Spec, error) {
 	if s.OOMScoreAdj != 0 {
 		o.Process.OOMScoreAdj = &s.OOMScoreAdj
 	}
+	if uts := s.Namespaces.UTS; uts != "" && uts != api.NamespacePrivate {
+		o.Hostname, o.Domainname = "", "" // they are another's
+	}
 	if s.Privileged {
 		o.Linux.MaskedPaths, o.Linux.ReadonlyPaths = nil, nil
 	}
@@ -94,7 +98,10 @@ func (e *Engine) ociSpec(c *api.Container) (*specs.Spec, error) {
 	if o.Linux.Devices, err = e.devices(s, limits); err != nil {
 		return nil, err
 	}
-	if o.Mounts, err = e.mounts(c); err != nil {
+	if o.Mounts, err = e.mounts(c, join); err != nil {
+		return nil, err
+	}
+	if err := more(o, s); err != nil {
 		return nil, err
 	}
 	if rootless.Active() {
@@ -102,9 +109,17 @@ func (e *Engine) ociSpec(c *api.Container) (*specs.Spec, error) {
 			return nil, err
 		}
 	}
-	if s.Init {
-		o.Process.Args = append([]string{initPath, "init", "--"}, c.Args...)
+	if s.Infra {
+		o.Process.Args = []string{initPath, "init", runtime.InitPause}
 		o.Mounts = append(o.Mounts, specs.Mount{Type: "bind", Source: e.driver.Program, Destination: initPath, Options: []string{"bind", "ro", "nosuid", "nodev"}})
+	}
+	if s.Init {
+		program, args := e.driver.Program, []string{initPath, "init", "--"}
+		if s.InitPath != "" {
+			program, args = s.InitPath, []string{initPath, "--"}
+		}
+		o.Process.Args = append(args, c.Args...)
+		o.Mounts = append(o.Mounts, specs.Mount{Type: "bind", Source: program, Destination: initPath, Options: []string{"bind", "ro", "nosuid", "nodev"}})
 	}
 	if sec.builtin() && !s.Privileged {
 		o.Annotations[oci.AnnotationSeccomp] = oci.SeccompDefault
@@ -114,22 +129,11 @@ func (e *Engine) ociSpec(c *api.Container) (*specs.Spec, error) {
 	return o, err
 }
 
-func namespaces(s *api.ContainerSpec, cgroup2 bool) []specs.LinuxNamespace {
-	list := []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}}
-	if s.Network.Mode != "host" {
-		list = append(list, specs.LinuxNamespace{Type: specs.NetworkNamespace})
-	}
-	if cgroup2 && !s.Privileged { // docker's default: private on version 2, the host's on version 1
-		list = append(list, specs.LinuxNamespace{Type: specs.CgroupNamespace})
-	}
-	return list
-}
-
 func hostname(c *api.Container) string {
 	if c.Spec.Hostname != "" {
 		return c.Spec.Hostname
 	}
-	if c.Spec.Network.Mode == "host" {
+	if c.Spec.Network.Mode == api.NamespaceHost || c.Spec.Namespaces.UTS == api.NamespaceHost {
 		if h, err := os.Hostname(); err == nil {
 			return h
 		}
@@ -156,18 +160,46 @@ func userOf(s *api.ContainerSpec, image string) string {
 	return "0"
 }
 
+// withGroups is a user with more groups, as [oci.AnnotationUser] has it.
+func withGroups(who string, groups []string) string {
+	return strings.Join(append([]string{who}, groups...), ",")
+}
+
 func isRoot(who string) bool {
-	name, _, _ := strings.Cut(who, ":")
+	name, _, _ := strings.Cut(who, ",")
+	name, _, _ = strings.Cut(name, ":")
 	return name == "" || name == "root" || strings.Trim(name, "0") == ""
 }
 
 // environment merges the standard variables, the image's and the user's, later ones winning; a bare NAME unsets.
 func environment(c *api.Container) []string {
+	s := &c.Spec
+	if s.UnsetEnvAll {
+		return mergeEnv(mergeEnv(slices.Clone(s.BaseEnv), expandEnv(s.MergeEnv, c.ImageConfig.Env)), s.Env)
+	}
 	env := []string{defaultPath, "HOSTNAME=" + hostname(c)}
-	if c.Spec.TTY {
+	if s.TTY {
 		env = append(env, "TERM=xterm")
 	}
-	return mergeEnv(mergeEnv(env, c.ImageConfig.Env), c.Spec.Env)
+	env = mergeEnv(mergeEnv(env, s.BaseEnv), c.ImageConfig.Env)
+	return mergeEnv(mergeEnv(env, expandEnv(s.MergeEnv, env)), s.Env)
+}
+
+// expandEnv replaces ${NAME} and $NAME in values by what env says.
+func expandEnv(merge, env []string) []string {
+	var list []string
+	for _, v := range merge {
+		name, val, _ := strings.Cut(v, "=")
+		list = append(list, name+"="+os.Expand(val, func(want string) string {
+			for _, v := range env {
+				if have, val, _ := strings.Cut(v, "="); have == want {
+					return val
+				}
+			}
+			return ""
+		}))
+	}
+	return list
 }
 
 func mergeEnv(env, more []string) []string {
@@ -205,17 +237,17 @@ func command(s *api.ContainerSpec, entrypoint, cmd []string) ([]string, error) {
 	return args, nil
 }
 
-// cgroupPath is where a container's groups are, below every hierarchy. They have no parent of their own, which would be left when the last is removed.
+// cgroupPath is where a container's groups are, below every hierarchy. They have no parent of their own, which would be left when the last is removed, unless the user names one.
 // Rootless containers have none.
-func (e *Engine) cgroupPath(id string) string {
+func (e *Engine) cgroupPath(c *api.Container) string {
 	if rootless.Active() {
 		return ""
 	}
-	return "/brig-" + id
+	return path.Join("/", c.Spec.CgroupParent, "brig-"+c.ID)
 }
 
 // mounts are docker's default ones, Brig's files, then the user's; a user's mount replaces a default one at its place.
-func (e *Engine) mounts(c *api.Container) ([]specs.Mount, error) {
+func (e *Engine) mounts(c *api.Container, join *joined) ([]specs.Mount, error) {
 	s := &c.Spec
 	sysOpts := []string{"nosuid", "noexec", "nodev", "ro"}
 	if s.Privileged {
@@ -227,11 +259,13 @@ func (e *Engine) mounts(c *api.Container) ([]specs.Mount, error) {
 		{Type: "devpts", Source: "devpts", Destination: "/dev/pts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 		{Type: "sysfs", Source: "sysfs", Destination: "/sys", Options: sysOpts},
 		{Type: "cgroup", Source: "cgroup", Destination: "/sys/fs/cgroup", Options: sysOpts},
-		{Type: "mqueue", Source: "mqueue", Destination: "/dev/mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
-		{Type: "tmpfs", Source: "shm", Destination: "/dev/shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=" + itoa(shmSize(s))}},
 	}
-	dir := e.meta.Dir(c.ID)
+	list = append(list, ipcMounts(s, join)...)
+	dir := e.meta.Dir(e.netFiles(c))
 	for _, f := range []string{"resolv.conf", "hostname", "hosts"} {
+		if f == "hosts" && s.Network.NoHosts {
+			continue
+		}
 		list = append(list, specs.Mount{Type: "bind", Source: filepath.Join(dir, f), Destination: "/etc/" + f, Options: []string{"bind", "rprivate"}})
 	}
 	if rootless.Active() {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -134,7 +135,20 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 	var u undo.Stack
 	defer u.Run()
 
-	dir, sb, link, err := e.openSandbox(ctx, c, &u)
+	for _, id := range c.Spec.Requires {
+		if e.isRunning(id) {
+			continue
+		}
+		if _, err := e.Start(ctx, id, nil); err != nil {
+			return nil, api.Errorf(api.KindOf(err), "container %s requires %.12s: %w", c.Name, id, err)
+		}
+	}
+	join, err := e.joinOthers(c)
+	if err != nil {
+		return nil, err
+	}
+	defer join.close()
+	dir, sb, link, err := e.openSandbox(ctx, c, join, &u)
 	if err != nil {
 		return nil, err
 	}
@@ -153,14 +167,14 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 		}
 	}
 
-	bundle, err := e.bundle(c, a, lowers)
+	bundle, err := e.bundle(c, a, join, lowers)
 	if err != nil {
 		return nil, err
 	}
 	if fresh {
 		u.Add(func() { e.snapshot.Remove(c.ID) })
 	}
-	u.Add(func() { e.closeSandbox(ctx, c.ID, sb) }) // first of all: a shim that still writes would be in the way of who removes
+	u.Add(func() { e.closeSandbox(ctx, c, sb) }) // first of all: a shim that still writes would be in the way of who removes
 	lk, err := link()
 	if err != nil {
 		return nil, err
@@ -171,6 +185,11 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 	l := &launched{c: c, owner: sb.(runtime.Owned), wants: wanted(a)}
 	if l.stream, err = sb.(runtime.Runner).Run(ctx, bundle, l.wants); err != nil {
 		return nil, err
+	}
+	if c.Spec.PidFile != "" {
+		if err := e.notePID(c); err != nil {
+			return nil, err
+		}
 	}
 	u.Release()
 	// It runs. Where a volume's record cannot be written, the next container looks whether the volume is empty, and finds the files.
@@ -184,7 +203,7 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 }
 
 // openSandbox makes the sandbox's folder, starts its shim and, meanwhile, attaches it to the network.
-func (e *Engine) openSandbox(ctx context.Context, c *api.Container, u *undo.Stack) (string, runtime.Sandbox, func() (*api.Link, error), error) {
+func (e *Engine) openSandbox(ctx context.Context, c *api.Container, join *joined, u *undo.Stack) (string, runtime.Sandbox, func() (*api.Link, error), error) {
 	if err := e.makeState(); err != nil {
 		return "", nil, nil, err
 	}
@@ -208,7 +227,7 @@ func (e *Engine) openSandbox(ctx context.Context, c *api.Container, u *undo.Stac
 	}
 	attached := make(chan result, 1)
 	go func() {
-		l, err := e.network.Attach(ctx, c.ID, c.Spec.Network)
+		l, err := e.attach(ctx, c, join)
 		attached <- result{l, err}
 	}()
 	var got *result
@@ -229,14 +248,14 @@ func (e *Engine) openSandbox(ctx context.Context, c *api.Container, u *undo.Stac
 	if err != nil {
 		return "", nil, nil, err
 	}
-	u.Add(func() { e.closeSandbox(ctx, c.ID, sb) })
+	u.Add(func() { e.closeSandbox(ctx, c, sb) })
 	return dir, sb, link, nil
 }
 
 // closeSandbox ends a sandbox that came to nothing, with its shim. It may be called again.
-func (e *Engine) closeSandbox(ctx context.Context, id string, sb runtime.Sandbox) {
+func (e *Engine) closeSandbox(ctx context.Context, c *api.Container, sb runtime.Sandbox) {
 	sb.Close(context.WithoutCancel(ctx))
-	ns.DeleteCgroup(e.cgroupPath(id))
+	ns.DeleteCgroup(e.cgroupPath(c))
 }
 
 func closeLink(l *api.Link) {
@@ -256,7 +275,7 @@ func wanted(a *api.Attach) runtime.Streams {
 }
 
 // bundle prepares the root and writes config.json.
-func (e *Engine) bundle(c *api.Container, a *api.Attach, lowers map[string]string) (runtime.Bundle, error) {
+func (e *Engine) bundle(c *api.Container, a *api.Attach, join *joined, lowers map[string]string) (runtime.Bundle, error) {
 	dir := e.meta.Dir(c.ID)
 	b := runtime.Bundle{
 		ID: c.ID, Dir: dir,
@@ -281,7 +300,7 @@ func (e *Engine) bundle(c *api.Container, a *api.Attach, lowers map[string]strin
 	if err != nil {
 		return b, err
 	}
-	spec, err := e.ociSpec(c)
+	spec, err := e.ociSpec(c, join)
 	if err != nil {
 		return b, err
 	}
@@ -305,11 +324,14 @@ func (e *Engine) bundle(c *api.Container, a *api.Attach, lowers map[string]strin
 // writeFiles writes what the container sees of its network, and the record of its link.
 func (e *Engine) writeFiles(c *api.Container, sandbox string, l *api.Link) error {
 	dir := e.meta.Dir(c.ID)
-	hosts, err := network.Hosts(l, hostname(c), c.Spec.Network.AddHosts)
+	link, err := record.Marshal(l)
 	if err != nil {
 		return err
 	}
-	link, err := record.Marshal(l)
+	if strings.HasPrefix(l.Network, api.NamespaceContainer) { // it sees the other's files
+		return writePlain(filepath.Join(sandbox, linkName), link, 0o600)
+	}
+	hosts, err := network.Hosts(l, hostname(c), c.Spec.Network.AddHosts)
 	if err != nil {
 		return err
 	}

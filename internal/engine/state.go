@@ -24,7 +24,7 @@ func (e *Engine) fillState(c *api.Container) {
 	s, err := shim.ReadState(dir)
 	if err == nil && running(s) {
 		c.State = api.State{Status: api.StatusRunning, Pid: s.Pid, StartedAt: s.StartedAt}
-		if e.paused(c.ID) {
+		if e.paused(c) {
 			c.State.Status = api.StatusPaused
 		}
 		c.Link = readLink(dir)

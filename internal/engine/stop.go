@@ -97,7 +97,7 @@ func (e *Engine) stop(ctx context.Context, c *api.Container, o api.StopOptions) 
 		return err
 	}
 	e.note(happened(c, "kill", "signal", strconv.Itoa(int(sig))))
-	e.thaw(c.ID) // one that stands still would not hear of it
+	e.thaw(c) // one that stands still would not hear of it
 	var deadline <-chan time.Time
 	if seconds >= 0 {
 		deadline = time.After(time.Duration(seconds) * time.Second)
@@ -112,7 +112,7 @@ func (e *Engine) stop(ctx context.Context, c *api.Container, o api.StopOptions) 
 	}
 	e.asks(c.ID, "brig stop sent %s, and SIGKILL since it had not ended %d seconds later", unix.SignalName(sig), seconds)
 	ct.Signal(ctx, unix.SIGKILL)
-	e.thaw(c.ID)
+	e.thaw(c)
 	select {
 	case err := <-over:
 		e.note(happened(c, "stop"))
@@ -249,7 +249,7 @@ func (e *Engine) Kill(ctx context.Context, name, signal string) error {
 			e.note(happened(&c, "kill", "signal", strconv.Itoa(int(sig))))
 		}
 		if own, perr := parseSignal(stopSignal(&c)); err == nil && perr == nil && own == sig {
-			e.thaw(c.ID) // who is asked to end must hear of it: docker's rule
+			e.thaw(&c) // who is asked to end must hear of it: docker's rule
 		}
 		return err
 	}
@@ -258,13 +258,13 @@ func (e *Engine) Kill(ctx context.Context, name, signal string) error {
 		return err
 	}
 	e.note(happened(&c, "kill", "signal", strconv.Itoa(int(sig))))
-	e.thaw(c.ID)
+	e.thaw(&c)
 	return <-over
 }
 
 // thaw lets a container that stands still run again, to die of the signal that it was sent: under cgroup version 1 a frozen process cannot even be killed.
-func (e *Engine) thaw(id string) {
-	g, err := cgroup.Load(e.cgroupPath(id))
+func (e *Engine) thaw(c *api.Container) {
+	g, err := cgroup.Load(e.cgroupPath(c))
 	if err != nil {
 		return
 	}
@@ -329,6 +329,16 @@ func (e *Engine) Wait(ctx context.Context, name string) (api.Exit, error) {
 
 // Remove removes a container; force ends it first, volumes takes its anonymous volumes along.
 func (e *Engine) Remove(ctx context.Context, name string, force, volumes bool) error {
+	if c, err := e.meta.Container(name); err == nil && c.Spec.Infra {
+		if p, err := e.pod(c.Spec.Pod); err == nil {
+			return api.Errorf(api.Conflict, "container %s is the infra container of pod %s: it goes with the pod: `brig pod rm %s`", c.Name, p.Spec.Name, p.Spec.Name)
+		}
+	}
+	return e.remove(ctx, name, force, volumes)
+}
+
+// remove is Remove, also for what holds a pod's namespaces.
+func (e *Engine) remove(ctx context.Context, name string, force, volumes bool) error {
 	c, err := e.meta.Container(name)
 	if err != nil {
 		if force && errors.Is(err, api.Corrupt) {
@@ -361,7 +371,7 @@ func (e *Engine) Remove(ctx context.Context, name string, force, volumes bool) e
 		}
 		ended := e.watch(ctx, ct, c.ID)
 		ct.Signal(ctx, unix.SIGKILL)
-		e.thaw(c.ID)
+		e.thaw(&c)
 		if err := <-ended; err != nil {
 			return err
 		}
@@ -370,8 +380,11 @@ func (e *Engine) Remove(ctx context.Context, name string, force, volumes bool) e
 
 // removeEnded removes a container that does not run, for who holds its lock.
 func (e *Engine) removeEnded(ctx context.Context, c *api.Container, volumes bool) error {
-	if err := ns.DeleteCgroup(e.cgroupPath(c.ID)); err != nil {
+	if err := ns.DeleteCgroup(e.cgroupPath(c)); err != nil {
 		return err
+	}
+	if c.Spec.Pod != "" {
+		removeParent(c)
 	}
 	if err := e.network.Detach(ctx, c.ID); err != nil {
 		return err
@@ -392,7 +405,7 @@ func (e *Engine) removeEnded(ctx context.Context, c *api.Container, volumes bool
 
 // removeBroken removes a container whose record cannot be read, by its whole ID.
 func (e *Engine) removeBroken(ctx context.Context, id string) error {
-	if err := ns.DeleteCgroup(e.cgroupPath(id)); err != nil {
+	if err := ns.DeleteCgroup(e.cgroupPath(&api.Container{ID: id})); err != nil {
 		return err
 	}
 	if err := e.reap(ctx, id, nil); err != nil {

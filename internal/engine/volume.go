@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"brig/api"
@@ -17,6 +18,7 @@ import (
 // volumeRecord is volume.json. A folder with it is a volume; one without was left by a process that died making it.
 type volumeRecord struct {
 	Anonymous bool              `json:"anonymous,omitempty"` // made for one container, removed with it by rm -v and --rm
+	Shared    bool              `json:"shared,omitempty"`    // it has been another container's too, by --volumes-from
 	Used      bool              `json:"used,omitempty"`      // the image's files have been copied in
 	Created   time.Time         `json:"created,omitzero"`    // zero: by a Brig that did not write it down
 	Labels    map[string]string `json:"labels,omitempty"`
@@ -119,6 +121,15 @@ func (e *Engine) removeAnonymous(c *api.Container) error {
 		}
 		rec, err := e.volume(m.Source)
 		halfMade := errors.Is(err, fs.ErrNotExist) && id.Valid(m.Source)
+		if err == nil && rec.Anonymous && rec.Shared {
+			users, err := e.volumeUsers()
+			if err != nil {
+				return err
+			}
+			if slices.ContainsFunc(users[m.Source], func(id string) bool { return id != c.ID }) {
+				continue // who has it last takes it along
+			}
+		}
 		if err == nil && rec.Anonymous || halfMade {
 			if err := os.RemoveAll(e.volumeDir(m.Source)); err != nil {
 				return err
@@ -146,7 +157,11 @@ func nameVolumes(c *api.Container) (anonymous map[string]bool, err error) {
 		}
 	}
 	for target := range c.ImageConfig.Volumes {
-		if covered[filepath.Clean(target)] {
+		if covered[filepath.Clean(target)] || c.Spec.ImageVolume == api.ImageVolumeIgnore {
+			continue
+		}
+		if c.Spec.ImageVolume == api.ImageVolumeTmpfs {
+			c.Spec.Mounts = append(c.Spec.Mounts, api.MountSpec{Type: "tmpfs", Target: filepath.Join("/", target)})
 			continue
 		}
 		name := id.New()

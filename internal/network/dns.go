@@ -31,6 +31,15 @@ func checkDNS(servers []string) error {
 func (m *Manager) addDNS(l *api.Link, spec api.NetworkSpec, bridge bool) {
 	l.DNS, l.Search, l.DNSOptions = m.hostDNS(bridge)
 	switch {
+	case len(spec.Search) == 1 && spec.Search[0] == ".": // docker's word for none
+		l.Search = nil
+	case len(spec.Search) > 0:
+		l.Search = slices.Clone(spec.Search)
+	}
+	if len(spec.DNSOptions) > 0 {
+		l.DNSOptions = slices.Clone(spec.DNSOptions)
+	}
+	switch {
 	case len(spec.DNS) > 0:
 		l.DNS = slices.Clone(spec.DNS)
 	case bridge && len(l.DNS) == 0:
@@ -93,7 +102,8 @@ func parseResolv(data []byte) (servers, search, options []string) {
 func ResolvConf(l *api.Link) []byte {
 	if l.Network == modeHost {
 		if data, err := os.ReadFile("/etc/resolv.conf"); err == nil {
-			if servers, _, _ := parseResolv(data); slices.Equal(servers, l.DNS) {
+			servers, search, options := parseResolv(data)
+			if slices.Equal(servers, l.DNS) && slices.Equal(search, l.Search) && slices.Equal(options, l.DNSOptions) {
 				return data
 			}
 		}

@@ -28,6 +28,9 @@ type Driver interface {
 	Find(ctx context.Context, spec api.SandboxSpec) (Sandbox, error)
 }
 
+// InitPause, in place of a command, makes `brig-oci init` wait until it is asked to end: what the infra container of a pod does.
+const InitPause = "--pause"
+
 // Needs says in which form a driver takes what the other rooms make.
 type Needs struct {
 	RootBlock bool // root file system as a block device instead of a folder
@@ -49,10 +52,11 @@ type Bundle struct {
 	Reap      []string // command that cleans up when the opener is gone
 }
 
-// HealthSpec says how a container is asked whether it is well. The zero value does not ask.
+// HealthSpec says how a container is asked whether it is well, and how long it may run. The zero value does not ask, and lets it run for ever.
 type HealthSpec struct {
-	Process       *api.Process // nil: it is not asked
-	User          string       // looked up in the container
+	RunFor        time.Duration // from its start to SIGKILL; 0: for ever
+	Process       *api.Process  // nil: it is not asked
+	User          string        // looked up in the container
 	Interval      time.Duration
 	Timeout       time.Duration
 	StartPeriod   time.Duration // failures in it do not count, until the first success

@@ -16,6 +16,7 @@ var notRootless = map[string]string{
 	"cp":               "it writes to a file of root's",
 	"events":           "it pauses: no control group is delegated to the user",
 	"pause":            "no control group is delegated to the user",
+	"pick-paused":      "no control group is delegated to the user",
 	"pick":             "it pauses: no control group is delegated to the user",
 	"stats":            "no control group is delegated to the user",
 	"update":           "no control group is delegated to the user",
@@ -23,10 +24,13 @@ var notRootless = map[string]string{
 	"chroot":           "the kernel makes no user namespace in a chroot",
 	"inspect":          "it limits memory",
 	"layers-as-images": "the kernel mounts EROFS for root only",
+	"flags-cgroup":     "no control group is delegated to the user",
+	"flags-limits":     "no control group is delegated to the user",
 	"limits":           "no control group is delegated to the user",
 	"memory":           "no control group is delegated to the user",
 	"network-bridge":   "a normal user's containers are on no bridge",
 	"ports-udp":        "programs that carry packets lose the answers to what comes from the host's loopback; rootless-network asks from elsewhere",
+	"pods-limits":      "no control group is delegated to the user",
 	"push-ssh":         "its ssh keeps the far store where root made the folder",
 }
 

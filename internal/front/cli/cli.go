@@ -16,6 +16,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -23,6 +24,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"brig/api"
@@ -102,6 +104,17 @@ type Engine interface {
 	// ExportVolume writes a volume's files as a tar to a file, or to s.Stdout; ImportVolume unpacks one, of a file or of s.Stdin.
 	ExportVolume(ctx context.Context, name, file string, s api.Streams) error
 	ImportVolume(ctx context.Context, name, file string, s api.Streams) error
+	// ContainerSizes measures the files of the named containers, without names of all.
+	ContainerSizes(ctx context.Context, names ...string) (map[string]api.ContainerSize, error)
+	// CreatePod makes a pod, and its infra container.
+	CreatePod(ctx context.Context, spec api.PodSpec) (api.Pod, error)
+	// Pods returns, with an error of kind api.Corrupt, those whose records can be read.
+	Pods(ctx context.Context) ([]api.Pod, error)
+	InspectPod(ctx context.Context, name string) (api.Pod, error)
+	// ActOnPod does something to all containers of a pod; o is for a stop, its Signal for a kill.
+	ActOnPod(ctx context.Context, name string, what api.PodAction, o api.StopOptions) error
+	// RemovePod removes a pod with its containers; seconds is what they are given to end, nil: none.
+	RemovePod(ctx context.Context, name string, force bool, seconds *int) error
 	// The prunes return what they removed also with an error.
 	PruneContainers(ctx context.Context, o api.PruneOptions) (api.PruneReport, error)
 	PruneImages(ctx context.Context, o api.PruneOptions) (api.PruneReport, error)
@@ -162,7 +175,13 @@ func (a *app) main(ctx context.Context, args []string) int {
 	root.SetOut(a.streams.Stdout)
 	root.SetErr(a.streams.Stderr)
 	a.addCommands(root, args)
-	return a.report(root.ExecuteContext(ctx))
+	err := root.ExecuteContext(ctx)
+	var unknown *pflag.NotExistError
+	var use *usageError
+	if errors.As(err, &unknown) && !errors.As(err, &use) { // before a command that there is: cobra says so by itself
+		err = flagError(root, err)
+	}
+	return a.report(err)
 }
 
 // Tree returns the whole command tree, for tools that write manuals from it. Its commands cannot be run.
@@ -220,7 +239,7 @@ func (a *app) rootCommand() *cobra.Command {
 	f.StringVar(&a.options.State, "state", envOr("BRIG_STATE", live), "Folder of data that lives until the next boot (env BRIG_STATE)")
 	f.StringVar(&a.options.Policy, "policy", os.Getenv("BRIG_POLICY"), "File of the signature policy, see containers-policy.json(5) (env BRIG_POLICY)")
 	parsed(f, "store-limit", "", "bytes", "What the store may take on the disk, for what this command brings in (see brig system limit)", assign(&a.options.StoreLimit, parseStoreLimit))
-	f.BoolVar(&a.debug, "debug", false, "Explain errors by their kind and every cause")
+	f.BoolVarP(&a.debug, "debug", "D", false, "Explain errors by their kind and every cause")
 	return root
 }
 
@@ -250,7 +269,7 @@ func commands() []entry {
 		{"history", (*app).history}, {"untag", (*app).untag}, {"import", (*app).importImage}, {"export", (*app).export}, {"commit", (*app).commit},
 		{"rename", (*app).rename}, {"restart", (*app).restart}, {"pause", (*app).pause}, {"unpause", (*app).unpause}, {"port", (*app).port},
 		{"top", (*app).top}, {"diff", (*app).diff}, {"stats", (*app).stats}, {"update", (*app).update}, {"cp", (*app).cp}, {"events", (*app).events},
-		{"container", (*app).containerGroup}, {"image", (*app).imageGroup}, {"volume", (*app).volumeGroup},
+		{"container", (*app).containerGroup}, {"pod", (*app).podGroup}, {"image", (*app).imageGroup}, {"volume", (*app).volumeGroup},
 	}
 }
 
@@ -263,6 +282,12 @@ func (a *app) addCommands(root *cobra.Command, args []string) {
 		if e.name == name {
 			root.CompletionOptions.DisableDefaultCmd = true
 			root.AddCommand(a.make(e))
+			return
+		}
+	}
+	if name != "" {
+		if c := refusing(name, "brig"); c != nil {
+			root.AddCommand(c)
 			return
 		}
 	}

@@ -24,7 +24,17 @@ func (a *app) create() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if err := o.replaced(cmd.Context()); err != nil {
+			return errors.Join(err, keep(""))
+		}
+		undo, err := o.podOf(cmd, &spec)
+		if err != nil {
+			return errors.Join(err, keep(""))
+		}
 		c, err := a.engine().Create(cmd.Context(), spec, a.quietly(o.quiet))
+		if err != nil {
+			undo()
+		}
 		if err = errors.Join(err, keep(c.ID)); err != nil {
 			return err
 		}

@@ -54,7 +54,7 @@ func (e *usageError) Unwrap() error { return e.err }
 
 // flagError is called by cobra for flags that do not exist or do not parse.
 func flagError(cmd *cobra.Command, err error) error {
-	return &usageError{err: err, use: cmd.UseLine(), path: cmd.CommandPath(), code: codeBrig}
+	return &usageError{err: refusedFlag(cmd, err), use: cmd.UseLine(), path: cmd.CommandPath(), code: codeBrig}
 }
 
 // invalid is a combination of flags that makes no sense, found after parsing: docker's 125 for run and create.

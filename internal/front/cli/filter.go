@@ -130,6 +130,7 @@ func (f filters) matches(c *api.Container, names []*regexp.Regexp) bool {
 		f.any("volume", func(v string) bool {
 			return slices.ContainsFunc(c.Spec.Mounts, func(m api.MountSpec) bool { return m.Source == v || m.Target == v })
 		}) &&
+		f.any("pod", func(v string) bool { return c.Spec.Pod != "" && strings.HasPrefix(c.Spec.Pod, v) }) &&
 		f.any("network", func(v string) bool { return networkName(c) == v }) &&
 		f.any("publish", func(v string) bool { return c.Link != nil && hasPort(c.Link.Ports, v) }) &&
 		f.any("expose", func(v string) bool { return hasPort(exposedPorts(c), v) }) &&

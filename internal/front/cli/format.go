@@ -63,7 +63,7 @@ func parseTemplate(format string) (*template.Template, error) {
 }
 
 // printRows prints a line for each row as format says: a template, "json", or "table" with a template for aligned columns under the
-// titles. Without a format it is table with the template given as usual.
+// titles. Without a format it is table with the template given as usual. Without titles there is no line of them.
 func printRows[T any](out io.Writer, format, usual string, titles header, rows []T) (err error) {
 	if format == "json" {
 		return printLines(out, rows)
@@ -77,8 +77,10 @@ func printRows[T any](out io.Writer, format, usual string, titles header, rows [
 		tab := tabwriter.NewWriter(out, 10, 1, 3, ' ', 0) // docker's widths
 		defer func() { err = errors.Join(err, tab.Flush()) }()
 		out = tab
-		if err := executeLine(out, t, titles); err != nil {
-			return err
+		if titles != nil {
+			if err := executeLine(out, t, titles); err != nil {
+				return err
+			}
 		}
 	}
 	for _, row := range rows {

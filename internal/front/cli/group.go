@@ -20,7 +20,7 @@ func (a *app) imageGroup() *cobra.Command {
 	return a.group("image", "Manage images", "  brig image ls\n  brig image rm debian:11", []member{
 		{name: "history", top: "history"}, {name: "import", top: "import"}, {name: "inspect", construct: inspectOf("image")}, {name: "load", top: "load"},
 		{name: "ls", top: "images", aliases: []string{"list"}}, {name: "prune", construct: (*app).imagePrune}, {name: "pull", top: "pull"}, {name: "push", top: "push"},
-		{name: "rm", top: "rmi", aliases: []string{"rmi", "remove"}}, {name: "save", top: "save"}, {name: "tag", top: "tag"}, {name: "trust", construct: (*app).imageTrust}, {name: "untag", top: "untag"},
+		{name: "rm", top: "rmi", aliases: []string{"rmi", "remove"}}, {name: "save", top: "save"}, {name: "search", top: "search"}, {name: "tag", top: "tag"}, {name: "trust", construct: (*app).imageTrust}, {name: "untag", top: "untag"},
 	})
 }
 
@@ -71,6 +71,11 @@ func (a *app) group(name, short, example string, members []member) *cobra.Comman
 		}
 	}
 	cmd.AddCommand(all...)
+	if all == nil {
+		if c := refusing(wanted, "brig "+name); c != nil {
+			cmd.AddCommand(c)
+		}
+	}
 	return cmd
 }
 
@@ -79,5 +84,8 @@ func (a *app) member(m member, construct func(*app) *cobra.Command) *cobra.Comma
 	cmd := a.make(entry{m.name, construct})
 	_, rest, _ := strings.Cut(cmd.Use, " ")
 	cmd.Use, cmd.Aliases = strings.TrimSpace(m.name+" "+rest), m.aliases
+	if m.top != "" {
+		cmd.Annotations = map[string]string{verbAnnotation: m.top}
+	}
 	return cmd
 }

@@ -35,16 +35,22 @@ func inspectOf(kind string) func(*app) *cobra.Command {
 
 func (a *app) inspectCommand(kind *string) *cobra.Command {
 	var format string
+	var size bool
+	p := picking(nil)
 	cmd := &cobra.Command{
 		Use:               "inspect [OPTIONS] NAME|ID [NAME|ID...]",
 		Short:             "Return low-level information on containers and images",
 		Example:           "  brig inspect web\n  brig inspect -f '{{.State.Status}} {{.NetworkSettings.IPAddress}}' web\n  brig inspect --type image debian:12",
-		Args:              minArgs(1),
+		Args:              p.args,
 		ValidArgsFunction: a.completeObjects,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			args, err := p.names(cmd.Context(), a, args)
+			if err != nil {
+				return err
+			}
 			var views []any
 			failed := a.each(cmd.Context(), args, func(name string) (string, error) {
-				view, err := a.lookUp(cmd.Context(), name, *kind)
+				view, err := a.lookUp(cmd.Context(), name, *kind, size)
 				if err != nil {
 					return "", err
 				}
@@ -64,6 +70,10 @@ func (a *app) inspectCommand(kind *string) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "Format output using a custom template: 'json' or a Go template")
+	if *kind != "image" {
+		cmd.Flags().BoolVarP(&size, "size", "s", false, "Display total file sizes if the type is container")
+		p.latestFlag(cmd.Flags())
+	}
 	return cmd
 }
 
@@ -76,11 +86,21 @@ func parseKind(s string) (string, error) {
 }
 
 // lookUp returns what inspect prints of a container or, where none has the name, an image; kind asks for one of them.
-func (a *app) lookUp(ctx context.Context, name, kind string) (any, error) {
+func (a *app) lookUp(ctx context.Context, name, kind string, size bool) (any, error) {
 	if kind != "image" {
 		c, err := a.engine().Inspect(ctx, name)
 		if err == nil {
-			return containerView(&c, a.options.Root), nil
+			view := containerView(&c, a.options.Root)
+			if size {
+				sizes, err := a.engine().ContainerSizes(ctx, c.ID)
+				if err != nil {
+					return nil, err
+				}
+				s := sizes[c.ID]
+				total := s.Writable + s.Image
+				view.SizeRw, view.SizeRootFs = &s.Writable, &total
+			}
+			return view, nil
 		}
 		if !errors.Is(err, api.NotFound) {
 			return nil, err

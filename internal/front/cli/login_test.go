@@ -77,3 +77,17 @@ func TestLogout(t *testing.T) {
 		t.Errorf("%+v %+v", r, f.request)
 	}
 }
+
+// TestRegistryFlags: where credentials and certificates are goes to whoever speaks with the registry, with every verb that does.
+func TestRegistryFlags(t *testing.T) {
+	for _, line := range []string{
+		"pull --authfile a --cert-dir c --tls-verify=false img", "push --authfile a --cert-dir c --tls-verify=false img", "search --authfile a --cert-dir c --tls-verify=false img",
+		"login --authfile a --cert-dir c --tls-verify=false -u me -p x r.com", "copy --authfile a --cert-dir c --src-tls-verify=false x y",
+	} {
+		f := &fake{reply: api.TransferReply{Images: []api.Image{{}}}}
+		brig(t, f, strings.Fields(line)...)
+		if r := f.request; r.AuthFile != "a" || r.CertDir != "c" || !r.Insecure {
+			t.Errorf("%s: asked for %+v", line, r)
+		}
+	}
+}

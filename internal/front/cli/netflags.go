@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -17,7 +18,13 @@ func parseNetwork(s string) (string, error) {
 	case "default":
 		return "", nil
 	}
-	return "", api.Errorf(api.Unsupported, "network %q is not supported: the networks are bridge, none and host", s)
+	if name, ok := strings.CutPrefix(s, api.NamespaceContainer); ok && name != "" {
+		return s, nil
+	}
+	if path, ok := strings.CutPrefix(s, api.NamespacePath); ok && filepath.IsAbs(path) {
+		return s, nil
+	}
+	return "", api.Errorf(api.Unsupported, "network %q is not supported: the networks are bridge, none, host and container:NAME", s)
 }
 
 // parseIP takes an address of either family.

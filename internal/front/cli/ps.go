@@ -1,7 +1,11 @@
 package cli
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,14 +18,17 @@ import (
 
 // psOptions are the flags of ps.
 type psOptions struct {
-	all, quiet, latest, noTrunc bool
-	last                        int
-	format                      string
-	filter                      filters
+	all, quiet, latest, noTrunc, size, pod, ns, noHeading bool
+	last                                                  int
+	format, sort                                          string
+	filter                                                filters
+	podNames                                              map[string]string // by ID; nil: nobody asked
+	sizes                                                 map[string]api.ContainerSize
 }
 
 func (a *app) ps() *cobra.Command {
 	o := psOptions{filter: filters{}}
+	var watch time.Duration
 	cmd := &cobra.Command{
 		Use:               "ps [OPTIONS]",
 		Short:             "List containers",
@@ -29,29 +36,76 @@ func (a *app) ps() *cobra.Command {
 		Args:              maxArgs(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			all, err := a.engine().List(cmd.Context())
-			if err != nil {
-				return err
+			for {
+				if err := a.doPs(cmd.Context(), o); err != nil || watch == 0 {
+					return err
+				}
+				select {
+				case <-cmd.Context().Done():
+					return cmd.Context().Err()
+				case <-time.After(watch):
+				}
 			}
-			return a.printContainers(o, all, time.Now())
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.all, "all", "a", false, "Show all containers (default shows just running)")
-	list(f, "filter", "f", filterHelp, o.filter.add(containerFilters()...))
+	list(f, "filter", "f", filterHelp+", pod", o.filter.add(append(containerFilters(), "pod")...))
 	f.StringVar(&o.format, "format", "", formatHelp)
 	f.IntVarP(&o.last, "last", "n", -1, "Show n last created containers (includes all states)")
 	f.BoolVarP(&o.latest, "latest", "l", false, "Show the latest created container (includes all states)")
 	f.BoolVar(&o.noTrunc, "no-trunc", false, "Don't truncate output")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "Only display container IDs")
+	f.BoolVarP(&o.size, "size", "s", false, "Display total file sizes")
+	f.BoolVarP(&o.pod, "pod", "p", false, "Display ID and name of the pods that the containers are in")
+	f.BoolVar(&o.ns, "ns", false, "Display the namespaces of the containers")
+	f.BoolVar(&o.noHeading, "noheading", false, "Do not print headers")
+	f.StringVar(&o.sort, "sort", "", "Sort output by command, created, id, image, names, runningfor, size or status (default: the latest first)")
+	parsed(f, "watch", "w", "uint", "Seconds after which the list is printed anew, until interrupted", assign(&watch, func(s string) (time.Duration, error) {
+		n, err := strconv.ParseUint(s, 10, 31)
+		return time.Duration(n) * time.Second, err
+	}))
 	return cmd
+}
+
+// doPs lists the containers once.
+func (a *app) doPs(ctx context.Context, o psOptions) error {
+	all, err := a.engine().List(ctx)
+	if err != nil {
+		return err
+	}
+	var damaged error
+	if o.pod || len(o.filter["pod"]) > 0 || strings.Contains(o.format, ".Pod") {
+		var pods []api.Pod
+		pods, damaged = a.engine().Pods(ctx)
+		o.podNames = map[string]string{}
+		for _, p := range pods {
+			o.podNames[p.ID] = p.Spec.Name
+			for i, v := range o.filter["pod"] { // a name is an ID to the filter
+				if v == p.Spec.Name {
+					o.filter["pod"][i] = p.ID
+				}
+			}
+		}
+	}
+	if o.size || strings.Contains(o.format, ".Size") {
+		if o.sizes, err = a.engine().ContainerSizes(ctx); err != nil {
+			return err
+		}
+	}
+	return errors.Join(a.printContainers(o, all, time.Now()), damaged)
 }
 
 // psRow is a container as ps shows it; the field names are docker's.
 type psRow struct {
 	Command, CreatedAt, ID, Image, Labels, LocalVolumes, Mounts, Names, Networks, Ports, RunningFor, Size, State, Status string
 
+	// podman's
+	Pod, PodName, PodID, Created, ImageID, Restarts, ExitCode, Pid string
+	PIDNS, IPC, UTS, NET, MNT, CGROUPNS, USERNS                    string
+
 	labels map[string]string
+	bytes  int64
 }
 
 // Label returns one label's value, for {{.Label "key"}}.
@@ -79,16 +133,89 @@ func (a *app) printContainers(o psOptions, all []api.Container, now time.Time) e
 		if o.last >= 0 && len(rows) == o.last {
 			break
 		}
-		rows = append(rows, psRowOf(c, now, !o.noTrunc))
+		r := psRowOf(c, now, !o.noTrunc)
+		r.podman(c, &o)
+		rows = append(rows, r)
+	}
+	if err := sortContainers(rows, o.sort); err != nil {
+		return err
 	}
 	if o.quiet && o.format == "" {
 		o.format = "{{.ID}}"
 	}
-	return printRows(a.streams.Stdout, o.format, "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}", header{
+	usual := "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}"
+	if o.ns {
+		usual = "{{.ID}}\t{{.Names}}\t{{.Pid}}\t{{.CGROUPNS}}\t{{.IPC}}\t{{.MNT}}\t{{.NET}}\t{{.PIDNS}}\t{{.USERNS}}\t{{.UTS}}"
+	}
+	if o.pod {
+		usual += "\t{{.PodID}}\t{{.PodName}}"
+	}
+	if o.size {
+		usual += "\t{{.Size}}"
+	}
+	titles := header{
 		"ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "CreatedAt": "CREATED AT", "RunningFor": "CREATED",
 		"Status": "STATUS", "State": "STATE", "Ports": "PORTS", "Names": "NAMES", "Size": "SIZE", "Labels": "LABELS",
 		"Mounts": "MOUNTS", "Networks": "NETWORKS", "LocalVolumes": "LOCAL VOLUMES",
-	}, rows)
+		"Pod": "POD ID", "PodID": "POD ID", "PodName": "PODNAME", "Created": "CREATED", "ImageID": "IMAGE ID", "Restarts": "RESTARTS", "ExitCode": "EXIT CODE", "Pid": "PID",
+		"PIDNS": "PIDNS", "IPC": "IPC", "UTS": "UTS", "NET": "NET", "MNT": "MNT", "CGROUPNS": "CGROUPNS", "USERNS": "USERNS",
+	}
+	if o.noHeading {
+		titles = nil
+	}
+	return printRows(a.streams.Stdout, o.format, usual, titles, rows)
+}
+
+// podman fills in what podman tells, and what is told only where it was asked for.
+func (r *psRow) podman(c *api.Container, o *psOptions) {
+	r.Pod, r.PodID, r.PodName = c.Spec.Pod, c.Spec.Pod, o.podNames[c.Spec.Pod]
+	r.Created, r.ImageID, r.Restarts, r.Pid, r.ExitCode = r.RunningFor, c.Image, strconv.Itoa(c.State.Restarts), strconv.Itoa(c.State.Pid), "0"
+	if !o.noTrunc {
+		r.Pod, r.PodID, r.ImageID = shortID(r.Pod), shortID(r.PodID), shortID(r.ImageID)
+	}
+	if c.State.Exit != nil {
+		r.ExitCode = strconv.Itoa(c.State.Exit.Code)
+	}
+	if s, ok := o.sizes[c.ID]; ok {
+		r.bytes = s.Writable
+		r.Size = fmt.Sprintf("%s (virtual %s)", humanSize(s.Writable), humanSize(s.Writable+s.Image))
+	}
+	if c.State.Pid == 0 || !o.ns && !strings.Contains(o.format, "NS") && !strings.Contains(o.format, "IPC") && !strings.Contains(o.format, "UTS") && !strings.Contains(o.format, "MNT") && !strings.Contains(o.format, "NET") {
+		return
+	}
+	for file, to := range map[string]*string{"pid": &r.PIDNS, "ipc": &r.IPC, "uts": &r.UTS, "net": &r.NET, "mnt": &r.MNT, "cgroup": &r.CGROUPNS, "user": &r.USERNS} {
+		link, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", c.State.Pid, file)) // it may have ended
+		*to = strings.Trim(link[strings.IndexByte(link, ':')+1:], "[]")
+	}
+}
+
+// sortContainers sorts the rows by one of podman's words; without one they stay as they are.
+func sortContainers(rows []psRow, by string) error {
+	var key func(r *psRow) string
+	switch by {
+	case "":
+		return nil
+	case "command":
+		key = func(r *psRow) string { return r.Command }
+	case "created", "runningfor":
+		slices.Reverse(rows) // the oldest first
+		return nil
+	case "id":
+		key = func(r *psRow) string { return r.ID }
+	case "image":
+		key = func(r *psRow) string { return r.Image }
+	case "names":
+		key = func(r *psRow) string { return r.Names }
+	case "size":
+		slices.SortStableFunc(rows, func(x, y psRow) int { return cmp.Compare(x.bytes, y.bytes) })
+		return nil
+	case "status":
+		key = func(r *psRow) string { return r.State }
+	default:
+		return fmt.Errorf("invalid sort order %q: use command, created, id, image, names, runningfor, size or status", by)
+	}
+	slices.SortStableFunc(rows, func(x, y psRow) int { return strings.Compare(key(&x), key(&y)) })
+	return nil
 }
 
 // healthOf is a container's health as docker's filter calls it.

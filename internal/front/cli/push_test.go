@@ -52,7 +52,7 @@ func TestPushRequests(t *testing.T) {
 		"push a b":                       {1, "brig: an image is pushed to one place"},
 		"push ssh://a":                   {1, "brig: the image to push is missing"},
 		"push -a a ssh://h":              {1, "brig: --all-tags is for a push to a registry"},
-		"push --disable-content-trust a": {125, "brig: unknown flag: --disable-content-trust"},
+		"push --disable-content-trust a": {125, "brig: push: --disable-content-trust is not supported"},
 		"push UPPER":                     {1, "brig: \"UPPER\": invalid reference format"},
 		"copy a":                         {1, "brig: 'brig copy' requires 2 arguments"},
 		"copy --format v2s2 a b":         {125, "brig: unknown flag: --format"},

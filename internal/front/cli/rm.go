@@ -9,7 +9,7 @@ import (
 )
 
 func (a *app) rm() *cobra.Command {
-	var force, volumes, link bool
+	var force, volumes bool
 	var seconds int
 	p := picking(nil)
 	cmd := &cobra.Command{
@@ -25,15 +25,10 @@ func (a *app) rm() *cobra.Command {
 	f.IntVarP(&seconds, "time", "t", 0, "Seconds to wait before killing the container, with --force (-1: forever)")
 	p.allFlag(f, "a", "Remove all containers")
 	f.BoolVarP(&p.latest, "latest", "", false, "Act on the latest container that was created")
-	f.BoolVarP(&link, "link", "l", false, "Remove the specified link")
-	_ = f.MarkHidden("link")
 	p.filterFlag(f, "")
 	p.cidfileFlag(f)
 	p.ignoreFlag(f)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if link {
-			return api.Errorf(api.Unsupported, "--link is not supported: containers have no links; for podman's -l use --latest")
-		}
 		if f.Changed("time") && !force {
 			return invalid(cmd, errors.New("--force must be given with --time"))
 		}

@@ -51,14 +51,22 @@ func (a *app) doRun(cmd *cobra.Command, o *specFlags, spec api.ContainerSpec, at
 	if err != nil {
 		return runError(cmd, err)
 	}
+	if err := o.replaced(cmd.Context()); err != nil {
+		return runError(cmd, errors.Join(err, keep("")))
+	}
 	var j *joined
 	if at != nil {
 		j = a.join(*at)
 		defer j.close()
 		at = &j.attach
 	}
+	undo, err := o.podOf(cmd, &spec)
+	if err != nil {
+		return runError(cmd, errors.Join(err, keep("")))
+	}
 	c, session, err := a.engine().Run(cmd.Context(), spec, at, a.quietly(o.quiet))
 	if err != nil {
+		undo()
 		return runError(cmd, errors.Join(err, keep(c.ID)))
 	}
 	if err := keep(c.ID); err != nil {

@@ -31,6 +31,8 @@ type specFlags struct {
 	logOptions         []string
 	cidfile            string
 	quiet              bool
+	podman             podmanFlags
+	podFile            string
 }
 
 // addSpecFlags declares the flags on cmd. The names, shorthands and meanings are docker's.
@@ -41,6 +43,9 @@ func (a *app) addSpecFlags(cmd *cobra.Command) *specFlags {
 	o.processFlags(s, f)
 	o.healthFlags(f)
 	o.boundaryFlags(s, f)
+	namespaceFlags(&s.Namespaces, f)
+	nameFlags(s, f)
+	o.podman.declare(s, f)
 
 	list(f, "volume", "v", "Bind mount a volume", appendTo(&o.volumes, a.parseVolume))
 	list(f, "mount", "", "Attach a filesystem mount to the container", appendTo(&o.mounts, parseMount))
@@ -52,7 +57,7 @@ func (a *app) addSpecFlags(cmd *cobra.Command) *specFlags {
 		s.Network.Ports = append(s.Network.Ports, ports...)
 		return err
 	})
-	parsed(f, "network", "", "network", "Connect a container to a network: bridge, none or host", assign(&s.Network.Mode, parseNetwork))
+	parsed(f, "network", "", "network", "Connect a container to a network: bridge, none, host or container:NAME", assign(&s.Network.Mode, parseNetwork))
 	parsed(f, "net", "", "network", "Connect a container to a network", assign(&s.Network.Mode, parseNetwork))
 	_ = f.MarkHidden("net")
 	f.StringVarP(&s.Hostname, "hostname", "h", "", "Container host name")
@@ -62,6 +67,8 @@ func (a *app) addSpecFlags(cmd *cobra.Command) *specFlags {
 	f.StringVar(&s.Name, "name", "", "Assign a name to the container")
 	f.StringVar(&s.Log.Driver, "log-driver", "", "Logging driver for the container: json-file, k8s-file, journald, syslog or none (default json-file)")
 	list(f, "log-opt", "", "Log driver options", appendTo(&o.logOptions, plain))
+	f.StringVar(&s.Pod, "pod", "", "Run the container in a pod; new:NAME makes one")
+	f.StringVar(&o.podFile, "pod-id-file", "", "Read the pod ID from the file")
 	list(f, "label", "l", "Set meta data on a container", appendTo(&o.labels, plain))
 	list(f, "label-file", "", "Read in a line delimited file of labels", appendTo(&o.labelFiles, plain))
 	f.StringVar(&o.cidfile, "cidfile", "", "Write the container ID to the file")
@@ -209,6 +216,9 @@ func (o *specFlags) finish(f *pflag.FlagSet, args []string) (api.ContainerSpec, 
 			return s, fmt.Errorf("duplicate mount point: %s: mount one thing there", m.Target)
 		}
 		seen[m.Target] = true
+	}
+	if err := o.podman.apply(&s); err != nil {
+		return s, err
 	}
 	if mode := s.Network.Mode; len(s.Network.Ports) > 0 && (mode == "host" || mode == "none") {
 		fmt.Fprintf(o.app.streams.Stderr, "WARNING: Published ports are discarded when using %s network mode\n", mode)

@@ -111,9 +111,9 @@ func TestSpecRefused(t *testing.T) {
 	write(t, "nameless", "ok=1\n=x\n")
 	write(t, "binary", "A=\xff\n")
 	for flags, want := range map[string]string{
-		"--bogus":                                "unknown flag: --bogus",
-		"--gpus all":                             "unknown flag: --gpus",
-		"-P":                                     "unknown shorthand flag: 'P'",
+		"--bogus":    "unknown flag: --bogus",
+		"--gpus all": "--gpus is not supported",
+
 		"--isolation vm":                         "isolation level vm is not built",
 		"--isolation chroot":                     "isolation level chroot is not built",
 		"--isolation gvisor":                     "isolation level gvisor is not built",

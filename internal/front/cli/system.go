@@ -9,15 +9,10 @@ import (
 )
 
 func (a *app) system() *cobra.Command {
-	c := &cobra.Command{
-		Use:     "system COMMAND",
-		Short:   "Manage Brig",
-		Example: "  brig system df\n  brig system prune --all\n  brig system check",
-		Args:    exactArgs(0),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	c.AddCommand(a.systemDf(), a.systemPrune(), a.systemCheck(), a.systemLimit(), a.systemReset())
-	return c
+	return a.group("system", "Manage Brig", "  brig system df\n  brig system prune --all\n  brig system check", []member{
+		{name: "check", construct: (*app).systemCheck}, {name: "df", construct: (*app).systemDf}, {name: "events", top: "events"}, {name: "info", top: "info"},
+		{name: "limit", construct: (*app).systemLimit}, {name: "prune", construct: (*app).systemPrune}, {name: "reset", construct: (*app).systemReset},
+	})
 }
 
 func (a *app) systemReset() *cobra.Command {

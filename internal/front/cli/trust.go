@@ -17,7 +17,7 @@ func (a *app) imageTrust() *cobra.Command {
 		Args:    exactArgs(0),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	c.AddCommand(a.imageTrustShow())
+	c.AddCommand(a.imageTrustShow(), refusing("set", "brig image trust"))
 	return c
 }
 

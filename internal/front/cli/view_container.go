@@ -29,6 +29,9 @@ type inspectContainer struct {
 	RestartCount    int
 	Driver          string
 	Platform        string
+	Pod             string `json:",omitempty"`
+	SizeRw          *int64 `json:",omitempty"`
+	SizeRootFs      *int64 `json:",omitempty"`
 	HostConfig      inspectHostConfig
 	Mounts          []inspectMount
 	Config          inspectConfig
@@ -52,6 +55,17 @@ type inspectState struct {
 
 type inspectHostConfig struct {
 	Binds                []string
+	IpcMode              string
+	PidMode              string
+	UTSMode              string
+	CgroupnsMode         string
+	CgroupParent         string
+	VolumesFrom          []string
+	GroupAdd             []string
+	DNSSearch            []string `json:"DnsSearch"`
+	DNSOptions           []string `json:"DnsOptions"`
+	DeviceCgroupRules    []string
+	PublishAllPorts      bool
 	NetworkMode          string
 	PortBindings         map[string][]portBinding
 	LogConfig            inspectLog
@@ -139,6 +153,7 @@ type inspectMount struct {
 
 type inspectConfig struct {
 	Hostname     string
+	Domainname   string
 	User         string
 	ExposedPorts map[string]struct{} `json:",omitempty"`
 	Tty          bool
@@ -180,7 +195,7 @@ func containerView(c *api.Container, root string) inspectContainer {
 	v := inspectContainer{
 		ID: c.ID, Created: dockerTime(c.Created), Args: []string{}, State: stateView(c.State), Image: c.Image,
 		ResolvConfPath: filepath.Join(dir, "resolv.conf"), HostnamePath: filepath.Join(dir, "hostname"), HostsPath: filepath.Join(dir, "hosts"),
-		LogPath: filepath.Join(dir, "log"), Name: "/" + c.Name, RestartCount: c.State.Restarts, Driver: "overlay", Platform: "linux",
+		LogPath: filepath.Join(dir, "log"), Name: "/" + c.Name, RestartCount: c.State.Restarts, Driver: "overlay", Platform: "linux", Pod: c.Spec.Pod,
 		HostConfig: hostConfigView(&c.Spec), Mounts: mountViews(c.Spec.Mounts, root), Config: configView(c), NetworkSettings: networkView(c),
 	}
 	if len(c.Args) > 0 {
@@ -227,6 +242,9 @@ func hostConfigView(s *api.ContainerSpec) inspectHostConfig {
 	if v.NetworkMode == "" {
 		v.NetworkMode = "bridge"
 	}
+	v.IpcMode, v.PidMode, v.UTSMode, v.CgroupnsMode = first(s.Namespaces.IPC, api.NamespacePrivate), s.Namespaces.PID, s.Namespaces.UTS, s.Namespaces.CgroupNS
+	v.CgroupParent, v.VolumesFrom, v.GroupAdd, v.DeviceCgroupRules, v.PublishAllPorts = s.CgroupParent, s.VolumesFrom, s.Groups, s.DeviceRules, s.Network.PublishAll
+	v.DNSSearch, v.DNSOptions = list0(s.Network.Search), list0(s.Network.DNSOptions)
 	if s.Limits.Pids != 0 {
 		v.PidsLimit = &s.Limits.Pids
 	}
@@ -330,7 +348,7 @@ func mountViews(mounts []api.MountSpec, root string) []inspectMount {
 func configView(c *api.Container) inspectConfig {
 	s, img := &c.Spec, &c.ImageConfig
 	v := inspectConfig{
-		Hostname: s.Hostname, User: first(s.User, img.User), ExposedPorts: img.ExposedPorts, Tty: s.TTY, OpenStdin: s.Interactive,
+		Hostname: s.Hostname, Domainname: s.Domainname, User: first(s.User, img.User), ExposedPorts: img.ExposedPorts, Tty: s.TTY, OpenStdin: s.Interactive,
 		Env: mergeEnv(img.Env, s.Env), Cmd: s.Command, Image: c.ImageName, Volumes: img.Volumes, WorkingDir: first(s.WorkingDir, img.WorkingDir),
 		Entrypoint: img.Entrypoint, Labels: map[string]string{}, StopSignal: first(s.StopSignal, img.StopSignal), StopTimeout: s.StopTimeout,
 		Healthcheck: c.Healthcheck,

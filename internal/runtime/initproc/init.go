@@ -12,7 +12,22 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	boundary "brig/internal/runtime"
 )
+
+// pause is the init of a pod's infra container: it reaps, and ends when it is asked to.
+func pause(signals <-chan os.Signal) int {
+	for sig := range signals {
+		switch sig {
+		case unix.SIGCHLD:
+			reap(-1)
+		case unix.SIGTERM, unix.SIGINT:
+			return 0
+		}
+	}
+	return 255
+}
 
 // Main runs args and returns the exit code for this process: the command's, 128+n after signal n, 127 and 126 where it cannot be executed.
 func Main(args []string) int {
@@ -25,6 +40,9 @@ func Main(args []string) int {
 	}
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
+	if args[0] == boundary.InitPause && len(args) == 1 {
+		return pause(signals)
+	}
 	path, err := exec.LookPath(args[0])
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "brig-init: exec %s: %v\n", args[0], err)

@@ -50,7 +50,7 @@ type child struct {
 	dropBounding []uintptr // capabilities to take from the bounding set
 	uid, gid     uintptr
 	groups       []uint32
-	keepGroups   bool // the user namespace denies setgroups(2)
+	keepGroups   bool // it was asked for, or the user namespace denies setgroups(2)
 	home         string
 	caps         struct {
 		set  bool

@@ -144,6 +144,12 @@ func (b *builder) source(m *specs.Mount, opts *mountOptions) (fd int, err error)
 		}
 	}
 	switch {
+	case opts.bind && opts.from != "":
+		err = onThread(func() (err error) {
+			fd, err = cloneThere(opts.from, m.Source)
+			return err
+		})
+		return fd, err
 	case opts.bind && (opts.idmap || opts.propagation == unix.MS_SHARED && b.sharedWithHost()):
 		err = b.onHost(func() (err error) {
 			if fd, err = b.cloneSource(m, opts); err == nil && opts.idmap {
@@ -279,6 +285,33 @@ func (*builder) onHost(f func() error) error {
 	done := make(chan error, 1)
 	go func() { done <- f() }() // the builder's thread is locked, so this is another
 	return <-done
+}
+
+// cloneThere clones a tmpfs that is mounted in another mount namespace. The thread does not come back from there.
+func cloneThere(namespace, source string) (int, error) {
+	ns, err := unix.Open(namespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: namespace, Err: err}
+	}
+	defer unix.Close(ns)
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return -1, os.NewSyscallError("unshare", err)
+	}
+	if err := unix.Setns(ns, unix.CLONE_NEWNS); err != nil { // root and current folder are that namespace's root now
+		return -1, fmt.Errorf("joining the mount namespace %s: %w", namespace, err)
+	}
+	at, err := unix.Openat2(unix.AT_FDCWD, strings.TrimPrefix(source, "/"), &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: "the other container's " + source, Err: err}
+	}
+	defer unix.Close(at)
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(at, &st); err != nil || st.Type != unix.TMPFS_MAGIC {
+		return -1, api.Errorf(api.InvalidArgument, "the other container's %s is no tmpfs any more", source)
+	}
+	return mount.Clone(at, "", false)
 }
 
 // cloneSource opens the source of a bind mount: a path of the host, named by the caller.

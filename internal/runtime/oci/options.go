@@ -8,6 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// OptionMountNS, with the path of a mount namespace behind it, says that the source of a bind mount is a tmpfs there: how a container has
+// another's /dev/shm. Nothing on the way to it may be a link.
+const OptionMountNS = "org.brig.mntns="
+
 // mountOptions are an OCI mount's options, sorted into what the kernel takes where.
 type mountOptions struct {
 	set, clr       uint64 // MOUNT_ATTR_* of the mount itself
@@ -19,6 +23,7 @@ type mountOptions struct {
 	copyUp         bool     // tmpcopyup, or copyup of a volume: what the image has at the target is copied into an empty mount
 	copySync       bool     // it was written copyupsync: what is copied is to survive a power cut
 	tmpCopyUp      bool     // it was written tmpcopyup, which is for tmpfs alone
+	from           string   // of a bind: the mount namespace that the source is in; empty: the host's
 	idmap, recMap  bool     // the owners of files are mapped, of those in mounts below it too
 	super          []string // of the file system as a whole (sync, lazytime, …), in fsconfig(2)'s words
 	iversion       bool     // the same, for which fsconfig(2) has no word
@@ -81,6 +86,10 @@ func (m *mountOptions) add(o string) {
 		return
 	case "ridmap":
 		m.idmap, m.recMap = true, true
+		return
+	}
+	if from, ok := strings.CutPrefix(o, OptionMountNS); ok {
+		m.from = from
 		return
 	}
 	if p, rec, ok := propagationFlag(o); ok {

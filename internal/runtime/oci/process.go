@@ -83,9 +83,19 @@ func (c *child) user(p *specs.Process, who string, root int) error {
 		}
 		return nil
 	}
+	who, groups, more := strings.Cut(who, ",")
 	u, err := lookUpUser(root, who)
 	if err != nil {
 		return err
+	}
+	if groups == KeepGroups {
+		c.keepGroups = true
+	} else if more {
+		ids, err := lookUpGroups(root, groups)
+		if err != nil {
+			return err
+		}
+		u.Sgids = append(u.Sgids, ids...)
 	}
 	c.uid, c.gid, c.home = uintptr(u.Uid), uintptr(u.Gid), u.Home
 	c.groups = append(c.groups[:0:0], c.groups...)

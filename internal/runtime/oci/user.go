@@ -14,8 +14,11 @@ import (
 )
 
 // AnnotationUser asks the runtime to look the process's user up in the container's own /etc/passwd and /etc/group: USER[:GROUP] as a user typed
-// it. It stands in for process.user, which can only hold numbers, since a bundle is written before its root file system can be read.
+// it, then perhaps more groups, each behind a comma, or KeepGroups alone. It stands in for process.user, which can only hold numbers, since a bundle is written before its root file system can be read.
 const AnnotationUser = "org.brig.user"
+
+// KeepGroups, in place of groups, leaves the process those of the runtime's caller.
+const KeepGroups = api.KeepGroups
 
 // setgroupsDenied looks, in a process's /proc/PID/setgroups, whether its user namespace denies setgroups(2), as one does that was mapped without root's
 // rights: groups can take access away, and who is in one must not get out of it.
@@ -41,6 +44,20 @@ func (c *child) leaveGroups() error {
 
 // maxPasswd bounds what is read of an image's passwd and group files, in bytes.
 const maxPasswd = 4 << 20
+
+// lookUpGroups resolves names and numbers of groups, separated by commas, in root.
+func lookUpGroups(root int, list string) ([]int, error) {
+	group, err := openPlain(root, "etc/group", strings.Trim(list, "0123456789,") == "")
+	if err != nil {
+		return nil, err
+	}
+	defer group.Close()
+	ids, err := user.GetAdditionalGroups(strings.Split(list, ","), group)
+	if err != nil {
+		return nil, api.Errorf(api.InvalidArgument, "groups %s: %w", list, err)
+	}
+	return ids, nil
+}
 
 // lookUpUser resolves USER[:GROUP] in root (a descriptor of the container's root).
 func lookUpUser(root int, who string) (*user.ExecUser, error) {

@@ -41,14 +41,22 @@ type health struct {
 	late   bool // it was killed, for it took too long
 
 	killAt time.Time // of a container that was asked to end for being unhealthy
+	endAt  time.Time // of one that may run for so long; zero: there is no such time
 }
 
 // watchHealth begins the probes of a container that has started, or goes on with them.
 func (c *container) watchHealth(spec runtime.HealthSpec) {
-	if spec.Process == nil {
+	if spec.Process == nil && spec.RunFor == 0 {
 		return
 	}
 	h := &health{c: c, spec: spec, state: api.Health{Status: api.HealthStarting}}
+	if spec.RunFor > 0 {
+		h.endAt = c.startedAt.Add(spec.RunFor)
+	}
+	if spec.Process == nil {
+		c.health = h
+		return
+	}
 	if old, err := ReadHealth(c.s.dir); err == nil { // from before the shim executed itself anew
 		h.state = old
 		h.well = old.Status != api.HealthStarting // or it does not matter any more
@@ -69,8 +77,17 @@ func (h *health) schedule(now time.Time) {
 
 // next is when something is to be done; the zero time: never.
 func (h *health) next() time.Time {
+	at := h.nextProbe()
+	if h.c.exit == nil && !h.endAt.IsZero() && (at.IsZero() || h.endAt.Before(at)) {
+		return h.endAt
+	}
+	return at
+}
+
+// nextProbe is next for who may run for ever.
+func (h *health) nextProbe() time.Time {
 	switch {
-	case h.c.exit != nil:
+	case h.c.exit != nil || h.spec.Process == nil:
 		return time.Time{}
 	case !h.killAt.IsZero():
 		return h.killAt
@@ -87,6 +104,10 @@ func (h *health) tick(now time.Time) bool {
 		return false
 	}
 	switch {
+	case next.Equal(h.endAt):
+		h.endAt = time.Time{}
+		_ = os.WriteFile(filepath.Join(h.c.s.dir, AskedName), []byte("it had run for as long as --timeout allows"), 0o600) // it is but a reason
+		h.c.kill()
 	case !h.killAt.IsZero():
 		h.killAt = time.Time{}
 		h.due = now.Add(h.spec.Interval)

@@ -198,7 +198,7 @@ func readTrust(s *jsonscan.Scanner, v *api.Trust) {
 	}
 }
 
-var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "hostname", "network", "mounts", "devices", "limits", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "shmSize", "oomScoreAdj", "sysctls", "annotations", "labels", "stopSignal", "stopTimeout"}
+var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "baseEnv", "mergeEnv", "unsetEnvAll", "groups", "umask", "timezone", "pidFile", "initPath", "hostname", "domainname", "network", "namespaces", "mounts", "devices", "limits", "cgroupParent", "cgroupConf", "deviceRules", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "shmSize", "oomScoreAdj", "sysctls", "annotations", "pod", "infra", "volumesFrom", "imageVolume", "requires", "timeout", "labels", "stopSignal", "stopTimeout"}
 
 func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -236,42 +236,80 @@ func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 		case 15:
 			jsonscan.Bool(s, &v.ReadOnly)
 		case 16:
-			jsonscan.String(s, &v.Hostname)
+			jsonscan.List(s, &v.BaseEnv, jsonscan.String[string])
 		case 17:
-			readNetworkSpec(s, &v.Network)
+			jsonscan.List(s, &v.MergeEnv, jsonscan.String[string])
 		case 18:
-			jsonscan.List(s, &v.Mounts, readMountSpec)
+			jsonscan.Bool(s, &v.UnsetEnvAll)
 		case 19:
-			jsonscan.List(s, &v.Devices, readDeviceSpec)
+			jsonscan.List(s, &v.Groups, jsonscan.String[string])
 		case 20:
-			readResources(s, &v.Limits)
+			jsonscan.String(s, &v.Umask)
 		case 21:
-			jsonscan.List(s, &v.Ulimits, readUlimit)
+			jsonscan.String(s, &v.Timezone)
 		case 22:
-			jsonscan.List(s, &v.CapAdd, jsonscan.String[string])
+			jsonscan.String(s, &v.PidFile)
 		case 23:
-			jsonscan.List(s, &v.CapDrop, jsonscan.String[string])
+			jsonscan.String(s, &v.InitPath)
 		case 24:
-			jsonscan.List(s, &v.Security, jsonscan.String[string])
+			jsonscan.String(s, &v.Hostname)
 		case 25:
-			readLogConfig(s, &v.Log)
+			jsonscan.String(s, &v.Domainname)
 		case 26:
-			jsonscan.Pointer(s, &v.Health, readHealthSpec)
+			readNetworkSpec(s, &v.Network)
 		case 27:
-			readRestartPolicy(s, &v.Restart)
+			readNamespaceSet(s, &v.Namespaces)
 		case 28:
-			jsonscan.Int(s, &v.ShmSize)
+			jsonscan.List(s, &v.Mounts, readMountSpec)
 		case 29:
-			jsonscan.Int(s, &v.OOMScoreAdj)
+			jsonscan.List(s, &v.Devices, readDeviceSpec)
 		case 30:
-			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
+			readResources(s, &v.Limits)
 		case 31:
-			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
+			jsonscan.String(s, &v.CgroupParent)
 		case 32:
-			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
+			jsonscan.Map(s, &v.CgroupConf, jsonscan.String[string])
 		case 33:
-			jsonscan.String(s, &v.StopSignal)
+			jsonscan.List(s, &v.DeviceRules, jsonscan.String[string])
 		case 34:
+			jsonscan.List(s, &v.Ulimits, readUlimit)
+		case 35:
+			jsonscan.List(s, &v.CapAdd, jsonscan.String[string])
+		case 36:
+			jsonscan.List(s, &v.CapDrop, jsonscan.String[string])
+		case 37:
+			jsonscan.List(s, &v.Security, jsonscan.String[string])
+		case 38:
+			readLogConfig(s, &v.Log)
+		case 39:
+			jsonscan.Pointer(s, &v.Health, readHealthSpec)
+		case 40:
+			readRestartPolicy(s, &v.Restart)
+		case 41:
+			jsonscan.Int(s, &v.ShmSize)
+		case 42:
+			jsonscan.Int(s, &v.OOMScoreAdj)
+		case 43:
+			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
+		case 44:
+			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
+		case 45:
+			jsonscan.String(s, &v.Pod)
+		case 46:
+			jsonscan.Bool(s, &v.Infra)
+		case 47:
+			jsonscan.List(s, &v.VolumesFrom, jsonscan.String[string])
+		case 48:
+			jsonscan.String(s, &v.ImageVolume)
+		case 49:
+			jsonscan.List(s, &v.Requires, jsonscan.String[string])
+		case 50:
+			jsonscan.Int(s, &v.Timeout)
+		case 51:
+			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
+		case 52:
+			jsonscan.String(s, &v.StopSignal)
+		case 53:
 			jsonscan.Pointer(s, &v.StopTimeout, jsonscan.Int[int])
 		default:
 			s.Skip()
@@ -369,7 +407,7 @@ func readTrustFile(s *jsonscan.Scanner, v *api.TrustFile) {
 	}
 }
 
-var networkSpecNames = [...]string{"mode", "ports", "dns", "addHosts"}
+var networkSpecNames = [...]string{"mode", "ports", "dns", "addHosts", "search", "dnsOptions", "noHosts", "expose", "publishAll"}
 
 func readNetworkSpec(s *jsonscan.Scanner, v *api.NetworkSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -382,6 +420,35 @@ func readNetworkSpec(s *jsonscan.Scanner, v *api.NetworkSpec) {
 			jsonscan.List(s, &v.DNS, jsonscan.String[string])
 		case 3:
 			jsonscan.List(s, &v.AddHosts, readHostSpec)
+		case 4:
+			jsonscan.List(s, &v.Search, jsonscan.String[string])
+		case 5:
+			jsonscan.List(s, &v.DNSOptions, jsonscan.String[string])
+		case 6:
+			jsonscan.Bool(s, &v.NoHosts)
+		case 7:
+			jsonscan.List(s, &v.Expose, jsonscan.String[string])
+		case 8:
+			jsonscan.Bool(s, &v.PublishAll)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var namespaceSetNames = [...]string{"pid", "ipc", "uts", "cgroup"}
+
+func readNamespaceSet(s *jsonscan.Scanner, v *api.NamespaceSet) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(namespaceSetNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.PID)
+		case 1:
+			jsonscan.String(s, &v.IPC)
+		case 2:
+			jsonscan.String(s, &v.UTS)
+		case 3:
+			jsonscan.String(s, &v.CgroupNS)
 		default:
 			s.Skip()
 		}

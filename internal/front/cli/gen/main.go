@@ -2,6 +2,11 @@
 // program of its own because the writer of manuals is heavy, and `brig` must start fast.
 //
 //	go run ./internal/front/cli/gen DIR
+//
+// and doc/commands.md, and the records of docker's and podman's help that it is made from:
+//
+//	go run ./internal/front/cli/gen -ask
+//	go run ./internal/front/cli/gen -commands
 package main
 
 import (
@@ -23,7 +28,14 @@ func main() {
 		fmt.Fprintln(os.Stderr, "gen: name one folder to write to")
 		os.Exit(1)
 	}
-	if err := generate(os.Args[1]); err != nil {
+	var err error
+	switch arg := os.Args[1]; arg {
+	case "-ask", "-commands":
+		err = commands("doc/commands.md", "internal/front/cli/peers", arg == "-ask")
+	default:
+		err = generate(arg)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "gen:", err)
 		os.Exit(1)
 	}

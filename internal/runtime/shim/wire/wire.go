@@ -158,6 +158,7 @@ func (v *row) putBundle(b *runtime.Bundle) {
 }
 
 func (v *row) putHealth(h *runtime.HealthSpec) {
+	v.putInt(int64(h.RunFor))
 	var process []byte
 	if h.Process != nil {
 		process, _ = record.Marshal(h.Process) // strings and numbers: it cannot fail
@@ -175,16 +176,17 @@ func (v *row) putHealth(h *runtime.HealthSpec) {
 
 // health reads what putHealth wrote. A process that cannot be read is none.
 func (v *row) health() runtime.HealthSpec {
+	limit := time.Duration(v.int())
 	process := v.string()
 	if process == "" {
-		return runtime.HealthSpec{}
+		return runtime.HealthSpec{RunFor: limit}
 	}
 	p, err := config.DecodeProcess([]byte(process))
 	if err != nil {
 		p = nil
 	}
 	return runtime.HealthSpec{
-		Process: p, User: v.string(), OnFailure: v.string(), Interval: time.Duration(v.int()), Timeout: time.Duration(v.int()), StartPeriod: time.Duration(v.int()),
+		RunFor: limit, Process: p, User: v.string(), OnFailure: v.string(), Interval: time.Duration(v.int()), Timeout: time.Duration(v.int()), StartPeriod: time.Duration(v.int()),
 		StartInterval: time.Duration(v.int()), Retries: v.int(), StopSignal: syscall.Signal(v.int()), StopTimeout: time.Duration(v.int()),
 	}
 }
