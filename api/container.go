@@ -55,6 +55,9 @@ type ContainerSpec struct {
 	Privileged  bool `json:"privileged,omitempty"`
 	ReadOnly    bool `json:"readOnly,omitempty"`
 
+	// Caller is the host's user who asked, where that is not who runs Brig (sudo): a folder of his that is bound has its files be the container's user's. 0: nobody.
+	Caller uint32 `json:"caller,omitempty"`
+
 	Hostname string       `json:"hostname,omitempty"`
 	Network  NetworkSpec  `json:"network,omitzero"`
 	Mounts   []MountSpec  `json:"mounts,omitempty"`
@@ -156,6 +159,29 @@ type MountSpec struct {
 	TmpfsSize    int64    `json:"tmpfsSize,omitempty"`    // bytes; 0: the kernel's default
 	TmpfsMode    uint32   `json:"tmpfsMode,omitempty"`    // permission bits; 0: 1777
 	TmpfsOptions []string `json:"tmpfsOptions,omitempty"` // --tmpfs PATH:opt,opt as typed
+	Flags        []string `json:"flags,omitempty"`        // bind, volume: noexec, nosuid, nodev and the like, as typed
+
+	IDMap  IDMap     `json:"idMap,omitempty"`  // bind, volume: whose its files are
+	UIDMap []IDRange `json:"uidMap,omitempty"` // IDMapRanges: from ids on the file system to those that are seen; one that is nil maps nothing to another id
+	GIDMap []IDRange `json:"gidMap,omitempty"`
+}
+
+// IDMap says how the owners of a mount's files are seen. Nothing is changed on the disk.
+type IDMap string
+
+// The ways. Empty: a bound folder of ContainerSpec.Caller is as with IDMapOwner, any other as with IDMapNone.
+const (
+	IDMapNone   IDMap = "none"   // by their numbers
+	IDMapUserNS IDMap = "userns" // numbers on the file system are the container's, in its user namespace
+	IDMapOwner  IDMap = "owner"  // what belongs to the source's owner is the container's user's; "owner:USER[:GROUP]" is that user's
+	IDMapRanges IDMap = "ranges"
+)
+
+// IDRange maps Size ids from Inside on to those from Outside on.
+type IDRange struct {
+	Inside  uint32 `json:"inside"`
+	Outside uint32 `json:"outside"`
+	Size    uint32 `json:"size"`
 }
 
 // DeviceSpec is one --device.

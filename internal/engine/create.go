@@ -113,7 +113,11 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 	if c.Args, err = command(&spec, img.Config.Entrypoint, img.Config.Cmd); err != nil {
 		return c, err
 	}
-	return c, check(&spec)
+	if err := check(&spec); err != nil {
+		return c, err
+	}
+	warnUnmapped(&spec, out)
+	return c, nil
 }
 
 // checkLevel refuses an isolation level that is not built, by name.
@@ -218,6 +222,9 @@ func check(s *api.ContainerSpec) error {
 		return err
 	}
 	if _, err := resources(s); err != nil {
+		return err
+	}
+	if err := checkIDMaps(s); err != nil {
 		return err
 	}
 	if rootless.Active() {

@@ -202,6 +202,7 @@ func (o *specFlags) finish(f *pflag.FlagSet, args []string) (api.ContainerSpec, 
 	if s.AutoRemove && s.Restart.Name != "" && s.Restart.Name != api.RestartNo {
 		return s, errors.New("conflicting options: cannot specify both --restart and --rm")
 	}
+	s.Caller = caller()
 	s.Mounts = append(append(o.volumes, o.mounts...), o.tmpfs...)
 	seen := make(map[string]bool, len(s.Mounts))
 	for _, m := range s.Mounts {

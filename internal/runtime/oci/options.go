@@ -15,11 +15,12 @@ type mountOptions struct {
 	propagation    uint64 // MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE; 0: as it is
 	recPropagation bool
 	bind, recBind  bool
-	remount        bool     // change what is mounted at the destination
-	copyUp         bool     // tmpcopyup, or copyup of a volume: what the image has at the target is copied into an empty mount
-	copySync       bool     // it was written copyupsync: what is copied is to survive a power cut
-	tmpCopyUp      bool     // it was written tmpcopyup, which is for tmpfs alone
-	idmap, recMap  bool     // the owners of files are mapped, of those in mounts below it too
+	remount        bool // change what is mounted at the destination
+	copyUp         bool // tmpcopyup, or copyup of a volume: what the image has at the target is copied into an empty mount
+	copySync       bool // it was written copyupsync: what is copied is to survive a power cut
+	tmpCopyUp      bool // it was written tmpcopyup, which is for tmpfs alone
+	idmap, recMap  bool // the owners of files are mapped, of those in mounts below it too
+	owner          *ownerOption
 	super          []string // of the file system as a whole (sync, lazytime, …), in fsconfig(2)'s words
 	iversion       bool     // the same, for which fsconfig(2) has no word
 	data           []string // the file system's own
@@ -81,6 +82,10 @@ func (m *mountOptions) add(o string) {
 		return
 	case "ridmap":
 		m.idmap, m.recMap = true, true
+		return
+	}
+	if owner := parseOwner(o); owner != nil {
+		m.idmap, m.owner = true, owner
 		return
 	}
 	if p, rec, ok := propagationFlag(o); ok {

@@ -113,8 +113,9 @@ func (o *order) collect(req *Request, group *cgroup.Group, fds *[]int) (join []i
 		o.Gate = true
 		add(req.Gate)
 	}
+	root := -1
 	if fd, err := cloneRoot(req); err == nil {
-		o.RootFD = true
+		o.RootFD, root = true, fd
 		add(fd)
 	} else if !errors.Is(err, unix.EPERM) {
 		return nil, fmt.Errorf("root file system: %w", err)
@@ -144,8 +145,14 @@ func (o *order) collect(req *Request, group *cgroup.Group, fds *[]int) (join []i
 		join = append(join, req.NetNS)
 		add(req.NetNS)
 	}
+	b := &builder{req: req, spec: req.Spec, root: root}
+	if hasOwnerMap(req.Spec) {
+		if err := b.processUser(); err != nil {
+			return nil, err
+		}
+	}
 	for i := range req.Spec.Mounts {
-		fd, err := outerSource(req, &req.Spec.Mounts[i])
+		fd, err := b.outerSource(&req.Spec.Mounts[i])
 		if err != nil {
 			return nil, fmt.Errorf("mount %s: %w", req.Spec.Mounts[i].Destination, err)
 		}
@@ -192,12 +199,11 @@ func cloneRoot(req *Request) (int, error) {
 }
 
 // outerSource opens the source of a bind mount as the caller sees it; -1: m is none, or the caller may not, and the stage tries.
-func outerSource(req *Request, m *specs.Mount) (int, error) {
+func (b *builder) outerSource(m *specs.Mount) (int, error) {
 	opts := parseOptions(m)
 	if !opts.bind || opts.remount {
 		return -1, nil
 	}
-	b := &builder{req: req, spec: req.Spec}
 	fd, err := b.cloneSource(m, &opts)
 	if errors.Is(err, unix.EPERM) && !opts.idmap {
 		return -1, nil
@@ -210,6 +216,23 @@ func outerSource(req *Request, m *specs.Mount) (int, error) {
 		return -1, err
 	}
 	return fd, nil
+}
+
+// processUser finds who the process will be, before there is a child that knows.
+func (b *builder) processUser() error {
+	p, who := b.spec.Process, b.spec.Annotations[AnnotationUser]
+	b.uid, b.gid = int(p.User.UID), int(p.User.GID)
+	if who == "" {
+		return nil
+	}
+	if b.root < 0 {
+		return api.Errorf(api.Unsupported, "option %s: the user %q cannot be looked up before the root is mounted", OptionOwner, who)
+	}
+	u, err := lookUpUser(b.root, who)
+	if err == nil {
+		b.uid, b.gid = u.Uid, u.Gid
+	}
+	return err
 }
 
 // enterStage forks the child and sees it into its user namespace; it returns when the child has executed the runtime, or could not.

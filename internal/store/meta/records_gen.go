@@ -198,7 +198,7 @@ func readTrust(s *jsonscan.Scanner, v *api.Trust) {
 	}
 }
 
-var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "hostname", "network", "mounts", "devices", "limits", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "shmSize", "oomScoreAdj", "sysctls", "annotations", "labels", "stopSignal", "stopTimeout"}
+var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "caller", "hostname", "network", "mounts", "devices", "limits", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "shmSize", "oomScoreAdj", "sysctls", "annotations", "labels", "stopSignal", "stopTimeout"}
 
 func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -236,42 +236,44 @@ func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 		case 15:
 			jsonscan.Bool(s, &v.ReadOnly)
 		case 16:
-			jsonscan.String(s, &v.Hostname)
+			jsonscan.Uint(s, &v.Caller)
 		case 17:
-			readNetworkSpec(s, &v.Network)
+			jsonscan.String(s, &v.Hostname)
 		case 18:
-			jsonscan.List(s, &v.Mounts, readMountSpec)
+			readNetworkSpec(s, &v.Network)
 		case 19:
-			jsonscan.List(s, &v.Devices, readDeviceSpec)
+			jsonscan.List(s, &v.Mounts, readMountSpec)
 		case 20:
-			readResources(s, &v.Limits)
+			jsonscan.List(s, &v.Devices, readDeviceSpec)
 		case 21:
-			jsonscan.List(s, &v.Ulimits, readUlimit)
+			readResources(s, &v.Limits)
 		case 22:
-			jsonscan.List(s, &v.CapAdd, jsonscan.String[string])
+			jsonscan.List(s, &v.Ulimits, readUlimit)
 		case 23:
-			jsonscan.List(s, &v.CapDrop, jsonscan.String[string])
+			jsonscan.List(s, &v.CapAdd, jsonscan.String[string])
 		case 24:
-			jsonscan.List(s, &v.Security, jsonscan.String[string])
+			jsonscan.List(s, &v.CapDrop, jsonscan.String[string])
 		case 25:
-			readLogConfig(s, &v.Log)
+			jsonscan.List(s, &v.Security, jsonscan.String[string])
 		case 26:
-			jsonscan.Pointer(s, &v.Health, readHealthSpec)
+			readLogConfig(s, &v.Log)
 		case 27:
-			readRestartPolicy(s, &v.Restart)
+			jsonscan.Pointer(s, &v.Health, readHealthSpec)
 		case 28:
-			jsonscan.Int(s, &v.ShmSize)
+			readRestartPolicy(s, &v.Restart)
 		case 29:
-			jsonscan.Int(s, &v.OOMScoreAdj)
+			jsonscan.Int(s, &v.ShmSize)
 		case 30:
-			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
+			jsonscan.Int(s, &v.OOMScoreAdj)
 		case 31:
-			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
+			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
 		case 32:
-			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
+			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
 		case 33:
-			jsonscan.String(s, &v.StopSignal)
+			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
 		case 34:
+			jsonscan.String(s, &v.StopSignal)
+		case 35:
 			jsonscan.Pointer(s, &v.StopTimeout, jsonscan.Int[int])
 		default:
 			s.Skip()
@@ -388,7 +390,7 @@ func readNetworkSpec(s *jsonscan.Scanner, v *api.NetworkSpec) {
 	}
 }
 
-var mountSpecNames = [...]string{"type", "source", "target", "readOnly", "propagation", "nonRecursive", "createSource", "noCopy", "tmpfsSize", "tmpfsMode", "tmpfsOptions"}
+var mountSpecNames = [...]string{"type", "source", "target", "readOnly", "propagation", "nonRecursive", "createSource", "noCopy", "tmpfsSize", "tmpfsMode", "tmpfsOptions", "flags", "idMap", "uidMap", "gidMap"}
 
 func readMountSpec(s *jsonscan.Scanner, v *api.MountSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -415,6 +417,14 @@ func readMountSpec(s *jsonscan.Scanner, v *api.MountSpec) {
 			jsonscan.Uint(s, &v.TmpfsMode)
 		case 10:
 			jsonscan.List(s, &v.TmpfsOptions, jsonscan.String[string])
+		case 11:
+			jsonscan.List(s, &v.Flags, jsonscan.String[string])
+		case 12:
+			jsonscan.String(s, &v.IDMap)
+		case 13:
+			jsonscan.List(s, &v.UIDMap, readIDRange)
+		case 14:
+			jsonscan.List(s, &v.GIDMap, readIDRange)
 		default:
 			s.Skip()
 		}
@@ -617,6 +627,23 @@ func readHostSpec(s *jsonscan.Scanner, v *api.HostSpec) {
 			jsonscan.String(s, &v.Name)
 		case 1:
 			jsonscan.String(s, &v.IP)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var iDRangeNames = [...]string{"inside", "outside", "size"}
+
+func readIDRange(s *jsonscan.Scanner, v *api.IDRange) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(iDRangeNames[:]) {
+		case 0:
+			jsonscan.Uint(s, &v.Inside)
+		case 1:
+			jsonscan.Uint(s, &v.Outside)
+		case 2:
+			jsonscan.Uint(s, &v.Size)
 		default:
 			s.Skip()
 		}
