@@ -58,6 +58,7 @@ type ContainerSpec struct {
 	// Caller is the host's user who asked, where that is not who runs Brig (sudo): a folder of his that is bound has its files be the container's user's. 0: nobody.
 	Caller uint32 `json:"caller,omitempty"`
 
+	UserNS   UserNS       `json:"userNS,omitzero"`
 	Hostname string       `json:"hostname,omitempty"`
 	Network  NetworkSpec  `json:"network,omitzero"`
 	Mounts   []MountSpec  `json:"mounts,omitempty"`
@@ -183,6 +184,29 @@ type IDRange struct {
 	Outside uint32 `json:"outside"`
 	Size    uint32 `json:"size"`
 }
+
+// UserNS is a container's user namespace: podman's --userns. The zero value is none of its own.
+type UserNS struct {
+	Mode UserNSMode `json:"mode,omitempty"`
+	Size uint32     `json:"size,omitempty"` // UserNSAuto: how many ids; 0: 65536
+	// The container's ids to the host's. UserNSAuto: filled in when the container is made, and its own as long as it exists. UserNSPrivate: as asked for.
+	UIDMap []IDRange `json:"uidMap,omitempty"`
+	GIDMap []IDRange `json:"gidMap,omitempty"`
+	// UserNSPrivate without a map: the names whose ranges in /etc/subuid and /etc/subgid are the container's ids from 0 on.
+	SubUIDName string `json:"subUIDName,omitempty"`
+	SubGIDName string `json:"subGIDName,omitempty"`
+}
+
+// UserNSMode is a way to have a user namespace.
+type UserNSMode string
+
+// The ways. Empty: the host's, or without root the user's.
+const (
+	UserNSAuto    UserNSMode = "auto"
+	UserNSPrivate UserNSMode = "private"
+	UserNSKeepID  UserNSMode = "keep-id"
+	UserNSNoMap   UserNSMode = "nomap"
+)
 
 // DeviceSpec is one --device.
 type DeviceSpec struct {

@@ -11,6 +11,8 @@ type NetworkSpec struct {
 	Ports    []PortSpec `json:"ports,omitempty"`
 	DNS      []string   `json:"dns,omitempty"` // addresses of name servers; none: the host's
 	AddHosts []HostSpec `json:"addHosts,omitempty"`
+	// Namespace is the network namespace to furnish: one that belongs to the container's user namespace. Nil: a new one. It is the caller's to close.
+	Namespace *os.File `json:"-"`
 }
 
 // HostSpec is one --add-host: a line of /etc/hosts.

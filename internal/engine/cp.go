@@ -75,6 +75,7 @@ func (e *Engine) openPlace(ctx context.Context, p *api.CopyPlace, write bool) (*
 	p.Container = c.ID
 	if state, err := shim.ReadState(e.sandboxDir(c.ID)); err == nil && running(state) {
 		p.Pid, p.Ticks = state.Pid, state.StartTicks
+		p.UIDMap, p.GIDMap = c.Spec.UserNS.UIDMap, c.Spec.UserNS.GIDMap
 		if !write { // it may end: what is open stays
 			l.Release()
 			l = lock.None()

@@ -32,6 +32,11 @@ func (e *Engine) Create(ctx context.Context, spec api.ContainerSpec, out api.Str
 		}
 		var u undo.Stack
 		defer u.Run()
+		done, err := e.claimIDs(&c, &u)
+		if err != nil {
+			return err
+		}
+		defer done()
 		if err := e.record(ctx, &c, &u); err != nil {
 			return err
 		}
@@ -117,6 +122,7 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 		return c, err
 	}
 	warnUnmapped(&spec, out)
+	c.Spec = spec
 	return c, nil
 }
 
@@ -215,6 +221,9 @@ func durability(c *api.Container) atomicfile.Sync {
 
 // check says now what could not be done at start.
 func check(s *api.ContainerSpec) error {
+	if err := checkUserNS(s); err != nil {
+		return err
+	}
 	if _, err := caps.Resolve(s.CapAdd, s.CapDrop, s.Privileged); err != nil {
 		return err
 	}

@@ -107,6 +107,9 @@ func idMap(o *specs.Mount, c *api.Container, m *api.MountSpec) error {
 		o.Options = append(o.Options, option)
 		o.UIDMappings, o.GIDMappings = ociRanges(m.UIDMap), ociRanges(m.GIDMap)
 	case "":
+		if m.Type == "volume" && c.Spec.UserNS.Mode != "" {
+			o.Options = append(o.Options, option) // so that containers with different namespaces see the same owners
+		}
 		if m.Type == "bind" && callersFiles(&c.Spec) {
 			o.Options = append(o.Options, option, oci.OptionOwner+"=caller:"+strconv.FormatUint(uint64(c.Spec.Caller), 10))
 		}
@@ -149,9 +152,9 @@ func checkIDMaps(s *api.ContainerSpec) error {
 		}
 		if rootless.Active() {
 			return api.Errorf(api.Unsupported, "mount %s: the kernel maps the owners of files for root only. Without root you are the container's root, and what it makes is yours; "+
-				"for another user of the container use --userns keep-id:uid=UID,gid=GID", m.Target)
+				"to have it be another user's, run as root", m.Target)
 		}
-		if m.IDMap == api.IDMapUserNS {
+		if m.IDMap == api.IDMapUserNS && s.UserNS.Mode == "" {
 			return api.Errorf(api.InvalidArgument, "mount %s: idmap takes the container's user namespace, and it has none: use owneridmap, or idmap=uids=…;gids=…", m.Target)
 		}
 		for kind, list := range map[string][]api.IDRange{"uids": m.UIDMap, "gids": m.GIDMap} {

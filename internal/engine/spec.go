@@ -101,6 +101,8 @@ func (e *Engine) ociSpec(c *api.Container) (*specs.Spec, error) {
 			return nil, err
 		}
 	}
+	dir := e.meta.Dir(c.ID)
+	userNS(o, s, map[string]bool{filepath.Join(dir, "resolv.conf"): true, filepath.Join(dir, "hostname"): true, filepath.Join(dir, "hosts"): true})
 	if s.Init {
 		o.Process.Args = append([]string{initPath, "init", "--"}, c.Args...)
 		o.Mounts = append(o.Mounts, specs.Mount{Type: "bind", Source: e.driver.Program, Destination: initPath, Options: []string{"bind", "ro", "nosuid", "nodev"}})

@@ -17,6 +17,7 @@ import (
 	"brig/internal/network"
 	"brig/internal/runtime"
 	"brig/internal/runtime/ns"
+	"brig/internal/runtime/oci"
 	"brig/internal/store/garbage"
 )
 
@@ -130,6 +131,14 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 	var u undo.Stack
 	defer u.Run()
 
+	done := func() {}
+	if fresh {
+		var err error
+		if done, err = e.claimIDs(c, &u); err != nil {
+			return nil, err
+		}
+		defer done()
+	}
 	dir, sb, link, err := e.openSandbox(ctx, c, &u)
 	if err != nil {
 		return nil, err
@@ -138,6 +147,7 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 		if err := e.record(ctx, c, &u); err != nil {
 			return nil, err
 		}
+		done()
 		cl, err = lock.Take(filepath.Join(e.meta.Dir(c.ID), "lock"))
 		if errors.Is(err, os.ErrNotExist) {
 			cl = lock.None()
@@ -204,7 +214,7 @@ func (e *Engine) openSandbox(ctx context.Context, c *api.Container, u *undo.Stac
 	}
 	attached := make(chan result, 1)
 	go func() {
-		l, err := e.network.Attach(ctx, c.ID, c.Spec.Network)
+		l, err := e.attach(ctx, c)
 		attached <- result{l, err}
 	}()
 	var got *result
@@ -227,6 +237,20 @@ func (e *Engine) openSandbox(ctx context.Context, c *api.Container, u *undo.Stac
 	}
 	u.Add(func() { e.closeSandbox(ctx, c.ID, sb) })
 	return dir, sb, link, nil
+}
+
+// attach gives a container its network.
+func (e *Engine) attach(ctx context.Context, c *api.Container) (*api.Link, error) {
+	own, err := ownNetwork(&c.Spec)
+	if err != nil {
+		return nil, err
+	}
+	spec := c.Spec.Network
+	if own != nil {
+		defer own.Close()
+		spec.Namespace = own
+	}
+	return e.network.Attach(ctx, c.ID, spec)
 }
 
 // closeSandbox ends a sandbox that came to nothing, with its shim. It may be called again.
@@ -276,6 +300,9 @@ func (e *Engine) bundle(c *api.Container, a *api.Attach, lowers map[string]strin
 	}
 	if err != nil {
 		return b, err
+	}
+	if c.Spec.UserNS.Mode != "" {
+		b.Root[0].Options = append(b.Root[0].Options, oci.OptionIDMapRoot)
 	}
 	spec, err := e.ociSpec(c)
 	if err != nil {

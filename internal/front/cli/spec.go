@@ -147,6 +147,7 @@ func (o *specFlags) boundaryFlags(s *api.ContainerSpec, f *pflag.FlagSet) {
 	f.IntVar(&s.OOMScoreAdj, "oom-score-adj", 0, "Tune host's OOM preferences (-1000 to 1000)")
 	parsed(f, "sysctl", "", "map", "Sysctl options", pairs("sysctl", &s.Sysctls))
 	parsed(f, "annotation", "", "map", "Add an annotation to the container (passed through to the OCI runtime)", pairs("annotation", &s.Annotations))
+	userNSFlags(f, &s.UserNS)
 	list(f, "device", "", "Add a host device to the container", appendTo(&s.Devices, parseDevice))
 }
 
@@ -201,6 +202,9 @@ func (o *specFlags) finish(f *pflag.FlagSet, args []string) (api.ContainerSpec, 
 	}
 	if s.AutoRemove && s.Restart.Name != "" && s.Restart.Name != api.RestartNo {
 		return s, errors.New("conflicting options: cannot specify both --restart and --rm")
+	}
+	if err := finishUserNS(f, &s.UserNS); err != nil {
+		return s, err
 	}
 	s.Caller = caller()
 	s.Mounts = append(append(o.volumes, o.mounts...), o.tmpfs...)

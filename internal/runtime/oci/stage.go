@@ -191,7 +191,10 @@ func cloneRoot(req *Request) (int, error) {
 	if len(req.Root) == 0 {
 		return mount.Clone(unix.AT_FDCWD, req.RootPath, true)
 	}
-	b := &builder{req: req}
+	b := &builder{req: req, spec: req.Spec}
+	if len(req.Root) == 1 && slices.Contains(req.Root[0].Options, OptionIDMapRoot) {
+		return b.mappedRoot(&req.Root[0])
+	}
 	if len(req.Root) == 1 && !slices.ContainsFunc(req.Root[0].Options, tooLong) {
 		return b.newRoot(&req.Root[0])
 	}
@@ -214,6 +217,19 @@ func (b *builder) outerSource(m *specs.Mount) (int, error) {
 	if err := b.idmap(fd, m, &opts); err != nil {
 		unix.Close(fd)
 		return -1, err
+	}
+	return fd, nil
+}
+
+// ownerOf opens the user namespace that a network namespace belongs to; -1: it is this process's own.
+func ownerOf(netNS int) (int, error) {
+	fd, err := userns.OwnerOf(netNS)
+	if err != nil {
+		return -1, err
+	}
+	if isHere(fd, specs.UserNamespace) {
+		unix.Close(fd)
+		return -1, nil
 	}
 	return fd, nil
 }
@@ -244,6 +260,13 @@ func enterStage(req *Request, control int, join []int) (pid int, err error) {
 			return 0, api.Errorf(api.InvalidArgument, "config.json: linux.namespaces: user: %w", &os.PathError{Op: "open", Path: ns.Path, Err: err})
 		}
 		defer unix.Close(userNS)
+	} else if req.NetNS >= 0 { // a network that belongs to a user namespace says which
+		if userNS, err = ownerOf(req.NetNS); err != nil {
+			return 0, err
+		}
+		if userNS >= 0 {
+			defer unix.Close(userNS)
+		}
 	}
 	argv := []string{"brig-oci", StageVerb, strconv.Itoa(firstFD + req.Preserve)}
 	return inUserNS(argv, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, req.Spec, req.Gate >= 0, func(c *stageChild) {

@@ -198,7 +198,7 @@ func readTrust(s *jsonscan.Scanner, v *api.Trust) {
 	}
 }
 
-var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "caller", "hostname", "network", "mounts", "devices", "limits", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "shmSize", "oomScoreAdj", "sysctls", "annotations", "labels", "stopSignal", "stopTimeout"}
+var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "caller", "userNS", "hostname", "network", "mounts", "devices", "limits", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "shmSize", "oomScoreAdj", "sysctls", "annotations", "labels", "stopSignal", "stopTimeout"}
 
 func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -238,42 +238,44 @@ func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 		case 16:
 			jsonscan.Uint(s, &v.Caller)
 		case 17:
-			jsonscan.String(s, &v.Hostname)
+			readUserNS(s, &v.UserNS)
 		case 18:
-			readNetworkSpec(s, &v.Network)
+			jsonscan.String(s, &v.Hostname)
 		case 19:
-			jsonscan.List(s, &v.Mounts, readMountSpec)
+			readNetworkSpec(s, &v.Network)
 		case 20:
-			jsonscan.List(s, &v.Devices, readDeviceSpec)
+			jsonscan.List(s, &v.Mounts, readMountSpec)
 		case 21:
-			readResources(s, &v.Limits)
+			jsonscan.List(s, &v.Devices, readDeviceSpec)
 		case 22:
-			jsonscan.List(s, &v.Ulimits, readUlimit)
+			readResources(s, &v.Limits)
 		case 23:
-			jsonscan.List(s, &v.CapAdd, jsonscan.String[string])
+			jsonscan.List(s, &v.Ulimits, readUlimit)
 		case 24:
-			jsonscan.List(s, &v.CapDrop, jsonscan.String[string])
+			jsonscan.List(s, &v.CapAdd, jsonscan.String[string])
 		case 25:
-			jsonscan.List(s, &v.Security, jsonscan.String[string])
+			jsonscan.List(s, &v.CapDrop, jsonscan.String[string])
 		case 26:
-			readLogConfig(s, &v.Log)
+			jsonscan.List(s, &v.Security, jsonscan.String[string])
 		case 27:
-			jsonscan.Pointer(s, &v.Health, readHealthSpec)
+			readLogConfig(s, &v.Log)
 		case 28:
-			readRestartPolicy(s, &v.Restart)
+			jsonscan.Pointer(s, &v.Health, readHealthSpec)
 		case 29:
-			jsonscan.Int(s, &v.ShmSize)
+			readRestartPolicy(s, &v.Restart)
 		case 30:
-			jsonscan.Int(s, &v.OOMScoreAdj)
+			jsonscan.Int(s, &v.ShmSize)
 		case 31:
-			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
+			jsonscan.Int(s, &v.OOMScoreAdj)
 		case 32:
-			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
+			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
 		case 33:
-			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
+			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
 		case 34:
-			jsonscan.String(s, &v.StopSignal)
+			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
 		case 35:
+			jsonscan.String(s, &v.StopSignal)
+		case 36:
 			jsonscan.Pointer(s, &v.StopTimeout, jsonscan.Int[int])
 		default:
 			s.Skip()
@@ -365,6 +367,29 @@ func readTrustFile(s *jsonscan.Scanner, v *api.TrustFile) {
 			jsonscan.String(s, &v.Path)
 		case 1:
 			jsonscan.String(s, &v.Stamp)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var userNSNames = [...]string{"mode", "size", "uidMap", "gidMap", "subUIDName", "subGIDName"}
+
+func readUserNS(s *jsonscan.Scanner, v *api.UserNS) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(userNSNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Mode)
+		case 1:
+			jsonscan.Uint(s, &v.Size)
+		case 2:
+			jsonscan.List(s, &v.UIDMap, readIDRange)
+		case 3:
+			jsonscan.List(s, &v.GIDMap, readIDRange)
+		case 4:
+			jsonscan.String(s, &v.SubUIDName)
+		case 5:
+			jsonscan.String(s, &v.SubGIDName)
 		default:
 			s.Skip()
 		}
@@ -618,21 +643,6 @@ func readPortSpec(s *jsonscan.Scanner, v *api.PortSpec) {
 	}
 }
 
-var hostSpecNames = [...]string{"name", "ip"}
-
-func readHostSpec(s *jsonscan.Scanner, v *api.HostSpec) {
-	for more := s.Object(); more; more = s.More() {
-		switch s.Field(hostSpecNames[:]) {
-		case 0:
-			jsonscan.String(s, &v.Name)
-		case 1:
-			jsonscan.String(s, &v.IP)
-		default:
-			s.Skip()
-		}
-	}
-}
-
 var iDRangeNames = [...]string{"inside", "outside", "size"}
 
 func readIDRange(s *jsonscan.Scanner, v *api.IDRange) {
@@ -644,6 +654,21 @@ func readIDRange(s *jsonscan.Scanner, v *api.IDRange) {
 			jsonscan.Uint(s, &v.Outside)
 		case 2:
 			jsonscan.Uint(s, &v.Size)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var hostSpecNames = [...]string{"name", "ip"}
+
+func readHostSpec(s *jsonscan.Scanner, v *api.HostSpec) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(hostSpecNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Name)
+		case 1:
+			jsonscan.String(s, &v.IP)
 		default:
 			s.Skip()
 		}
