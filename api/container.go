@@ -62,6 +62,7 @@ type ContainerSpec struct {
 	Hostname string       `json:"hostname,omitempty"`
 	Network  NetworkSpec  `json:"network,omitzero"`
 	Mounts   []MountSpec  `json:"mounts,omitempty"`
+	Secrets  []SecretSpec `json:"secrets,omitempty"`
 	Devices  []DeviceSpec `json:"devices,omitempty"`
 	Limits   Resources    `json:"limits,omitzero"`
 	Ulimits  []Ulimit     `json:"ulimits,omitempty"`

@@ -121,6 +121,9 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 	if err := check(&spec); err != nil {
 		return c, err
 	}
+	if err := e.checkSecrets(&spec); err != nil {
+		return c, err
+	}
 	warnUnmapped(&spec, out)
 	c.Spec = spec
 	return c, nil
@@ -189,6 +192,9 @@ func (e *Engine) record(ctx context.Context, c *api.Container, u *undo.Stack) er
 	if err != nil {
 		return err
 	}
+	if err := e.sumSecrets(c); err != nil {
+		return err
+	}
 	sync := durability(c)
 	given := c.Name != ""
 	for try := 0; ; try++ {
@@ -211,6 +217,9 @@ func (e *Engine) record(ctx context.Context, c *api.Container, u *undo.Stack) er
 	}
 	u.Add(func() { e.meta.RemoveContainer(c.ID) })
 	u.Add(func() { e.removeAnonymous(c) })
+	if err := e.keepSecrets(c); err != nil {
+		return err
+	}
 	return e.makeVolumes(c, anonymous)
 }
 

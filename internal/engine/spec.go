@@ -101,6 +101,9 @@ func (e *Engine) ociSpec(c *api.Container) (*specs.Spec, error) {
 			return nil, err
 		}
 	}
+	if err := e.addSecrets(o, c); err != nil {
+		return nil, err
+	}
 	dir := e.meta.Dir(c.ID)
 	userNS(o, s, map[string]bool{filepath.Join(dir, "resolv.conf"): true, filepath.Join(dir, "hostname"): true, filepath.Join(dir, "hosts"): true})
 	if s.Init {

@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,6 +18,7 @@ import (
 	"brig/internal/base/rootless"
 	"brig/internal/base/undo"
 	"brig/internal/kernel/userns"
+	"brig/internal/runtime/oci"
 )
 
 const (
@@ -229,7 +231,7 @@ func userNS(o *specs.Spec, s *api.ContainerSpec, ownFiles map[string]bool) {
 	for i := range o.Mounts {
 		m := &o.Mounts[i]
 		switch {
-		case m.Type == "bind" && ownFiles[m.Source]:
+		case m.Type == "bind" && (ownFiles[m.Source] || slices.ContainsFunc(m.Options, func(o string) bool { return strings.HasPrefix(o, oci.OptionSecret) })):
 			m.Options = append(m.Options, "idmap")
 		case m.Type == "devpts" && !userns.Has(o.Linux.GIDMappings, ttyGroup):
 			m.Options = withoutGroup(m.Options)

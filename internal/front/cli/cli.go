@@ -97,6 +97,12 @@ type Engine interface {
 	InspectVolume(ctx context.Context, name string) (api.Volume, error)
 	Volumes(ctx context.Context) ([]api.Volume, error)
 	RemoveVolume(ctx context.Context, name string) error
+	// CreateSecret keeps data under a name.
+	CreateSecret(ctx context.Context, s api.Secret, data []byte, replace bool) (api.Secret, error)
+	InspectSecret(ctx context.Context, name string) (api.Secret, error)
+	Secrets(ctx context.Context) ([]api.Secret, error)
+	// RemoveSecret returns the secret's ID.
+	RemoveSecret(ctx context.Context, name string) (string, error)
 	// ExportVolume writes a volume's files as a tar to a file, or to s.Stdout; ImportVolume unpacks one, of a file or of s.Stdin.
 	ExportVolume(ctx context.Context, name, file string, s api.Streams) error
 	ImportVolume(ctx context.Context, name, file string, s api.Streams) error
@@ -248,7 +254,7 @@ func commands() []entry {
 		{"history", (*app).history}, {"untag", (*app).untag}, {"import", (*app).importImage}, {"export", (*app).export}, {"commit", (*app).commit},
 		{"rename", (*app).rename}, {"restart", (*app).restart}, {"pause", (*app).pause}, {"unpause", (*app).unpause}, {"port", (*app).port},
 		{"top", (*app).top}, {"diff", (*app).diff}, {"stats", (*app).stats}, {"update", (*app).update}, {"cp", (*app).cp}, {"events", (*app).events},
-		{"container", (*app).containerGroup}, {"image", (*app).imageGroup}, {"volume", (*app).volumeGroup},
+		{"container", (*app).containerGroup}, {"image", (*app).imageGroup}, {"volume", (*app).volumeGroup}, {"secret", (*app).secretGroup},
 	}
 }
 

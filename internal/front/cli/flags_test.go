@@ -32,8 +32,8 @@ func own(command string) []string {
 		"stats":   {"--interval", "--no-reset", "--latest"},
 		"top":     {"--latest"}, "update": {"--latest"},
 		"wait":   {"--condition", "--interval", "--latest", "--ignore"},
-		"run":    {"--health-on-failure", "--uidmap", "--gidmap", "--subuidname", "--subgidname"},
-		"create": {"--health-on-failure", "--uidmap", "--gidmap", "--subuidname", "--subgidname"},
+		"run":    {"--health-on-failure", "--secret", "--uidmap", "--gidmap", "--subuidname", "--subgidname"},
+		"create": {"--health-on-failure", "--secret", "--uidmap", "--gidmap", "--subuidname", "--subgidname"},
 	}[command]
 }
 
@@ -99,7 +99,7 @@ func TestFlagList(t *testing.T) {
 	want := strings.Fields("add-host annotation attach blkio-weight blkio-weight-device cap-add cap-drop cidfile cpu-period cpu-quota cpu-shares cpus cpuset-cpus cpuset-mems detach detach-keys " +
 		"device device-read-bps device-read-iops device-write-bps device-write-iops dns entrypoint env env-file gidmap health-cmd health-interval health-on-failure health-retries health-start-interval health-start-period health-timeout " +
 		"help hostname init interactive isolation label label-file log-driver log-opt memory memory-reservation memory-swap memory-swappiness mount name net " +
-		"network no-healthcheck oom-kill-disable oom-score-adj pids-limit platform privileged publish pull quiet read-only restart rm security-opt shm-size sig-proxy " +
+		"network no-healthcheck oom-kill-disable oom-score-adj pids-limit platform privileged publish pull quiet read-only restart rm secret security-opt shm-size sig-proxy " +
 		"stop-signal stop-timeout subgidname subuidname sysctl tmpfs tty uidmap ulimit user userns volume workdir")
 	var got []string
 	run, _, err := Tree().Find([]string{"run"})

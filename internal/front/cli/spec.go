@@ -45,6 +45,7 @@ func (a *app) addSpecFlags(cmd *cobra.Command) *specFlags {
 	list(f, "volume", "v", "Bind mount a volume", appendTo(&o.volumes, a.parseVolume))
 	list(f, "mount", "", "Attach a filesystem mount to the container", appendTo(&o.mounts, parseMount))
 	list(f, "tmpfs", "", "Mount a tmpfs directory", appendTo(&o.tmpfs, parseTmpfs))
+	list(f, "secret", "", "Add secret to container", appendTo(&s.Secrets, parseSecret))
 	f.BoolVar(&s.ReadOnly, "read-only", false, "Mount the container's root filesystem as read only")
 
 	list(f, "publish", "p", "Publish a container's port(s) to the host", func(v string) error {

@@ -21,6 +21,7 @@ type mountOptions struct {
 	tmpCopyUp      bool // it was written tmpcopyup, which is for tmpfs alone
 	idmap, recMap  bool // the owners of files are mapped, of those in mounts below it too
 	owner          *ownerOption
+	secret         *secretOption
 	super          []string // of the file system as a whole (sync, lazytime, …), in fsconfig(2)'s words
 	iversion       bool     // the same, for which fsconfig(2) has no word
 	data           []string // the file system's own
@@ -86,6 +87,10 @@ func (m *mountOptions) add(o string) {
 	}
 	if owner := parseOwner(o); owner != nil {
 		m.idmap, m.owner = true, owner
+		return
+	}
+	if secret := parseSecret(o); secret != nil {
+		m.secret = secret
 		return
 	}
 	if p, rec, ok := propagationFlag(o); ok {

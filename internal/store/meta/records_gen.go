@@ -198,7 +198,7 @@ func readTrust(s *jsonscan.Scanner, v *api.Trust) {
 	}
 }
 
-var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "caller", "userNS", "hostname", "network", "mounts", "devices", "limits", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "shmSize", "oomScoreAdj", "sysctls", "annotations", "labels", "stopSignal", "stopTimeout"}
+var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "caller", "userNS", "hostname", "network", "mounts", "secrets", "devices", "limits", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "shmSize", "oomScoreAdj", "sysctls", "annotations", "labels", "stopSignal", "stopTimeout"}
 
 func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -246,36 +246,38 @@ func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 		case 20:
 			jsonscan.List(s, &v.Mounts, readMountSpec)
 		case 21:
-			jsonscan.List(s, &v.Devices, readDeviceSpec)
+			jsonscan.List(s, &v.Secrets, readSecretSpec)
 		case 22:
-			readResources(s, &v.Limits)
+			jsonscan.List(s, &v.Devices, readDeviceSpec)
 		case 23:
-			jsonscan.List(s, &v.Ulimits, readUlimit)
+			readResources(s, &v.Limits)
 		case 24:
-			jsonscan.List(s, &v.CapAdd, jsonscan.String[string])
+			jsonscan.List(s, &v.Ulimits, readUlimit)
 		case 25:
-			jsonscan.List(s, &v.CapDrop, jsonscan.String[string])
+			jsonscan.List(s, &v.CapAdd, jsonscan.String[string])
 		case 26:
-			jsonscan.List(s, &v.Security, jsonscan.String[string])
+			jsonscan.List(s, &v.CapDrop, jsonscan.String[string])
 		case 27:
-			readLogConfig(s, &v.Log)
+			jsonscan.List(s, &v.Security, jsonscan.String[string])
 		case 28:
-			jsonscan.Pointer(s, &v.Health, readHealthSpec)
+			readLogConfig(s, &v.Log)
 		case 29:
-			readRestartPolicy(s, &v.Restart)
+			jsonscan.Pointer(s, &v.Health, readHealthSpec)
 		case 30:
-			jsonscan.Int(s, &v.ShmSize)
+			readRestartPolicy(s, &v.Restart)
 		case 31:
-			jsonscan.Int(s, &v.OOMScoreAdj)
+			jsonscan.Int(s, &v.ShmSize)
 		case 32:
-			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
+			jsonscan.Int(s, &v.OOMScoreAdj)
 		case 33:
-			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
+			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
 		case 34:
-			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
+			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
 		case 35:
-			jsonscan.String(s, &v.StopSignal)
+			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
 		case 36:
+			jsonscan.String(s, &v.StopSignal)
+		case 37:
 			jsonscan.Pointer(s, &v.StopTimeout, jsonscan.Int[int])
 		default:
 			s.Skip()
@@ -450,6 +452,31 @@ func readMountSpec(s *jsonscan.Scanner, v *api.MountSpec) {
 			jsonscan.List(s, &v.UIDMap, readIDRange)
 		case 14:
 			jsonscan.List(s, &v.GIDMap, readIDRange)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var secretSpecNames = [...]string{"source", "env", "target", "uid", "gid", "mode", "sum"}
+
+func readSecretSpec(s *jsonscan.Scanner, v *api.SecretSpec) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(secretSpecNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Source)
+		case 1:
+			jsonscan.Bool(s, &v.Env)
+		case 2:
+			jsonscan.String(s, &v.Target)
+		case 3:
+			jsonscan.Uint(s, &v.UID)
+		case 4:
+			jsonscan.Uint(s, &v.GID)
+		case 5:
+			jsonscan.Uint(s, &v.Mode)
+		case 6:
+			jsonscan.String(s, &v.Sum)
 		default:
 			s.Skip()
 		}
