@@ -73,6 +73,7 @@ type ContainerSpec struct {
 	Log         LogConfig         `json:"log,omitzero"`
 	Health      *HealthSpec       `json:"health,omitempty"` // nil: the image's
 	Restart     RestartPolicy     `json:"restart,omitzero"`
+	StorageSize int64             `json:"storageSize,omitempty"` // bytes that its writable layer may hold; 0: what the disk has
 	ShmSize     int64             `json:"shmSize,omitempty"`     // bytes of /dev/shm; 0: 64 MiB
 	OOMScoreAdj int               `json:"oomScoreAdj,omitempty"` // -1000 to 1000
 	Sysctls     map[string]string `json:"sysctls,omitempty"`     // of the container's own namespaces

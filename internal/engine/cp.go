@@ -82,7 +82,7 @@ func (e *Engine) openPlace(ctx context.Context, p *api.CopyPlace, write bool) (*
 		}
 		return l, nil
 	}
-	p.Root, err = e.snapshot.Prepare(c.ID, c.Layers, durability(&c))
+	p.Root, err = e.snapshot.PrepareSized(c.ID, c.Layers, c.Spec.StorageSize, durability(&c))
 	if errors.Is(err, api.AlreadyExists) {
 		p.Root, err = e.snapshot.Again(c.ID, c.Layers, durability(&c))
 	}
@@ -95,6 +95,13 @@ func (e *Engine) openPlace(ctx context.Context, p *api.CopyPlace, write bool) (*
 		case "volume":
 			if rec, err := e.volume(m.Source); err == nil && !rec.Used && !m.NoCopy && !write {
 				continue // it is empty until the first start, when the image's files come in
+			}
+			if v, err := e.MountVolume(ctx, m.Source); err != nil && !errors.Is(err, api.NotFound) {
+				l.Release()
+				return nil, err
+			} else if err == nil && v.Size > 0 {
+				m.Source = v.Mountpoint
+				break
 			}
 			m.Source = e.volumeData(m.Source)
 		case "bind":

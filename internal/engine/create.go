@@ -19,6 +19,7 @@ import (
 	"brig/internal/image/ref"
 	"brig/internal/kernel/caps"
 	"brig/internal/store/garbage"
+	"brig/internal/store/sized"
 )
 
 // Create makes a container's record, ready for Start. Nothing is left of it on error.
@@ -263,6 +264,11 @@ func check(s *api.ContainerSpec) error {
 	}
 	if s.ShmSize < 0 {
 		return api.Errorf(api.InvalidArgument, "the size of /dev/shm is %d bytes: it must be more than 0", s.ShmSize)
+	}
+	if s.StorageSize != 0 {
+		if err := sized.Check(s.StorageSize); err != nil {
+			return api.Errorf(api.KindOf(err), "--storage-opt size: %w", err)
+		}
 	}
 	if err := checkLog(s); err != nil {
 		return err

@@ -57,6 +57,9 @@ func (e *Engine) userMount(c *api.Container, m *api.MountSpec) (specs.Mount, err
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return o, err
 		}
+		if err := e.readyVolume(m.Source, &rec); err != nil {
+			return o, err
+		}
 		if dir := rec.bound(); dir != "" {
 			if o.Source = dir; !exists(dir) {
 				return o, api.Errorf(api.InvalidArgument, "volume %s: %s, its device, does not exist on the host", m.Source, dir)
@@ -157,8 +160,11 @@ func checkIDMaps(s *api.ContainerSpec) error {
 		if m.IDMap == api.IDMapUserNS && s.UserNS.Mode == "" {
 			return api.Errorf(api.InvalidArgument, "mount %s: idmap takes the container's user namespace, and it has none: use owneridmap, or idmap=uids=…;gids=…", m.Target)
 		}
-		for kind, list := range map[string][]api.IDRange{"uids": m.UIDMap, "gids": m.GIDMap} {
-			if err := userns.Validate(fmt.Sprintf("mount %s: idmap: %s", m.Target, kind), ociRanges(list)); err != nil {
+		for _, list := range []struct {
+			kind   string
+			ranges []api.IDRange
+		}{{"uids", m.UIDMap}, {"gids", m.GIDMap}} {
+			if err := userns.Validate(fmt.Sprintf("mount %s: idmap: %s", m.Target, list.kind), ociRanges(list.ranges)); err != nil {
 				return err
 			}
 		}

@@ -294,7 +294,7 @@ func (e *Engine) bundle(c *api.Container, a *api.Attach, lowers map[string]strin
 	if lowers != nil {
 		layers = layers.With(lowers)
 	}
-	b.Root, err = layers.Prepare(c.ID, c.Layers, durability(c))
+	b.Root, err = layers.PrepareSized(c.ID, c.Layers, c.Spec.StorageSize, durability(c))
 	if errors.Is(err, api.AlreadyExists) { // of an earlier run
 		b.Root, err = layers.Again(c.ID, c.Layers, durability(c))
 	}

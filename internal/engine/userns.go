@@ -61,12 +61,15 @@ func checkUserNS(s *api.ContainerSpec) error {
 	if len(n.UIDMap) == 0 || len(n.GIDMap) == 0 {
 		return api.Errorf(api.InvalidArgument, "--userns private: say which ids, with --uidmap and --gidmap or --subuidname, or use --userns auto")
 	}
-	for flag, list := range map[string][]api.IDRange{"--uidmap": n.UIDMap, "--gidmap": n.GIDMap} {
-		if err := userns.Validate(flag, ociRanges(list)); err != nil {
+	for _, m := range []struct {
+		flag string
+		list []api.IDRange
+	}{{"--uidmap", n.UIDMap}, {"--gidmap", n.GIDMap}} {
+		if err := userns.Validate(m.flag, ociRanges(m.list)); err != nil {
 			return err
 		}
-		if !userns.Has(ociRanges(list), 0) {
-			return api.Errorf(api.InvalidArgument, "%s: 0 is not mapped: the container would have no root user", flag)
+		if !userns.Has(ociRanges(m.list), 0) {
+			return api.Errorf(api.InvalidArgument, "%s: 0 is not mapped: the container would have no root user", m.flag)
 		}
 	}
 	return nil

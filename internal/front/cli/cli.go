@@ -96,6 +96,11 @@ type Engine interface {
 	CreateVolume(ctx context.Context, v api.Volume) (api.Volume, error)
 	InspectVolume(ctx context.Context, name string) (api.Volume, error)
 	Volumes(ctx context.Context) ([]api.Volume, error)
+	// MountVolume and UnmountVolume have a volume's files be at its Mountpoint, or not: those of a volume with a size are a file system of their own.
+	MountVolume(ctx context.Context, name string) (api.Volume, error)
+	UnmountVolume(ctx context.Context, name string) (api.Volume, error)
+	// GrowVolume makes a volume with a size hold more: size as in the option.
+	GrowVolume(ctx context.Context, name, size string) (api.Volume, error)
 	RemoveVolume(ctx context.Context, name string) error
 	// CreateSecret keeps data under a name.
 	CreateSecret(ctx context.Context, s api.Secret, data []byte, replace bool) (api.Secret, error)

@@ -100,7 +100,7 @@ func TestFlagList(t *testing.T) {
 		"device device-read-bps device-read-iops device-write-bps device-write-iops dns entrypoint env env-file gidmap health-cmd health-interval health-on-failure health-retries health-start-interval health-start-period health-timeout " +
 		"help hostname init interactive isolation label label-file log-driver log-opt memory memory-reservation memory-swap memory-swappiness mount name net " +
 		"network no-healthcheck oom-kill-disable oom-score-adj pids-limit platform privileged publish pull quiet read-only restart rm secret security-opt shm-size sig-proxy " +
-		"stop-signal stop-timeout subgidname subuidname sysctl tmpfs tty uidmap ulimit user userns volume workdir")
+		"stop-signal stop-timeout storage-opt subgidname subuidname sysctl tmpfs tty uidmap ulimit user userns volume workdir")
 	var got []string
 	run, _, err := Tree().Find([]string{"run"})
 	if err != nil {

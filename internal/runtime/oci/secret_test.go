@@ -11,8 +11,8 @@ func TestSecret(t *testing.T) {
 	src := dir + "/s"
 	must(t, os.WriteFile(src, []byte("hidden"), 0o600))
 	c := newContainer(t)
-	c.mount("/run/secrets/s", "none", src, "bind", "ro", OptionSecret+"=5:6:440")
-	c.want("cat /run/secrets/s; stat -c ' %u:%g:%a' /run/secrets/s", "hidden 5:6:440")
+	c.mount("/run/secrets/s", "none", src, "bind", "ro", OptionSecret+"=5:6:444")
+	c.want("cat /run/secrets/s; stat -c ' %u:%g:%a' /run/secrets/s", "hidden 5:6:444")
 	// A link of the image at the target leads to a place in the image.
 	c = newContainer(t)
 	outside := t.TempDir()

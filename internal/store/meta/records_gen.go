@@ -198,7 +198,7 @@ func readTrust(s *jsonscan.Scanner, v *api.Trust) {
 	}
 }
 
-var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "caller", "userNS", "hostname", "network", "mounts", "secrets", "devices", "limits", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "shmSize", "oomScoreAdj", "sysctls", "annotations", "labels", "stopSignal", "stopTimeout"}
+var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "caller", "userNS", "hostname", "network", "mounts", "secrets", "devices", "limits", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "storageSize", "shmSize", "oomScoreAdj", "sysctls", "annotations", "labels", "stopSignal", "stopTimeout"}
 
 func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -266,18 +266,20 @@ func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 		case 30:
 			readRestartPolicy(s, &v.Restart)
 		case 31:
-			jsonscan.Int(s, &v.ShmSize)
+			jsonscan.Int(s, &v.StorageSize)
 		case 32:
-			jsonscan.Int(s, &v.OOMScoreAdj)
+			jsonscan.Int(s, &v.ShmSize)
 		case 33:
-			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
+			jsonscan.Int(s, &v.OOMScoreAdj)
 		case 34:
-			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
+			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
 		case 35:
-			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
+			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
 		case 36:
-			jsonscan.String(s, &v.StopSignal)
+			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
 		case 37:
+			jsonscan.String(s, &v.StopSignal)
+		case 38:
 			jsonscan.Pointer(s, &v.StopTimeout, jsonscan.Int[int])
 		default:
 			s.Skip()
