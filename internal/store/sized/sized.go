@@ -19,6 +19,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
+	"brig/internal/base/lock"
 	"brig/internal/base/rootless"
 	"brig/internal/kernel/loop"
 	"brig/internal/kernel/mount"
@@ -141,17 +142,19 @@ func Attach(image, at string) error {
 	if mounted(at) {
 		return nil
 	}
+	l, err := lock.Take(image + ".lock") // not of the file itself: the device has it open, and would keep the lock
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	if mounted(at) {
+		return nil
+	}
 	f, err := os.OpenFile(image, os.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		return os.NewSyscallError("flock", err)
-	}
-	if mounted(at) {
-		return nil
-	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return api.Errorf(api.Corrupt, "%s is no file", image)
