@@ -64,12 +64,17 @@ type ContainerSpec struct {
 	PidFile     string   `json:"pidFile,omitempty"`     // absolute: the first process's number on the host goes there
 	InitPath    string   `json:"initPath,omitempty"`    // absolute, on the host: the program that Init means; empty: Brig's
 
+	// Caller is the host's user who asked, where that is not who runs Brig (sudo): a folder of his that is bound has its files be the container's user's. 0: nobody.
+	Caller uint32 `json:"caller,omitempty"`
+
+	UserNS     UserNS       `json:"userNS,omitzero"`
 	Hostname   string       `json:"hostname,omitempty"`
 	Domainname string       `json:"domainname,omitempty"` // of NIS
 	Network    NetworkSpec  `json:"network,omitzero"`
 	Namespaces NamespaceSet `json:"namespaces,omitzero"`
 
 	Mounts       []MountSpec       `json:"mounts,omitempty"`
+	Secrets      []SecretSpec      `json:"secrets,omitempty"`
 	Devices      []DeviceSpec      `json:"devices,omitempty"`
 	Limits       Resources         `json:"limits,omitzero"`
 	CgroupParent string            `json:"cgroupParent,omitempty"` // absolute, in every hierarchy; empty: their roots
@@ -83,6 +88,7 @@ type ContainerSpec struct {
 	Log         LogConfig         `json:"log,omitzero"`
 	Health      *HealthSpec       `json:"health,omitempty"` // nil: the image's
 	Restart     RestartPolicy     `json:"restart,omitzero"`
+	StorageSize int64             `json:"storageSize,omitempty"` // bytes that its writable layer may hold; 0: what the disk has
 	ShmSize     int64             `json:"shmSize,omitempty"`     // bytes of /dev/shm; 0: 64 MiB
 	OOMScoreAdj int               `json:"oomScoreAdj,omitempty"` // -1000 to 1000
 	Sysctls     map[string]string `json:"sysctls,omitempty"`     // of the container's own namespaces
@@ -213,7 +219,53 @@ type MountSpec struct {
 	TmpfsSize    int64    `json:"tmpfsSize,omitempty"`    // bytes; 0: the kernel's default
 	TmpfsMode    uint32   `json:"tmpfsMode,omitempty"`    // permission bits; 0: 1777
 	TmpfsOptions []string `json:"tmpfsOptions,omitempty"` // --tmpfs PATH:opt,opt as typed
+	Flags        []string `json:"flags,omitempty"`        // bind, volume: noexec, nosuid, nodev and the like, as typed
+
+	IDMap  IDMap     `json:"idMap,omitempty"`  // bind, volume: whose its files are
+	UIDMap []IDRange `json:"uidMap,omitempty"` // IDMapRanges: from ids on the file system to those that are seen; one that is nil maps nothing to another id
+	GIDMap []IDRange `json:"gidMap,omitempty"`
 }
+
+// IDMap says how the owners of a mount's files are seen. Nothing is changed on the disk.
+type IDMap string
+
+// The ways. Empty: a bound folder of ContainerSpec.Caller is as with IDMapOwner, any other as with IDMapNone.
+const (
+	IDMapNone   IDMap = "none"   // by their numbers
+	IDMapUserNS IDMap = "userns" // numbers on the file system are the container's, in its user namespace
+	IDMapOwner  IDMap = "owner"  // what belongs to the source's owner is the container's user's; "owner:USER[:GROUP]" is that user's
+	IDMapRanges IDMap = "ranges"
+)
+
+// IDRange maps Size ids from Inside on to those from Outside on.
+type IDRange struct {
+	Inside  uint32 `json:"inside"`
+	Outside uint32 `json:"outside"`
+	Size    uint32 `json:"size"`
+}
+
+// UserNS is a container's user namespace: podman's --userns. The zero value is none of its own.
+type UserNS struct {
+	Mode UserNSMode `json:"mode,omitempty"`
+	Size uint32     `json:"size,omitempty"` // UserNSAuto: how many ids; 0: 65536
+	// The container's ids to the host's. UserNSAuto: filled in when the container is made, and its own as long as it exists. UserNSPrivate: as asked for.
+	UIDMap []IDRange `json:"uidMap,omitempty"`
+	GIDMap []IDRange `json:"gidMap,omitempty"`
+	// UserNSPrivate without a map: the names whose ranges in /etc/subuid and /etc/subgid are the container's ids from 0 on.
+	SubUIDName string `json:"subUIDName,omitempty"`
+	SubGIDName string `json:"subGIDName,omitempty"`
+}
+
+// UserNSMode is a way to have a user namespace.
+type UserNSMode string
+
+// The ways. Empty: the host's, or without root the user's.
+const (
+	UserNSAuto    UserNSMode = "auto"
+	UserNSPrivate UserNSMode = "private"
+	UserNSKeepID  UserNSMode = "keep-id"
+	UserNSNoMap   UserNSMode = "nomap"
+)
 
 // DeviceSpec is one --device.
 type DeviceSpec struct {

@@ -103,6 +103,9 @@ type CopyPlace struct {
 	Container string `json:"container,omitempty"` // whole ID; empty: this machine
 	Pid       int    `json:"pid,omitempty"`       // of the container's first process, 0: it does not run
 	Ticks     uint64 `json:"ticks,omitempty"`     // when that was started, as proc(5) has it
+	// Of a container that runs in a user namespace: its ids to the host's.
+	UIDMap []IDRange `json:"uidMap,omitempty"`
+	GIDMap []IDRange `json:"gidMap,omitempty"`
 	// Of a container that does not run: what its root is mounted of, and what in it.
 	Root   []Mount     `json:"root,omitempty"`
 	Mounts []MountSpec `json:"mounts,omitempty"` // with the host's path as Source

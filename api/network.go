@@ -17,6 +17,9 @@ type NetworkSpec struct {
 	NoHosts    bool     `json:"noHosts,omitempty"`    // /etc/hosts is the image's
 	Expose     []string `json:"expose,omitempty"`     // PORT/PROTOCOL, beside the image's
 	PublishAll bool     `json:"publishAll,omitempty"` // what is exposed is published, on free ports
+
+	// Namespace is the network namespace to furnish: one that belongs to the container's user namespace. Nil: a new one. It is the caller's to close.
+	Namespace *os.File `json:"-"`
 }
 
 // HostSpec is one --add-host: a line of /etc/hosts.

@@ -53,6 +53,7 @@ type Volume struct {
 	Created    time.Time
 	Labels     map[string]string
 	Options    map[string]string // of the driver, as given
+	Size       int64             // bytes that it may hold; 0: what the disk has
 	Mountpoint string            // where its files are on the host
 	Users      []string          // IDs of the containers that have it
 }

@@ -75,13 +75,14 @@ func (e *Engine) openPlace(ctx context.Context, p *api.CopyPlace, write bool) (*
 	p.Container = c.ID
 	if state, err := shim.ReadState(e.sandboxDir(c.ID)); err == nil && running(state) {
 		p.Pid, p.Ticks = state.Pid, state.StartTicks
+		p.UIDMap, p.GIDMap = c.Spec.UserNS.UIDMap, c.Spec.UserNS.GIDMap
 		if !write { // it may end: what is open stays
 			l.Release()
 			l = lock.None()
 		}
 		return l, nil
 	}
-	p.Root, err = e.snapshot.Prepare(c.ID, c.Layers, durability(&c))
+	p.Root, err = e.snapshot.PrepareSized(c.ID, c.Layers, c.Spec.StorageSize, durability(&c))
 	if errors.Is(err, api.AlreadyExists) {
 		p.Root, err = e.snapshot.Again(c.ID, c.Layers, durability(&c))
 	}
@@ -94,6 +95,13 @@ func (e *Engine) openPlace(ctx context.Context, p *api.CopyPlace, write bool) (*
 		case "volume":
 			if rec, err := e.volume(m.Source); err == nil && !rec.Used && !m.NoCopy && !write {
 				continue // it is empty until the first start, when the image's files come in
+			}
+			if v, err := e.MountVolume(ctx, m.Source); err != nil && !errors.Is(err, api.NotFound) {
+				l.Release()
+				return nil, err
+			} else if err == nil && v.Size > 0 {
+				m.Source = v.Mountpoint
+				break
 			}
 			m.Source = e.volumeData(m.Source)
 		case "bind":

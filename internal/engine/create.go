@@ -19,6 +19,7 @@ import (
 	"brig/internal/image/ref"
 	"brig/internal/kernel/caps"
 	"brig/internal/store/garbage"
+	"brig/internal/store/sized"
 )
 
 // Create makes a container's record, ready for Start. Nothing is left of it on error.
@@ -32,6 +33,11 @@ func (e *Engine) Create(ctx context.Context, spec api.ContainerSpec, out api.Str
 		}
 		var u undo.Stack
 		defer u.Run()
+		done, err := e.claimIDs(&c, &u)
+		if err != nil {
+			return err
+		}
+		defer done()
 		if err := e.record(ctx, &c, &u); err != nil {
 			return err
 		}
@@ -110,13 +116,21 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 	for _, l := range img.Layers {
 		c.Layers = append(c.Layers, l.DiffID)
 	}
+	c.Spec = spec
 	if err := e.resolve(&c); err != nil {
 		return c, err
 	}
-	if c.Args, err = command(&spec, img.Config.Entrypoint, img.Config.Cmd); err != nil {
+	if c.Args, err = command(&c.Spec, img.Config.Entrypoint, img.Config.Cmd); err != nil {
 		return c, err
 	}
-	return c, check(&spec)
+	if err := check(&c.Spec); err != nil {
+		return c, err
+	}
+	if err := e.checkSecrets(&c.Spec); err != nil {
+		return c, err
+	}
+	warnUnmapped(&c.Spec, out)
+	return c, nil
 }
 
 // checkLevel refuses an isolation level that is not built, by name.
@@ -182,6 +196,9 @@ func (e *Engine) record(ctx context.Context, c *api.Container, u *undo.Stack) er
 	if err != nil {
 		return err
 	}
+	if err := e.sumSecrets(c); err != nil {
+		return err
+	}
 	sync := durability(c)
 	given := c.Name != ""
 	for try := 0; ; try++ {
@@ -204,6 +221,9 @@ func (e *Engine) record(ctx context.Context, c *api.Container, u *undo.Stack) er
 	}
 	u.Add(func() { e.meta.RemoveContainer(c.ID) })
 	u.Add(func() { e.removeAnonymous(c) })
+	if err := e.keepSecrets(c); err != nil {
+		return err
+	}
 	return e.makeVolumes(c, anonymous)
 }
 
@@ -214,6 +234,9 @@ func durability(c *api.Container) atomicfile.Sync {
 
 // check says now what could not be done at start.
 func check(s *api.ContainerSpec) error {
+	if err := checkUserNS(s); err != nil {
+		return err
+	}
 	if _, err := caps.Resolve(s.CapAdd, s.CapDrop, s.Privileged); err != nil {
 		return err
 	}
@@ -224,6 +247,9 @@ func check(s *api.ContainerSpec) error {
 		return err
 	}
 	if _, err := resources(s); err != nil {
+		return err
+	}
+	if err := checkIDMaps(s); err != nil {
 		return err
 	}
 	if rootless.Active() {
@@ -244,6 +270,11 @@ func check(s *api.ContainerSpec) error {
 	}
 	if s.ShmSize < 0 {
 		return api.Errorf(api.InvalidArgument, "the size of /dev/shm is %d bytes: it must be more than 0", s.ShmSize)
+	}
+	if s.StorageSize != 0 {
+		if err := sized.Check(s.StorageSize); err != nil {
+			return api.Errorf(api.KindOf(err), "--storage-opt size: %w", err)
+		}
 	}
 	if err := checkLog(s); err != nil {
 		return err

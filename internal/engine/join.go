@@ -213,7 +213,16 @@ func (e *Engine) netFiles(c *api.Container) string {
 // attach makes the container's place on the network, or takes the one that it joins, whose addresses and ports are another's.
 func (e *Engine) attach(ctx context.Context, c *api.Container, j *joined) (*api.Link, error) {
 	if j == nil || j.network == nil {
-		return e.network.Attach(ctx, c.ID, c.Spec.Network)
+		own, err := ownNetwork(&c.Spec)
+		if err != nil {
+			return nil, err
+		}
+		spec := c.Spec.Network
+		if own != nil {
+			defer own.Close()
+			spec.Namespace = own
+		}
+		return e.network.Attach(ctx, c.ID, spec)
 	}
 	ns, err := unix.FcntlInt(j.network.Fd(), unix.F_DUPFD_CLOEXEC, 0) // the link's files are the sandbox's to close
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"brig/internal/base/id"
 	"brig/internal/base/lock"
 	"brig/internal/store/garbage"
+	"brig/internal/store/sized"
 	"brig/internal/store/snapshot/tree"
 	"brig/internal/store/usage"
 )
@@ -139,6 +140,9 @@ func (e *Engine) moveUnused(names []string, o api.PruneOptions, report *api.Prun
 // moveVolume moves a volume out of sight, and returns where it is.
 func (e *Engine) moveVolume(name string) (string, error) {
 	to := filepath.Join(e.rootTrash(), id.New()+".volume")
+	if err := sized.Detach(e.volumeData(name)); err != nil {
+		return to, err
+	}
 	return to, os.Rename(e.volumeDir(name), to)
 }
 

@@ -224,6 +224,9 @@ func (e *Engine) removeAll(c *api.Container, id string, volumes bool, t *trash) 
 			return err
 		}
 	}
+	if err := e.releaseIDs(c); err != nil {
+		return err
+	}
 	if t != nil && c.ID != "" {
 		return e.meta.Discard(id, c.Name, t.place(e.rootTrash(), id, "container"))
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"brig/api"
+	"brig/internal/store/sized"
 )
 
 // served is how long a reset waits for those who read layers for containers: they end with these, and would write into what is removed.
@@ -32,6 +33,15 @@ func (e *Engine) Reset(ctx context.Context) error {
 	e.snapshot.WaitServed(served)
 	if err := e.snapshot.UnmountAll(); err != nil {
 		return err
+	}
+	names, err := e.volumeNames()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := sized.Detach(e.volumeData(name)); err != nil {
+			return err
+		}
 	}
 	if err := os.RemoveAll(e.state); err != nil {
 		return err

@@ -139,12 +139,22 @@ func rootlessMounts(list []specs.Mount, hostNetwork bool) []specs.Mount {
 		m := &list[i]
 		switch {
 		case m.Type == "devpts" && !userns.Mapped("gid", ttyGroup):
-			m.Options = slices.DeleteFunc(m.Options, func(o string) bool { return strings.HasPrefix(o, "gid=") })
+			m.Options = withoutGroup(m.Options)
 		case m.Type == "sysfs" && hostNetwork:
-			m.Type, m.Source, m.Options = "bind", "/sys", append([]string{"rbind", "rprivate", "rro"}, m.Options...)
+			hostSysfs(m)
 		}
 	}
 	return list
+}
+
+// withoutGroup are a devpts's options where the terminals' group is not mapped.
+func withoutGroup(options []string) []string {
+	return slices.DeleteFunc(options, func(o string) bool { return strings.HasPrefix(o, "gid=") })
+}
+
+// hostSysfs shows the host's /sys in place of one of the container's own.
+func hostSysfs(m *specs.Mount) {
+	m.Type, m.Source, m.Options = "bind", "/sys", append([]string{"rbind", "rprivate", "rro"}, m.Options...)
 }
 
 // rootlessDevices has the host's own nodes bound, which root of a user namespace cannot make. Whether they can be opened is the host's to say, by their mode.

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"errors"
 	"os"
 	"path"
 	"path/filepath"
@@ -109,6 +108,11 @@ func (e *Engine) ociSpec(c *api.Container, join *joined) (*specs.Spec, error) {
 			return nil, err
 		}
 	}
+	if err := e.addSecrets(o, c); err != nil {
+		return nil, err
+	}
+	dir := e.meta.Dir(c.ID)
+	userNS(o, s, map[string]bool{filepath.Join(dir, "resolv.conf"): true, filepath.Join(dir, "hostname"): true, filepath.Join(dir, "hosts"): true})
 	if s.Infra {
 		o.Process.Args = []string{initPath, "init", runtime.InitPause}
 		o.Mounts = append(o.Mounts, specs.Mount{Type: "bind", Source: e.driver.Program, Destination: initPath, Options: []string{"bind", "ro", "nosuid", "nodev"}})
@@ -293,69 +297,4 @@ func shmSize(s *api.ContainerSpec) int64 {
 		return 64 << 20 // docker's default
 	}
 	return s.ShmSize
-}
-
-func (e *Engine) userMount(c *api.Container, m *api.MountSpec) (specs.Mount, error) {
-	dest := path.Clean(m.Target)
-	if !path.IsAbs(m.Target) || dest == "/" {
-		return specs.Mount{}, api.Errorf(api.InvalidArgument, "mount target %q must be an absolute path in the container, other than /", m.Target)
-	}
-	o := specs.Mount{Destination: dest}
-	mode := "rw"
-	if m.ReadOnly {
-		mode = "ro"
-	}
-	switch m.Type {
-	case "bind":
-		if m.CreateSource {
-			if err := os.MkdirAll(m.Source, 0o755); err != nil && !exists(m.Source) {
-				return o, api.Errorf(api.InvalidArgument, "bind mount source %s: %w", m.Source, err)
-			}
-		}
-		if !exists(m.Source) {
-			return o, api.Errorf(api.InvalidArgument, "bind mount source %s does not exist on the host", m.Source)
-		}
-		bind, propagation := "rbind", "rprivate"
-		if m.NonRecursive {
-			bind = "bind"
-		}
-		if m.Propagation != "" {
-			propagation = m.Propagation
-		}
-		if m.ReadOnly && !m.NonRecursive {
-			mode = "rro" // what is mounted below the source is read-only too, as in Docker 25 and later
-		}
-		o.Type, o.Source, o.Options = "bind", m.Source, []string{bind, propagation, mode}
-	case "volume":
-		o.Type, o.Source, o.Options = "bind", e.volumeData(m.Source), []string{"rbind", "rprivate", mode}
-		rec, err := e.volume(m.Source)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return o, err
-		}
-		if dir := rec.bound(); dir != "" {
-			if o.Source = dir; !exists(dir) {
-				return o, api.Errorf(api.InvalidArgument, "volume %s: %s, its device, does not exist on the host", m.Source, dir)
-			}
-		} else if !m.NoCopy && err == nil && !rec.Used {
-			o.Options = append(o.Options, copyUp(c, rec))
-		}
-	case "tmpfs":
-		o.Type, o.Source, o.Options = "tmpfs", "tmpfs", tmpfsOptions(m, mode)
-	default:
-		return o, api.Errorf(api.InvalidArgument, "mount type %q is unknown: use bind, volume or tmpfs", m.Type)
-	}
-	return o, nil
-}
-
-func tmpfsOptions(m *api.MountSpec, mode string) []string {
-	opts := []string{"noexec", "nosuid", "nodev", mode}
-	if m.TmpfsSize > 0 {
-		opts = append(opts, "size="+itoa(m.TmpfsSize))
-	}
-	perm := int64(0o1777)
-	if m.TmpfsMode != 0 {
-		perm = int64(m.TmpfsMode)
-	}
-	opts = append(opts, "mode="+octal(perm))
-	return append(opts, m.TmpfsOptions...)
 }

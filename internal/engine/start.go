@@ -18,6 +18,7 @@ import (
 	"brig/internal/network"
 	"brig/internal/runtime"
 	"brig/internal/runtime/ns"
+	"brig/internal/runtime/oci"
 	"brig/internal/store/garbage"
 )
 
@@ -148,6 +149,13 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 		return nil, err
 	}
 	defer join.close()
+	done := func() {}
+	if fresh {
+		if done, err = e.claimIDs(c, &u); err != nil {
+			return nil, err
+		}
+		defer done()
+	}
 	dir, sb, link, err := e.openSandbox(ctx, c, join, &u)
 	if err != nil {
 		return nil, err
@@ -156,6 +164,7 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 		if err := e.record(ctx, c, &u); err != nil {
 			return nil, err
 		}
+		done()
 		cl, err = lock.Take(filepath.Join(e.meta.Dir(c.ID), "lock"))
 		if errors.Is(err, os.ErrNotExist) {
 			cl = lock.None()
@@ -293,12 +302,15 @@ func (e *Engine) bundle(c *api.Container, a *api.Attach, join *joined, lowers ma
 	if lowers != nil {
 		layers = layers.With(lowers)
 	}
-	b.Root, err = layers.Prepare(c.ID, c.Layers, durability(c))
+	b.Root, err = layers.PrepareSized(c.ID, c.Layers, c.Spec.StorageSize, durability(c))
 	if errors.Is(err, api.AlreadyExists) { // of an earlier run
 		b.Root, err = layers.Again(c.ID, c.Layers, durability(c))
 	}
 	if err != nil {
 		return b, err
+	}
+	if c.Spec.UserNS.Mode != "" {
+		b.Root[0].Options = append(b.Root[0].Options, oci.OptionIDMapRoot)
 	}
 	spec, err := e.ociSpec(c, join)
 	if err != nil {

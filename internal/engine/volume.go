@@ -13,6 +13,7 @@ import (
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/id"
 	"brig/internal/store/meta"
+	"brig/internal/store/sized"
 )
 
 // volumeRecord is volume.json. A folder with it is a volume; one without was left by a process that died making it.
@@ -23,6 +24,7 @@ type volumeRecord struct {
 	Created   time.Time         `json:"created,omitzero"`    // zero: by a Brig that did not write it down
 	Labels    map[string]string `json:"labels,omitempty"`
 	Options   map[string]string `json:"options,omitempty"` // of the driver, as given
+	Size      int64             `json:"size,omitempty"`    // bytes that it may hold; 0: what the disk has
 }
 
 // bound is the folder of the host that a volume stands for, empty: its own.
@@ -30,6 +32,20 @@ func (r *volumeRecord) bound() string { return r.Options["device"] }
 
 func (e *Engine) volumeDir(name string) string  { return filepath.Join(e.root, "volume", name) }
 func (e *Engine) volumeData(name string) string { return filepath.Join(e.volumeDir(name), "data") }
+
+// volumeImage is the file of a volume with a size.
+func (e *Engine) volumeImage(name string) string { return filepath.Join(e.volumeDir(name), "image") }
+
+// readyVolume has a volume's files be at its place: one with a size is a file system of its own, which may not be mounted yet. None of a volume's files are used before.
+func (e *Engine) readyVolume(name string, rec *volumeRecord) error {
+	if rec.Size == 0 {
+		return nil
+	}
+	if err := sized.Attach(e.volumeImage(name), e.volumeData(name)); err != nil {
+		return api.Errorf(api.KindOf(err), "volume %s: %w", name, err)
+	}
+	return nil
+}
 
 // ensureVolume makes a volume where there is none. sync is Durable for one that is to outlive this boot, its folder's name included.
 func (e *Engine) ensureVolume(name string, rec volumeRecord, sync atomicfile.Sync) error {
@@ -52,6 +68,11 @@ func (e *Engine) ensureVolume(name string, rec volumeRecord, sync atomicfile.Syn
 	}
 	if err := os.Mkdir(data, 0o755); err != nil && !os.IsExist(err) {
 		return err
+	}
+	if rec.Size > 0 {
+		if err := sized.Make(e.volumeImage(name), rec.Size, sync); err != nil {
+			return api.Errorf(api.KindOf(err), "volume %s: %w", name, err)
+		}
 	}
 	return e.putVolume(name, rec, sync)
 }
@@ -131,6 +152,9 @@ func (e *Engine) removeAnonymous(c *api.Container) error {
 			}
 		}
 		if err == nil && rec.Anonymous || halfMade {
+			if err := sized.Detach(e.volumeData(m.Source)); err != nil {
+				return err
+			}
 			if err := os.RemoveAll(e.volumeDir(m.Source)); err != nil {
 				return err
 			}

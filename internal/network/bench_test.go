@@ -61,7 +61,7 @@ func BenchmarkSteps(b *testing.B) {
 		done(err)
 		br, addr, err := m.join(id, nft)
 		done(err)
-		ns, inside, err := newNamespace(rt)
+		ns, inside, err := newNamespace(rt, nil)
 		done(err)
 		addrs := br.addresses(addr)
 		port, err := m.connect(rt, &br, ns, addrs, false)

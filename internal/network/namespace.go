@@ -22,16 +22,21 @@ const (
 	firstPeerIndex     = 2 // eth0 is the second, unless the kernel puts tunnels into each new namespace
 )
 
-// newNamespace makes a network namespace, and a socket that speaks for it from outside. The thread goes there for the time of two system calls
+// newNamespace makes a network namespace, or takes the one that is given, and a socket that speaks for it from outside. The thread goes there for the time of two system calls
 // and comes back to where home was made; if it cannot come back it is never used again.
-func newNamespace(home *netlink.Conn) (ns *os.File, inside *netlink.Conn, err error) {
+func newNamespace(home *netlink.Conn, given *os.File) (ns *os.File, inside *netlink.Conn, err error) {
 	back, err := home.Namespace()
 	if err != nil {
 		return nil, nil, err
 	}
 	defer unix.Close(back)
 	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+	if given != nil {
+		err = unix.Setns(int(given.Fd()), unix.CLONE_NEWNET)
+	} else {
+		err = unix.Unshare(unix.CLONE_NEWNET)
+	}
+	if err != nil {
 		runtime.UnlockOSThread()
 		return nil, nil, fmt.Errorf("new network namespace: %w; it takes root and a kernel with CONFIG_NET_NS", err)
 	}
@@ -57,7 +62,7 @@ func newNamespace(home *netlink.Conn) (ns *os.File, inside *netlink.Conn, err er
 }
 
 // namespace is newNamespace for who needs nothing of the host's.
-func namespace() (ns *os.File, inside *netlink.Conn, err error) {
+func namespace(given *os.File) (ns *os.File, inside *netlink.Conn, err error) {
 	if rootless.Active() {
 		return awayNamespace()
 	}
@@ -66,7 +71,7 @@ func namespace() (ns *os.File, inside *netlink.Conn, err error) {
 		return nil, nil, err
 	}
 	defer rt.Close()
-	return newNamespace(rt)
+	return newNamespace(rt, given)
 }
 
 // awayNamespace is newNamespace for who may not come back: without root's rights a thread can leave the host's network, but not return. So

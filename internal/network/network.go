@@ -120,7 +120,7 @@ func (m *Manager) Attach(ctx context.Context, id string, spec api.NetworkSpec) (
 	if spec.Mode == modeHost {
 		return link, nil
 	}
-	ns, inside, err := namespace()
+	ns, inside, err := namespace(spec.Namespace)
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +155,7 @@ func (m *Manager) attachBridge(id string, spec api.NetworkSpec) (*api.Link, erro
 	}
 	u.Add(func() { closeAll(held) })
 
-	ns, inside, err := newNamespace(rt)
+	ns, inside, err := newNamespace(rt, spec.Namespace)
 	if err != nil {
 		return nil, err
 	}

@@ -48,7 +48,7 @@ func (m *Manager) attachUser(ctx context.Context, id, mode string, spec api.Netw
 	if err != nil {
 		return nil, err
 	}
-	ns, inside, err := namespace()
+	ns, inside, err := namespace(nil)
 	if err != nil {
 		return nil, err
 	}

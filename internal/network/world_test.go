@@ -197,7 +197,7 @@ func outside(t testing.TB) *os.File {
 		t.Fatal(err)
 	}
 	defer rt.Close()
-	ns, there, err := newNamespace(rt)
+	ns, there, err := newNamespace(rt, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,6 +33,9 @@ func (t *Transfer) CopyFiles(ctx context.Context, r api.TransferRequest) (api.Tr
 		return none, err
 	}
 	defer to.close()
+	if err := to.actAsRoot(); err != nil {
+		return none, err
+	}
 	c := &copying{from: from, to: to, archive: r.Archive}
 	if err := c.look(r.FollowLink); err != nil {
 		return none, err
@@ -166,7 +169,7 @@ func (c *copying) run(ctx context.Context, t *Transfer, w *warnings) error {
 	if c.from.stream {
 		return c.unpack(ctx, bufio.NewReaderSize(t.Stdin, 256<<10))
 	}
-	o := pack.Options{Warn: w.warn, Sparse: true, Skip: c.from.skip}
+	o := pack.Options{Warn: w.warn, Sparse: true, Skip: c.from.skip, Owner: c.from.inside()}
 	if c.to.stream {
 		if f, ok := t.Stdout.(*os.File); ok && isTerminal(f) {
 			return api.Errorf(api.InvalidArgument, "refusing to write an archive to a terminal: redirect standard output")
@@ -208,7 +211,7 @@ func (c *copying) unpack(ctx context.Context, in io.Reader) error {
 	}
 	defer unix.Close(dir)
 	mine := !c.to.container && !c.archive
-	if _, err := extract.Into(ctx, dir, in, extract.Options{Mine: mine}); err != nil {
+	if _, err := extract.Into(ctx, dir, in, extract.Options{Mine: mine, Owner: c.to.outside()}); err != nil {
 		return c.to.about(err)
 	}
 	if _, err := io.Copy(io.Discard, in); err != nil { // what is behind the archive's end

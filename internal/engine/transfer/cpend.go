@@ -22,12 +22,14 @@ import (
 type copyEnd struct {
 	stream    bool
 	container bool
-	still     bool            // one that does not run
-	typed     string          // for messages
-	path      string          // absolute and clean
-	slash     bool            // it must be a folder
-	dot       bool            // what is in that folder
-	root      int             // of the container
+	still     bool          // one that does not run
+	typed     string        // for messages
+	path      string        // absolute and clean
+	slash     bool          // it must be a folder
+	dot       bool          // what is in that folder
+	root      int           // of the container
+	uids      []api.IDRange // of its user namespace, none: it has none
+	gids      []api.IDRange
 	special   map[uint64]bool // devices of file systems that hold no files: proc and its like
 	end       func()
 }
@@ -52,6 +54,7 @@ func (t *Transfer) openEnd(c *api.CopyPlace) (*copyEnd, error) {
 		return p, nil
 	}
 	p.path, p.slash, p.dot = splitPath("/", c.Path)
+	p.uids, p.gids = c.UIDMap, c.GIDMap
 	var err error
 	if c.Pid > 0 {
 		err = p.enter(c)

@@ -100,7 +100,18 @@ type Engine interface {
 	CreateVolume(ctx context.Context, v api.Volume) (api.Volume, error)
 	InspectVolume(ctx context.Context, name string) (api.Volume, error)
 	Volumes(ctx context.Context) ([]api.Volume, error)
+	// MountVolume and UnmountVolume have a volume's files be at its Mountpoint, or not: those of a volume with a size are a file system of their own.
+	MountVolume(ctx context.Context, name string) (api.Volume, error)
+	UnmountVolume(ctx context.Context, name string) (api.Volume, error)
+	// GrowVolume makes a volume with a size hold more: size as in the option.
+	GrowVolume(ctx context.Context, name, size string) (api.Volume, error)
 	RemoveVolume(ctx context.Context, name string) error
+	// CreateSecret keeps data under a name.
+	CreateSecret(ctx context.Context, s api.Secret, data []byte, replace bool) (api.Secret, error)
+	InspectSecret(ctx context.Context, name string) (api.Secret, error)
+	Secrets(ctx context.Context) ([]api.Secret, error)
+	// RemoveSecret returns the secret's ID.
+	RemoveSecret(ctx context.Context, name string) (string, error)
 	// ExportVolume writes a volume's files as a tar to a file, or to s.Stdout; ImportVolume unpacks one, of a file or of s.Stdin.
 	ExportVolume(ctx context.Context, name, file string, s api.Streams) error
 	ImportVolume(ctx context.Context, name, file string, s api.Streams) error
@@ -269,7 +280,7 @@ func commands() []entry {
 		{"history", (*app).history}, {"untag", (*app).untag}, {"import", (*app).importImage}, {"export", (*app).export}, {"commit", (*app).commit},
 		{"rename", (*app).rename}, {"restart", (*app).restart}, {"pause", (*app).pause}, {"unpause", (*app).unpause}, {"port", (*app).port},
 		{"top", (*app).top}, {"diff", (*app).diff}, {"stats", (*app).stats}, {"update", (*app).update}, {"cp", (*app).cp}, {"events", (*app).events},
-		{"container", (*app).containerGroup}, {"pod", (*app).podGroup}, {"image", (*app).imageGroup}, {"volume", (*app).volumeGroup},
+		{"container", (*app).containerGroup}, {"pod", (*app).podGroup}, {"image", (*app).imageGroup}, {"volume", (*app).volumeGroup}, {"secret", (*app).secretGroup},
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -75,14 +76,108 @@ func (a *app) volumeOption(m *api.MountSpec, option string) error {
 			return errors.New("option nocopy is for volumes")
 		}
 		m.NoCopy = true
+	case "copy": // podman's word for the default
+	case "noexec", "nosuid", "nodev", "exec", "suid", "dev":
+		m.Flags = append(m.Flags, option)
+	case "rbind":
+	case "bind":
+		if m.Type != "bind" {
+			return errors.New("option bind is for folders")
+		}
+		m.NonRecursive = true
+	case "U":
+		return noChown(option)
+	case "O":
+		return api.Errorf(api.Unsupported, "option O: a mount whose changes are dropped is not supported: use ro, or copy the folder")
 	default:
 		if m.Type == "bind" && isPropagation(option) {
 			m.Propagation = option
 			return nil
 		}
-		return fmt.Errorf("unknown option %q: use ro, rw, nocopy, z, Z or, for a folder, a propagation", option)
+		if known, err := idMapOption(m, option); known {
+			return err
+		}
+		return fmt.Errorf("unknown option %q: use ro, rw, nocopy, z, Z, idmap, owneridmap, noidmap, noexec, nosuid, nodev or, for a folder, bind or a propagation", option)
 	}
 	return nil
+}
+
+// noChown refuses podman's way to make a folder the container's user's.
+func noChown(option string) error {
+	return api.Errorf(api.Unsupported, "option %s would change the owner of every file on the host: use owneridmap, by which they are the container's user's in the container only", option)
+}
+
+// idMapOption applies idmap[=MAP], owneridmap[=USER] or noidmap; known is false for another option.
+func idMapOption(m *api.MountSpec, option string) (known bool, err error) {
+	key, val, hasValue := strings.Cut(option, "=")
+	switch key {
+	case "noidmap":
+		m.IDMap = api.IDMapNone
+	case "owneridmap":
+		m.IDMap = api.IDMapOwner
+		if hasValue {
+			m.IDMap += api.IDMap(":" + val)
+		}
+		hasValue = hasValue && val == ""
+	case "idmap":
+		m.IDMap = api.IDMapUserNS
+		if hasValue && val != "" {
+			return true, idMapRanges(m, val)
+		}
+	default:
+		return false, nil
+	}
+	if hasValue {
+		return true, fmt.Errorf("option %s has an empty value", key)
+	}
+	return true, nil
+}
+
+// idMapRanges reads podman's uids=FIRST-SEEN-COUNT#…;gids=….
+func idMapRanges(m *api.MountSpec, s string) error {
+	m.IDMap = api.IDMapRanges
+	for part := range strings.SplitSeq(s, ";") {
+		kind, val, _ := strings.Cut(part, "=")
+		to := &m.UIDMap
+		switch kind {
+		case "uids":
+		case "gids":
+			to = &m.GIDMap
+		default:
+			return fmt.Errorf("invalid idmap %q: use uids=FIRST-SEEN-COUNT;gids=FIRST-SEEN-COUNT, ranges with # between them", s)
+		}
+		for one := range strings.SplitSeq(val, "#") {
+			if strings.HasPrefix(one, "@") {
+				return api.Errorf(api.Unsupported, "idmap %s: ranges of the container's user namespace (@) are not supported: give the host's numbers", one)
+			}
+			r, err := parseIDs(one, "-")
+			if err != nil {
+				return err
+			}
+			*to = append(*to, r)
+		}
+	}
+	return nil
+}
+
+// parseIDs reads INSIDE:OUTSIDE:SIZE, with another separator where that is said.
+func parseIDs(s, separator string) (r api.IDRange, err error) {
+	var n [3]uint32
+	parts := strings.Split(s, separator)
+	if len(parts) != 3 {
+		return r, fmt.Errorf("invalid range of ids %q: three numbers with %q between them are wanted", s, separator)
+	}
+	for i, p := range parts {
+		v, err := strconv.ParseUint(p, 10, 32)
+		if err != nil || v == 1<<32-1 {
+			return r, fmt.Errorf("invalid range of ids %q: %q is no id", s, p)
+		}
+		n[i] = uint32(v)
+	}
+	if n[2] == 0 || uint64(n[0])+uint64(n[2]) > 1<<32-1 || uint64(n[1])+uint64(n[2]) > 1<<32-1 {
+		return r, fmt.Errorf("invalid range of ids %q: it is empty, or reaches beyond 4294967294", s)
+	}
+	return api.IDRange{Inside: n[0], Outside: n[1], Size: n[2]}, nil
 }
 
 func isPropagation(s string) bool {
@@ -144,10 +239,10 @@ func parseMount(s string) (api.MountSpec, error) {
 	for _, field := range fields {
 		key, val, hasValue := strings.Cut(field, "=")
 		key = strings.ToLower(strings.TrimSpace(key))
-		if !hasValue && key != "readonly" && key != "ro" && key != "volume-nocopy" && key != "bind-nonrecursive" {
+		if !hasValue && !slices.Contains([]string{"readonly", "ro", "volume-nocopy", "bind-nonrecursive", "idmap", "bind-idmap"}, key) {
 			return m, fmt.Errorf("invalid field '%s' must be a key=value pair", field)
 		}
-		if !hasValue {
+		if !hasValue && !strings.HasSuffix(key, "idmap") {
 			val = "true"
 		}
 		if err := mountField(&m, key, val); err != nil {
@@ -185,6 +280,21 @@ func mountField(m *api.MountSpec, key, val string) (err error) {
 		err = bindRecursive(m, val)
 	case "bind-create-src":
 		m.CreateSource, err = mountBool(key, val)
+	case "bind-idmap":
+		err = bindIDMap(m, val)
+	case "idmap":
+		if val == "false" {
+			m.IDMap = api.IDMapNone
+			break
+		}
+		if val == "true" {
+			val = ""
+		}
+		_, err = idMapOption(m, strings.TrimSuffix("idmap="+val, "="))
+	case "u", "chown":
+		if on, berr := mountBool(key, val); berr != nil || on {
+			err = errors.Join(berr, noChown(key))
+		}
 	case "volume-nocopy":
 		m.NoCopy, err = mountBool(key, val)
 	case "volume-driver":
@@ -207,6 +317,24 @@ func mountField(m *api.MountSpec, key, val string) (err error) {
 		err = fmt.Errorf("unknown option '%s' in mount", key)
 	}
 	return err
+}
+
+// bindIDMap reads docker's match-user[:USER] and userns.
+func bindIDMap(m *api.MountSpec, val string) error {
+	how, user, named := strings.Cut(val, ":")
+	switch {
+	case how == "" && !named, how == "match-user" && !named:
+		m.IDMap = api.IDMapOwner
+	case how == "match-user" && user != "":
+		m.IDMap = api.IDMapOwner + api.IDMap(":"+user)
+	case val == "userns":
+		m.IDMap = api.IDMapUserNS
+	case val == "none":
+		m.IDMap = api.IDMapNone
+	default:
+		return fmt.Errorf("invalid value for bind-idmap: %s: use match-user, match-user:USER, userns or none", val)
+	}
+	return nil
 }
 
 func mountBool(key, val string) (bool, error) {

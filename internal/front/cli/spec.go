@@ -50,6 +50,7 @@ func (a *app) addSpecFlags(cmd *cobra.Command) *specFlags {
 	list(f, "volume", "v", "Bind mount a volume", appendTo(&o.volumes, a.parseVolume))
 	list(f, "mount", "", "Attach a filesystem mount to the container", appendTo(&o.mounts, parseMount))
 	list(f, "tmpfs", "", "Mount a tmpfs directory", appendTo(&o.tmpfs, parseTmpfs))
+	list(f, "secret", "", "Add secret to container", appendTo(&s.Secrets, parseSecret))
 	f.BoolVar(&s.ReadOnly, "read-only", false, "Mount the container's root filesystem as read only")
 
 	list(f, "publish", "p", "Publish a container's port(s) to the host", func(v string) error {
@@ -150,11 +151,25 @@ func (o *specFlags) boundaryFlags(s *api.ContainerSpec, f *pflag.FlagSet) {
 	list(f, "cap-drop", "", "Drop Linux capabilities", appendTo(&s.CapDrop, parseCapability))
 	list(f, "security-opt", "", "Security Options", appendTo(&s.Security, parseSecurity))
 	f.BoolVar(&s.Privileged, "privileged", false, "Give extended privileges to this container")
+	list(f, "storage-opt", "", "Storage driver options for the container: size=BYTES", storageOption(&s.StorageSize))
 	parsed(f, "shm-size", "", "bytes", "Size of /dev/shm", assign(&s.ShmSize, parseBytes))
 	f.IntVar(&s.OOMScoreAdj, "oom-score-adj", 0, "Tune host's OOM preferences (-1000 to 1000)")
 	parsed(f, "sysctl", "", "map", "Sysctl options", pairs("sysctl", &s.Sysctls))
 	parsed(f, "annotation", "", "map", "Add an annotation to the container (passed through to the OCI runtime)", pairs("annotation", &s.Annotations))
+	userNSFlags(f, &s.UserNS)
 	list(f, "device", "", "Add a host device to the container", appendTo(&s.Devices, parseDevice))
+}
+
+// storageOption reads size=BYTES, the only one.
+func storageOption(size *int64) func(string) error {
+	return func(s string) (err error) {
+		key, val, _ := strings.Cut(s, "=")
+		if key != "size" {
+			return api.Errorf(api.Unsupported, "--storage-opt %s is not supported: use size=BYTES", key)
+		}
+		*size, err = parseBytes(val)
+		return err
+	}
 }
 
 // pairs returns a function that keeps KEY=VALUE.
@@ -209,6 +224,10 @@ func (o *specFlags) finish(f *pflag.FlagSet, args []string) (api.ContainerSpec, 
 	if s.AutoRemove && s.Restart.Name != "" && s.Restart.Name != api.RestartNo {
 		return s, errors.New("conflicting options: cannot specify both --restart and --rm")
 	}
+	if err := finishUserNS(f, &s.UserNS); err != nil {
+		return s, err
+	}
+	s.Caller = caller()
 	s.Mounts = append(append(o.volumes, o.mounts...), o.tmpfs...)
 	seen := make(map[string]bool, len(s.Mounts))
 	for _, m := range s.Mounts {

@@ -76,6 +76,7 @@ type inspectHostConfig struct {
 	DNS                  []string `json:"Dns"`
 	ExtraHosts           []string
 	Privileged           bool
+	UsernsMode           string
 	ReadonlyRootfs       bool
 	SecurityOpt          []string
 	ShmSize              int64
@@ -225,7 +226,7 @@ func stateView(s api.State) inspectState {
 func hostConfigView(s *api.ContainerSpec) inspectHostConfig {
 	v := inspectHostConfig{
 		Binds: []string{}, NetworkMode: s.Network.Mode, PortBindings: map[string][]portBinding{}, AutoRemove: s.AutoRemove,
-		CapAdd: s.CapAdd, CapDrop: s.CapDrop, DNS: list0(s.Network.DNS), ExtraHosts: []string{}, Privileged: s.Privileged,
+		CapAdd: s.CapAdd, CapDrop: s.CapDrop, DNS: list0(s.Network.DNS), ExtraHosts: []string{}, Privileged: s.Privileged, UsernsMode: string(s.UserNS.Mode),
 		ReadonlyRootfs: s.ReadOnly, SecurityOpt: s.Security, Isolation: string(s.Isolation), Memory: s.Limits.Memory,
 		NanoCPUs: s.Limits.NanoCPUs, Devices: []inspectDevice{}, Ulimits: []inspectUlimit{},
 	}

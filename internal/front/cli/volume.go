@@ -16,7 +16,8 @@ func (a *app) volumeGroup() *cobra.Command {
 	return a.group("volume", "Manage volumes", "  brig volume create data\n  brig volume ls", []member{
 		{name: "create", construct: (*app).volumeCreate}, {name: "exists", construct: (*app).volumeExists}, {name: "export", construct: (*app).volumeExport},
 		{name: "import", construct: (*app).volumeImport}, {name: "inspect", construct: (*app).volumeInspect}, {name: "ls", construct: (*app).volumeList, aliases: []string{"list"}},
-		{name: "prune", construct: (*app).volumePrune}, {name: "rm", construct: (*app).volumeRemove, aliases: []string{"remove"}},
+		{name: "mount", construct: (*app).volumeMount}, {name: "unmount", construct: (*app).volumeUnmount}, {name: "reload", construct: (*app).volumeReload},
+		{name: "update", construct: (*app).volumeUpdate}, {name: "prune", construct: (*app).volumePrune}, {name: "rm", construct: (*app).volumeRemove, aliases: []string{"remove"}},
 	})
 }
 
@@ -27,7 +28,7 @@ func (a *app) volumeCreate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "create [OPTIONS] [VOLUME]",
 		Short:             "Create a volume",
-		Example:           "  brig volume create data\n  brig volume create --label team=a --opt type=none --opt o=bind --opt device=/srv/data data",
+		Example:           "  brig volume create data\n  brig volume create --opt size=1g small\n  brig volume create --label team=a --opt type=none --opt o=bind --opt device=/srv/data data",
 		Args:              maxArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -82,10 +83,11 @@ type volumeView struct {
 	Options    map[string]string
 	Scope      string
 	Anonymous  bool
+	Size       int64 `json:",omitempty"`
 }
 
 func viewOfVolume(v *api.Volume) volumeView {
-	return volumeView{dockerTime(v.Created), "local", v.Labels, v.Mountpoint, v.Name, v.Options, "local", v.Anonymous}
+	return volumeView{dockerTime(v.Created), "local", v.Labels, v.Mountpoint, v.Name, v.Options, "local", v.Anonymous, v.Size}
 }
 
 func (a *app) volumeInspect() *cobra.Command {

@@ -41,11 +41,11 @@ func Own(uid, gid int) (uids, gids []specs.LinuxIDMapping, lack error) {
 	if name := userName("/etc/passwd", uid); name != "" {
 		names = append(names, name)
 	}
-	subuids, err := ranges("/etc/subuid", names)
+	subuids, err := ranges("/etc/subuid", 1, names)
 	if err != nil {
 		return uids, gids, err
 	}
-	subgids, err := ranges("/etc/subgid", names)
+	subgids, err := ranges("/etc/subgid", 1, names)
 	if err != nil {
 		return uids, gids, err
 	}
@@ -68,14 +68,21 @@ func userName(file string, uid int) string {
 	return os.Getenv("USER") // a user of a directory service; newuidmap asks that itself
 }
 
-// ranges are the lines of a file in the form of subuid(5) that are for one of names, mapped one after the other from id 1 on.
-func ranges(file string, names []string) ([]specs.LinuxIDMapping, error) {
+// Subordinate are the ranges that the files in the form of subuid(5) give names, mapped one after the other from id 0 on. Those who have none are api.Unsupported.
+func Subordinate(uidName, gidName string) (uids, gids []specs.LinuxIDMapping, err error) {
+	if uids, err = ranges("/etc/subuid", 0, []string{uidName}); err == nil {
+		gids, err = ranges("/etc/subgid", 0, []string{gidName})
+	}
+	return uids, gids, err
+}
+
+// ranges are the lines of a file in the form of subuid(5) that are for one of names, mapped one after the other from id next on.
+func ranges(file string, next uint64, names []string) ([]specs.LinuxIDMapping, error) {
 	data, err := os.ReadFile(file)
 	if err != nil && !os.IsNotExist(err) {
 		return nil, err
 	}
 	var list []specs.LinuxIDMapping
-	next := uint64(1)
 	for line := range strings.Lines(string(data)) {
 		fields := strings.Split(strings.TrimSpace(line), ":")
 		if len(fields) != 3 || !slices.Contains(names, fields[0]) {

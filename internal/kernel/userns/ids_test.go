@@ -34,7 +34,7 @@ func TestRanges(t *testing.T) {
 		if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		got, err := ranges(file, []string{"1000", "alice"})
+		got, err := ranges(file, 1, []string{"1000", "alice"})
 		if c.words == "" && (err != nil || !slices.Equal(got, m(c.want...))) || c.words != "" && (err == nil || !strings.Contains(err.Error(), c.words)) {
 			t.Errorf("%q: %v, %v", c.text, got, err)
 		}
@@ -42,7 +42,7 @@ func TestRanges(t *testing.T) {
 			t.Errorf("%q: %v", c.text, got)
 		}
 	}
-	if _, err := ranges(filepath.Join(t.TempDir(), "none"), []string{"alice"}); !errors.Is(err, api.Unsupported) {
+	if _, err := ranges(filepath.Join(t.TempDir(), "none"), 1, []string{"alice"}); !errors.Is(err, api.Unsupported) {
 		t.Error(err)
 	}
 }

@@ -31,12 +31,39 @@ type cloneArgs struct {
 // the mappings are written: a thread of a program with several cannot make one itself.
 //
 // What a host forbids is api.Unsupported and named, with the next step; the limit of /proc/sys/user/max_user_namespaces is api.Exhausted.
-func New(uids, gids []specs.LinuxIDMapping) (int, error) {
+func New(uids, gids []specs.LinuxIDMapping) (ns int, err error) {
+	err = withSleeper(unix.CLONE_NEWUSER, uids, gids, func(pid int) (err error) {
+		ns, err = Open(pid)
+		return err
+	})
+	if err != nil {
+		return -1, err
+	}
+	return ns, nil
+}
+
+// NewNet is New, and a network namespace that belongs to the user namespace. [OwnerOf] tells the user namespace.
+func NewNet(uids, gids []specs.LinuxIDMapping) (net *os.File, err error) {
+	err = withSleeper(unix.CLONE_NEWUSER|unix.CLONE_NEWNET, uids, gids, func(pid int) (err error) {
+		net, err = os.Open("/proc/" + strconv.Itoa(pid) + "/ns/net")
+		return err
+	})
+	return net, err
+}
+
+// OwnerOf opens the user namespace that another namespace belongs to: ioctl_ns(2).
+func OwnerOf(ns int) (int, error) {
+	fd, err := unix.IoctlRetInt(ns, unix.NS_GET_USERNS)
+	return fd, os.NewSyscallError("ioctl NS_GET_USERNS", err)
+}
+
+// withSleeper calls f with a process that has the namespaces of flags and the mappings, and ends it.
+func withSleeper(flags uint64, uids, gids []specs.LinuxIDMapping, f func(pid int) error) error {
 	runtime.LockOSThread() // the child shall die with this process, and the kernel takes that for this thread
 	defer runtime.UnlockOSThread()
-	pid, pidfd, err := sleeper()
+	pid, pidfd, err := sleeper(flags)
 	if err != nil {
-		return -1, refused(err)
+		return refused(err)
 	}
 	defer func() {
 		unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
@@ -45,9 +72,9 @@ func New(uids, gids []specs.LinuxIDMapping) (int, error) {
 		unix.Close(pidfd)
 	}()
 	if err := Map(pid, uids, gids); err != nil {
-		return -1, err
+		return err
 	}
-	return Open(pid)
+	return f(pid)
 }
 
 // Open opens the user namespace of process pid.
@@ -85,11 +112,11 @@ func setting(name string) string {
 	return string(data)
 }
 
-// sleeper forks a child into a new user namespace, in which it sleeps until it is killed. It is not waited for by who waits for any
+// sleeper forks a child into new namespaces, in which it sleeps until it is killed. It is not waited for by who waits for any
 // child: it sends no signal at its end.
-func sleeper() (pid, pidfd int, err error) {
+func sleeper(flags uint64) (pid, pidfd int, err error) {
 	var fd int32 = -1
-	args := cloneArgs{flags: unix.CLONE_PIDFD | unix.CLONE_NEWUSER, pidfd: uint64(uintptr(unsafe.Pointer(&fd)))}
+	args := cloneArgs{flags: unix.CLONE_PIDFD | flags, pidfd: uint64(uintptr(unsafe.Pointer(&fd)))}
 	self := uintptr(os.Getpid())
 	syscall.ForkLock.Lock()
 	p, errno := forkSleeper(&args, self)

@@ -94,18 +94,18 @@ func helper(name string, pid int, list []specs.LinuxIDMapping) error {
 func Validate(field string, list []specs.LinuxIDMapping) error {
 	const maxLines = 340 // user_namespaces(7), since Linux 4.15
 	if len(list) > maxLines {
-		return api.Errorf(api.InvalidArgument, "config.json: %s: %d ranges: the kernel takes %d", field, len(list), maxLines)
+		return api.Errorf(api.InvalidArgument, "%s: %d ranges: the kernel takes %d", field, len(list), maxLines)
 	}
 	for i, m := range list {
 		if m.Size == 0 {
-			return api.Errorf(api.InvalidArgument, "config.json: %s[%d].size is 0", field, i)
+			return api.Errorf(api.InvalidArgument, "%s[%d].size is 0", field, i)
 		}
 		if uint64(m.ContainerID)+uint64(m.Size) > 1<<32 || uint64(m.HostID)+uint64(m.Size) > 1<<32 {
-			return api.Errorf(api.InvalidArgument, "config.json: %s[%d]: the range reaches beyond the last id, 4294967295", field, i)
+			return api.Errorf(api.InvalidArgument, "%s[%d]: the range reaches beyond the last id, 4294967295", field, i)
 		}
 		for j, o := range list[:i] {
 			if overlap(m.ContainerID, o.ContainerID, m.Size, o.Size) || overlap(m.HostID, o.HostID, m.Size, o.Size) {
-				return api.Errorf(api.InvalidArgument, "config.json: %s[%d] overlaps with %s[%d]", field, i, field, j)
+				return api.Errorf(api.InvalidArgument, "%s[%d] overlaps with %s[%d]", field, i, field, j)
 			}
 		}
 	}

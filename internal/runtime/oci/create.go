@@ -195,7 +195,7 @@ func (b *builder) launch(group func() (*cgroup.Group, error)) (*Process, error) 
 	if err != nil {
 		return nil, err
 	}
-	b.uid = int(c.uid)
+	b.uid, b.gid = int(c.uid), int(c.gid)
 	attr, err := containerAttributes(b.req)
 	if err != nil {
 		return nil, err

@@ -14,6 +14,9 @@ import (
 // idmap maps the owners of a detached mount's files, by the mount's own mappings or, where it has none, by the container's user namespace.
 // It must be called on a thread of the host.
 func (b *builder) idmap(fd int, m *specs.Mount, opts *mountOptions) error {
+	if opts.owner != nil {
+		return b.ownerMap(fd, opts)
+	}
 	uids, gids := m.UIDMappings, m.GIDMappings
 	if len(uids)+len(gids) == 0 {
 		for _, n := range b.spec.Linux.Namespaces {

@@ -80,6 +80,9 @@ func (b *builder) mount(i int) error {
 		opts.set &^= unix.MOUNT_ATTR_RDONLY
 	}
 	fd, err := b.source(m, &opts)
+	if err == nil && opts.secret != nil {
+		fd, err = b.secret(fd, opts.secret)
+	}
 	if err != nil {
 		return err
 	}

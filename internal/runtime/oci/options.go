@@ -19,12 +19,14 @@ type mountOptions struct {
 	propagation    uint64 // MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE; 0: as it is
 	recPropagation bool
 	bind, recBind  bool
-	remount        bool     // change what is mounted at the destination
-	copyUp         bool     // tmpcopyup, or copyup of a volume: what the image has at the target is copied into an empty mount
-	copySync       bool     // it was written copyupsync: what is copied is to survive a power cut
-	tmpCopyUp      bool     // it was written tmpcopyup, which is for tmpfs alone
-	from           string   // of a bind: the mount namespace that the source is in; empty: the host's
-	idmap, recMap  bool     // the owners of files are mapped, of those in mounts below it too
+	remount        bool   // change what is mounted at the destination
+	copyUp         bool   // tmpcopyup, or copyup of a volume: what the image has at the target is copied into an empty mount
+	copySync       bool   // it was written copyupsync: what is copied is to survive a power cut
+	tmpCopyUp      bool   // it was written tmpcopyup, which is for tmpfs alone
+	from           string // of a bind: the mount namespace that the source is in; empty: the host's
+	idmap, recMap  bool   // the owners of files are mapped, of those in mounts below it too
+	owner          *ownerOption
+	secret         *secretOption
 	super          []string // of the file system as a whole (sync, lazytime, …), in fsconfig(2)'s words
 	iversion       bool     // the same, for which fsconfig(2) has no word
 	data           []string // the file system's own
@@ -90,6 +92,14 @@ func (m *mountOptions) add(o string) {
 	}
 	if from, ok := strings.CutPrefix(o, OptionMountNS); ok {
 		m.from = from
+		return
+	}
+	if owner := parseOwner(o); owner != nil {
+		m.idmap, m.owner = true, owner
+		return
+	}
+	if secret := parseSecret(o); secret != nil {
+		m.secret = secret
 		return
 	}
 	if p, rec, ok := propagationFlag(o); ok {

@@ -33,7 +33,7 @@ type builder struct {
 	nodes     []boundNode // placeholders that wait for their /dev to be attached
 
 	procs    []int         // those that the child has made, still to be attached
-	uid      int           // of the process
+	uid, gid int           // of the process
 	readonly []int         // mounts that are made read-only at the end
 	own      []uint64      // device numbers of file systems that are this container's alone
 	held     []int         // descriptors to close

@@ -113,8 +113,9 @@ func (o *order) collect(req *Request, group *cgroup.Group, fds *[]int) (join []i
 		o.Gate = true
 		add(req.Gate)
 	}
+	root := -1
 	if fd, err := cloneRoot(req); err == nil {
-		o.RootFD = true
+		o.RootFD, root = true, fd
 		add(fd)
 	} else if !errors.Is(err, unix.EPERM) {
 		return nil, fmt.Errorf("root file system: %w", err)
@@ -144,8 +145,14 @@ func (o *order) collect(req *Request, group *cgroup.Group, fds *[]int) (join []i
 		join = append(join, req.NetNS)
 		add(req.NetNS)
 	}
+	b := &builder{req: req, spec: req.Spec, root: root}
+	if hasOwnerMap(req.Spec) {
+		if err := b.processUser(); err != nil {
+			return nil, err
+		}
+	}
 	for i := range req.Spec.Mounts {
-		fd, err := outerSource(req, &req.Spec.Mounts[i])
+		fd, err := b.outerSource(&req.Spec.Mounts[i])
 		if err != nil {
 			return nil, fmt.Errorf("mount %s: %w", req.Spec.Mounts[i].Destination, err)
 		}
@@ -184,7 +191,10 @@ func cloneRoot(req *Request) (int, error) {
 	if len(req.Root) == 0 {
 		return mount.Clone(unix.AT_FDCWD, req.RootPath, true)
 	}
-	b := &builder{req: req}
+	b := &builder{req: req, spec: req.Spec}
+	if len(req.Root) == 1 && slices.Contains(req.Root[0].Options, OptionIDMapRoot) {
+		return b.mappedRoot(&req.Root[0])
+	}
 	if len(req.Root) == 1 && !slices.ContainsFunc(req.Root[0].Options, tooLong) {
 		return b.newRoot(&req.Root[0])
 	}
@@ -192,12 +202,11 @@ func cloneRoot(req *Request) (int, error) {
 }
 
 // outerSource opens the source of a bind mount as the caller sees it; -1: m is none, or the caller may not, and the stage tries.
-func outerSource(req *Request, m *specs.Mount) (int, error) {
+func (b *builder) outerSource(m *specs.Mount) (int, error) {
 	opts := parseOptions(m)
 	if !opts.bind || opts.remount {
 		return -1, nil
 	}
-	b := &builder{req: req, spec: req.Spec}
 	fd, err := b.cloneSource(m, &opts)
 	if errors.Is(err, unix.EPERM) && !opts.idmap {
 		return -1, nil
@@ -212,6 +221,36 @@ func outerSource(req *Request, m *specs.Mount) (int, error) {
 	return fd, nil
 }
 
+// ownerOf opens the user namespace that a network namespace belongs to; -1: it is this process's own.
+func ownerOf(netNS int) (int, error) {
+	fd, err := userns.OwnerOf(netNS)
+	if err != nil {
+		return -1, err
+	}
+	if isHere(fd, specs.UserNamespace) {
+		unix.Close(fd)
+		return -1, nil
+	}
+	return fd, nil
+}
+
+// processUser finds who the process will be, before there is a child that knows.
+func (b *builder) processUser() error {
+	p, who := b.spec.Process, b.spec.Annotations[AnnotationUser]
+	b.uid, b.gid = int(p.User.UID), int(p.User.GID)
+	if who == "" {
+		return nil
+	}
+	if b.root < 0 {
+		return api.Errorf(api.Unsupported, "option %s: the user %q cannot be looked up before the root is mounted", OptionOwner, who)
+	}
+	u, err := lookUpUser(b.root, who)
+	if err == nil {
+		b.uid, b.gid = u.Uid, u.Gid
+	}
+	return err
+}
+
 // enterStage forks the child and sees it into its user namespace; it returns when the child has executed the runtime, or could not.
 func enterStage(req *Request, control int, join []int) (pid int, err error) {
 	ns := usesUserNS(req.Spec)
@@ -221,6 +260,13 @@ func enterStage(req *Request, control int, join []int) (pid int, err error) {
 			return 0, api.Errorf(api.InvalidArgument, "config.json: linux.namespaces: user: %w", &os.PathError{Op: "open", Path: ns.Path, Err: err})
 		}
 		defer unix.Close(userNS)
+	} else if req.NetNS >= 0 { // a network that belongs to a user namespace says which
+		if userNS, err = ownerOf(req.NetNS); err != nil {
+			return 0, err
+		}
+		if userNS >= 0 {
+			defer unix.Close(userNS)
+		}
 	}
 	argv := []string{"brig-oci", StageVerb, strconv.Itoa(firstFD + req.Preserve)}
 	return inUserNS(argv, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, req.Spec, req.Gate >= 0, func(c *stageChild) {

@@ -82,10 +82,10 @@ func validateUserNS(s *specs.Spec, n *specs.LinuxNamespace) error {
 	if n.Path == "" && (len(uids) == 0 || len(gids) == 0) {
 		return api.Errorf(api.InvalidArgument, "config.json: linux.uidMappings or linux.gidMappings is missing: a new user namespace has no ids without")
 	}
-	if err := userns.Validate("linux.uidMappings", uids); err != nil {
+	if err := userns.Validate("config.json: linux.uidMappings", uids); err != nil {
 		return err
 	}
-	if err := userns.Validate("linux.gidMappings", gids); err != nil {
+	if err := userns.Validate("config.json: linux.gidMappings", gids); err != nil {
 		return err
 	}
 	switch u := &s.Process.User; {

@@ -21,10 +21,10 @@ func validateMounts(s *specs.Spec) error {
 		if len(s.Mounts[i].UIDMappings) == 0 {
 			continue
 		}
-		if err := userns.Validate(fmt.Sprintf("mounts[%d].uidMappings", i), s.Mounts[i].UIDMappings); err != nil {
+		if err := userns.Validate(fmt.Sprintf("config.json: mounts[%d].uidMappings", i), s.Mounts[i].UIDMappings); err != nil {
 			return err
 		}
-		if err := userns.Validate(fmt.Sprintf("mounts[%d].gidMappings", i), s.Mounts[i].GIDMappings); err != nil {
+		if err := userns.Validate(fmt.Sprintf("config.json: mounts[%d].gidMappings", i), s.Mounts[i].GIDMappings); err != nil {
 			return err
 		}
 	}
@@ -85,7 +85,11 @@ func validateMount(m *specs.Mount, userNS bool) error {
 		return bad(".type is empty, and the options have neither bind nor rbind")
 	case (len(m.UIDMappings) == 0 || len(m.GIDMappings) == 0) && mapped > 0:
 		return bad(": uidMappings and gidMappings must both be there")
-	case opts.idmap && mapped == 0 && !userNS:
+	case opts.secret != nil && (!opts.bind || opts.recBind):
+		return bad(".options: %s is for a bind mount of one file", OptionSecret)
+	case opts.owner != nil && (mapped > 0 || !opts.bind):
+		return bad(".options: %s is for a bind mount without uidMappings and gidMappings", OptionOwner)
+	case opts.idmap && mapped == 0 && !userNS && opts.owner == nil:
 		return bad(".options: idmap without uidMappings and gidMappings takes those of the container's user namespace, and it has none")
 	case opts.bind:
 		return nil

@@ -198,7 +198,7 @@ func readTrust(s *jsonscan.Scanner, v *api.Trust) {
 	}
 }
 
-var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "baseEnv", "mergeEnv", "unsetEnvAll", "groups", "umask", "timezone", "pidFile", "initPath", "hostname", "domainname", "network", "namespaces", "mounts", "devices", "limits", "cgroupParent", "cgroupConf", "deviceRules", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "shmSize", "oomScoreAdj", "sysctls", "annotations", "pod", "infra", "volumesFrom", "imageVolume", "requires", "timeout", "labels", "stopSignal", "stopTimeout"}
+var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "baseEnv", "mergeEnv", "unsetEnvAll", "groups", "umask", "timezone", "pidFile", "initPath", "caller", "userNS", "hostname", "domainname", "network", "namespaces", "mounts", "secrets", "devices", "limits", "cgroupParent", "cgroupConf", "deviceRules", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "storageSize", "shmSize", "oomScoreAdj", "sysctls", "annotations", "pod", "infra", "volumesFrom", "imageVolume", "requires", "timeout", "labels", "stopSignal", "stopTimeout"}
 
 func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -252,64 +252,72 @@ func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 		case 23:
 			jsonscan.String(s, &v.InitPath)
 		case 24:
-			jsonscan.String(s, &v.Hostname)
+			jsonscan.Uint(s, &v.Caller)
 		case 25:
-			jsonscan.String(s, &v.Domainname)
+			readUserNS(s, &v.UserNS)
 		case 26:
-			readNetworkSpec(s, &v.Network)
+			jsonscan.String(s, &v.Hostname)
 		case 27:
-			readNamespaceSet(s, &v.Namespaces)
+			jsonscan.String(s, &v.Domainname)
 		case 28:
-			jsonscan.List(s, &v.Mounts, readMountSpec)
+			readNetworkSpec(s, &v.Network)
 		case 29:
-			jsonscan.List(s, &v.Devices, readDeviceSpec)
+			readNamespaceSet(s, &v.Namespaces)
 		case 30:
-			readResources(s, &v.Limits)
+			jsonscan.List(s, &v.Mounts, readMountSpec)
 		case 31:
-			jsonscan.String(s, &v.CgroupParent)
+			jsonscan.List(s, &v.Secrets, readSecretSpec)
 		case 32:
-			jsonscan.Map(s, &v.CgroupConf, jsonscan.String[string])
+			jsonscan.List(s, &v.Devices, readDeviceSpec)
 		case 33:
-			jsonscan.List(s, &v.DeviceRules, jsonscan.String[string])
+			readResources(s, &v.Limits)
 		case 34:
-			jsonscan.List(s, &v.Ulimits, readUlimit)
+			jsonscan.String(s, &v.CgroupParent)
 		case 35:
-			jsonscan.List(s, &v.CapAdd, jsonscan.String[string])
+			jsonscan.Map(s, &v.CgroupConf, jsonscan.String[string])
 		case 36:
-			jsonscan.List(s, &v.CapDrop, jsonscan.String[string])
+			jsonscan.List(s, &v.DeviceRules, jsonscan.String[string])
 		case 37:
-			jsonscan.List(s, &v.Security, jsonscan.String[string])
+			jsonscan.List(s, &v.Ulimits, readUlimit)
 		case 38:
-			readLogConfig(s, &v.Log)
+			jsonscan.List(s, &v.CapAdd, jsonscan.String[string])
 		case 39:
-			jsonscan.Pointer(s, &v.Health, readHealthSpec)
+			jsonscan.List(s, &v.CapDrop, jsonscan.String[string])
 		case 40:
-			readRestartPolicy(s, &v.Restart)
+			jsonscan.List(s, &v.Security, jsonscan.String[string])
 		case 41:
-			jsonscan.Int(s, &v.ShmSize)
+			readLogConfig(s, &v.Log)
 		case 42:
-			jsonscan.Int(s, &v.OOMScoreAdj)
+			jsonscan.Pointer(s, &v.Health, readHealthSpec)
 		case 43:
-			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
+			readRestartPolicy(s, &v.Restart)
 		case 44:
-			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
+			jsonscan.Int(s, &v.StorageSize)
 		case 45:
-			jsonscan.String(s, &v.Pod)
+			jsonscan.Int(s, &v.ShmSize)
 		case 46:
-			jsonscan.Bool(s, &v.Infra)
+			jsonscan.Int(s, &v.OOMScoreAdj)
 		case 47:
-			jsonscan.List(s, &v.VolumesFrom, jsonscan.String[string])
+			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
 		case 48:
-			jsonscan.String(s, &v.ImageVolume)
+			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
 		case 49:
-			jsonscan.List(s, &v.Requires, jsonscan.String[string])
+			jsonscan.String(s, &v.Pod)
 		case 50:
-			jsonscan.Int(s, &v.Timeout)
+			jsonscan.Bool(s, &v.Infra)
 		case 51:
-			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
+			jsonscan.List(s, &v.VolumesFrom, jsonscan.String[string])
 		case 52:
-			jsonscan.String(s, &v.StopSignal)
+			jsonscan.String(s, &v.ImageVolume)
 		case 53:
+			jsonscan.List(s, &v.Requires, jsonscan.String[string])
+		case 54:
+			jsonscan.Int(s, &v.Timeout)
+		case 55:
+			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
+		case 56:
+			jsonscan.String(s, &v.StopSignal)
+		case 57:
 			jsonscan.Pointer(s, &v.StopTimeout, jsonscan.Int[int])
 		default:
 			s.Skip()
@@ -407,6 +415,29 @@ func readTrustFile(s *jsonscan.Scanner, v *api.TrustFile) {
 	}
 }
 
+var userNSNames = [...]string{"mode", "size", "uidMap", "gidMap", "subUIDName", "subGIDName"}
+
+func readUserNS(s *jsonscan.Scanner, v *api.UserNS) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(userNSNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Mode)
+		case 1:
+			jsonscan.Uint(s, &v.Size)
+		case 2:
+			jsonscan.List(s, &v.UIDMap, readIDRange)
+		case 3:
+			jsonscan.List(s, &v.GIDMap, readIDRange)
+		case 4:
+			jsonscan.String(s, &v.SubUIDName)
+		case 5:
+			jsonscan.String(s, &v.SubGIDName)
+		default:
+			s.Skip()
+		}
+	}
+}
+
 var networkSpecNames = [...]string{"mode", "ports", "dns", "addHosts", "search", "dnsOptions", "noHosts", "expose", "publishAll"}
 
 func readNetworkSpec(s *jsonscan.Scanner, v *api.NetworkSpec) {
@@ -455,7 +486,7 @@ func readNamespaceSet(s *jsonscan.Scanner, v *api.NamespaceSet) {
 	}
 }
 
-var mountSpecNames = [...]string{"type", "source", "target", "readOnly", "propagation", "nonRecursive", "createSource", "noCopy", "tmpfsSize", "tmpfsMode", "tmpfsOptions"}
+var mountSpecNames = [...]string{"type", "source", "target", "readOnly", "propagation", "nonRecursive", "createSource", "noCopy", "tmpfsSize", "tmpfsMode", "tmpfsOptions", "flags", "idMap", "uidMap", "gidMap"}
 
 func readMountSpec(s *jsonscan.Scanner, v *api.MountSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -482,6 +513,39 @@ func readMountSpec(s *jsonscan.Scanner, v *api.MountSpec) {
 			jsonscan.Uint(s, &v.TmpfsMode)
 		case 10:
 			jsonscan.List(s, &v.TmpfsOptions, jsonscan.String[string])
+		case 11:
+			jsonscan.List(s, &v.Flags, jsonscan.String[string])
+		case 12:
+			jsonscan.String(s, &v.IDMap)
+		case 13:
+			jsonscan.List(s, &v.UIDMap, readIDRange)
+		case 14:
+			jsonscan.List(s, &v.GIDMap, readIDRange)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var secretSpecNames = [...]string{"source", "env", "target", "uid", "gid", "mode", "sum"}
+
+func readSecretSpec(s *jsonscan.Scanner, v *api.SecretSpec) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(secretSpecNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Source)
+		case 1:
+			jsonscan.Bool(s, &v.Env)
+		case 2:
+			jsonscan.String(s, &v.Target)
+		case 3:
+			jsonscan.Uint(s, &v.UID)
+		case 4:
+			jsonscan.Uint(s, &v.GID)
+		case 5:
+			jsonscan.Uint(s, &v.Mode)
+		case 6:
+			jsonscan.String(s, &v.Sum)
 		default:
 			s.Skip()
 		}
@@ -669,6 +733,23 @@ func readPortSpec(s *jsonscan.Scanner, v *api.PortSpec) {
 			jsonscan.Uint(s, &v.ContainerPort)
 		case 3:
 			jsonscan.String(s, &v.Protocol)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var iDRangeNames = [...]string{"inside", "outside", "size"}
+
+func readIDRange(s *jsonscan.Scanner, v *api.IDRange) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(iDRangeNames[:]) {
+		case 0:
+			jsonscan.Uint(s, &v.Inside)
+		case 1:
+			jsonscan.Uint(s, &v.Outside)
+		case 2:
+			jsonscan.Uint(s, &v.Size)
 		default:
 			s.Skip()
 		}

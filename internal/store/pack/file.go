@@ -30,7 +30,7 @@ func (p *packer) file(at int, path string) error {
 	if err != nil {
 		return err
 	}
-	h := header(tar.TypeReg, path, &st)
+	h := p.header(tar.TypeReg, path, &st)
 	h.Size = st.Size
 	if p.o.MaxBytes > 0 && st.Size > p.o.MaxBytes-p.result.Bytes {
 		return api.Errorf(api.Exhausted, "%s: with its %d bytes there are more than the %d that there is room for", quote(path), st.Size, p.o.MaxBytes)

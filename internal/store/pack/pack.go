@@ -57,6 +57,8 @@ type Options struct {
 	MaxBytes int64
 	// Sparse writes the holes of large files as holes, in the form of GNU tar's version 1.0, instead of as zeros.
 	Sparse bool
+	// Owner says whose a file is to be in the archive; nil: whose it is.
+	Owner func(uid, gid uint32) (uint32, uint32)
 }
 
 // Result is what an archive came to hold.
@@ -130,7 +132,7 @@ func (p *packer) folder(fd int, path string, st *unix.Stat_t, depth int) error {
 	if err != nil {
 		return err
 	}
-	h := header(tar.TypeDir, path+"/", st)
+	h := p.header(tar.TypeDir, path+"/", st)
 	put := func() error { return p.put(h, a.records, nil) }
 	switch {
 	case path != ".":
@@ -241,7 +243,7 @@ func (p *packer) object(fd int, path string, st *unix.Stat_t, depth int) error {
 
 // special writes what has no content: symbolic links, devices, FIFOs.
 func (p *packer) special(fd int, path string, st *unix.Stat_t) error {
-	h := header(0, path, st)
+	h := p.header(0, path, st)
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFLNK:
 		h.Typeflag = tar.TypeSymlink
@@ -282,7 +284,7 @@ func (p *packer) link(path string, st *unix.Stat_t) (done bool, err error) {
 		p.links[key] = &linked{path, uint64(st.Nlink) - 1} //nolint:unconvert // not of this type on every architecture
 		return false, nil
 	}
-	h := header(tar.TypeLink, path, st)
+	h := p.header(tar.TypeLink, path, st)
 	h.Linkname = first.name
 	if first.left--; first.left == 0 {
 		p.names -= len(first.name)
@@ -293,7 +295,7 @@ func (p *packer) link(path string, st *unix.Stat_t) (done bool, err error) {
 
 // mark writes one of OCI's marks: an empty file.
 func (p *packer) mark(dir, name string, st *unix.Stat_t) error {
-	h := header(tar.TypeReg, join(dir, name), st)
+	h := p.header(tar.TypeReg, join(dir, name), st)
 	h.Mode, h.Uid, h.Gid = 0o600, 0, 0
 	h.ModTime = time.Unix(0, 0) // when something was removed is nobody's concern, and is no part of what the layer is
 	return p.put(h, nil, nil)
@@ -324,9 +326,13 @@ func (p *packer) vanished(path string) error {
 }
 
 // header is an entry's, but for what its type asks for.
-func header(kind byte, name string, st *unix.Stat_t) *tar.Header {
+func (p *packer) header(kind byte, name string, st *unix.Stat_t) *tar.Header {
+	uid, gid := st.Uid, st.Gid
+	if p.o.Owner != nil {
+		uid, gid = p.o.Owner(uid, gid)
+	}
 	return &tar.Header{
-		Format: tar.FormatPAX, Typeflag: kind, Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
+		Format: tar.FormatPAX, Typeflag: kind, Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(uid), Gid: int(gid),
 		ModTime: time.Unix(st.Mtim.Unix()),
 	}
 }

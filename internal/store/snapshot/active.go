@@ -10,6 +10,7 @@ import (
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/store/overlay"
+	"brig/internal/store/sized"
 	"brig/internal/store/snapshot/tree"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +29,11 @@ const (
 // With atomicfile.Volatile the layer is one that goes with its process: the kernel need not write it to the disk when it is unmounted, for which it would sync
 // the whole file system. A layer that is not unpacked is api.Corrupt, an id that has a writable layer already api.AlreadyExists. On error nothing is left.
 func (s *Store) Prepare(id string, diffIDs []string, sync atomicfile.Sync) ([]api.Mount, error) {
+	return s.PrepareSized(id, diffIDs, 0, sync)
+}
+
+// PrepareSized is Prepare for a writable layer that holds size bytes and no more: a file system of its own. 0: what the disk has.
+func (s *Store) PrepareSized(id string, diffIDs []string, size int64, sync atomicfile.Sync) ([]api.Mount, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
@@ -42,7 +48,7 @@ func (s *Store) Prepare(id string, diffIDs []string, sync atomicfile.Sync) ([]ap
 	if err != nil {
 		return nil, err
 	}
-	if err := s.makeActive(id, paths); err != nil {
+	if err := s.makeActive(id, paths, size, sync); err != nil {
 		return nil, err
 	}
 	return s.mounts(id, paths, sync), nil
@@ -53,8 +59,12 @@ func (s *Store) Again(id string, diffIDs []string, sync atomicfile.Sync) ([]api.
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
+	place, err := s.attached(id)
+	if err != nil {
+		return nil, err
+	}
 	if sync == atomicfile.Volatile { // the mark of a layer that was never synced: it is as it was left, or a power cut has taken its process too
-		mark := filepath.Join(s.active(id), "work", "work", "incompat", "volatile")
+		mark := filepath.Join(place, "work", "work", "incompat", "volatile")
 		if err := os.RemoveAll(mark); err != nil {
 			return nil, err
 		}
@@ -64,8 +74,8 @@ func (s *Store) Again(id string, diffIDs []string, sync atomicfile.Sync) ([]api.
 		return nil, err
 	}
 	// Whoever made it was killed and never mounted it, or a power cut took a folder that was not on the disk yet.
-	if unix.Access(s.active(id)+"/work", unix.F_OK) == unix.ENOENT || unix.Access(s.active(id)+"/fs", unix.F_OK) == unix.ENOENT {
-		if err := s.fillActive(s.active(id), paths); err != nil {
+	if unix.Access(place+"/work", unix.F_OK) == unix.ENOENT || unix.Access(place+"/fs", unix.F_OK) == unix.ENOENT {
+		if err := s.fillActive(place, paths); err != nil {
 			return nil, err
 		}
 	}
@@ -73,7 +83,7 @@ func (s *Store) Again(id string, diffIDs []string, sync atomicfile.Sync) ([]api.
 }
 
 // makeActive makes the folders of a writable layer above the folders lowers.
-func (s *Store) makeActive(id string, lowers []string) (err error) {
+func (s *Store) makeActive(id string, lowers []string, size int64, sync atomicfile.Sync) (err error) {
 	dir := s.active(id)
 	err = os.Mkdir(dir, 0o700)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -87,7 +97,17 @@ func (s *Store) makeActive(id string, lowers []string) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.fillActive(dir, lowers); err != nil {
+	place := dir
+	if size > 0 {
+		place = s.disk(id)
+		if err = sized.Make(s.image(id), size, sync); err == nil {
+			err = sized.Attach(s.image(id), place)
+		}
+	}
+	if err == nil {
+		err = s.fillActive(place, lowers)
+	}
+	if err != nil {
 		s.Remove(id) //nolint:errcheck // the error that led here is told
 		return err
 	}
@@ -123,7 +143,7 @@ func (s *Store) fillActive(dir string, lowers []string) error {
 
 // mounts is the overlay over the folders lowers, bottom first.
 func (s *Store) mounts(id string, lowers []string, sync atomicfile.Sync) []api.Mount {
-	dir := s.active(id)
+	dir := s.place(id)
 	if len(lowers) == 0 {
 		return []api.Mount{{Type: "bind", Source: dir + "/fs", Options: []string{"bind"}}}
 	}
@@ -157,6 +177,9 @@ func (s *Store) Remove(id string) error {
 		return err
 	}
 	dir := s.active(id)
+	if err := s.detach(id); err != nil {
+		return err
+	}
 	// A container that changed nothing left four empty folders.
 	for _, sub := range [...]string{"/fs", "/work/work", "/work", ""} {
 		if err := unix.Rmdir(dir + sub); err != nil && err != unix.ENOENT {
@@ -171,6 +194,9 @@ func (s *Store) Discard(id, trash string) error {
 	if err := checkID(id); err != nil {
 		return err
 	}
+	if err := s.detach(id); err != nil {
+		return err
+	}
 	if err := os.Rename(s.active(id), trash); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -178,3 +204,32 @@ func (s *Store) Discard(id, trash string) error {
 }
 
 func (s *Store) layerFS(hex string) string { return filepath.Join(s.dir, "layer", hex, "fs") }
+
+// A writable layer with a size is a file, mounted beside it.
+func (s *Store) image(id string) string { return filepath.Join(s.active(id), "image") }
+func (s *Store) disk(id string) string  { return filepath.Join(s.active(id), "disk") }
+
+// place is where a container's writable layer has its folders.
+func (s *Store) place(id string) string {
+	if unix.Access(s.disk(id), unix.F_OK) == nil {
+		return s.disk(id)
+	}
+	return s.active(id)
+}
+
+// attached is place, and has a layer with a size be mounted there.
+func (s *Store) attached(id string) (string, error) {
+	place := s.place(id)
+	if place == s.active(id) {
+		return place, nil
+	}
+	return place, sized.Attach(s.image(id), place)
+}
+
+// detach unmounts a layer with a size.
+func (s *Store) detach(id string) error {
+	if place := s.place(id); place != s.active(id) {
+		return sized.Detach(place)
+	}
+	return nil
+}

@@ -148,7 +148,11 @@ func (s *Store) Usage(id string) (int64, error) {
 	if err := checkID(id); err != nil {
 		return 0, err
 	}
-	n, err := tree.Usage(filepath.Join(s.active(id), "fs"))
+	what := s.active(id) + "/fs"
+	if s.place(id) != s.active(id) {
+		what = s.image(id)
+	}
+	n, err := tree.Usage(what)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, api.Errorf(api.NotFound, "snapshot of container %s: not in the store", id)
 	}

@@ -14,7 +14,11 @@ func (s *Store) Upper(id string) (string, error) {
 	if err := checkID(id); err != nil {
 		return "", err
 	}
-	dir := filepath.Join(s.active(id), "fs")
+	place, err := s.attached(id)
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(place, "fs")
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		return "", api.Errorf(api.NotFound, "snapshot of container %s: not in the store", id)
 	} else if err != nil {

@@ -171,6 +171,12 @@ func (x *extractor) make(at object, hdr *tar.Header, content io.Reader) error {
 	if x.over != nil && x.over.Mine {
 		hdr.Uid, hdr.Gid = os.Geteuid(), os.Getegid()
 	}
+	if x.over != nil && x.over.Owner != nil {
+		var err error
+		if hdr.Uid, hdr.Gid, err = x.over.Owner(hdr.Uid, hdr.Gid); err != nil {
+			return err
+		}
+	}
 	switch hdr.Typeflag {
 	case tar.TypeDir:
 		return x.folder(at, hdr)

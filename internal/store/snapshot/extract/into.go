@@ -15,6 +15,8 @@ import (
 type Options struct {
 	// Mine makes everything belong to this process, instead of to the owners that the archive names.
 	Mine bool
+	// Owner says whose a file of the archive is to be; nil: whose the archive says.
+	Owner func(uid, gid int) (int, int, error)
 }
 
 // Into extracts the archive r into the folder root, over what is there, while others may be at work in that folder. It differs from Tree in that

@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"brig/api"
+)
+
+// userNSFlags are podman's flags of a user namespace; docker has --userns host.
+func userNSFlags(f *pflag.FlagSet, n *api.UserNS) {
+	parsed(f, "userns", "", "string", "User namespace to use: host, auto[:size=N] or private", func(s string) (err error) {
+		n.Mode, n.Size, err = parseUserNS(s)
+		return err
+	})
+	list(f, "uidmap", "", "UID map to use for the user namespace (CONTAINER:HOST:COUNT)", appendIDs(&n.UIDMap))
+	list(f, "gidmap", "", "GID map to use for the user namespace (default --uidmap's)", appendIDs(&n.GIDMap))
+	f.StringVar(&n.SubUIDName, "subuidname", "", "Name of range listed in /etc/subuid for use in user namespace")
+	f.StringVar(&n.SubGIDName, "subgidname", "", "Name of range listed in /etc/subgid for use in user namespace (default --subuidname's)")
+}
+
+func appendIDs(to *[]api.IDRange) func(string) error {
+	return func(s string) error {
+		for one := range strings.SplitSeq(s, ",") {
+			r, err := parseIDs(one, ":")
+			if err != nil {
+				return err
+			}
+			*to = append(*to, r)
+		}
+		return nil
+	}
+}
+
+// parseUserNS reads podman's modes.
+func parseUserNS(s string) (mode api.UserNSMode, size uint32, err error) {
+	name, options, _ := strings.Cut(s, ":")
+	switch name {
+	case "", "host":
+		mode = ""
+	case "auto", "private", "keep-id", "nomap":
+		mode = api.UserNSMode(name)
+	case "container", "ns":
+		return "", 0, api.Errorf(api.Unsupported, "--userns %s is not supported: use host, auto or private", s)
+	default:
+		return "", 0, fmt.Errorf("invalid user namespace mode %q: use host, auto[:size=N] or private", s)
+	}
+	if options == "" || mode == api.UserNSKeepID {
+		return mode, 0, nil
+	}
+	for o := range strings.SplitSeq(options, ",") {
+		key, val, _ := strings.Cut(o, "=")
+		switch {
+		case mode == api.UserNSAuto && key == "size":
+			n, err := strconv.ParseUint(val, 10, 32)
+			if err != nil || n == 0 {
+				return "", 0, fmt.Errorf("--userns auto: invalid size %q: a number of ids is wanted", val)
+			}
+			size = uint32(n)
+		case mode == api.UserNSAuto && (key == "uidmapping" || key == "gidmapping"):
+			return "", 0, api.Errorf(api.Unsupported, "--userns auto:%s is not supported: say all ids with --uidmap and --gidmap", key)
+		default:
+			return "", 0, fmt.Errorf("invalid option %q of --userns %s", o, name)
+		}
+	}
+	return mode, size, nil
+}
+
+// finishUserNS holds the flags against each other.
+func finishUserNS(f *pflag.FlagSet, n *api.UserNS) error {
+	mapped, named := n.UIDMap != nil || n.GIDMap != nil, n.SubUIDName != "" || n.SubGIDName != ""
+	switch {
+	case !mapped && !named:
+		return nil
+	case f.Changed("userns") && n.Mode != api.UserNSPrivate:
+		return errors.New("--userns conflicts with --uidmap, --gidmap, --subuidname and --subgidname: they make a user namespace of their own")
+	case n.UIDMap != nil && n.SubUIDName != "" || n.GIDMap != nil && n.SubGIDName != "" || mapped && named:
+		return errors.New("--uidmap and --gidmap conflict with --subuidname and --subgidname")
+	}
+	n.Mode = api.UserNSPrivate
+	if n.UIDMap == nil {
+		n.UIDMap = n.GIDMap
+	}
+	if n.GIDMap == nil {
+		n.GIDMap = n.UIDMap
+	}
+	if n.SubUIDName == "" {
+		n.SubUIDName = n.SubGIDName
+	}
+	if n.SubGIDName == "" {
+		n.SubGIDName = n.SubUIDName
+	}
+	return nil
+}
