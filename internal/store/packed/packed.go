@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 
 	"brig/api"
+	"brig/internal/store/cluster"
 	"brig/internal/store/erofs"
 	"brig/internal/store/redeflate"
 
@@ -38,8 +39,6 @@ const (
 	headerSize = 16
 	footerSize = 160
 	magic      = "brig-layer-1\n\x00\x00\x00"
-	// maxRecipe bounds the recipe of one cluster, in bytes.
-	maxRecipe = 1 << 20
 	// writeBehind is how much is written before the kernel is asked to begin bringing it to the disk.
 	writeBehind = 8 << 20
 )
@@ -84,7 +83,7 @@ func Create(dir string) (*Writer, error) {
 }
 
 // Cluster adds a piece of the stream.
-func (w *Writer) Cluster(c redeflate.Cluster) error {
+func (w *Writer) Cluster(c cluster.Cluster) error {
 	at, err := w.erofs.Cluster(c.Data, c.Size)
 	if err != nil {
 		return err
@@ -305,7 +304,7 @@ func (b *Blob) next() (data, steps []byte, err error) {
 	}
 	le := binary.LittleEndian
 	n, m, sum := int(le.Uint32(h[0:])), int(le.Uint32(h[4:])), le.Uint32(h[12:])
-	if n <= 0 || n > redeflate.MaxCluster || m > maxRecipe {
+	if n <= 0 || n > cluster.MaxData || m > cluster.MaxRecipe {
 		return fail(nil)
 	}
 	b.data, b.steps = grow(b.data, n), grow(b.steps, m)

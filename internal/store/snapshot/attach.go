@@ -15,6 +15,7 @@ import (
 	"brig/api"
 	"brig/internal/base/lock"
 	"brig/internal/kernel/mount"
+	"brig/internal/store/cluster"
 	"brig/internal/store/erofs"
 	"brig/internal/store/packed"
 	"brig/internal/store/redeflate"
@@ -244,7 +245,7 @@ func (s *Store) Packs() bool {
 // probe makes an image with all that a kernel must know: a file that is a fragment, and a large one with an index of its own, whose last cluster is shared
 // with what follows. It returns what they hold.
 func probe(image io.WriterAt) (map[string][]byte, error) {
-	content := make([]byte, redeflate.LargeFile+5)
+	content := make([]byte, cluster.LargeFile+5)
 	for i := range content {
 		content[i] = byte(i>>12 ^ i)
 	}
@@ -263,7 +264,7 @@ func probe(image io.WriterAt) (map[string][]byte, error) {
 		return nil, err
 	}
 	w := erofs.NewWriter(image)
-	clusters := redeflate.NewStored(&archive, func(c redeflate.Cluster) error {
+	clusters := redeflate.NewStored(&archive, func(c cluster.Cluster) error {
 		_, err := w.Cluster(c.Data, c.Size)
 		return err
 	})

@@ -13,6 +13,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
+	"brig/internal/store/cluster"
 	"brig/internal/store/packed"
 	"brig/internal/store/redeflate"
 	"brig/internal/store/snapshot/extract"
@@ -179,7 +180,7 @@ func (s *Store) pack(ctx context.Context, w *packed.Writer, diffID, blob digest.
 	}
 	plain.stop()
 	if err != nil && !errors.Is(err, api.Corrupt) {
-		if errors.Is(err, redeflate.ErrUnfit) || errors.Is(err, extract.ErrSparse) {
+		if errors.Is(err, cluster.ErrUnfit) || errors.Is(err, extract.ErrSparse) {
 			return 0, ErrUnfit
 		}
 		return 0, err

@@ -17,8 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"brig/internal/store/cluster"
 	"brig/internal/store/packed"
-	"brig/internal/store/redeflate"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -266,7 +266,7 @@ func TestPack(t *testing.T) {
 
 // TestPackLarge: files with an index of their own show what a folder shows, whatever lies beside them and wherever clusters end; the kernel tells.
 func TestPackLarge(t *testing.T) {
-	const large, cluster = redeflate.LargeFile, redeflate.ClusterSize
+	const large, cluster = cluster.LargeFile, cluster.Size
 	sizes := []int{9000, large - 1, large, large + 1, 20, 30, large + 4096, large, large, cluster - 1, cluster, cluster + 1, cluster + 4095, cluster + 4096, 5,
 		cluster + 31<<10, cluster + 32<<10, cluster + 33<<10, cluster + 40<<10, large, 3*cluster + 12345, 8000, 2*cluster - 512, 2*cluster - 1024, large}
 	r := rand.New(rand.NewPCG(1, 2))
@@ -425,7 +425,7 @@ func TestResumeLarge(t *testing.T) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	r := rand.New(rand.NewPCG(5, 6))
-	for i, size := range []int{9000, redeflate.LargeFile, 500, redeflate.ClusterSize + 5000, redeflate.LargeFile, 2 * redeflate.ClusterSize} {
+	for i, size := range []int{9000, cluster.LargeFile, 500, cluster.Size + 5000, cluster.LargeFile, 2 * cluster.Size} {
 		content := make([]byte, size)
 		for j := 2000; j < size; j++ {
 			content[j] = byte(r.IntN(1 + i*3))

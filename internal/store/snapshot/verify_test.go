@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/store/cluster"
 	"brig/internal/store/packed"
-	"brig/internal/store/redeflate"
 )
 
 func unpackRich(t *testing.T, format string) (*Store, digest.Digest, []byte, string) {
@@ -207,7 +207,7 @@ func FuzzVerifyFolder(f *testing.F) {
 func TestVerifyPackedSeesEveryByte(t *testing.T) {
 	t.Run("fragments", func(t *testing.T) { seesEveryByte(t, 0, 1) })
 	// In clusters of its own, the first of which begins within a match. Every eleventh byte, so that it does not take long.
-	t.Run("large", func(t *testing.T) { seesEveryByte(t, redeflate.LargeFile, 11) })
+	t.Run("large", func(t *testing.T) { seesEveryByte(t, cluster.LargeFile, 11) })
 }
 
 // seesEveryByte looks at a layer with a file of large bytes among others, one byte in step.
