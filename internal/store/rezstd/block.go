@@ -1,0 +1,256 @@
+package rezstd
+
+import (
+	"encoding/binary"
+	"errors"
+)
+
+const (
+	frameMagic = 0xfd2fb528
+	skipMagic  = 0x184d2a50 // and the 15 numbers after it
+	maxBlock   = 128 << 10  // bytes of a block, packed or not: RFC 8878, 3.1.1.2.3
+
+	blockRaw    = 0
+	blockRun    = 1
+	blockPacked = 2
+)
+
+var (
+	errCorrupt = errors.New("malformed zstd data")
+	// errStrange is a block that is not understood, though another decoder may take it.
+	errStrange = errors.New("zstd data that is not understood")
+)
+
+// frame is what the header of a frame says, RFC 8878, 3.1.1.1.
+type frame struct {
+	length     int // of the header, in bytes
+	window     uint64
+	checksum   bool
+	dictionary bool
+}
+
+// headerLength is how many bytes a frame's header has, by the one after the magic number.
+func headerLength(descriptor byte) int {
+	single := descriptor >> 5 & 1
+	n := 5 + [...]int{0, 1, 2, 4}[descriptor&3] + [...]int{0, 2, 4, 8}[descriptor>>6]
+	if single == 0 {
+		return n + 1 // the window
+	}
+	if descriptor>>6 == 0 {
+		return n + 1 // a size of one byte
+	}
+	return n
+}
+
+// readFrame reads a whole header.
+func readFrame(b []byte) frame {
+	d := b[4]
+	f := frame{length: len(b), checksum: d>>2&1 != 0}
+	rest := b[5:]
+	if single := d>>5&1 != 0; !single {
+		exponent, mantissa := rest[0]>>3, rest[0]&7
+		base := uint64(1) << (10 + exponent)
+		f.window = base + base/8*uint64(mantissa)
+		rest = rest[1:]
+	}
+	n := [...]int{0, 1, 2, 4}[d&3]
+	for _, c := range rest[:n] {
+		f.dictionary = f.dictionary || c != 0
+	}
+	if f.window == 0 { // a single segment: as large as its content
+		var v [8]byte
+		copy(v[:], rest[n:])
+		f.window = binary.LittleEndian.Uint64(v[:])
+		if len(rest[n:]) == 2 {
+			f.window += 256
+		}
+	}
+	return f
+}
+
+// sequence is a run of literals and then a match.
+type sequence struct {
+	literals, match uint32 // bytes of each
+	offset          uint32 // in a block: the value that stands for it, 1 to 3 for one of the last
+}
+
+// tables are what one block of a frame takes over from those before.
+type tables struct {
+	codes codes
+	coded bool // codes are known
+	seq   [3]decodingTable
+}
+
+// The kinds of codes in a sequence, in the order of their tables.
+const (
+	kindLiterals = iota
+	kindOffset
+	kindMatch
+)
+
+// kinds has what differs: how large tables and symbols can be, and the distributions that need no description (RFC 8878, 3.1.1.3.2.2).
+var kinds = [3]struct {
+	log, last  uint8
+	defaultLog uint8
+	norm       []int16
+}{
+	{9, 35, 6, []int16{4, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 1, 1, 1, 1, 1, -1, -1, -1, -1}},
+	{8, 31, 5, []int16{1, 1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1}},
+	{9, 52, 6, []int16{1, 4, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+		-1, -1, -1, -1, -1, -1, -1}},
+}
+
+// What a code of literals and of a match stands for: a length, to which so many bits are added (RFC 8878, 3.1.1.3.2.1.1).
+var (
+	literalsBase = [36]uint32{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20, 22, 24, 28, 32, 40, 48, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536}
+	literalsBits = [36]uint8{16: 1, 1, 1, 1, 2, 2, 3, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}
+	matchBase    = [53]uint32{3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34,
+		35, 37, 39, 41, 43, 47, 51, 59, 67, 83, 99, 131, 259, 515, 1027, 2051, 4099, 8195, 16387, 32771, 65539}
+	matchBits = [53]uint8{32: 1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}
+)
+
+// The ways in which a table is told.
+const (
+	modeDefault = iota
+	modeSingle
+	modeTable
+	modeRepeat
+)
+
+// sequences reads a sequences section, to its end, and appends what is in it to dst.
+func (t *tables) sequences(b []byte, dst []sequence) ([]sequence, error) {
+	if len(b) == 0 {
+		return dst, errStrange
+	}
+	count, head := int(b[0]), 1
+	switch {
+	case count == 0:
+		if len(b) > 1 {
+			return dst, errStrange
+		}
+		return dst, nil
+	case count == 255 && len(b) > 2:
+		count, head = int(b[1])+int(b[2])<<8+0x7f00, 3
+	case count >= 128 && len(b) > 1:
+		count, head = (count-128)<<8+int(b[1]), 2
+	}
+	if len(b) <= head || b[head]&3 != 0 || count > maxBlock/3 {
+		return dst, errStrange
+	}
+	modes := b[head]
+	b = b[head+1:]
+	for k := range t.seq {
+		n, ok := t.seq[k].read(b, modes>>(6-2*k)&3, k)
+		if !ok {
+			return dst, errStrange
+		}
+		b = b[n:]
+	}
+	return t.decode(b, count, dst)
+}
+
+// read takes over the table of a kind, told in a mode, and returns how many bytes that took.
+func (t *decodingTable) read(b []byte, mode byte, kind int) (n int, ok bool) {
+	k := &kinds[kind]
+	switch mode {
+	case modeDefault:
+		t.build(k.norm, k.defaultLog)
+	case modeSingle:
+		if len(b) == 0 || b[0] > k.last {
+			return 0, false
+		}
+		t.single(b[0])
+		n = 1
+	case modeTable:
+		var norm [53]int16
+		log, n, ok := readDistribution(b, norm[:k.last+1], k.log)
+		if ok {
+			t.build(norm[:k.last+1], log)
+		}
+		return n, ok
+	}
+	return n, t.known
+}
+
+// decode reads count sequences.
+func (t *tables) decode(b []byte, count int, dst []sequence) ([]sequence, error) {
+	var in backward
+	if !in.init(b) {
+		return dst, errStrange
+	}
+	lits, offs, matches := &t.seq[kindLiterals], &t.seq[kindOffset], &t.seq[kindMatch]
+	ll := in.take(lits.log)
+	of := in.take(offs.log)
+	ml := in.take(matches.log)
+	total := uint32(0)
+	for {
+		l, o, m := lits.states[ll&(1<<maxLog-1)], offs.states[of&(1<<maxLog-1)], matches.states[ml&(1<<maxLog-1)]
+		in.fill()
+		s := sequence{offset: 1<<(o.symbol&31) + in.take(o.symbol&31)}
+		in.fill()
+		s.match = matchBase[m.symbol] + in.take(matchBits[m.symbol])
+		s.literals = literalsBase[l.symbol] + in.take(literalsBits[l.symbol])
+		if total += s.match + s.literals; in.read > 64 || total > maxBlock {
+			return dst, errStrange
+		}
+		dst = append(dst, s)
+		if count--; count == 0 {
+			break
+		}
+		in.fill()
+		ll = uint32(l.base) + in.take(l.bits)
+		ml = uint32(m.base) + in.take(m.bits)
+		of = uint32(o.base) + in.take(o.bits)
+	}
+	if !in.ended() {
+		return dst, errStrange
+	}
+	return dst, nil
+}
+
+// history is the last offsets, RFC 8878, 3.1.1.5.
+type history [3]uint32
+
+func newHistory() history { return history{1, 4, 8} }
+
+// resolve gives the offset that the value of a sequence stands for; 0: there is none.
+func (h *history) resolve(value uint32, literals bool) uint32 {
+	if value > 3 {
+		*h = history{value - 3, h[0], h[1]}
+		return h[0]
+	}
+	if !literals {
+		value++
+	}
+	var o uint32
+	switch value {
+	case 1:
+		return h[0]
+	case 2:
+		*h = history{h[1], h[0], h[2]}
+		return h[0]
+	case 3:
+		o = h[2]
+	default:
+		o = h[0] - 1
+	}
+	*h = history{o, h[0], h[1]}
+	return o
+}
+
+// value is the shortest value that stands for an offset.
+func (h *history) value(offset uint32, literals bool) uint32 {
+	v := offset + 3
+	switch {
+	case literals && offset == h[0]:
+		v = 1
+	case literals && offset == h[1], !literals && offset == h[2]:
+		v = 2
+	case literals && offset == h[2], !literals && offset == h[0]-1:
+		v = 3
+	case !literals && offset == h[1]:
+		v = 1
+	}
+	h.resolve(v, literals)
+	return v
+}

@@ -1,0 +1,226 @@
+package rezstd
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+
+	"brig/api"
+	"brig/internal/store/cluster"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// The steps of a recipe. Numbers are unsigned varints; BYTES is a number of bytes and then those. What is taken of the content is taken in order, and a block that
+// ends in a later cluster than it begins in is a step of that.
+const (
+	opBytes  = 1 + iota // BYTES: write them
+	opRaw               // n<<1|last: a raw block of the next n bytes of the content
+	opRun               // n<<1|last: a block of one byte n times, which is the next of the content
+	opPacked            // BYTES, BYTES: a compressed block, up to its literals and from their end on
+	opAgain             // n: the first n bytes of this cluster were in the one before, too
+)
+
+// errRecipe is a recipe that does not fit its cluster.
+var errRecipe = api.Errorf(api.Corrupt, "a recipe that does not fit its layer")
+
+// rebuilder carries out recipes.
+type rebuilder struct {
+	out     []byte // what of the stream was rebuilt
+	content []byte // what was unpacked, and is in no block yet
+	plain   []byte // of the present cluster
+	unpack  *zstd.Decoder
+
+	tables    tables
+	sequences []sequence
+	literals  []byte
+}
+
+// newUnpacker makes a decoder for single clusters.
+func newUnpacker() (*zstd.Decoder, error) {
+	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(cluster.Most), zstd.WithDecoderMaxWindow(cluster.MaxData))
+}
+
+// cluster appends the part of the stream that one cluster holds to out.
+func (b *rebuilder) cluster(data, recipe []byte) error {
+	if b.unpack == nil {
+		var err error
+		if b.unpack, err = newUnpacker(); err != nil {
+			return err
+		}
+	}
+	var err error
+	if b.plain, err = b.unpack.DecodeAll(data, b.plain[:0]); err != nil {
+		return api.Errorf(api.Corrupt, "a cluster: %w", err)
+	}
+	s := steps{recipe}
+	if len(recipe) > 0 && recipe[0] == opAgain {
+		s.rest = recipe[1:]
+		n, ok := s.number(len(b.plain))
+		if !ok {
+			return errRecipe
+		}
+		b.plain = b.plain[:copy(b.plain, b.plain[n:])]
+	}
+	b.content = append(b.content, b.plain...)
+	rest := b.content
+	for len(s.rest) > 0 {
+		op := s.rest[0]
+		s.rest = s.rest[1:]
+		switch op {
+		case opBytes:
+			raw, ok := s.bytes()
+			if !ok {
+				return errRecipe
+			}
+			b.out = append(b.out, raw...)
+		case opRaw, opRun:
+			v, ok := s.number(maxBlock<<1 | 1)
+			n := v >> 1
+			if !ok || n > len(rest) || op == opRun && n == 0 {
+				return errRecipe
+			}
+			from := len(b.out)
+			b.out = append(b.out, 0, 0, 0)
+			if op == opRaw {
+				b.out = append(b.out, rest[:n]...)
+				putBlockHead(b.out[from:], blockRaw, n, v&1 != 0)
+			} else {
+				b.out = append(b.out, rest[0])
+				putBlockHead(b.out[from:], blockRun, n, v&1 != 0)
+			}
+			rest = rest[n:]
+		case opPacked:
+			head, ok := s.bytes()
+			tail, ok2 := s.bytes()
+			if !ok || !ok2 {
+				return errRecipe
+			}
+			n, err := b.packed(head, tail, rest)
+			if err != nil {
+				return err
+			}
+			rest = rest[n:]
+		default:
+			return errRecipe
+		}
+	}
+	if len(rest) > maxBlock {
+		return errRecipe
+	}
+	b.content = b.content[:copy(b.content, rest)]
+	return nil
+}
+
+// packed appends a compressed block, and returns how much of the content is in it.
+func (b *rebuilder) packed(head, tail, content []byte) (int, error) {
+	if len(head) < 3 {
+		return 0, errRecipe
+	}
+	l, ok := b.tables.readSection(head[3:], maxBlock)
+	if !ok || l.head != len(head)-3 {
+		return 0, errRecipe
+	}
+	var err error
+	if b.sequences, err = b.tables.sequences(tail, b.sequences[:0]); err != nil {
+		return 0, errRecipe
+	}
+	lits := b.literals[:0]
+	at := 0
+	for _, s := range b.sequences {
+		n, m := int(s.literals), int(s.match)
+		if at+n+m > len(content) {
+			return 0, errRecipe
+		}
+		lits = append(lits, content[at:at+n]...)
+		at += n + m
+	}
+	b.literals = lits
+	left := l.size - len(lits)
+	if left < 0 || at+left > len(content) || at+left > maxBlock {
+		return 0, errRecipe
+	}
+	lits = append(lits, content[at:at+left]...)
+	b.literals = lits
+	b.out = append(b.out, head...)
+	from := len(b.out)
+	switch l.kind {
+	case litRaw:
+		b.out = append(b.out, lits...)
+	case litCoded, litTreeless:
+		if b.out, ok = b.tables.codes.streams(b.out, lits, l.streams); !ok {
+			return 0, errRecipe
+		}
+	}
+	if len(b.out)-from != l.payload {
+		return 0, errRecipe
+	}
+	b.out = append(b.out, tail...)
+	return at + left, nil
+}
+
+// steps reads a recipe.
+type steps struct{ rest []byte }
+
+func (s *steps) number(most int) (int, bool) {
+	v, n := binary.Uvarint(s.rest)
+	if n <= 0 || v > uint64(most) {
+		return 0, false
+	}
+	s.rest = s.rest[n:]
+	return int(v), true
+}
+
+func (s *steps) bytes() ([]byte, bool) {
+	n, ok := s.number(len(s.rest))
+	if !ok || n > len(s.rest) {
+		return nil, false
+	}
+	b := s.rest[:n]
+	s.rest = s.rest[n:]
+	return b, true
+}
+
+// Rebuild gives the stream that a Reader made clusters and a recipe of. next gives the next cluster's data and recipe, until io.EOF. archive, which may be nil, is
+// told what the stream holds unpacked.
+func Rebuild(next func() (data, recipe []byte, err error), archive func([]byte)) io.Reader {
+	return &rebuilt{next: next, archive: archive}
+}
+
+type rebuilt struct {
+	next    func() (data, recipe []byte, err error)
+	archive func([]byte)
+	b       rebuilder
+	r       int
+	err     error
+}
+
+// Read implements io.Reader.
+func (z *rebuilt) Read(p []byte) (int, error) {
+	for z.r == len(z.b.out) {
+		if z.err != nil {
+			return 0, z.err
+		}
+		z.b.out, z.r = z.b.out[:0], 0
+		data, recipe, err := z.next()
+		if errors.Is(err, io.EOF) && len(z.b.content) > 0 {
+			err = errRecipe
+		}
+		if err == nil {
+			if err = z.b.cluster(data, recipe); err == nil && z.archive != nil {
+				z.archive(z.b.plain)
+			}
+		}
+		z.err = err
+	}
+	n := copy(p, z.b.out[z.r:])
+	z.r += n
+	return n, nil
+}
+
+// same holds what a cluster gives against what it was made of.
+func (b *rebuilder) same(c cluster.Cluster, stream, plain []byte) bool {
+	b.out = b.out[:0]
+	return b.cluster(c.Data, c.Recipe) == nil && bytes.Equal(b.out, stream) && bytes.Equal(b.plain, plain)
+}

@@ -1,0 +1,441 @@
+// Package rezstd turns a zstd stream into clusters that can be decompressed one by one, and back into the same stream, bit for bit.
+//
+// What package redeflate does for gzip, keeping the stream's own bits in the clusters, is not to be had here: zstd refers not to the last 32 KiB but to the last
+// megabytes, so that most blocks would have to be changed. So the stream is kept in two parts:
+//
+//   - A cluster is a zstd frame of its own (RFC 8878), of [cluster.Size] bytes unpacked, written anew, but without a search: the matches are the stream's own. Only
+//     those that reach back before the cluster become literals.
+//   - The recipe is the stream without its literals. What a block says of lengths and offsets is kept as it is, and so are the descriptions of its codes. It tells
+//     which bytes of the content are literals, and they are encoded once more: a code follows from its description, so they become the same bits.
+//
+// Frames to be skipped and checksums are in the recipe, too. What is kept of a layer is some 30 % more than its stream.
+//
+// [Reader] unpacks a stream and makes clusters and recipe on the way; [Rebuild] makes the stream of them. A Reader carries out each recipe, and unpacks each
+// cluster, before it hands them on: what they give is what arrived, or the stream is [cluster.ErrUnfit].
+package rezstd
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"brig/api"
+	"brig/internal/store/cluster"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+const (
+	// MaxWindow is how far a stream may reach back, in bytes. zstd's levels up to 19 and all of klauspost's need no more; a Reader's memory is a little more than this.
+	MaxWindow = 8 << 20
+
+	maxFed    = 1 << 20  // bytes of frames that the decoder has not asked for: there is no content in them
+	skipPiece = 64 << 10 // bytes of a frame to be skipped that are taken at a time
+	margin    = 512      // bytes before a cluster that are still there, in which a header may begin
+)
+
+// phase is what comes next in the stream.
+type phase int
+
+const (
+	atFrame phase = iota
+	atBlock
+	atSkipped
+	atEnd
+)
+
+// Reader unpacks a zstd stream, of one or more frames. Read gives the unpacked bytes; each cluster is handed to emit, in order. What Cluster points to is emit's
+// until it returns.
+type Reader struct {
+	in     *bufio.Reader
+	emit   func(cluster.Cluster) error
+	err    error
+	unpack *zstd.Decoder
+	fed    feed
+
+	phase   phase
+	frame   frame
+	frames  int
+	skip    uint32 // bytes of a frame to be skipped
+	tables  tables
+	history history
+
+	stream []byte // what came since the last cluster
+	done   int    // of it, up to here the recipe tells it
+
+	buf    []byte
+	base   int // where the present cluster begins in buf
+	o, r   int // buf[r:o] is to be read
+	files  cluster.Files
+	start  int64 // of the present cluster, in the unpacked stream
+	again  int   // bytes of it that a cluster had before
+	framer framer
+	block  []sequence
+	ops    []byte
+	check  rebuilder
+}
+
+// NewReader makes a Reader of r.
+func NewReader(r io.Reader, emit func(cluster.Cluster) error) *Reader {
+	z := &Reader{in: bufio.NewReaderSize(r, 64<<10), emit: emit, buf: make([]byte, margin+cluster.Most+2*maxBlock), base: margin, o: margin, r: margin}
+	z.framer.reset(z.buf[z.base:])
+	return z
+}
+
+// Read implements io.Reader. What is wrong with the stream is api.Corrupt.
+func (z *Reader) Read(p []byte) (int, error) {
+	for z.r == z.o {
+		if z.err != nil {
+			return 0, z.err
+		}
+		if z.err = corrupt(z.step()); z.err == nil && z.phase == atEnd {
+			z.err = io.EOF
+		}
+	}
+	n := copy(p, z.buf[z.r:z.o])
+	z.r += n
+	return n, nil
+}
+
+// corrupt gives what is wrong with a stream its kind; errors of its source pass as they are.
+func corrupt(err error) error {
+	switch {
+	case errors.Is(err, errStrange):
+		return cluster.ErrUnfit
+	case errors.Is(err, errCorrupt), errors.Is(err, io.ErrUnexpectedEOF):
+		return api.Errorf(api.Corrupt, "zstd: %w", err)
+	}
+	return err
+}
+
+// step does the next piece of work, which may give bytes. All that were given have been read.
+func (z *Reader) step() error {
+	if z.base > margin {
+		n := copy(z.buf, z.buf[z.base-margin:z.o])
+		z.base, z.o, z.r = margin, n, n
+		z.framer.src = z.buf[z.base:]
+	}
+	switch z.phase {
+	case atFrame:
+		return z.frameHead()
+	case atBlock:
+		return z.nextBlock()
+	case atSkipped:
+		return z.skipped()
+	}
+	return nil
+}
+
+// take reads n bytes of the stream.
+func (z *Reader) take(n int) ([]byte, error) {
+	from := len(z.stream)
+	if free := cap(z.stream) - from; free < n {
+		z.stream = append(z.stream, make([]byte, n)...)[:from]
+	}
+	z.stream = z.stream[:from+n]
+	if _, err := io.ReadFull(z.in, z.stream[from:]); err != nil {
+		z.stream = z.stream[:from]
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, err
+	}
+	return z.stream[from:], nil
+}
+
+// verbatim puts what was taken since into the recipe.
+func (z *Reader) verbatim() error {
+	b := z.stream[z.done:]
+	z.op(opBytes, uint64(len(b)))
+	z.ops = append(z.ops, b...)
+	z.done = len(z.stream)
+	return z.cutIfFull()
+}
+
+// op appends a step of the recipe.
+func (z *Reader) op(op byte, n uint64) { z.ops = binary.AppendUvarint(append(z.ops, op), n) }
+
+// frameHead reads the head of a frame, RFC 8878, 3.1, or the end of the stream.
+func (z *Reader) frameHead() error {
+	if _, err := z.in.Peek(1); err == io.EOF && z.frames > 0 {
+		z.phase = atEnd
+		return z.cut(z.o)
+	} else if err != nil && err != io.EOF {
+		return err
+	}
+	b, err := z.take(5)
+	if err != nil {
+		return err
+	}
+	z.frames++
+	magic := binary.LittleEndian.Uint32(b)
+	if magic&^0xf == skipMagic {
+		if b, err = z.take(3); err != nil {
+			return err
+		}
+		z.skip = binary.LittleEndian.Uint32(z.stream[len(z.stream)-4:])
+		z.phase = atSkipped
+		return z.verbatim()
+	}
+	if magic != frameMagic {
+		return fmt.Errorf("%w: magic number %#x", errCorrupt, magic)
+	}
+	n := headerLength(b[4])
+	if b, err = z.take(n - 5); err != nil {
+		return err
+	}
+	b = z.stream[len(z.stream)-n:]
+	if z.frame = readFrame(b); z.frame.dictionary || z.frame.window > MaxWindow {
+		return cluster.ErrUnfit
+	}
+	z.history = newHistory()
+	z.phase = atBlock
+	z.fed.add(b)
+	return z.verbatim()
+}
+
+// skipped passes a piece of a frame to be skipped, 3.1.2.
+func (z *Reader) skipped() error {
+	n := min(z.skip, skipPiece)
+	if z.skip -= n; z.skip == 0 {
+		z.phase = atFrame
+	}
+	if n == 0 {
+		return nil
+	}
+	if _, err := z.take(int(n)); err != nil {
+		return err
+	}
+	return z.verbatim()
+}
+
+// nextBlock reads a block, 3.1.1.2, and what of the frame follows the last.
+func (z *Reader) nextBlock() error {
+	from := len(z.stream)
+	b, err := z.take(3)
+	if err != nil {
+		return err
+	}
+	head := uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16
+	last, kind, size := head&1 != 0, int(head>>1&3), int(head>>3)
+	if size > maxBlock || kind > blockPacked {
+		return errCorrupt
+	}
+	length := size
+	if kind == blockRun {
+		length = 1
+	}
+	if _, err := z.take(length); err != nil {
+		return err
+	}
+	b = z.stream[from:]
+	z.block = z.block[:0]
+	var s section
+	if kind == blockPacked {
+		if s, size, err = z.packed(b[3:]); err != nil {
+			return err
+		}
+	}
+	z.fed.add(b)
+	end := len(z.stream)
+	if last {
+		z.phase = atFrame
+		if z.frame.checksum {
+			if b, err = z.take(4); err != nil {
+				return err
+			}
+			z.fed.add(b)
+		}
+	}
+	if len(z.fed.b) > maxFed {
+		return cluster.ErrUnfit
+	}
+	if err := z.content(size); err != nil {
+		return err
+	}
+	if err := z.place(kind, size); err != nil {
+		return err
+	}
+	// By now a cluster may have ended, and the stream have been moved.
+	b = z.stream[z.done : z.done+end-from]
+	switch kind {
+	case blockRaw, blockRun:
+		z.op([...]byte{blockRaw: opRaw, blockRun: opRun}[kind], uint64(size)<<1|uint64(head&1))
+	default:
+		l := 3 + s.head
+		z.op(opPacked, uint64(l))
+		z.ops = append(z.ops, b[:l]...)
+		b = b[l+s.payload:]
+		z.ops = append(binary.AppendUvarint(z.ops, uint64(len(b))), b...)
+	}
+	if z.done += end - from; z.done < len(z.stream) {
+		return z.verbatim() // the checksum
+	}
+	return z.cutIfFull()
+}
+
+// packed reads what a compressed block says, and returns how many bytes of content it has.
+func (z *Reader) packed(b []byte) (s section, size int, err error) {
+	s, ok := z.tables.readSection(b, len(b))
+	if !ok {
+		return s, 0, errStrange
+	}
+	if z.block, err = z.tables.sequences(b[s.head+s.payload:], z.block); err != nil {
+		return s, 0, err
+	}
+	size = s.size
+	lits := 0
+	for i := range z.block {
+		q := &z.block[i]
+		if q.offset = z.history.resolve(q.offset, q.literals > 0); q.offset == 0 {
+			return s, 0, errCorrupt
+		}
+		lits += int(q.literals)
+		size += int(q.match)
+	}
+	if lits > s.size || size > maxBlock {
+		return s, 0, errCorrupt
+	}
+	return s, size, nil
+}
+
+// content unpacks the next n bytes.
+func (z *Reader) content(n int) error {
+	if n == 0 {
+		return nil
+	}
+	if z.unpack == nil {
+		var err error
+		if z.unpack, err = zstd.NewReader(&z.fed, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(MaxWindow), zstd.IgnoreChecksum(true)); err != nil {
+			return err
+		}
+	}
+	if _, err := io.ReadFull(z.unpack, z.buf[z.o:z.o+n]); err != nil {
+		if errors.Is(err, errHungry) {
+			return errStrange
+		}
+		return fmt.Errorf("%w: %w", errCorrupt, err)
+	}
+	z.o += n
+	z.follow()
+	return nil
+}
+
+// follow shows files the headers of the present cluster.
+func (z *Reader) follow() {
+	f := &z.files
+	for known := f.Known(z.start); known <= z.o-z.base && f.Next < f.End(z.start); known = f.Known(z.start) {
+		f.Header(z.buf[z.base+known-cluster.HeaderKnown:])
+	}
+}
+
+// place puts the last n bytes of content, those of a block, into clusters.
+func (z *Reader) place(kind, n int) error {
+	if kind == blockRun && n > 1 {
+		z.block = append(z.block, sequence{1, uint32(n) - 1, 1})
+	}
+	left := n
+	for _, s := range z.block {
+		if err := z.put(int(s.literals), 0); err != nil {
+			return err
+		}
+		if err := z.put(int(s.match), s.offset); err != nil {
+			return err
+		}
+		left -= int(s.literals + s.match)
+	}
+	return z.put(left, 0)
+}
+
+// put puts n bytes into the present cluster, and what it has no place for into the next. An offset of 0 says that they are literals.
+func (z *Reader) put(n int, offset uint32) error {
+	for n > 0 {
+		room := int(z.files.End(z.start)-z.start) - z.framer.size()
+		if room <= 0 {
+			if err := z.cut(z.base + z.framer.size()); err != nil {
+				return err
+			}
+			continue
+		}
+		some := min(n, room)
+		if offset == 0 {
+			z.framer.raw(some)
+		} else {
+			z.framer.match(some, offset)
+		}
+		n -= some
+	}
+	return nil
+}
+
+// cutIfFull ends the cluster when its recipe is long enough, or hands on what of the recipe there is.
+func (z *Reader) cutIfFull() error {
+	if len(z.ops) < cluster.FullRecipe {
+		return nil
+	}
+	n := z.framer.size()
+	if n == 0 || n >= cluster.Min {
+		return z.cut(z.base + n)
+	}
+	// Too little for a cluster of the file system. What there is of it goes with the recipe, and comes once more.
+	var f framer
+	f.reset(z.buf[z.base:])
+	f.raw(n)
+	if err := z.hand(cluster.Cluster{Offset: z.start, Data: f.finish(), Recipe: z.ops}, n); err != nil {
+		return err
+	}
+	z.again = n
+	z.op(opAgain, uint64(n))
+	return nil
+}
+
+// cut ends the cluster before the byte at end in buf, and begins the next.
+func (z *Reader) cut(end int) error {
+	n := end - z.base
+	if err := z.hand(cluster.Cluster{Offset: z.start, Size: n, Data: z.framer.finish(), Recipe: z.ops}, n); err != nil {
+		return err
+	}
+	z.start += int64(n)
+	z.base, z.again = end, 0
+	z.framer.reset(z.buf[end:])
+	z.follow()
+	return nil
+}
+
+// hand verifies a cluster, of whose first n bytes of content some may have been handed on before, and hands it on.
+func (z *Reader) hand(c cluster.Cluster, n int) error {
+	if len(c.Data) > cluster.MaxData || len(c.Recipe) > cluster.MaxRecipe || !z.check.same(c, z.stream[:z.done], z.buf[z.base+z.again:z.base+n]) {
+		return cluster.ErrUnfit
+	}
+	if err := z.emit(c); err != nil {
+		return err
+	}
+	z.stream = z.stream[:copy(z.stream, z.stream[z.done:])]
+	z.done, z.ops = 0, z.ops[:0]
+	return nil
+}
+
+// feed is what the decoder reads: the frames that were read so far.
+type feed struct {
+	b []byte
+	r int // of b, bytes that were read
+}
+
+// errHungry says that the decoder wants more than is known to be needed.
+var errHungry = errors.New("no more of the stream has been read")
+
+func (f *feed) add(b []byte) { f.b = append(f.b, b...) }
+
+// Read implements io.Reader.
+func (f *feed) Read(p []byte) (int, error) {
+	if f.r == len(f.b) {
+		return 0, errHungry
+	}
+	n := copy(p, f.b[f.r:])
+	if f.r += n; f.r == len(f.b) {
+		f.b, f.r = f.b[:0], 0
+	}
+	return n, nil
+}
