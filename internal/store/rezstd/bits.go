@@ -54,9 +54,8 @@ func (w *bitWriter) begin(dst []byte, n int) {
 
 // backward reads a stream from its end.
 type backward struct {
-	in    []byte // not loaded yet
-	value uint64
-	read  uint // bits of value that were read; more than 64: there were not so many
+	in   []byte // and eight bytes more
+	left int    // bits; negative: there were not so many
 }
 
 // init begins at the last bit that is set, which is not part of what is read. It reports false where there is none.
@@ -64,38 +63,15 @@ func (b *backward) init(in []byte) bool {
 	if len(in) == 0 || in[len(in)-1] == 0 {
 		return false
 	}
-	b.in, b.value, b.read = in, 0, 64
-	b.fill()
-	b.fill()
-	b.read += 9 - uint(bits.Len8(in[len(in)-1]))
+	b.in = append(append(b.in[:0], in...), 0, 0, 0, 0, 0, 0, 0, 0)
+	b.left = len(in)*8 - 9 + bits.Len8(in[len(in)-1])
 	return true
 }
 
-// fill makes at least 32 bits readable, as long as there are some.
-func (b *backward) fill() {
-	if b.read < 32 {
-		return
+// take reads n bits, at most 56; the first that are read are the highest. Past the end they are of no meaning.
+func (b *backward) take(n uint8) uint64 {
+	if b.left -= int(n); b.left < 0 {
+		return 0
 	}
-	if n := len(b.in); n >= 4 {
-		b.value = b.value<<32 | uint64(binary.LittleEndian.Uint32(b.in[n-4:]))
-		b.in = b.in[:n-4]
-		b.read -= 32
-		return
-	}
-	for len(b.in) > 0 && b.read >= 8 {
-		n := len(b.in) - 1
-		b.value = b.value<<8 | uint64(b.in[n])
-		b.in = b.in[:n]
-		b.read -= 8
-	}
+	return binary.LittleEndian.Uint64(b.in[b.left>>3:]) >> (b.left & 7) & (1<<(n&63) - 1)
 }
-
-// take reads n bits, at most 31. Past the end they are of no meaning.
-func (b *backward) take(n uint8) uint32 {
-	v := b.value << (b.read & 63) >> 1 >> ((63 - n) & 63)
-	b.read += uint(n)
-	return uint32(v)
-}
-
-// ended reports whether all was read, and no more.
-func (b *backward) ended() bool { return len(b.in) == 0 && b.read == 64 }

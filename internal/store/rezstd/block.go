@@ -3,6 +3,7 @@ package rezstd
 import (
 	"encoding/binary"
 	"errors"
+	"math"
 )
 
 const (
@@ -25,6 +26,7 @@ var (
 type frame struct {
 	length     int // of the header, in bytes
 	window     uint64
+	size       int64 // of the content; -1: it is not told
 	checksum   bool
 	dictionary bool
 }
@@ -45,9 +47,9 @@ func headerLength(descriptor byte) int {
 // readFrame reads a whole header.
 func readFrame(b []byte) frame {
 	d := b[4]
-	f := frame{length: len(b), checksum: d>>2&1 != 0}
-	rest := b[5:]
-	if single := d>>5&1 != 0; !single {
+	f := frame{length: len(b), size: -1, checksum: d>>2&1 != 0}
+	single, rest := d>>5&1 != 0, b[5:]
+	if !single {
 		exponent, mantissa := rest[0]>>3, rest[0]&7
 		base := uint64(1) << (10 + exponent)
 		f.window = base + base/8*uint64(mantissa)
@@ -57,13 +59,17 @@ func readFrame(b []byte) frame {
 	for _, c := range rest[:n] {
 		f.dictionary = f.dictionary || c != 0
 	}
-	if f.window == 0 { // a single segment: as large as its content
+	if rest = rest[n:]; len(rest) > 0 {
 		var v [8]byte
-		copy(v[:], rest[n:])
-		f.window = binary.LittleEndian.Uint64(v[:])
-		if len(rest[n:]) == 2 {
-			f.window += 256
+		copy(v[:], rest)
+		size := binary.LittleEndian.Uint64(v[:])
+		if len(rest) == 2 {
+			size += 256
 		}
+		f.size = int64(min(size, math.MaxInt64))
+	}
+	if single {
+		f.window = uint64(f.size)
 	}
 	return f
 }
@@ -79,6 +85,7 @@ type tables struct {
 	codes codes
 	coded bool // codes are known
 	seq   [3]decodingTable
+	in    backward
 }
 
 // The kinds of codes in a sequence, in the order of their tables.
@@ -93,11 +100,12 @@ var kinds = [3]struct {
 	log, last  uint8
 	defaultLog uint8
 	norm       []int16
+	what       meaning
 }{
-	{9, 35, 6, []int16{4, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 1, 1, 1, 1, 1, -1, -1, -1, -1}},
-	{8, 31, 5, []int16{1, 1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1}},
+	{9, 35, 6, []int16{4, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 1, 1, 1, 1, 1, -1, -1, -1, -1}, literalsOf},
+	{8, 31, 5, []int16{1, 1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1}, offsetOf},
 	{9, 52, 6, []int16{1, 4, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-		-1, -1, -1, -1, -1, -1, -1}},
+		-1, -1, -1, -1, -1, -1, -1}, matchOf},
 }
 
 // What a code of literals and of a match stands for: a length, to which so many bits are added (RFC 8878, 3.1.1.3.2.1.1).
@@ -108,6 +116,12 @@ var (
 		35, 37, 39, 41, 43, 47, 51, 59, 67, 83, 99, 131, 259, 515, 1027, 2051, 4099, 8195, 16387, 32771, 65539}
 	matchBits = [53]uint8{32: 1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}
 )
+
+func literalsOf(symbol uint8) (value uint32, extra uint8) {
+	return literalsBase[symbol], literalsBits[symbol]
+}
+func offsetOf(symbol uint8) (value uint32, extra uint8) { return 1 << symbol, symbol }
+func matchOf(symbol uint8) (value uint32, extra uint8)  { return matchBase[symbol], matchBits[symbol] }
 
 // The ways in which a table is told.
 const (
@@ -154,18 +168,18 @@ func (t *decodingTable) read(b []byte, mode byte, kind int) (n int, ok bool) {
 	k := &kinds[kind]
 	switch mode {
 	case modeDefault:
-		t.build(k.norm, k.defaultLog)
+		t.build(k.norm, k.defaultLog, k.what)
 	case modeSingle:
 		if len(b) == 0 || b[0] > k.last {
 			return 0, false
 		}
-		t.single(b[0])
+		t.single(b[0], k.what)
 		n = 1
 	case modeTable:
 		var norm [53]int16
 		log, n, ok := readDistribution(b, norm[:k.last+1], k.log)
 		if ok {
-			t.build(norm[:k.last+1], log)
+			t.build(norm[:k.last+1], log, k.what)
 		}
 		return n, ok
 	}
@@ -174,7 +188,7 @@ func (t *decodingTable) read(b []byte, mode byte, kind int) (n int, ok bool) {
 
 // decode reads count sequences.
 func (t *tables) decode(b []byte, count int, dst []sequence) ([]sequence, error) {
-	var in backward
+	in := &t.in
 	if !in.init(b) {
 		return dst, errStrange
 	}
@@ -184,25 +198,30 @@ func (t *tables) decode(b []byte, count int, dst []sequence) ([]sequence, error)
 	ml := in.take(matches.log)
 	total := uint32(0)
 	for {
-		l, o, m := lits.states[ll&(1<<maxLog-1)], offs.states[of&(1<<maxLog-1)], matches.states[ml&(1<<maxLog-1)]
-		in.fill()
-		s := sequence{offset: 1<<(o.symbol&31) + in.take(o.symbol&31)}
-		in.fill()
-		s.match = matchBase[m.symbol] + in.take(matchBits[m.symbol])
-		s.literals = literalsBase[l.symbol] + in.take(literalsBits[l.symbol])
-		if total += s.match + s.literals; in.read > 64 || total > maxBlock {
+		l, o, m := &lits.states[ll&(1<<maxLog-1)], &offs.states[of&(1<<maxLog-1)], &matches.states[ml&(1<<maxLog-1)]
+		s := sequence{l.value, m.value, o.value}
+		if o.extra > 0 {
+			s.offset += uint32(in.take(o.extra))
+		}
+		if n := m.extra + l.extra; n > 0 {
+			v := in.take(n)
+			s.match += uint32(v >> (l.extra & 63))
+			s.literals += uint32(v & (1<<(l.extra&63) - 1))
+		}
+		if total += s.match + s.literals; in.left < 0 || total > maxBlock {
 			return dst, errStrange
 		}
 		dst = append(dst, s)
 		if count--; count == 0 {
 			break
 		}
-		in.fill()
-		ll = uint32(l.base) + in.take(l.bits)
-		ml = uint32(m.base) + in.take(m.bits)
-		of = uint32(o.base) + in.take(o.bits)
+		v := in.take(l.bits + m.bits + o.bits)
+		of = uint64(o.base) + v&(1<<(o.bits&63)-1)
+		v >>= o.bits & 63
+		ml = uint64(m.base) + v&(1<<(m.bits&63)-1)
+		ll = uint64(l.base) + v>>(m.bits&63)
 	}
-	if !in.ended() {
+	if in.left != 0 {
 		return dst, errStrange
 	}
 	return dst, nil

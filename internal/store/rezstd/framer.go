@@ -117,6 +117,11 @@ func putBlockHead(b []byte, kind, size int, last bool) {
 	b[0], b[1], b[2] = byte(v), byte(v>>8), byte(v>>16)
 }
 
+func readBlockHead(b []byte) (last bool, kind, size int) {
+	v := int(b[0]) | int(b[1])<<8 | int(b[2])<<16
+	return v&1 != 0, v >> 1 & 3, v >> 3
+}
+
 // finish ends the frame and returns it. It is the framer's until reset.
 func (f *framer) finish() []byte {
 	f.flush()

@@ -14,10 +14,16 @@ const (
 
 // state is an entry of a decoding table.
 type state struct {
-	base   uint16 // of the next state
-	bits   uint8  // to read and add
-	symbol uint8
+	value uint32 // what the symbol stands for
+	base  uint16 // of the next state
+	bits  uint8  // to read and add to base
+	extra uint8  // bits to read and add to value
 }
+
+// meaning tells what a symbol stands for, and how many bits are to be added.
+type meaning func(symbol uint8) (value uint32, extra uint8)
+
+func itself(symbol uint8) (value uint32, extra uint8) { return uint32(symbol), 0 }
 
 // decodingTable decodes one kind of symbol. A table of log 0 has one symbol, which takes no bits.
 type decodingTable struct {
@@ -50,26 +56,34 @@ func spread(norm []int16, log uint8, put func(at int, symbol uint8)) {
 }
 
 // build makes the table of a distribution, whose states are 1<<log in all.
-func (t *decodingTable) build(norm []int16, log uint8) {
+func (t *decodingTable) build(norm []int16, log uint8, what meaning) {
 	t.log, t.known = log, true
-	spread(norm, log, func(at int, symbol uint8) { t.states[at].symbol = symbol })
-	var next [256]uint16
+	var symbols [1 << maxLog]uint8
+	spread(norm, log, func(at int, symbol uint8) { symbols[at] = symbol })
+	var next [64]uint16
+	var of [64]state
 	for s, n := range norm {
 		next[s] = uint16(max(n, -n))
+		if n != 0 {
+			of[s].value, of[s].extra = what(uint8(s))
+		}
 	}
-	for i := range 1 << log {
-		e := &t.states[i]
-		n := next[e.symbol]
-		next[e.symbol]++
+	for i, s := range symbols[:1<<log] {
+		e := of[s&63]
+		n := next[s&63]
+		next[s&63]++
 		e.bits = log + 1 - uint8(bits.Len16(n))
 		e.base = n<<e.bits - 1<<log
+		t.states[i] = e
 	}
 }
 
 // single makes the table of one symbol.
-func (t *decodingTable) single(symbol uint8) {
+func (t *decodingTable) single(symbol uint8, what meaning) {
 	t.log, t.known = 0, true
-	t.states[0] = state{symbol: symbol}
+	e := &t.states[0]
+	*e = state{}
+	e.value, e.extra = what(symbol)
 }
 
 // readDistribution reads a description, 4.1.1, and returns how many bytes it has. There are len(norm) symbols at most.

@@ -22,8 +22,11 @@ const (
 	noCode     = 1 << 31
 )
 
-// codes are those of a block's literals: in the lowest 16 bits the code, above them its length. noCode is set where there is none.
-type codes [256]uint32
+// codes are those of a block's literals.
+type codes struct {
+	of   [256]uint32 // in the lowest 16 bits the code, above them its length; noCode: there is none
+	most uint8       // length of the longest
+}
 
 // section is how a block's literals lie in it.
 type section struct {
@@ -114,26 +117,25 @@ func readWeights(b []byte, weights []uint8) (count int, ok bool) {
 		return 0, false
 	}
 	var t decodingTable
-	t.build(norm[:], log)
+	t.build(norm[:], log, itself)
 	var in backward
 	if !in.init(b[n:]) {
 		return 0, false
 	}
 	one, two := in.take(log), in.take(log)
-	if in.read > 64 {
+	if in.left < 0 {
 		return 0, false
 	}
 	for { // the states are read in turns, until there are no bits left for the next
-		in.fill()
 		if count > len(weights)-2 {
 			return 0, false
 		}
-		e := t.states[one&(1<<weightLog-1)]
-		weights[count] = e.symbol
+		e := &t.states[one&(1<<weightLog-1)]
+		weights[count] = uint8(e.value)
 		count++
-		one, two = two, uint32(e.base)+in.take(e.bits)
-		if in.read > 64 {
-			weights[count] = t.states[one&(1<<weightLog-1)].symbol
+		one, two = two, uint64(e.base)+in.take(e.bits)
+		if in.left < 0 {
+			weights[count] = uint8(t.states[one&(1<<weightLog-1)].value)
 			return count + 1, true
 		}
 	}
@@ -171,11 +173,12 @@ func (c *codes) number(weights []uint8, most int) {
 		next[w] = code
 		code = (code + count[w]) >> 1
 	}
-	for s := range c {
-		c[s] = noCode
+	c.most = uint8(most)
+	for s := range c.of {
+		c.of[s] = noCode
 		if s < len(weights) && weights[s] > 0 {
 			w := weights[s]
-			c[s] = uint32(most+1-int(w))<<16 | next[w]
+			c.of[s] = uint32(most+1-int(w))<<16 | next[w]
 			next[w]++
 		}
 	}
@@ -191,7 +194,7 @@ func (c *codes) stream(dst, literals []byte) ([]byte, bool) {
 	for len(literals) >= 4 {
 		l := literals[len(literals)-4:]
 		literals = literals[:len(literals)-4]
-		a, b, x, y := c[l[3]], c[l[2]], c[l[1]], c[l[0]]
+		a, b, x, y := c.of[l[3]], c.of[l[2]], c.of[l[1]], c.of[l[0]]
 		seen |= a | b | x | y
 		acc |= uint64(a&0xffff) << (n & 63)
 		n += a >> 16 & 15
@@ -207,7 +210,7 @@ func (c *codes) stream(dst, literals []byte) ([]byte, bool) {
 		n &= 7
 	}
 	for i := len(literals) - 1; i >= 0; i-- {
-		a := c[literals[i]]
+		a := c.of[literals[i]]
 		seen |= a
 		acc |= uint64(a&0xffff) << (n & 63)
 		n += a >> 16 & 15

@@ -8,8 +8,6 @@ import (
 
 	"brig/api"
 	"brig/internal/store/cluster"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // The steps of a recipe. Numbers are unsigned varints; BYTES is a number of bytes and then those. What is taken of the content is taken in order, and a block that
@@ -30,28 +28,17 @@ type rebuilder struct {
 	out     []byte // what of the stream was rebuilt
 	content []byte // what was unpacked, and is in no block yet
 	plain   []byte // of the present cluster
-	unpack  *zstd.Decoder
+	unpack  decoder
 
 	tables    tables
 	sequences []sequence
 	literals  []byte
 }
 
-// newUnpacker makes a decoder for single clusters.
-func newUnpacker() (*zstd.Decoder, error) {
-	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(cluster.Most), zstd.WithDecoderMaxWindow(cluster.MaxData))
-}
-
 // cluster appends the part of the stream that one cluster holds to out.
 func (b *rebuilder) cluster(data, recipe []byte) error {
-	if b.unpack == nil {
-		var err error
-		if b.unpack, err = newUnpacker(); err != nil {
-			return err
-		}
-	}
 	var err error
-	if b.plain, err = b.unpack.DecodeAll(data, b.plain[:0]); err != nil {
+	if b.plain, err = b.unpack.whole(data, b.plain[:0]); err != nil {
 		return api.Errorf(api.Corrupt, "a cluster: %w", err)
 	}
 	s := steps{recipe}

@@ -23,15 +23,12 @@ import (
 
 	"brig/api"
 	"brig/internal/store/cluster"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 const (
 	// MaxWindow is how far a stream may reach back, in bytes. zstd's levels up to 19 and all of klauspost's need no more; a Reader's memory is a little more than this.
 	MaxWindow = 8 << 20
 
-	maxFed    = 1 << 20  // bytes of frames that the decoder has not asked for: there is no content in them
 	skipPiece = 64 << 10 // bytes of a frame to be skipped that are taken at a time
 	margin    = 512      // bytes before a cluster that are still there, in which a header may begin
 )
@@ -49,37 +46,35 @@ const (
 // Reader unpacks a zstd stream, of one or more frames. Read gives the unpacked bytes; each cluster is handed to emit, in order. What Cluster points to is emit's
 // until it returns.
 type Reader struct {
-	in     *bufio.Reader
-	emit   func(cluster.Cluster) error
-	err    error
-	unpack *zstd.Decoder
-	fed    feed
+	in   *bufio.Reader
+	emit func(cluster.Cluster) error
+	err  error
 
 	phase   phase
 	frame   frame
 	frames  int
 	skip    uint32 // bytes of a frame to be skipped
-	tables  tables
-	history history
+	decoder decoder
 
 	stream []byte // what came since the last cluster
 	done   int    // of it, up to here the recipe tells it
 
-	buf    []byte
-	base   int // where the present cluster begins in buf
-	o, r   int // buf[r:o] is to be read
+	buf    []byte // unpacked: what the stream may refer to, and the present cluster
+	opened int    // where the present frame begins in buf; what is before buf is forgotten
+	base   int    // where the present cluster does
+	o, r   int    // buf[r:o] is to be read
 	files  cluster.Files
 	start  int64 // of the present cluster, in the unpacked stream
 	again  int   // bytes of it that a cluster had before
 	framer framer
-	block  []sequence
 	ops    []byte
 	check  rebuilder
 }
 
 // NewReader makes a Reader of r.
 func NewReader(r io.Reader, emit func(cluster.Cluster) error) *Reader {
-	z := &Reader{in: bufio.NewReaderSize(r, 64<<10), emit: emit, buf: make([]byte, margin+cluster.Most+2*maxBlock), base: margin, o: margin, r: margin}
+	z := &Reader{in: bufio.NewReaderSize(r, 64<<10), emit: emit, base: margin, o: margin, r: margin}
+	z.room(0)
 	z.framer.reset(z.buf[z.base:])
 	return z
 }
@@ -112,10 +107,8 @@ func corrupt(err error) error {
 
 // step does the next piece of work, which may give bytes. All that were given have been read.
 func (z *Reader) step() error {
-	if z.base > margin {
-		n := copy(z.buf, z.buf[z.base-margin:z.o])
-		z.base, z.o, z.r = margin, n, n
-		z.framer.src = z.buf[z.base:]
+	if z.o+maxBlock > len(z.buf) {
+		z.slide()
 	}
 	switch z.phase {
 	case atFrame:
@@ -126,6 +119,29 @@ func (z *Reader) step() error {
 		return z.skipped()
 	}
 	return nil
+}
+
+// kept is how much of what was unpacked must stay for a window, in bytes.
+func kept(window int) int { return max(window, margin+cluster.Most+maxBlock) }
+
+// room makes buf large enough for a window.
+func (z *Reader) room(window int) {
+	n := kept(window) + maxBlock + max(window/4, 1<<20)
+	if n > len(z.buf) {
+		buf := make([]byte, n)
+		copy(buf, z.buf)
+		z.buf = buf
+		z.framer.src = z.buf[z.base:]
+	}
+}
+
+// slide forgets the beginning of buf.
+func (z *Reader) slide() {
+	from := max(0, min(z.base-margin, z.o-kept(int(z.frame.window))))
+	copy(z.buf, z.buf[from:z.o])
+	z.opened = max(0, z.opened-from)
+	z.base, z.o, z.r = z.base-from, z.o-from, z.r-from
+	z.framer.src = z.buf[z.base:]
 }
 
 // take reads n bytes of the stream.
@@ -190,9 +206,9 @@ func (z *Reader) frameHead() error {
 	if z.frame = readFrame(b); z.frame.dictionary || z.frame.window > MaxWindow {
 		return cluster.ErrUnfit
 	}
-	z.history = newHistory()
-	z.phase = atBlock
-	z.fed.add(b)
+	z.room(int(z.frame.window))
+	z.decoder.begin()
+	z.opened, z.phase = z.o, atBlock
 	return z.verbatim()
 }
 
@@ -218,8 +234,7 @@ func (z *Reader) nextBlock() error {
 	if err != nil {
 		return err
 	}
-	head := uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16
-	last, kind, size := head&1 != 0, int(head>>1&3), int(head>>3)
+	last, kind, size := readBlockHead(b)
 	if size > maxBlock || kind > blockPacked {
 		return errCorrupt
 	}
@@ -227,33 +242,37 @@ func (z *Reader) nextBlock() error {
 	if kind == blockRun {
 		length = 1
 	}
-	if _, err := z.take(length); err != nil {
+	if b, err = z.take(length); err != nil {
 		return err
 	}
-	b = z.stream[from:]
-	z.block = z.block[:0]
 	var s section
-	if kind == blockPacked {
-		if s, size, err = z.packed(b[3:]); err != nil {
+	switch kind {
+	case blockRaw:
+		copy(z.buf[z.o:], b)
+	case blockRun:
+		for i := range size {
+			z.buf[z.o+i] = b[0]
+		}
+	default:
+		if s, size, err = z.decoder.packed(b, z.buf, z.o, z.opened); err != nil {
 			return err
 		}
 	}
-	z.fed.add(b)
+	z.o += size
+	z.follow()
 	end := len(z.stream)
+	if z.frame.size >= 0 {
+		if z.frame.size -= int64(size); z.frame.size < 0 || last && z.frame.size > 0 {
+			return errCorrupt
+		}
+	}
 	if last {
 		z.phase = atFrame
 		if z.frame.checksum {
-			if b, err = z.take(4); err != nil {
+			if _, err = z.take(4); err != nil {
 				return err
 			}
-			z.fed.add(b)
 		}
-	}
-	if len(z.fed.b) > maxFed {
-		return cluster.ErrUnfit
-	}
-	if err := z.content(size); err != nil {
-		return err
 	}
 	if err := z.place(kind, size); err != nil {
 		return err
@@ -261,8 +280,10 @@ func (z *Reader) nextBlock() error {
 	// By now a cluster may have ended, and the stream have been moved.
 	b = z.stream[z.done : z.done+end-from]
 	switch kind {
-	case blockRaw, blockRun:
-		z.op([...]byte{blockRaw: opRaw, blockRun: opRun}[kind], uint64(size)<<1|uint64(head&1))
+	case blockRaw:
+		z.op(opRaw, uint64(size)<<1|uint64(b[0]&1))
+	case blockRun:
+		z.op(opRun, uint64(size)<<1|uint64(b[0]&1))
 	default:
 		l := 3 + s.head
 		z.op(opPacked, uint64(l))
@@ -276,53 +297,6 @@ func (z *Reader) nextBlock() error {
 	return z.cutIfFull()
 }
 
-// packed reads what a compressed block says, and returns how many bytes of content it has.
-func (z *Reader) packed(b []byte) (s section, size int, err error) {
-	s, ok := z.tables.readSection(b, len(b))
-	if !ok {
-		return s, 0, errStrange
-	}
-	if z.block, err = z.tables.sequences(b[s.head+s.payload:], z.block); err != nil {
-		return s, 0, err
-	}
-	size = s.size
-	lits := 0
-	for i := range z.block {
-		q := &z.block[i]
-		if q.offset = z.history.resolve(q.offset, q.literals > 0); q.offset == 0 {
-			return s, 0, errCorrupt
-		}
-		lits += int(q.literals)
-		size += int(q.match)
-	}
-	if lits > s.size || size > maxBlock {
-		return s, 0, errCorrupt
-	}
-	return s, size, nil
-}
-
-// content unpacks the next n bytes.
-func (z *Reader) content(n int) error {
-	if n == 0 {
-		return nil
-	}
-	if z.unpack == nil {
-		var err error
-		if z.unpack, err = zstd.NewReader(&z.fed, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(MaxWindow), zstd.IgnoreChecksum(true)); err != nil {
-			return err
-		}
-	}
-	if _, err := io.ReadFull(z.unpack, z.buf[z.o:z.o+n]); err != nil {
-		if errors.Is(err, errHungry) {
-			return errStrange
-		}
-		return fmt.Errorf("%w: %w", errCorrupt, err)
-	}
-	z.o += n
-	z.follow()
-	return nil
-}
-
 // follow shows files the headers of the present cluster.
 func (z *Reader) follow() {
 	f := &z.files
@@ -333,20 +307,34 @@ func (z *Reader) follow() {
 
 // place puts the last n bytes of content, those of a block, into clusters.
 func (z *Reader) place(kind, n int) error {
-	if kind == blockRun && n > 1 {
-		z.block = append(z.block, sequence{1, uint32(n) - 1, 1})
+	var block []sequence
+	switch kind {
+	case blockRun:
+		if n > 1 {
+			block = []sequence{{1, uint32(n) - 1, 1}}
+		}
+	case blockPacked:
+		block = z.decoder.sequences
 	}
-	left := n
-	for _, s := range z.block {
+	if z.framer.size()+n <= int(z.files.End(z.start)-z.start) {
+		for _, s := range block {
+			z.framer.raw(int(s.literals))
+			z.framer.match(int(s.match), s.offset)
+			n -= int(s.literals + s.match)
+		}
+		z.framer.raw(n)
+		return nil
+	}
+	for _, s := range block {
 		if err := z.put(int(s.literals), 0); err != nil {
 			return err
 		}
 		if err := z.put(int(s.match), s.offset); err != nil {
 			return err
 		}
-		left -= int(s.literals + s.match)
+		n -= int(s.literals + s.match)
 	}
-	return z.put(left, 0)
+	return z.put(n, 0)
 }
 
 // put puts n bytes into the present cluster, and what it has no place for into the next. An offset of 0 says that they are literals.
@@ -415,27 +403,4 @@ func (z *Reader) hand(c cluster.Cluster, n int) error {
 	z.stream = z.stream[:copy(z.stream, z.stream[z.done:])]
 	z.done, z.ops = 0, z.ops[:0]
 	return nil
-}
-
-// feed is what the decoder reads: the frames that were read so far.
-type feed struct {
-	b []byte
-	r int // of b, bytes that were read
-}
-
-// errHungry says that the decoder wants more than is known to be needed.
-var errHungry = errors.New("no more of the stream has been read")
-
-func (f *feed) add(b []byte) { f.b = append(f.b, b...) }
-
-// Read implements io.Reader.
-func (f *feed) Read(p []byte) (int, error) {
-	if f.r == len(f.b) {
-		return 0, errHungry
-	}
-	n := copy(p, f.b[f.r:])
-	if f.r += n; f.r == len(f.b) {
-		f.b, f.r = f.b[:0], 0
-	}
-	return n, nil
 }

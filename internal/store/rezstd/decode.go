@@ -1,0 +1,222 @@
+package rezstd
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"slices"
+
+	"brig/internal/store/cluster"
+)
+
+// decoder unpacks the blocks of a frame, one after the other.
+type decoder struct {
+	tables
+	symbols   [1 << maxBits]uint16 // by the next bits: a symbol, and in the upper half how many bits it takes
+	numbered  bool                 // symbols fits codes
+	literals  []byte
+	padded    []byte
+	sequences []sequence // of the last block, with offsets
+	history   history
+}
+
+// begin is a new frame.
+func (d *decoder) begin() { d.history = newHistory() }
+
+// packed unpacks a compressed block into out[at:]. What it refers to begins at low. It returns how many bytes there are.
+func (d *decoder) packed(b []byte, out []byte, at, low int) (s section, n int, err error) {
+	had := d.coded
+	s, ok := d.readSection(b, len(b))
+	if !ok {
+		return s, 0, errStrange
+	}
+	if s.kind == litCoded || !had {
+		d.numbered = false
+	}
+	payload := b[s.head : s.head+s.payload]
+	var lits []byte
+	switch s.kind {
+	case litRaw:
+		lits = payload
+	case litRun:
+		d.literals = append(d.literals[:0], make([]byte, s.size)...)
+		for i := range d.literals {
+			d.literals[i] = b[s.head-1]
+		}
+		lits = d.literals
+	default:
+		if !d.readLiterals(payload, s) {
+			return s, 0, errCorrupt
+		}
+		lits = d.literals[:s.size]
+	}
+	if d.sequences, err = d.tables.sequences(b[s.head+s.payload:], d.sequences[:0]); err != nil {
+		return s, 0, err
+	}
+	n, err = d.execute(lits, out, at, low)
+	return s, n, err
+}
+
+// execute writes what sequences and literals say.
+func (d *decoder) execute(lits, out []byte, at, low int) (int, error) {
+	from := at
+	end := min(at+maxBlock, len(out))
+	for i := range d.sequences {
+		q := &d.sequences[i]
+		q.offset = d.history.resolve(q.offset, q.literals > 0)
+		l, m, back := int(q.literals), int(q.match), int(q.offset)
+		if l > len(lits) || l+m > end-at || back > at+l-low || back == 0 {
+			return 0, errCorrupt
+		}
+		if l <= 16 && len(lits) >= 16 && len(out)-at >= 16 { // the usual case, without a call
+			copy16(out[at:at+16], lits[:16])
+		} else {
+			copy(out[at:], lits[:l])
+		}
+		lits = lits[l:]
+		at += l
+		switch {
+		case back >= 16 && m <= 16 && len(out)-at >= 16:
+			copy16(out[at:at+16], out[at-back:at-back+16])
+		case back >= m:
+			copy(out[at:at+m], out[at-back:])
+		default: // what is copied comes to be copied
+			src, dst := out[at-back:at], out[at:at+m]
+			for n := copy(dst, src); n < m; {
+				n += copy(dst[n:], dst[:n])
+			}
+		}
+		at += m
+	}
+	if len(lits) > end-at {
+		return 0, errCorrupt
+	}
+	at += copy(out[at:], lits)
+	return at - from, nil
+}
+
+func copy16(dst, src []byte) {
+	a, b := binary.LittleEndian.Uint64(src), binary.LittleEndian.Uint64(src[8:16])
+	binary.LittleEndian.PutUint64(dst, a)
+	binary.LittleEndian.PutUint64(dst[8:16], b)
+}
+
+// readLiterals decodes the streams of a literals section.
+func (d *decoder) readLiterals(b []byte, s section) bool {
+	if !d.numbered {
+		d.number()
+	}
+	d.literals = slices.Grow(d.literals[:0], s.size+8)[:s.size]
+	if s.streams == 1 {
+		return d.stream(b, d.literals)
+	}
+	if len(b) < 6 {
+		return false
+	}
+	table, rest, out := b[:6], b[6:], d.literals
+	part := (s.size + 3) / 4
+	for i := range 3 {
+		n := int(binary.LittleEndian.Uint16(table[2*i:]))
+		if n > len(rest) || part > len(out) || !d.stream(rest[:n], out[:part]) {
+			return false
+		}
+		rest, out = rest[n:], out[part:]
+	}
+	return d.stream(rest, out)
+}
+
+// number fills symbols.
+func (d *decoder) number() {
+	d.numbered = true
+	for s, c := range d.codes.of {
+		if c&noCode != 0 {
+			continue
+		}
+		n := c >> 16
+		from := int(c&0xffff) << (d.codes.most - uint8(n))
+		entry := uint16(n)<<8 | uint16(s)
+		for i := range 1 << (d.codes.most - uint8(n)) {
+			d.symbols[from+i] = entry
+		}
+	}
+}
+
+// stream decodes one stream, which has as many literals as out and no more.
+func (d *decoder) stream(in, out []byte) bool {
+	const ahead = 56 // bits that are looked at, of which a symbol takes 11 at most
+	if len(in) == 0 || in[len(in)-1] == 0 {
+		return false
+	}
+	d.padded = append(append(append(d.padded[:0], 0, 0, 0, 0, 0, 0, 0, 0), in...), 0, 0, 0, 0, 0, 0, 0, 0)
+	b := d.padded
+	left := 64 + len(in)*8 - 9 + bits.Len8(in[len(in)-1])
+	shift, mask := d.codes.most&15, uint64(1)<<d.codes.most-1
+	for len(out) >= 5 && left >= 64 {
+		at := left - ahead
+		w := binary.LittleEndian.Uint64(b[at>>3:]) >> (at & 7)
+		n := uint8(ahead)
+		for i := range 5 {
+			e := d.symbols[w>>((n-shift)&63)&mask&(1<<maxBits-1)]
+			out[i] = uint8(e)
+			n -= uint8(e >> 8)
+		}
+		left -= ahead - int(n)
+		out = out[5:]
+	}
+	for i := range out {
+		if left < 64 {
+			return false
+		}
+		at := left - ahead
+		w := binary.LittleEndian.Uint64(b[at>>3:]) >> (at & 7)
+		e := d.symbols[w>>((ahead-shift)&63)&mask&(1<<maxBits-1)]
+		out[i] = uint8(e)
+		left -= int(e >> 8)
+	}
+	return left == 64
+}
+
+// whole unpacks a frame that a framer wrote into dst, which it returns.
+func (d *decoder) whole(b, dst []byte) ([]byte, error) {
+	if len(b) < frameHead || binary.LittleEndian.Uint32(b) != frameMagic || b[4] != singleFrame {
+		return dst, errCorrupt
+	}
+	size := int(binary.LittleEndian.Uint32(b[5:]))
+	if size > cluster.Most {
+		return dst, errCorrupt
+	}
+	dst = slices.Grow(dst[:0], size)[:size]
+	d.begin()
+	at := 0
+	for b = b[frameHead:]; ; {
+		if len(b) < 3 {
+			return dst, errCorrupt
+		}
+		last, kind, n := readBlockHead(b)
+		if b = b[3:]; n > len(b) || n > maxBlock {
+			return dst, errCorrupt
+		}
+		switch kind {
+		case blockRaw:
+			if n > size-at {
+				return dst, errCorrupt
+			}
+			at += copy(dst[at:], b[:n])
+		case blockPacked:
+			_, m, err := d.packed(b[:n], dst, at, 0)
+			if err != nil {
+				return dst, err
+			}
+			at += m
+		default:
+			return dst, errCorrupt
+		}
+		b = b[n:]
+		if last {
+			break
+		}
+	}
+	if len(b) > 0 || at != size {
+		return dst, errCorrupt
+	}
+	return dst, nil
+}
