@@ -16,6 +16,7 @@ import (
 	"brig/internal/image"
 	"brig/internal/image/ref"
 	"brig/internal/store/content"
+	"brig/internal/store/erofs"
 	"brig/internal/store/garbage"
 	"brig/internal/store/snapshot"
 )
@@ -208,7 +209,7 @@ const minPacked = 4 << 20
 
 // packable reports whether a layer is one to be kept as an image, as far as its descriptor tells.
 func (in *ingest) packable(l api.Layer) bool {
-	if strings.HasSuffix(l.Blob.MediaType, "zstd") || l.Blob.Digest.Algorithm() != digest.SHA256 {
+	if l.Blob.Digest.Algorithm() != digest.SHA256 {
 		return false
 	}
 	switch in.t.layers {
@@ -217,7 +218,11 @@ func (in *ingest) packable(l api.Layer) bool {
 	case layersAsImages:
 		return true
 	}
-	return l.Blob.Size >= minPacked && in.t.packs()
+	a := erofs.Deflate
+	if strings.HasSuffix(l.Blob.MediaType, "zstd") { // the blob has the last word, in pack
+		a = erofs.Zstd
+	}
+	return l.Blob.Size >= minPacked && in.t.packs(a)
 }
 
 // pack brings a layer in as an image, which gives its blob as well.
@@ -243,11 +248,24 @@ func (in *ingest) pack(ctx context.Context, claim *snapshot.Claim, l api.Layer, 
 	}
 	src.Resumes = !isFile && in.img.Resumes()
 	in.note(l.Blob.Digest, digest.Digest(l.DiffID))
-	release, err := in.budget.Reserve(ctx, l.Blob.Size+l.Blob.Size/16+1<<20)
+	src.Zstd = func() bool { return in.t.layers == layersAsImages || in.t.packs(erofs.Zstd) }
+	var err error
+	if src.Bound, err = image.Bound(); err != nil {
+		return err
+	}
+	// What becomes of gzip is known; what zstd takes beyond that, as it grows.
+	room := l.Blob.Size + l.Blob.Size/16 + 1<<20
+	release, err := in.budget.Reserve(ctx, room)
 	if err != nil {
 		return err
 	}
 	defer release()
+	grown := in.budget.Growth(ctx)
+	defer grown.Release()
+	src.Grow = func(n int64) error {
+		room -= n
+		return grown.Add(max(0, min(n, -room)))
+	}
 	_, err = claim.Pack(ctx, src, func(dir string) error { return store.Derive(l.Blob.Digest, dir) })
 	if err == nil && isFile {
 		err = store.RemoveFile(l.Blob.Digest)

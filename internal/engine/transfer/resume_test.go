@@ -8,17 +8,23 @@ import (
 
 	"brig/api"
 	"brig/internal/image/imagetest"
+	"brig/internal/store/erofs"
 )
 
 // TestPullGoesOn: a packed layer whose pull broke off is gone on with by the next pull, in another process for all that it knows; what arrived is not
 // asked for again.
 func TestPullGoesOn(t *testing.T) {
+	t.Run("gzip", func(t *testing.T) { goesOn(t, imagetest.Gzip, erofs.Deflate) })
+	t.Run("zstd", func(t *testing.T) { goesOn(t, imagetest.Zstd, erofs.Zstd) })
+}
+
+func goesOn(t *testing.T, compress func([]byte) []byte, a erofs.Algorithm) {
 	t.Setenv(layersEnv, layersAsImages)
 	w := newWorld(t)
-	if !w.tr.packs() {
-		t.Skip("this kernel mounts no EROFS image with deflate from a file, or does not read it right")
+	if !w.tr.packs(a) {
+		t.Skip("this kernel mounts no such EROFS image from a file, or does not read it right")
 	}
-	p := w.reg.OCI(imagetest.Gzip, imagetest.Layer("file", string(noise(3<<20))))
+	p := w.reg.OCI(compress, imagetest.Layer("file", string(noise(3<<20))))
 	w.reg.PutImage(p, "1")
 	layer := p.Manifest.Layers[0]
 	var mu sync.Mutex

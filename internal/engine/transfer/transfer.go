@@ -14,6 +14,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/rootless"
+	"brig/internal/store/erofs"
 	"brig/internal/store/garbage"
 )
 
@@ -25,7 +26,7 @@ type Transfer struct {
 	Stderr io.Writer // progress and warnings; bars where it is a terminal
 	lease  *os.File  // of the process that asks for the transfer, nil: it has none
 	layers string    // layersEnv
-	packs  func() bool
+	packs  func(erofs.Algorithm) bool
 	state  string // folder of --state, "": not given
 
 	lazy   bool              // layers that can be are to be read lazily
@@ -43,7 +44,13 @@ const (
 // New names the store below root, the folder of --root.
 func New(root string) *Transfer {
 	t := &Transfer{stores: garbage.Open(root), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, layers: os.Getenv(layersEnv)}
-	t.packs = sync.OnceValue(t.stores.Snapshot.Packs)
+	deflate, zstd := sync.OnceValue(func() bool { return t.stores.Snapshot.Packs(erofs.Deflate) }), sync.OnceValue(func() bool { return t.stores.Snapshot.Packs(erofs.Zstd) })
+	t.packs = func(a erofs.Algorithm) bool {
+		if a == erofs.Zstd {
+			return zstd()
+		}
+		return deflate()
+	}
 	return t
 }
 

@@ -265,3 +265,25 @@ func matchCode(n uint32) uint8 {
 	}
 	return uint8(bits.Len32(n) + 35)
 }
+
+// Pack makes a stream of at most cluster.Most bytes that has all that clusters have, codes of literals and matches: where something comes again after 256 bytes. It is
+// for who asks whether the kernel reads such clusters.
+func Pack(b []byte) []byte {
+	const back, worth = 256, 8
+	var f framer
+	f.reset(b)
+	for at := 0; at < len(b); {
+		n := 0
+		for at >= back && at+n < len(b) && b[at+n] == b[at+n-back] {
+			n++
+		}
+		if n < worth {
+			f.raw(1)
+			at++
+			continue
+		}
+		f.match(n, back)
+		at += n
+	}
+	return f.finish()
+}

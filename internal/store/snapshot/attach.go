@@ -19,6 +19,7 @@ import (
 	"brig/internal/store/erofs"
 	"brig/internal/store/packed"
 	"brig/internal/store/redeflate"
+	"brig/internal/store/rezstd"
 	"brig/internal/store/snapshot/extract"
 
 	"golang.org/x/sys/unix"
@@ -204,8 +205,8 @@ func (s *Store) UnmountAll() error {
 	return errors.Join(errs...)
 }
 
-// Packs reports whether this kernel, and this process, can mount what Pack makes, and reads it right. It tries.
-func (s *Store) Packs() bool {
+// Packs reports whether this kernel, and this process, can mount what Pack makes of a stream that becomes clusters of an algorithm, and reads it right. It tries.
+func (s *Store) Packs(a erofs.Algorithm) bool {
 	if !readsWhole(release()) {
 		return false
 	}
@@ -218,7 +219,7 @@ func (s *Store) Packs() bool {
 	}
 	os.Remove(f.Name()) // it is mounted by its descriptor: nobody who sweeps sees it
 	defer f.Close()
-	want, err := probe(f)
+	want, err := probe(f, a)
 	if err != nil {
 		return false
 	}
@@ -244,7 +245,7 @@ func (s *Store) Packs() bool {
 
 // probe makes an image with all that a kernel must know: a file that is a fragment, and a large one with an index of its own, whose last cluster is shared
 // with what follows. It returns what they hold.
-func probe(image io.WriterAt) (map[string][]byte, error) {
+func probe(image io.WriterAt, a erofs.Algorithm) (map[string][]byte, error) {
 	content := make([]byte, cluster.LargeFile+5)
 	for i := range content {
 		content[i] = byte(i>>12 ^ i)
@@ -264,12 +265,20 @@ func probe(image io.WriterAt) (map[string][]byte, error) {
 		return nil, err
 	}
 	w := erofs.NewWriter(image)
-	clusters := redeflate.NewStored(&archive, func(c cluster.Cluster) error {
+	w.Algorithm = a
+	emit := func(c cluster.Cluster) error {
 		_, err := w.Cluster(c.Data, c.Size)
 		return err
-	})
+	}
+	var clusters io.Reader = redeflate.NewStored(&archive, emit)
+	if a == erofs.Zstd {
+		clusters = rezstd.NewReader(bytes.NewReader(rezstd.Pack(archive.Bytes())), emit)
+	}
 	root, _, err := extract.Nodes(context.Background(), clusters)
 	if err != nil {
+		return nil, err
+	}
+	if _, err := io.Copy(io.Discard, clusters); err != nil {
 		return nil, err
 	}
 	_, _, err = w.Finish(root, [16]byte{})

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/internal/image/imagetest"
+	"brig/internal/store/erofs"
 	"brig/internal/store/snapshot"
 	"brig/test/machine"
 )
@@ -99,7 +100,7 @@ func (w *world) onDisk(t *testing.T) {
 		w.unmountDisk(dir)
 		os.Remove(file)
 	})
-	if !snapshot.Open(w.place("probe")).Packs() {
+	if !snapshot.Open(w.place("probe")).Packs(erofs.Deflate) {
 		t.Skip("this kernel mounts no file system from a file (Linux 6.12, CONFIG_EROFS_FS_BACKED_BY_FILE)")
 	}
 }
