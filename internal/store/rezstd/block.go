@@ -196,32 +196,47 @@ func (t *tables) decode(b []byte, count int, dst []sequence) ([]sequence, error)
 	ll := in.take(lits.log)
 	of := in.take(offs.log)
 	ml := in.take(matches.log)
-	total := uint32(0)
-	for {
+	total, left := uint32(0), in.left
+	for ; count > 0; count-- {
 		l, o, m := &lits.states[ll&(1<<maxLog-1)], &offs.states[of&(1<<maxLog-1)], &matches.states[ml&(1<<maxLog-1)]
-		s := sequence{l.value, m.value, o.value}
-		if o.extra > 0 {
-			s.offset += uint32(in.take(o.extra))
+		next := l.bits + m.bits + o.bits // bits that lead to the next states
+		if count == 1 {
+			next = 0
 		}
-		if n := m.extra + l.extra; n > 0 {
-			v := in.take(n)
-			s.match += uint32(v >> (l.extra & 63))
-			s.literals += uint32(v & (1<<(l.extra&63) - 1))
+		n, whole := o.extra+m.extra+l.extra, true
+		if n+next > 56 { // more than can be had at once
+			in.left = left
+			v := in.take(o.extra)
+			w := in.take(m.extra + l.extra)
+			dst = append(dst, sequence{l.value + uint32(w&(1<<(l.extra&63)-1)), m.value + uint32(w>>(l.extra&63)), o.value + uint32(v)})
+			left, n, whole = in.left, 0, false
 		}
-		if total += s.match + s.literals; in.left < 0 || total > maxBlock {
+		if left -= int(n + next); left < 0 {
 			return dst, errStrange
 		}
-		dst = append(dst, s)
-		if count--; count == 0 {
-			break
+		v := binary.LittleEndian.Uint64(in.in[left>>3:]) >> (left & 7)
+		if count > 1 {
+			of = uint64(o.base) + v&(1<<(o.bits&63)-1)
+			v >>= o.bits & 63
+			ml = uint64(m.base) + v&(1<<(m.bits&63)-1)
+			v >>= m.bits & 63
+			ll = uint64(l.base) + v&(1<<(l.bits&63)-1)
+			v >>= l.bits & 63
 		}
-		v := in.take(l.bits + m.bits + o.bits)
-		of = uint64(o.base) + v&(1<<(o.bits&63)-1)
-		v >>= o.bits & 63
-		ml = uint64(m.base) + v&(1<<(m.bits&63)-1)
-		ll = uint64(l.base) + v>>(m.bits&63)
+		if whole {
+			s := sequence{literals: l.value + uint32(v&(1<<(l.extra&63)-1))}
+			v >>= l.extra & 63
+			s.match = m.value + uint32(v&(1<<(m.extra&63)-1))
+			v >>= m.extra & 63
+			s.offset = o.value + uint32(v&(1<<(o.extra&63)-1))
+			dst = append(dst, s)
+		}
+		s := &dst[len(dst)-1]
+		if total += s.match + s.literals; total > maxBlock {
+			return dst, errStrange
+		}
 	}
-	if in.left != 0 {
+	if left != 0 {
 		return dst, errStrange
 	}
 	return dst, nil

@@ -14,7 +14,6 @@ type decoder struct {
 	symbols   [1 << maxBits]uint16 // by the next bits: a symbol, and in the upper half how many bits it takes
 	numbered  bool                 // symbols fits codes
 	literals  []byte
-	padded    []byte
 	sequences []sequence // of the last block, with offsets
 	history   history
 }
@@ -107,21 +106,56 @@ func (d *decoder) readLiterals(b []byte, s section) bool {
 	}
 	d.literals = slices.Grow(d.literals[:0], s.size+8)[:s.size]
 	if s.streams == 1 {
-		return d.stream(b, d.literals)
+		var one stream
+		return one.init(b, d.literals) && d.finish(&one)
 	}
 	if len(b) < 6 {
 		return false
 	}
 	table, rest, out := b[:6], b[6:], d.literals
 	part := (s.size + 3) / 4
-	for i := range 3 {
-		n := int(binary.LittleEndian.Uint16(table[2*i:]))
-		if n > len(rest) || part > len(out) || !d.stream(rest[:n], out[:part]) {
+	var streams [4]stream
+	for i := range streams {
+		n := len(rest)
+		if i < 3 {
+			n = int(binary.LittleEndian.Uint16(table[2*i:]))
+		}
+		size := min(part, len(out))
+		if n > len(rest) || i < 3 && size < part || !streams[i].init(rest[:n], out[:size]) {
 			return false
 		}
-		rest, out = rest[n:], out[part:]
+		rest, out = rest[n:], out[size:]
 	}
-	return d.stream(rest, out)
+	// The four are independent of one another, so that a processor can look up their symbols at the same time.
+	p, q, r, t := &streams[0], &streams[1], &streams[2], &streams[3]
+	shift, mask := d.codes.most&15, uint64(1)<<d.codes.most-1
+	for len(t.out) >= 5 && min(p.left, q.left, r.left, t.left) >= 64 {
+		a, at := p.peek()
+		b, bt := q.peek()
+		c, ct := r.peek()
+		e, et := t.peek()
+		an, bn, cn, en := uint8(ahead), uint8(ahead), uint8(ahead), uint8(ahead)
+		o, u, v, w := p.out[:5], q.out[:5], r.out[:5], t.out[:5]
+		for i := range 5 {
+			x := d.symbols[a>>((an-shift)&63)&mask&(1<<maxBits-1)]
+			y := d.symbols[b>>((bn-shift)&63)&mask&(1<<maxBits-1)]
+			z := d.symbols[c>>((cn-shift)&63)&mask&(1<<maxBits-1)]
+			k := d.symbols[e>>((en-shift)&63)&mask&(1<<maxBits-1)]
+			o[i], u[i], v[i], w[i] = uint8(x), uint8(y), uint8(z), uint8(k)
+			an -= uint8(x >> 8)
+			bn -= uint8(y >> 8)
+			cn -= uint8(z >> 8)
+			en -= uint8(k >> 8)
+		}
+		p.left, q.left, r.left, t.left = at+int(an), bt+int(bn), ct+int(cn), et+int(en)
+		p.out, q.out, r.out, t.out = p.out[5:], q.out[5:], r.out[5:], t.out[5:]
+	}
+	for i := range streams {
+		if !d.finish(&streams[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 // number fills symbols.
@@ -140,39 +174,62 @@ func (d *decoder) number() {
 	}
 }
 
-// stream decodes one stream, which has as many literals as out and no more.
-func (d *decoder) stream(in, out []byte) bool {
-	const ahead = 56 // bits that are looked at, of which a symbol takes 11 at most
+// ahead is how many bits are looked at, of which a symbol takes 11 at most.
+const ahead = 56
+
+// stream is one stream of codes, which is read from its end.
+type stream struct {
+	in   []byte
+	out  []byte // still to be filled
+	left int    // bits of in
+}
+
+// init begins before the last bit that is set.
+func (s *stream) init(in, out []byte) bool {
 	if len(in) == 0 || in[len(in)-1] == 0 {
 		return false
 	}
-	d.padded = append(append(append(d.padded[:0], 0, 0, 0, 0, 0, 0, 0, 0), in...), 0, 0, 0, 0, 0, 0, 0, 0)
-	b := d.padded
-	left := 64 + len(in)*8 - 9 + bits.Len8(in[len(in)-1])
+	s.in, s.out, s.left = in, out, len(in)*8-9+bits.Len8(in[len(in)-1])
+	return true
+}
+
+// peek gives the next bits, of which there must be 64, and how many there are after them.
+func (s *stream) peek() (v uint64, left int) {
+	left = s.left - ahead
+	return binary.LittleEndian.Uint64(s.in[left>>3:]) >> (left & 7), left
+}
+
+// finish decodes what is left of a stream, which has as many symbols as there is room for, and no more.
+func (d *decoder) finish(s *stream) bool {
 	shift, mask := d.codes.most&15, uint64(1)<<d.codes.most-1
-	for len(out) >= 5 && left >= 64 {
-		at := left - ahead
-		w := binary.LittleEndian.Uint64(b[at>>3:]) >> (at & 7)
+	for len(s.out) >= 5 && s.left >= 64 {
+		w, left := s.peek()
 		n := uint8(ahead)
 		for i := range 5 {
 			e := d.symbols[w>>((n-shift)&63)&mask&(1<<maxBits-1)]
-			out[i] = uint8(e)
+			s.out[i] = uint8(e)
 			n -= uint8(e >> 8)
 		}
-		left -= ahead - int(n)
-		out = out[5:]
+		s.left, s.out = left+int(n), s.out[5:]
 	}
-	for i := range out {
-		if left < 64 {
+	// The first bytes of the stream, after zeros.
+	var first [24]byte
+	n := min(len(s.in), 16)
+	copy(first[8:], s.in[:n])
+	for i := range s.out {
+		if s.left <= 0 {
 			return false
 		}
-		at := left - ahead
-		w := binary.LittleEndian.Uint64(b[at>>3:]) >> (at & 7)
+		if s.left > 64 { // few codes in many bits
+			return false
+		}
+		at := s.left + 64 - ahead
+		w := binary.LittleEndian.Uint64(first[at>>3:]) >> (at & 7)
 		e := d.symbols[w>>((ahead-shift)&63)&mask&(1<<maxBits-1)]
-		out[i] = uint8(e)
-		left -= int(e >> 8)
+		s.out[i] = uint8(e)
+		s.left -= int(e >> 8)
 	}
-	return left == 64
+	return s.left == 0
 }
 
 // whole unpacks a frame that a framer wrote into dst, which it returns.

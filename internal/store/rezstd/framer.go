@@ -3,6 +3,7 @@ package rezstd
 import (
 	"encoding/binary"
 	"math/bits"
+	"slices"
 )
 
 // framer writes a cluster: one frame, with the matches that somebody else has found.
@@ -22,7 +23,7 @@ type framer struct {
 	run       uint32 // literals since the last match
 	history   history
 
-	symbols [3][]uint8
+	symbols [][3]uint8 // of the sequences, by kind
 	tables  [3]encodingTable
 }
 
@@ -42,7 +43,8 @@ func (f *framer) reset(src []byte) {
 }
 
 func (f *framer) clear() {
-	f.n, f.run, f.literals, f.sequences = 0, 0, f.literals[:0], f.sequences[:0]
+	f.n, f.run, f.sequences = 0, 0, f.sequences[:0]
+	f.literals = slices.Grow(f.literals[:0], maxBlock+16)
 }
 
 // size is how much the frame has of src.
@@ -50,6 +52,14 @@ func (f *framer) size() int { return f.done + f.n }
 
 // raw adds the next n bytes as literals.
 func (f *framer) raw(n int) {
+	at, l := f.done+f.n, len(f.literals)
+	if n <= 16 && n < maxBlock-f.n && len(f.src)-at >= 16 && cap(f.literals)-l >= 16 { // the usual case, without a call
+		copy16(f.literals[l:l+16], f.src[at:at+16])
+		f.literals = f.literals[:l+n]
+		f.run += uint32(n)
+		f.n += n
+		return
+	}
 	for n > 0 {
 		some := min(n, maxBlock-f.n)
 		at := f.size()
@@ -150,20 +160,16 @@ func (f *framer) encode() {
 	if n == 0 {
 		return
 	}
-	for k := range f.symbols {
-		f.symbols[k] = f.symbols[k][:0]
-	}
+	f.symbols = slices.Grow(f.symbols[:0], n)[:n]
 	var counts [3][64]uint32
 	for i := range f.sequences {
 		s := &f.sequences[i]
 		s.offset = f.history.value(s.offset, s.literals > 0)
 		l, o, m := literalsCode(s.literals), uint8(bits.Len32(s.offset)-1), matchCode(s.match)
-		f.symbols[kindLiterals] = append(f.symbols[kindLiterals], l)
-		f.symbols[kindOffset] = append(f.symbols[kindOffset], o)
-		f.symbols[kindMatch] = append(f.symbols[kindMatch], m)
-		counts[kindLiterals][l]++
-		counts[kindOffset][o]++
-		counts[kindMatch][m]++
+		f.symbols[i] = [3]uint8{kindLiterals: l, kindOffset: o, kindMatch: m}
+		counts[kindLiterals][l&63]++
+		counts[kindOffset][o&63]++
+		counts[kindMatch][m&63]++
 	}
 	at := len(f.out)
 	f.out = append(f.out, 0)
@@ -203,14 +209,14 @@ func (f *framer) table(kind int, counts *[64]uint32) byte {
 // encodeBits appends the codes of all sequences, last first, with what is added to them.
 func (f *framer) encodeBits() {
 	lits, offs, matches := &f.tables[kindLiterals], &f.tables[kindOffset], &f.tables[kindMatch]
-	ls, os, ms := f.symbols[kindLiterals], f.symbols[kindOffset], f.symbols[kindMatch]
+	all := f.symbols
 	var w bitWriter
-	w.begin(f.out, 6*len(ls)+64)
+	w.begin(f.out, 6*len(all)+64)
 	var ll, of, ml uint32
-	for i := len(ls) - 1; i >= 0; i-- {
+	for i := len(all) - 1; i >= 0; i-- {
 		s := &f.sequences[i]
-		l, o, m := ls[i], os[i], ms[i]
-		if i == len(ls)-1 {
+		l, o, m := all[i][kindLiterals], all[i][kindOffset], all[i][kindMatch]
+		if i == len(all)-1 {
 			ll, of, ml = lits.first(l), offs.first(o), matches.first(m)
 		} else {
 			of = offs.put(&w, of, o)

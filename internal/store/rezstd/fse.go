@@ -273,14 +273,14 @@ func (t *encodingTable) single(symbol uint8) {
 
 // first is the state in which the last symbol is read.
 func (t *encodingTable) first(symbol uint8) uint32 {
-	e := &t.symbol[symbol]
+	e := &t.symbol[symbol&63]
 	n := (e.bits + 1<<15) >> 16
 	return uint32(t.next[(int32((n<<16-e.bits)>>n)+e.find)&(1<<maxLog-1)])
 }
 
 // put writes a symbol, before which the reader is in the given state after it, and returns the state that it is in before.
 func (t *encodingTable) put(w *bitWriter, s uint32, symbol uint8) uint32 {
-	e := &t.symbol[symbol]
+	e := &t.symbol[symbol&63]
 	n := (s + e.bits) >> 16
 	w.add(uint64(s&(1<<n-1)), uint(n))
 	return uint32(t.next[(int32(s>>n)+e.find)&(1<<maxLog-1)])

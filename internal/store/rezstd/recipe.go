@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 
 	"brig/api"
 	"brig/internal/store/cluster"
@@ -113,14 +114,19 @@ func (b *rebuilder) packed(head, tail, content []byte) (int, error) {
 	if b.sequences, err = b.tables.sequences(tail, b.sequences[:0]); err != nil {
 		return 0, errRecipe
 	}
-	lits := b.literals[:0]
+	lits := slices.Grow(b.literals[:0], maxBlock+16)
 	at := 0
 	for _, s := range b.sequences {
 		n, m := int(s.literals), int(s.match)
 		if at+n+m > len(content) {
 			return 0, errRecipe
 		}
-		lits = append(lits, content[at:at+n]...)
+		if l := len(lits); n <= 16 && len(content)-at >= 16 { // the usual case, without a call; there is room, for all sequences are within a block
+			copy16(lits[l:l+16], content[at:at+16])
+			lits = lits[:l+n]
+		} else {
+			lits = append(lits, content[at:at+n]...)
+		}
 		at += n + m
 	}
 	b.literals = lits
