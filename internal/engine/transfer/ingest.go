@@ -220,7 +220,7 @@ func (in *ingest) packable(l api.Layer) bool {
 	}
 	a := erofs.Deflate
 	if strings.HasSuffix(l.Blob.MediaType, "zstd") { // the blob has the last word, in pack
-		a = erofs.Zstd
+		a = erofs.LZ4
 	}
 	return l.Blob.Size >= minPacked && in.t.packs(a)
 }
@@ -248,7 +248,7 @@ func (in *ingest) pack(ctx context.Context, claim *snapshot.Claim, l api.Layer, 
 	}
 	src.Resumes = !isFile && in.img.Resumes()
 	in.note(l.Blob.Digest, digest.Digest(l.DiffID))
-	src.Zstd = func() bool { return in.t.layers == layersAsImages || in.t.packs(erofs.Zstd) }
+	src.Zstd = func() bool { return in.t.layers == layersAsImages || in.t.packs(erofs.LZ4) }
 	var err error
 	if src.Bound, err = image.Bound(); err != nil {
 		return err

@@ -54,7 +54,7 @@ func TestTableOfContents(t *testing.T) {
 			t.Run(name+" as "+kept, func(t *testing.T) {
 				t.Setenv(layersEnv, kept)
 				w := newWorld(t)
-				if kept == layersAsImages && (!w.tr.packs(erofs.Deflate) || !w.tr.packs(erofs.Zstd)) {
+				if kept == layersAsImages && (!w.tr.packs(erofs.Deflate) || !w.tr.packs(erofs.LZ4)) {
 					t.Skip("this kernel mounts no such EROFS image from a file, or does not read it right")
 				}
 				blob, annotations, err := pack(mixed(t), 1<<20)

@@ -44,9 +44,9 @@ const (
 // New names the store below root, the folder of --root.
 func New(root string) *Transfer {
 	t := &Transfer{stores: garbage.Open(root), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, layers: os.Getenv(layersEnv)}
-	deflate, zstd := sync.OnceValue(func() bool { return t.stores.Snapshot.Packs(erofs.Deflate) }), sync.OnceValue(func() bool { return t.stores.Snapshot.Packs(erofs.Zstd) })
+	deflate, zstd := sync.OnceValue(func() bool { return t.stores.Snapshot.Packs(erofs.Deflate) }), sync.OnceValue(func() bool { return t.stores.Snapshot.Packs(erofs.LZ4) })
 	t.packs = func(a erofs.Algorithm) bool {
-		if a == erofs.Zstd {
+		if a == erofs.LZ4 {
 			return zstd()
 		}
 		return deflate()

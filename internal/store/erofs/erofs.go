@@ -12,8 +12,8 @@
 //	blocks 1…         clusters, each ending at the end of a block, with zeros before it
 //	metadata          inodes, names, extended attributes, and the index of the clusters
 //
-// The format is the kernel's fs/erofs/erofs_fs.h; every kernel from 6.6 on that is built with EROFS_FS_ZIP_DEFLATE reads what is
-// written here of deflate, and every one from 6.10 on with EROFS_FS_ZIP_ZSTD what is of zstd.
+// The format is the kernel's fs/erofs/erofs_fs.h; every kernel from 6.6 on reads what is written here, deflate where it is
+// built with EROFS_FS_ZIP_DEFLATE.
 package erofs
 
 import (
@@ -63,21 +63,25 @@ type Algorithm uint8
 
 // The algorithms.
 const (
+	LZ4     Algorithm = 0
 	Deflate Algorithm = 2
-	Zstd    Algorithm = 3
 )
 
-// settings are what the superblock says of an algorithm, behind its length: of deflate the window, in bits; of zstd no version of the format, and the window, in bits
-// more than 10.
-func (a Algorithm) settings() []byte {
-	if a == Zstd {
-		return []byte{0, zstdWindow - 10, 0, 0, 0, 0}
+// settings are what the superblock says of an algorithm, behind its length: of LZ4 how far a match may reach back, in bytes, and the largest cluster, in blocks; of
+// deflate the window, in bits.
+func (w *Writer) settings() []byte {
+	if w.Algorithm == Deflate {
+		return []byte{15, 0, 0, 0, 0, 0}
 	}
-	return []byte{15, 0, 0, 0, 0, 0}
+	largest := uint32(1)
+	for _, e := range w.extents {
+		largest = max(largest, e.blocks)
+	}
+	b := make([]byte, 14)
+	binary.LittleEndian.PutUint16(b, math.MaxUint16)
+	binary.LittleEndian.PutUint16(b[2:], uint16(largest))
+	return b
 }
-
-// zstdWindow is how far a cluster may reach back, in bits: as far as the kernel allows, whose every processor gets that much memory.
-const zstdWindow = 20
 
 // Limits of what can be written.
 const (
@@ -285,7 +289,7 @@ func (w *Writer) super(root *Node, id [16]byte, m *metadata, total int64) []byte
 	features := uint32(0)
 	if w.size > 0 {
 		features = incompatZeroPadding | incompatComprCfgs | incompatFragments
-		settings := w.Algorithm.settings()
+		settings := w.settings()
 		le.PutUint16(s[84:], 1<<w.Algorithm)
 		le.PutUint64(s[96:], uint64(m.packed/slotSize))
 		le.PutUint16(s[superSize:], uint16(len(settings)))

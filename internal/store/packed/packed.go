@@ -4,8 +4,8 @@
 //	recipe   what turns the clusters into the blob again: a frame for each, then a footer
 //
 // A frame is a header of 16 bytes and the cluster's recipe. The header has, as little-endian numbers of 32 bits, the length of the cluster's data in the
-// image, the length of the recipe, the bytes of the archive in it, and the CRC-32C of data and recipe. The highest byte of the first says what the cluster is compressed
-// with, and so whose recipe it is: 0 for deflate, 1 for zstd. The footer is 160 bytes, with a CRC of its own.
+// image, the length of the recipe, the bytes of the archive in it, and the CRC-32C of data and recipe. The highest byte of the first says whose recipe
+// it is: 0 for redeflate, 1 for rezstd. The footer is 160 bytes, with a CRC of its own.
 package packed
 
 import (
@@ -88,8 +88,8 @@ func Create(dir string) (*Writer, error) {
 	return &Writer{image: image, recipe: recipe, out: bufio.NewWriterSize(recipe, 64<<10), erofs: erofs.NewWriter(image)}, nil
 }
 
-// Zstd says, before the first cluster, that they are rezstd's; else they are redeflate's.
-func (w *Writer) Zstd() { w.erofs.Algorithm = erofs.Zstd }
+// Zstd says, before the first cluster, that they are rezstd's, of LZ4; else they are redeflate's.
+func (w *Writer) Zstd() { w.erofs.Algorithm = erofs.LZ4 }
 
 // Cluster adds a piece of the stream.
 func (w *Writer) Cluster(c cluster.Cluster) error {
@@ -100,7 +100,7 @@ func (w *Writer) Cluster(c cluster.Cluster) error {
 	var h [headerSize]byte
 	le := binary.LittleEndian
 	le.PutUint32(h[0:], uint32(len(c.Data)))
-	if w.erofs.Algorithm == erofs.Zstd {
+	if w.erofs.Algorithm == erofs.LZ4 {
 		h[3] = kindZstd
 	}
 	le.PutUint32(h[4:], uint32(len(c.Recipe)))

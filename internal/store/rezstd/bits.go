@@ -3,54 +3,7 @@ package rezstd
 import (
 	"encoding/binary"
 	"math/bits"
-	"slices"
 )
-
-// bitWriter appends bits, lowest first. A stream of them is read backwards, from the bit that stop sets (RFC 8878, 4.1 and 4.2.2).
-type bitWriter struct {
-	buf []byte
-	acc uint64
-	n   uint // bits in acc, fewer than 8 after flush
-}
-
-// add appends the lowest n bits of v, whose others are zero. Between two flushes there is room for 56 bits.
-func (w *bitWriter) add(v uint64, n uint) {
-	w.acc |= v << (w.n & 63)
-	w.n += n
-}
-
-// flush moves whole bytes out of acc.
-func (w *bitWriter) flush() {
-	if end := len(w.buf); cap(w.buf)-end >= 8 {
-		binary.LittleEndian.PutUint64(w.buf[end:end+8], w.acc)
-	} else {
-		w.buf = binary.LittleEndian.AppendUint64(w.buf, w.acc)[:end]
-	}
-	w.buf = w.buf[:len(w.buf)+int(w.n>>3)]
-	w.acc >>= w.n &^ 7 & 63
-	w.n &= 7
-}
-
-// stop ends the stream: a bit that is set, and zeros up to the byte's end.
-func (w *bitWriter) stop() []byte {
-	w.add(1, 1)
-	return w.pad()
-}
-
-// pad fills the last byte with zeros and returns all.
-func (w *bitWriter) pad() []byte {
-	w.flush()
-	if w.n > 0 {
-		w.buf = append(w.buf, byte(w.acc))
-		w.acc, w.n = 0, 0
-	}
-	return w.buf
-}
-
-// begin makes dst what bits are appended to, with room for n bytes more.
-func (w *bitWriter) begin(dst []byte, n int) {
-	w.buf, w.acc, w.n = slices.Grow(dst, n+8), 0, 0
-}
 
 // backward reads a stream from its end.
 type backward struct {

@@ -272,19 +272,15 @@ func (h *history) resolve(value uint32, literals bool) uint32 {
 	return o
 }
 
-// value is the shortest value that stands for an offset.
-func (h *history) value(offset uint32, literals bool) uint32 {
-	v := offset + 3
-	switch {
-	case literals && offset == h[0]:
-		v = 1
-	case literals && offset == h[1], !literals && offset == h[2]:
-		v = 2
-	case literals && offset == h[2], !literals && offset == h[0]-1:
-		v = 3
-	case !literals && offset == h[1]:
-		v = 1
+func readBlockHead(b []byte) (last bool, kind, size int) {
+	v := int(b[0]) | int(b[1])<<8 | int(b[2])<<16
+	return v&1 != 0, v >> 1 & 3, v >> 3
+}
+
+func putBlockHead(b []byte, kind, size int, last bool) {
+	v := uint32(size)<<3 | uint32(kind)<<1
+	if last {
+		v |= 1
 	}
-	h.resolve(v, literals)
-	return v
+	b[0], b[1], b[2] = byte(v), byte(v>>8), byte(v>>16)
 }

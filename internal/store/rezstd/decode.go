@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"slices"
-
-	"brig/internal/store/cluster"
 )
 
 // decoder unpacks the blocks of a frame, one after the other.
@@ -230,50 +228,4 @@ func (d *decoder) finish(s *stream) bool {
 		s.left -= int(e >> 8)
 	}
 	return s.left == 0
-}
-
-// whole unpacks a frame that a framer wrote into dst, which it returns.
-func (d *decoder) whole(b, dst []byte) ([]byte, error) {
-	if len(b) < frameHead || binary.LittleEndian.Uint32(b) != frameMagic || b[4] != singleFrame {
-		return dst, errCorrupt
-	}
-	size := int(binary.LittleEndian.Uint32(b[5:]))
-	if size > cluster.Most {
-		return dst, errCorrupt
-	}
-	dst = slices.Grow(dst[:0], size)[:size]
-	d.begin()
-	at := 0
-	for b = b[frameHead:]; ; {
-		if len(b) < 3 {
-			return dst, errCorrupt
-		}
-		last, kind, n := readBlockHead(b)
-		if b = b[3:]; n > len(b) || n > maxBlock {
-			return dst, errCorrupt
-		}
-		switch kind {
-		case blockRaw:
-			if n > size-at {
-				return dst, errCorrupt
-			}
-			at += copy(dst[at:], b[:n])
-		case blockPacked:
-			_, m, err := d.packed(b[:n], dst, at, 0)
-			if err != nil {
-				return dst, err
-			}
-			at += m
-		default:
-			return dst, errCorrupt
-		}
-		b = b[n:]
-		if last {
-			break
-		}
-	}
-	if len(b) > 0 || at != size {
-		return dst, errCorrupt
-	}
-	return dst, nil
 }

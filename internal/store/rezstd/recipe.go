@@ -9,6 +9,7 @@ import (
 
 	"brig/api"
 	"brig/internal/store/cluster"
+	"brig/internal/store/lz4"
 )
 
 // The steps of a recipe. Numbers are unsigned varints; BYTES is a number of bytes and then those. What is taken of the content is taken in order, and a block that
@@ -29,7 +30,6 @@ type rebuilder struct {
 	out     []byte // what of the stream was rebuilt
 	content []byte // what was unpacked, and is in no block yet
 	plain   []byte // of the present cluster
-	unpack  decoder
 
 	tables    tables
 	sequences []sequence
@@ -39,7 +39,7 @@ type rebuilder struct {
 // cluster appends the part of the stream that one cluster holds to out.
 func (b *rebuilder) cluster(data, recipe []byte) error {
 	var err error
-	if b.plain, err = b.unpack.whole(data, b.plain[:0]); err != nil {
+	if b.plain, err = lz4.Unpack(b.plain[:0], data, cluster.Most); err != nil {
 		return api.Errorf(api.Corrupt, "a cluster: %w", err)
 	}
 	s := steps{recipe}

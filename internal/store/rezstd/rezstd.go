@@ -3,12 +3,12 @@
 // What package redeflate does for gzip, keeping the stream's own bits in the clusters, is not to be had here: zstd refers not to the last 32 KiB but to the last
 // megabytes, so that most blocks would have to be changed. So the stream is kept in two parts:
 //
-//   - A cluster is a zstd frame of its own (RFC 8878), of [cluster.Size] bytes unpacked, written anew, but without a search: the matches are the stream's own. Only
-//     those that reach back before the cluster become literals.
+//   - A cluster is an LZ4 block, of [cluster.Size] bytes unpacked, written anew, but without a search: the matches are the stream's own. Only those that reach back
+//     before the cluster, or further than LZ4 can say, become literals.
 //   - The recipe is the stream without its literals. What a block says of lengths and offsets is kept as it is, and so are the descriptions of its codes. It tells
 //     which bytes of the content are literals, and they are encoded once more: a code follows from its description, so they become the same bits.
 //
-// Frames to be skipped and checksums are in the recipe, too. What is kept of a layer is some 30 % more than its stream.
+// Frames to be skipped and checksums are in the recipe, too. What is kept of a layer is three quarters of its files.
 //
 // [Reader] unpacks a stream and makes clusters and recipe on the way; [Rebuild] makes the stream of them. A Reader carries out each recipe, and unpacks each
 // cluster, before it hands them on: what they give is what arrived, or the stream is [cluster.ErrUnfit].
@@ -23,6 +23,7 @@ import (
 
 	"brig/api"
 	"brig/internal/store/cluster"
+	"brig/internal/store/lz4"
 )
 
 const (
@@ -66,7 +67,7 @@ type Reader struct {
 	files  cluster.Files
 	start  int64 // of the present cluster, in the unpacked stream
 	again  int   // bytes of it that a cluster had before
-	framer framer
+	block  lz4.Block
 	ops    []byte
 	check  rebuilder
 }
@@ -75,7 +76,7 @@ type Reader struct {
 func NewReader(r io.Reader, emit func(cluster.Cluster) error) *Reader {
 	z := &Reader{in: bufio.NewReaderSize(r, 64<<10), emit: emit, base: margin, o: margin, r: margin}
 	z.room(0)
-	z.framer.reset(z.buf[z.base:])
+	z.block.Reset(z.buf[z.base:])
 	return z
 }
 
@@ -131,7 +132,7 @@ func (z *Reader) room(window int) {
 		buf := make([]byte, n)
 		copy(buf, z.buf)
 		z.buf = buf
-		z.framer.src = z.buf[z.base:]
+		z.block.Moved(z.buf[z.base:])
 	}
 }
 
@@ -141,7 +142,7 @@ func (z *Reader) slide() {
 	copy(z.buf, z.buf[from:z.o])
 	z.opened = max(0, z.opened-from)
 	z.base, z.o, z.r = z.base-from, z.o-from, z.r-from
-	z.framer.src = z.buf[z.base:]
+	z.block.Moved(z.buf[z.base:])
 }
 
 // take reads n bytes of the stream.
@@ -307,25 +308,25 @@ func (z *Reader) follow() {
 
 // place puts the last n bytes of content, those of a block, into clusters.
 func (z *Reader) place(kind, n int) error {
-	var block []sequence
+	var all []sequence
 	switch kind {
 	case blockRun:
 		if n > 1 {
-			block = []sequence{{1, uint32(n) - 1, 1}}
+			all = []sequence{{1, uint32(n) - 1, 1}}
 		}
 	case blockPacked:
-		block = z.decoder.sequences
+		all = z.decoder.sequences
 	}
-	if z.framer.size()+n <= int(z.files.End(z.start)-z.start) {
-		for _, s := range block {
-			z.framer.raw(int(s.literals))
-			z.framer.match(int(s.match), s.offset)
+	if z.block.Size()+n <= int(z.files.End(z.start)-z.start) {
+		for _, s := range all {
+			z.block.Literals(int(s.literals))
+			z.block.Match(int(s.match), s.offset)
 			n -= int(s.literals + s.match)
 		}
-		z.framer.raw(n)
+		z.block.Literals(n)
 		return nil
 	}
-	for _, s := range block {
+	for _, s := range all {
 		if err := z.put(int(s.literals), 0); err != nil {
 			return err
 		}
@@ -340,18 +341,18 @@ func (z *Reader) place(kind, n int) error {
 // put puts n bytes into the present cluster, and what it has no place for into the next. An offset of 0 says that they are literals.
 func (z *Reader) put(n int, offset uint32) error {
 	for n > 0 {
-		room := int(z.files.End(z.start)-z.start) - z.framer.size()
+		room := int(z.files.End(z.start)-z.start) - z.block.Size()
 		if room <= 0 {
-			if err := z.cut(z.base + z.framer.size()); err != nil {
+			if err := z.cut(z.base + z.block.Size()); err != nil {
 				return err
 			}
 			continue
 		}
 		some := min(n, room)
 		if offset == 0 {
-			z.framer.raw(some)
+			z.block.Literals(some)
 		} else {
-			z.framer.match(some, offset)
+			z.block.Match(some, offset)
 		}
 		n -= some
 	}
@@ -363,15 +364,15 @@ func (z *Reader) cutIfFull() error {
 	if len(z.ops) < cluster.FullRecipe {
 		return nil
 	}
-	n := z.framer.size()
+	n := z.block.Size()
 	if n == 0 || n >= cluster.Min {
 		return z.cut(z.base + n)
 	}
 	// Too little for a cluster of the file system. What there is of it goes with the recipe, and comes once more.
-	var f framer
-	f.reset(z.buf[z.base:])
-	f.raw(n)
-	if err := z.hand(cluster.Cluster{Offset: z.start, Data: f.finish(), Recipe: z.ops}, n); err != nil {
+	var b lz4.Block
+	b.Reset(z.buf[z.base:])
+	b.Literals(n)
+	if err := z.hand(cluster.Cluster{Offset: z.start, Data: b.Finish(), Recipe: z.ops}, n); err != nil {
 		return err
 	}
 	z.again = n
@@ -382,12 +383,12 @@ func (z *Reader) cutIfFull() error {
 // cut ends the cluster before the byte at end in buf, and begins the next.
 func (z *Reader) cut(end int) error {
 	n := end - z.base
-	if err := z.hand(cluster.Cluster{Offset: z.start, Size: n, Data: z.framer.finish(), Recipe: z.ops}, n); err != nil {
+	if err := z.hand(cluster.Cluster{Offset: z.start, Size: n, Data: z.block.Finish(), Recipe: z.ops}, n); err != nil {
 		return err
 	}
 	z.start += int64(n)
 	z.base, z.again = end, 0
-	z.framer.reset(z.buf[end:])
+	z.block.Reset(z.buf[end:])
 	z.follow()
 	return nil
 }

@@ -4,16 +4,27 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
 	"brig/internal/store/cluster"
 )
 
+func cpu() time.Duration {
+	var r syscall.Rusage
+	syscall.Getrusage(0, &r)
+	return time.Duration(r.Utime.Nano())
+}
 func TestBig(t *testing.T) {
-	for _, fn := range []string{"/tmp/zstdw/l2s.3.zst"} {
+	all, _ := filepath.Glob("/tmp/zstdw/zimg/blobs/sha256/*")
+	for _, fn := range all {
 		blob, _ := os.ReadFile(fn)
-		t0 := time.Now()
+		if len(blob) < 1<<20 {
+			continue
+		}
+		t0, c0 := time.Now(), cpu()
 		data, recipe, n := 0, 0, 0
 		z := NewReader(bytes.NewReader(blob), func(c cluster.Cluster) error {
 			data += (len(c.Data) + 4095) &^ 4095
@@ -22,6 +33,6 @@ func TestBig(t *testing.T) {
 			return nil
 		})
 		got, err := io.Copy(io.Discard, z)
-		t.Log(fn, len(blob), got, err, n, "data", data, "recipe", recipe, time.Since(t0))
+		t.Log(len(blob), got, err, n, "data", data, "recipe", recipe, time.Since(t0), cpu()-c0)
 	}
 }

@@ -17,9 +17,9 @@ import (
 	"brig/internal/kernel/mount"
 	"brig/internal/store/cluster"
 	"brig/internal/store/erofs"
+	"brig/internal/store/lz4"
 	"brig/internal/store/packed"
 	"brig/internal/store/redeflate"
-	"brig/internal/store/rezstd"
 	"brig/internal/store/snapshot/extract"
 
 	"golang.org/x/sys/unix"
@@ -266,19 +266,16 @@ func probe(image io.WriterAt, a erofs.Algorithm) (map[string][]byte, error) {
 	}
 	w := erofs.NewWriter(image)
 	w.Algorithm = a
-	emit := func(c cluster.Cluster) error {
+	plain := archive.Bytes()
+	clusters := redeflate.NewStored(bytes.NewReader(plain), func(c cluster.Cluster) error {
+		if a == erofs.LZ4 {
+			c.Data = lz4.Pack(plain[c.Offset:][:c.Size])
+		}
 		_, err := w.Cluster(c.Data, c.Size)
 		return err
-	}
-	var clusters io.Reader = redeflate.NewStored(&archive, emit)
-	if a == erofs.Zstd {
-		clusters = rezstd.NewReader(bytes.NewReader(rezstd.Pack(archive.Bytes())), emit)
-	}
+	})
 	root, _, err := extract.Nodes(context.Background(), clusters)
 	if err != nil {
-		return nil, err
-	}
-	if _, err := io.Copy(io.Discard, clusters); err != nil {
 		return nil, err
 	}
 	_, _, err = w.Finish(root, [16]byte{})
