@@ -24,6 +24,8 @@ import (
 const (
 	// parallel is how many layers arrive at a time: docker's number. On two cores four are no faster, one layer's stages fill both.
 	parallel = 3
+	// parallelZstd is how many of those may be of zstd, where they become images: each takes 8 MiB for what the stream refers to, and a processor.
+	parallelZstd = 2
 	// rounds is how often layers are fetched again that another process removed meanwhile.
 	rounds = 3
 )
@@ -219,11 +221,14 @@ func (in *ingest) packable(l api.Layer) bool {
 		return true
 	}
 	a := erofs.Deflate
-	if strings.HasSuffix(l.Blob.MediaType, "zstd") { // the blob has the last word, in pack
+	if isZstd(l) {
 		a = erofs.LZ4
 	}
 	return l.Blob.Size >= minPacked && in.t.packs(a)
 }
+
+// isZstd is what a layer's media type says; in pack the blob has the last word.
+func isZstd(l api.Layer) bool { return strings.HasSuffix(l.Blob.MediaType, "zstd") }
 
 // pack brings a layer in as an image, which gives its blob as well.
 func (in *ingest) pack(ctx context.Context, claim *snapshot.Claim, l api.Layer, bar *bar) error {
@@ -248,6 +253,14 @@ func (in *ingest) pack(ctx context.Context, claim *snapshot.Claim, l api.Layer, 
 	}
 	src.Resumes = !isFile && in.img.Resumes()
 	in.note(l.Blob.Digest, digest.Digest(l.DiffID))
+	if isZstd(l) {
+		select {
+		case in.t.zstd <- struct{}{}:
+			defer func() { <-in.t.zstd }()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 	src.Zstd = func() bool { return in.t.layers == layersAsImages || in.t.packs(erofs.LZ4) }
 	var err error
 	if src.Bound, err = image.Bound(); err != nil {

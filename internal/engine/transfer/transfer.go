@@ -27,7 +27,8 @@ type Transfer struct {
 	lease  *os.File  // of the process that asks for the transfer, nil: it has none
 	layers string    // layersEnv
 	packs  func(erofs.Algorithm) bool
-	state  string // folder of --state, "": not given
+	zstd   chan struct{} // has place for parallelZstd layers
+	state  string        // folder of --state, "": not given
 
 	lazy   bool              // layers that can be are to be read lazily
 	lazyAt map[string]string // where they are mounted, by diff ID
@@ -43,11 +44,14 @@ const (
 
 // New names the store below root, the folder of --root.
 func New(root string) *Transfer {
-	t := &Transfer{stores: garbage.Open(root), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, layers: os.Getenv(layersEnv)}
-	deflate, zstd := sync.OnceValue(func() bool { return t.stores.Snapshot.Packs(erofs.Deflate) }), sync.OnceValue(func() bool { return t.stores.Snapshot.Packs(erofs.LZ4) })
+	t := &Transfer{stores: garbage.Open(root), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, layers: os.Getenv(layersEnv), zstd: make(chan struct{}, parallelZstd)}
+	probe := func(a erofs.Algorithm) func() bool {
+		return sync.OnceValue(func() bool { return t.stores.Snapshot.Packs(a) })
+	}
+	deflate, lz4 := probe(erofs.Deflate), probe(erofs.LZ4)
 	t.packs = func(a erofs.Algorithm) bool {
 		if a == erofs.LZ4 {
-			return zstd()
+			return lz4()
 		}
 		return deflate()
 	}

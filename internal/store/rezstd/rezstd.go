@@ -24,6 +24,8 @@ import (
 	"brig/api"
 	"brig/internal/store/cluster"
 	"brig/internal/store/lz4"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -74,10 +76,7 @@ type Reader struct {
 
 // NewReader makes a Reader of r.
 func NewReader(r io.Reader, emit func(cluster.Cluster) error) *Reader {
-	z := &Reader{in: bufio.NewReaderSize(r, 64<<10), emit: emit, base: margin, o: margin, r: margin}
-	z.room(0)
-	z.block.Reset(z.buf[z.base:])
-	return z
+	return &Reader{in: bufio.NewReaderSize(r, 64<<10), emit: emit, base: margin, o: margin, r: margin}
 }
 
 // Read implements io.Reader. What is wrong with the stream is api.Corrupt.
@@ -108,7 +107,7 @@ func corrupt(err error) error {
 
 // step does the next piece of work, which may give bytes. All that were given have been read.
 func (z *Reader) step() error {
-	if z.o+maxBlock > len(z.buf) {
+	if z.buf != nil && z.o+maxBlock > len(z.buf) {
 		z.slide()
 	}
 	switch z.phase {
@@ -122,23 +121,39 @@ func (z *Reader) step() error {
 	return nil
 }
 
-// kept is how much of what was unpacked must stay for a window, in bytes.
-func kept(window int) int { return max(window, margin+cluster.Most+maxBlock) }
+// reach is how much of what was unpacked must stay for a window, in bytes.
+func reach(window int) int { return max(window, margin+cluster.Most+maxBlock) }
 
-// room makes buf large enough for a window.
-func (z *Reader) room(window int) {
-	n := kept(window) + maxBlock + max(window/4, 1<<20)
-	if n > len(z.buf) {
-		buf := make([]byte, n)
-		copy(buf, z.buf)
-		z.buf = buf
-		z.block.Moved(z.buf[z.base:])
+// room makes buf large enough for a window. It is not the garbage collector's, which would have it lie about twice.
+func (z *Reader) room(window int) error {
+	n := reach(window) + maxBlock + max(window/4, 1<<20)
+	if n <= len(z.buf) {
+		return nil
 	}
+	buf, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return fmt.Errorf("%d bytes of memory: %w", n, err)
+	}
+	copy(buf, z.buf)
+	err = z.Close()
+	z.buf = buf
+	z.block.Moved(z.buf[z.base:])
+	return err
+}
+
+// Close gives the memory back. No Read may be under way, or follow.
+func (z *Reader) Close() error {
+	if z.buf == nil {
+		return nil
+	}
+	buf := z.buf
+	z.buf = nil
+	return unix.Munmap(buf)
 }
 
 // slide forgets the beginning of buf.
 func (z *Reader) slide() {
-	from := max(0, min(z.base-margin, z.o-kept(int(z.frame.window))))
+	from := max(0, min(z.base-margin, z.o-reach(int(z.frame.window))))
 	copy(z.buf, z.buf[from:z.o])
 	z.opened = max(0, z.opened-from)
 	z.base, z.o, z.r = z.base-from, z.o-from, z.r-from
@@ -189,6 +204,9 @@ func (z *Reader) frameHead() error {
 	z.frames++
 	magic := binary.LittleEndian.Uint32(b)
 	if magic&^0xf == skipMagic {
+		if err := z.room(0); err != nil {
+			return err
+		}
 		if b, err = z.take(3); err != nil {
 			return err
 		}
@@ -207,7 +225,9 @@ func (z *Reader) frameHead() error {
 	if z.frame = readFrame(b); z.frame.dictionary || z.frame.window > MaxWindow {
 		return cluster.ErrUnfit
 	}
-	z.room(int(z.frame.window))
+	if err := z.room(int(z.frame.window)); err != nil {
+		return err
+	}
 	z.decoder.begin()
 	z.opened, z.phase = z.o, atBlock
 	return z.verbatim()

@@ -209,7 +209,9 @@ func (s *Store) pack(ctx context.Context, w *packed.Writer, diffID digest.Digest
 			return 0, ErrUnfit
 		}
 		w.Zstd()
-		unpacked = rezstd.NewReader(head, emit)
+		z := rezstd.NewReader(head, emit)
+		defer z.Close() // by then nobody reads any more
+		unpacked = z
 	default:
 		unpacked = redeflate.NewStored(head, emit)
 	}
