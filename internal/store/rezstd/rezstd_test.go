@@ -187,6 +187,15 @@ func TestReference(t *testing.T) {
 		data = append(data, fmt.Sprintf("%d: a line of a log with a number, %d\n", i, i*i%977)...)
 	}
 	data = append(data, noise(200000, rand.New(rand.NewPCG(2, 2)))...)
+	// Records that come again in another order, each with the same other byte behind it: matches of one length, literals of one kind.
+	r := rand.New(rand.NewPCG(6, 6))
+	records := noise(40*6000, r)
+	for i := range 6000 {
+		data = append(append(data, records[40*i:40*i+40]...), 'y')
+	}
+	for _, i := range r.Perm(6000) {
+		data = append(append(data, records[40*i:40*i+40]...), 'x')
+	}
 	var args [][]string
 	for level := 1; level <= 19; level++ {
 		args = append(args, []string{"-" + strconv.Itoa(level)})
