@@ -34,6 +34,25 @@ type rebuilder struct {
 	tables    tables
 	sequences []sequence
 	literals  []byte
+	known     *known // nil: what blocks say is read from their tails
+}
+
+// known is what a Reader has read from the tails of blocks: it is not read once more to see whether the recipe fits.
+type known struct {
+	sequences []sequence
+	counts    []int // by block
+}
+
+// add notes the sequences of a block.
+func (k *known) add(s []sequence) {
+	k.sequences, k.counts = append(k.sequences, s...), append(k.counts, len(s))
+}
+
+// take gives those of the next block.
+func (k *known) take() (s []sequence) {
+	n := k.counts[0]
+	s, k.sequences, k.counts = k.sequences[:n:n], k.sequences[n:], k.counts[1:]
+	return s
 }
 
 // cluster appends the part of the stream that one cluster holds to out.
@@ -110,9 +129,13 @@ func (b *rebuilder) packed(head, tail, content []byte) (int, error) {
 	if !ok || l.head != len(head)-3 {
 		return 0, errRecipe
 	}
-	var err error
-	if b.sequences, err = b.tables.sequences(tail, b.sequences[:0]); err != nil {
-		return 0, errRecipe
+	if b.known != nil {
+		b.sequences = b.known.take()
+	} else {
+		var err error
+		if b.sequences, err = b.tables.sequences(tail, b.sequences[:0]); err != nil {
+			return 0, errRecipe
+		}
 	}
 	lits := slices.Grow(b.literals[:0], maxBlock+16)
 	at := 0
@@ -213,7 +236,7 @@ func (z *rebuilt) Read(p []byte) (int, error) {
 }
 
 // same holds what a cluster gives against what it was made of.
-func (b *rebuilder) same(c cluster.Cluster, stream, plain []byte) bool {
-	b.out = b.out[:0]
+func (b *rebuilder) same(c cluster.Cluster, k known, stream, plain []byte) bool {
+	b.out, b.known = b.out[:0], &k
 	return b.cluster(c.Data, c.Recipe) == nil && bytes.Equal(b.out, stream) && bytes.Equal(b.plain, plain)
 }

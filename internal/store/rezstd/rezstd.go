@@ -71,6 +71,7 @@ type Reader struct {
 	again  int   // bytes of it that a cluster had before
 	block  lz4.Block
 	ops    []byte
+	known  known // of the blocks in ops
 	check  rebuilder
 }
 
@@ -308,6 +309,7 @@ func (z *Reader) nextBlock() error {
 	default:
 		l := 3 + s.head
 		z.op(opPacked, uint64(l))
+		z.known.add(z.decoder.sequences)
 		z.ops = append(z.ops, b[:l]...)
 		b = b[l+s.payload:]
 		z.ops = append(binary.AppendUvarint(z.ops, uint64(len(b))), b...)
@@ -415,7 +417,7 @@ func (z *Reader) cut(end int) error {
 
 // hand verifies a cluster, of whose first n bytes of content some may have been handed on before, and hands it on.
 func (z *Reader) hand(c cluster.Cluster, n int) error {
-	if len(c.Data) > cluster.MaxData || len(c.Recipe) > cluster.MaxRecipe || !z.check.same(c, z.stream[:z.done], z.buf[z.base+z.again:z.base+n]) {
+	if len(c.Data) > cluster.MaxData || len(c.Recipe) > cluster.MaxRecipe || !z.check.same(c, z.known, z.stream[:z.done], z.buf[z.base+z.again:z.base+n]) {
 		return cluster.ErrUnfit
 	}
 	if err := z.emit(c); err != nil {
@@ -423,5 +425,6 @@ func (z *Reader) hand(c cluster.Cluster, n int) error {
 	}
 	z.stream = z.stream[:copy(z.stream, z.stream[z.done:])]
 	z.done, z.ops = 0, z.ops[:0]
+	z.known = known{z.known.sequences[:0], z.known.counts[:0]}
 	return nil
 }
