@@ -1,7 +1,10 @@
 package transfer
 
 import (
+	"errors"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -65,6 +68,23 @@ func goesOn(t *testing.T, compress func([]byte) []byte, a erofs.Algorithm) {
 	}
 	if _, _, _, err := w.do(api.TransferRequest{Op: "save", Refs: []string{w.host + "/x:1"}, File: t.TempDir() + "/a.tar"}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestPackedBomb: a layer that becomes an image is held to the limits as one that becomes a folder, and nothing of it is left.
+func TestPackedBomb(t *testing.T) {
+	t.Setenv(layersEnv, layersAsImages)
+	t.Setenv("BRIG_MAX_UNPACKED", "1M")
+	for name, compress := range map[string]func([]byte) []byte{"gzip": imagetest.Gzip, "zstd": imagetest.Zstd} {
+		w := newWorld(t)
+		p := w.reg.OCI(compress, imagetest.Layer("file", string(make([]byte, 3<<20))))
+		w.reg.PutImage(p, "1")
+		if _, err := w.pull("x:1"); !errors.Is(err, api.Exhausted) || !strings.Contains(err.Error(), "BRIG_MAX_UNPACKED") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if left, _ := os.ReadDir(filepath.Join(w.root, "snapshot/unpack")); len(left) > 0 {
+			t.Errorf("%s: left: %v", name, left)
+		}
 	}
 }
 
