@@ -22,7 +22,7 @@ endif
 
 # Debian packages: what the build packs into the base image, and what the tests stand beside.
 BUILD_PACKAGES := busybox-static
-TEST_PACKAGES  := nftables iproute2 runc skopeo umoci mmdebstrap docker-registry openssh-client uidmap passt slirp4netns bzip2 xz-utils e2fsprogs
+TEST_PACKAGES  := nftables iproute2 runc skopeo umoci mmdebstrap docker-registry openssh-client uidmap passt slirp4netns bzip2 xz-utils zstd e2fsprogs
 BENCH_PACKAGES := crun podman containerd docker.io bubblewrap iptables e2fsprogs
 FOREIGN_PACKAGES := conmon gcc libc6-dev buildah
 FAR_PACKAGES   := curl redis-tools openssh-server

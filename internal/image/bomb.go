@@ -58,29 +58,52 @@ func (c *counted) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// unpacker gives a decompressor's errors their kind, and stops a stream that becomes too much.
-type unpacker struct {
-	io.ReadCloser
-	kind   Compression
-	in     *counted
+// bound stops a stream that becomes too much.
+type bound struct {
+	r      io.Reader
+	what   string
+	packed func() int64 // bytes that it came of
 	out    int64
 	limits limits
 }
 
-func (u *unpacker) Read(p []byte) (int, error) {
-	n, err := u.ReadCloser.Read(p)
-	if err != nil && err != io.EOF && api.KindOf(err) == "" {
-		err = api.Errorf(api.Corrupt, "%s: %w", u.kind, err)
-	}
-	u.out += int64(n)
+// Bound gives what holds an unpacked stream to the limits: packed tells how many bytes it came of. Beyond them it ends with api.Exhausted.
+func Bound() (func(unpacked io.Reader, packed func() int64) io.Reader, error) {
+	l, err := unpackLimits()
+	return func(unpacked io.Reader, packed func() int64) io.Reader {
+		return &bound{r: unpacked, what: "archive", packed: packed, limits: l}
+	}, err
+}
+
+func (b *bound) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	b.out += int64(n)
 	if weak.Bombs {
 		return n, err
 	}
 	switch {
-	case u.limits.unpacked > 0 && u.out > u.limits.unpacked:
-		return 0, api.Errorf(api.Exhausted, "%s: more than %d bytes unpacked, which is the limit (set another with %s, 0 for none)", u.kind, u.limits.unpacked, unpackedEnv)
-	case u.limits.ratio > 0 && u.out > ratioFrom && u.out/u.limits.ratio > u.in.n:
-		return 0, api.Errorf(api.Exhausted, "%s: %d packed bytes became %d, more than %d times as many: a decompression bomb (set another limit with %s, 0 for none)", u.kind, u.in.n, u.out, u.limits.ratio, ratioEnv)
+	case b.limits.unpacked > 0 && b.out > b.limits.unpacked:
+		return 0, api.Errorf(api.Exhausted, "%s: more than %d bytes unpacked, which is the limit (set another with %s, 0 for none)", b.what, b.limits.unpacked, unpackedEnv)
+	case b.limits.ratio > 0 && b.out > ratioFrom && b.out/b.limits.ratio > b.packed():
+		return 0, api.Errorf(api.Exhausted, "%s: %d packed bytes became %d, more than %d times as many: a decompression bomb (set another limit with %s, 0 for none)", b.what, b.packed(), b.out, b.limits.ratio, ratioEnv)
+	}
+	return n, err
+}
+
+// unpacker gives a decompressor's errors their kind, and holds it to the limits.
+type unpacker struct {
+	bound
+	io.Closer
+}
+
+func newUnpacker(r io.ReadCloser, kind Compression, in *counted, l limits) *unpacker {
+	return &unpacker{bound{r: r, what: string(kind), packed: func() int64 { return in.n }, limits: l}, r}
+}
+
+func (u *unpacker) Read(p []byte) (int, error) {
+	n, err := u.bound.Read(p)
+	if err != nil && err != io.EOF && api.KindOf(err) == "" {
+		err = api.Errorf(api.Corrupt, "%s: %w", u.what, err)
 	}
 	return n, err
 }

@@ -77,3 +77,23 @@ func TestBombs(t *testing.T) {
 		}
 	}
 }
+
+// TestBound: what is unpacked elsewhere is held to the same limits.
+func TestBound(t *testing.T) {
+	t.Setenv("BRIG_MAX_UNPACKED", "1K")
+	bound, err := image.Bound()
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed := func() int64 { return 10 }
+	if b, err := io.ReadAll(bound(strings.NewReader(strings.Repeat("x", 1024)), packed)); err != nil || len(b) != 1024 {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	if _, err := io.ReadAll(bound(strings.NewReader(strings.Repeat("x", 1025)), packed)); !errors.Is(err, api.Exhausted) || !strings.Contains(err.Error(), "BRIG_MAX_UNPACKED") {
+		t.Error(err)
+	}
+	t.Setenv("BRIG_MAX_UNPACKED", "many")
+	if _, err := image.Bound(); !errors.Is(err, api.InvalidArgument) {
+		t.Error(err)
+	}
+}

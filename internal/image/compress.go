@@ -56,13 +56,13 @@ func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
 		if err != nil {
 			return nil, kind, api.Errorf(api.Corrupt, "gzip: %w", err)
 		}
-		return &unpacker{ReadCloser: z, kind: kind, in: in, limits: limits}, kind, nil
+		return newUnpacker(z, kind, in, limits), kind, nil
 	case Zstd:
 		z, err := zstd.NewReader(br, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(2))
 		if err != nil {
 			return nil, kind, api.Errorf(api.Corrupt, "zstd: %w", err)
 		}
-		return &unpacker{ReadCloser: z.IOReadCloser(), kind: kind, in: in, limits: limits}, kind, nil
+		return newUnpacker(z.IOReadCloser(), kind, in, limits), kind, nil
 	default:
 		return io.NopCloser(br), kind, nil
 	}

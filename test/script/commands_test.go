@@ -15,10 +15,15 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/compression"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"brig/test/machine"
@@ -144,14 +149,36 @@ func cmdRegistry(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func cmdPush(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: push ARCHIVE NAME")
+	zstd := len(args) == 3 && args[2] == "zstd"
+	if neg || len(args) != 2 && !zstd {
+		ts.Fatalf("usage: push ARCHIVE NAME [zstd]")
 	}
 	image, err := tarball.ImageFromPath(ts.MkAbs(args[0]), nil)
 	ts.Check(err)
+	if zstd {
+		image = withZstd(ts, image)
+	}
 	ref, err := name.ParseReference(ts.Getenv("REGISTRY")+"/"+args[1], name.Insecure)
 	ts.Check(err)
 	ts.Check(remote.Write(ref, image))
+}
+
+// withZstd is an image with its layers compressed by zstd.
+func withZstd(ts *testscript.TestScript, image v1.Image) v1.Image {
+	layers, err := image.Layers()
+	ts.Check(err)
+	config, err := image.ConfigFile()
+	ts.Check(err)
+	config.RootFS.DiffIDs, config.History = nil, nil
+	image, err = mutate.ConfigFile(mutate.MediaType(empty.Image, types.OCIManifestSchema1), config)
+	ts.Check(err)
+	for _, l := range layers {
+		packed, err := tarball.LayerFromOpener(l.Uncompressed, tarball.WithCompression(compression.ZStd), tarball.WithMediaType(types.OCILayerZStd))
+		ts.Check(err)
+		image, err = mutate.AppendLayers(image, packed)
+		ts.Check(err)
+	}
+	return image
 }
 
 // cmdPty plays a terminal session. A line of the script is one of

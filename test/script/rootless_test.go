@@ -26,6 +26,7 @@ var notRootless = map[string]string{
 	"layers-as-images": "the kernel mounts EROFS for root only",
 	"flags-cgroup":     "no control group is delegated to the user",
 	"flags-limits":     "no control group is delegated to the user",
+	"layers-of-zstd":   "the kernel mounts EROFS for root only",
 	"limits":           "no control group is delegated to the user",
 	"memory":           "no control group is delegated to the user",
 	"network-bridge":   "a normal user's containers are on no bridge",

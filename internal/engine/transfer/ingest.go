@@ -16,6 +16,7 @@ import (
 	"brig/internal/image"
 	"brig/internal/image/ref"
 	"brig/internal/store/content"
+	"brig/internal/store/erofs"
 	"brig/internal/store/garbage"
 	"brig/internal/store/snapshot"
 )
@@ -23,6 +24,8 @@ import (
 const (
 	// parallel is how many layers arrive at a time: docker's number. On two cores four are no faster, one layer's stages fill both.
 	parallel = 3
+	// parallelZstd is how many of those may be of zstd, where they become images: each takes 8 MiB for what the stream refers to, and a processor.
+	parallelZstd = 2
 	// rounds is how often layers are fetched again that another process removed meanwhile.
 	rounds = 3
 )
@@ -208,7 +211,7 @@ const minPacked = 4 << 20
 
 // packable reports whether a layer is one to be kept as an image, as far as its descriptor tells.
 func (in *ingest) packable(l api.Layer) bool {
-	if strings.HasSuffix(l.Blob.MediaType, "zstd") || l.Blob.Digest.Algorithm() != digest.SHA256 {
+	if l.Blob.Digest.Algorithm() != digest.SHA256 {
 		return false
 	}
 	switch in.t.layers {
@@ -217,8 +220,15 @@ func (in *ingest) packable(l api.Layer) bool {
 	case layersAsImages:
 		return true
 	}
-	return l.Blob.Size >= minPacked && in.t.packs()
+	a := erofs.Deflate
+	if isZstd(l) {
+		a = erofs.LZ4
+	}
+	return l.Blob.Size >= minPacked && in.t.packs(a)
 }
+
+// isZstd is what a layer's media type says; in pack the blob has the last word.
+func isZstd(l api.Layer) bool { return strings.HasSuffix(l.Blob.MediaType, "zstd") }
 
 // pack brings a layer in as an image, which gives its blob as well.
 func (in *ingest) pack(ctx context.Context, claim *snapshot.Claim, l api.Layer, bar *bar) error {
@@ -243,11 +253,32 @@ func (in *ingest) pack(ctx context.Context, claim *snapshot.Claim, l api.Layer, 
 	}
 	src.Resumes = !isFile && in.img.Resumes()
 	in.note(l.Blob.Digest, digest.Digest(l.DiffID))
-	release, err := in.budget.Reserve(ctx, l.Blob.Size+l.Blob.Size/16+1<<20)
+	if isZstd(l) {
+		select {
+		case in.t.zstd <- struct{}{}:
+			defer func() { <-in.t.zstd }()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	src.Zstd = func() bool { return in.t.layers == layersAsImages || in.t.packs(erofs.LZ4) }
+	var err error
+	if src.Bound, err = image.Bound(); err != nil {
+		return err
+	}
+	// What becomes of gzip is known; what zstd takes beyond that, as it grows.
+	room := l.Blob.Size + l.Blob.Size/16 + 1<<20
+	release, err := in.budget.Reserve(ctx, room)
 	if err != nil {
 		return err
 	}
 	defer release()
+	grown := in.budget.Growth(ctx)
+	defer grown.Release()
+	src.Grow = func(n int64) error {
+		room -= n
+		return grown.Add(max(0, min(n, -room)))
+	}
 	_, err = claim.Pack(ctx, src, func(dir string) error { return store.Derive(l.Blob.Digest, dir) })
 	if err == nil && isFile {
 		err = store.RemoveFile(l.Blob.Digest)

@@ -17,6 +17,7 @@ import (
 	"brig/internal/base/lock"
 	"brig/internal/image"
 	"brig/internal/image/remote"
+	"brig/internal/store/erofs"
 	"brig/internal/store/garbage"
 	"brig/internal/store/lazy"
 )
@@ -64,7 +65,7 @@ func (t *Transfer) lazily(ctx context.Context, repo *remote.Repository, img *ima
 			rest = append(rest, l)
 		}
 	}
-	if len(wants) == 0 || t.state == "" || !t.packs() {
+	if len(wants) == 0 || t.state == "" || !t.packs(erofs.Deflate) {
 		return rec, false, nil
 	}
 	t.stores.Snapshot.SweepServed()

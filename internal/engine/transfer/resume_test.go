@@ -1,24 +1,33 @@
 package transfer
 
 import (
+	"errors"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
 	"brig/api"
 	"brig/internal/image/imagetest"
+	"brig/internal/store/erofs"
 )
 
 // TestPullGoesOn: a packed layer whose pull broke off is gone on with by the next pull, in another process for all that it knows; what arrived is not
 // asked for again.
 func TestPullGoesOn(t *testing.T) {
+	t.Run("gzip", func(t *testing.T) { goesOn(t, imagetest.Gzip, erofs.Deflate) })
+	t.Run("zstd", func(t *testing.T) { goesOn(t, imagetest.Zstd, erofs.LZ4) })
+}
+
+func goesOn(t *testing.T, compress func([]byte) []byte, a erofs.Algorithm) {
 	t.Setenv(layersEnv, layersAsImages)
 	w := newWorld(t)
-	if !w.tr.packs() {
-		t.Skip("this kernel mounts no EROFS image with deflate from a file, or does not read it right")
+	if !w.tr.packs(a) {
+		t.Skip("this kernel mounts no such EROFS image from a file, or does not read it right")
 	}
-	p := w.reg.OCI(imagetest.Gzip, imagetest.Layer("file", string(noise(3<<20))))
+	p := w.reg.OCI(compress, imagetest.Layer("file", string(noise(3<<20))))
 	w.reg.PutImage(p, "1")
 	layer := p.Manifest.Layers[0]
 	var mu sync.Mutex
@@ -59,6 +68,23 @@ func TestPullGoesOn(t *testing.T) {
 	}
 	if _, _, _, err := w.do(api.TransferRequest{Op: "save", Refs: []string{w.host + "/x:1"}, File: t.TempDir() + "/a.tar"}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestPackedBomb: a layer that becomes an image is held to the limits as one that becomes a folder, and nothing of it is left.
+func TestPackedBomb(t *testing.T) {
+	t.Setenv(layersEnv, layersAsImages)
+	t.Setenv("BRIG_MAX_UNPACKED", "1M")
+	for name, compress := range map[string]func([]byte) []byte{"gzip": imagetest.Gzip, "zstd": imagetest.Zstd} {
+		w := newWorld(t)
+		p := w.reg.OCI(compress, imagetest.Layer("file", string(make([]byte, 3<<20))))
+		w.reg.PutImage(p, "1")
+		if _, err := w.pull("x:1"); !errors.Is(err, api.Exhausted) || !strings.Contains(err.Error(), "BRIG_MAX_UNPACKED") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if left, _ := os.ReadDir(filepath.Join(w.root, "snapshot/unpack")); len(left) > 0 {
+			t.Errorf("%s: left: %v", name, left)
+		}
 	}
 }
 

@@ -8,10 +8,10 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
-	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"brig/api"
 	"brig/internal/image/imagetest"
+	"brig/internal/store/erofs"
 )
 
 // mixed is an archive with a file of each kind that a table of contents tells apart, and one of several chunks.
@@ -54,8 +54,8 @@ func TestTableOfContents(t *testing.T) {
 			t.Run(name+" as "+kept, func(t *testing.T) {
 				t.Setenv(layersEnv, kept)
 				w := newWorld(t)
-				if kept == layersAsImages && !w.tr.packs() {
-					t.Skip("this kernel mounts no EROFS image with deflate from a file, or does not read it right")
+				if kept == layersAsImages && (!w.tr.packs(erofs.Deflate) || !w.tr.packs(erofs.LZ4)) {
+					t.Skip("this kernel mounts no such EROFS image from a file, or does not read it right")
 				}
 				blob, annotations, err := pack(mixed(t), 1<<20)
 				if err != nil {
@@ -77,7 +77,7 @@ func TestTableOfContents(t *testing.T) {
 				if rec.Target.Digest != target.Digest || rec.Layers[0].DiffID != diffID.String() || rec.Layers[0].Size < 3<<20 {
 					t.Errorf("%+v", rec)
 				}
-				packed := kept == layersAsImages && p.Manifest.Layers[0].MediaType == imagespec.MediaTypeImageLayerGzip
+				packed := kept == layersAsImages
 				if _, err := os.Stat(filepath.Join(w.root, "snapshot/layer", diffID.Encoded(), "image")); (err == nil) != packed {
 					t.Errorf("is an image: %v, want %v", err == nil, packed)
 				}

@@ -14,6 +14,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/rootless"
+	"brig/internal/store/erofs"
 	"brig/internal/store/garbage"
 )
 
@@ -25,8 +26,9 @@ type Transfer struct {
 	Stderr io.Writer // progress and warnings; bars where it is a terminal
 	lease  *os.File  // of the process that asks for the transfer, nil: it has none
 	layers string    // layersEnv
-	packs  func() bool
-	state  string // folder of --state, "": not given
+	packs  func(erofs.Algorithm) bool
+	zstd   chan struct{} // has place for parallelZstd layers
+	state  string        // folder of --state, "": not given
 
 	lazy   bool              // layers that can be are to be read lazily
 	lazyAt map[string]string // where they are mounted, by diff ID
@@ -42,8 +44,17 @@ const (
 
 // New names the store below root, the folder of --root.
 func New(root string) *Transfer {
-	t := &Transfer{stores: garbage.Open(root), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, layers: os.Getenv(layersEnv)}
-	t.packs = sync.OnceValue(t.stores.Snapshot.Packs)
+	t := &Transfer{stores: garbage.Open(root), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, layers: os.Getenv(layersEnv), zstd: make(chan struct{}, parallelZstd)}
+	probe := func(a erofs.Algorithm) func() bool {
+		return sync.OnceValue(func() bool { return t.stores.Snapshot.Packs(a) })
+	}
+	deflate, lz4 := probe(erofs.Deflate), probe(erofs.LZ4)
+	t.packs = func(a erofs.Algorithm) bool {
+		if a == erofs.LZ4 {
+			return lz4()
+		}
+		return deflate()
+	}
 	return t
 }
 

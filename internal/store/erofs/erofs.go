@@ -1,6 +1,6 @@
 // Package erofs writes file systems of the EROFS format, for the kernel to mount: a layer's files in one file, written in one go.
 //
-// What the files hold is not laid out file by file. The archive that they came in is kept as one stream of deflate clusters (package redeflate), and is the
+// What the files hold is not laid out file by file. The archive that they came in is kept as one stream of clusters (packages redeflate and rezstd), and is the
 // image's packed inode; a file is a fragment, a place in that stream. So nothing is written twice or moved, whatever the number of files, and the
 // stream can be had back.
 //
@@ -12,7 +12,8 @@
 //	blocks 1…         clusters, each ending at the end of a block, with zeros before it
 //	metadata          inodes, names, extended attributes, and the index of the clusters
 //
-// The format is the kernel's fs/erofs/erofs_fs.h; every kernel from 6.6 on that is built with EROFS_FS_ZIP_DEFLATE reads what is written here.
+// The format is the kernel's fs/erofs/erofs_fs.h; every kernel from 6.6 on reads what is written here, deflate where it is
+// built with EROFS_FS_ZIP_DEFLATE.
 package erofs
 
 import (
@@ -39,8 +40,6 @@ const (
 	incompatFragments   = 0x20
 	compatMtime         = 2
 
-	algDeflate = 2
-
 	layoutPlain      = 0
 	layoutCompressed = 1
 	layoutInline     = 2
@@ -58,6 +57,31 @@ const (
 	blockCount  = 1 << 11 // the flag of an index entry that says how many blocks the cluster has
 	fragment    = 1 << 63
 )
+
+// Algorithm is what clusters are compressed with, by the format's number.
+type Algorithm uint8
+
+// The algorithms.
+const (
+	LZ4     Algorithm = 0
+	Deflate Algorithm = 2
+)
+
+// settings are what the superblock says of an algorithm, behind its length: of LZ4 how far a match may reach back, in bytes, and the largest cluster, in blocks; of
+// deflate the window, in bits.
+func (w *Writer) settings() []byte {
+	if w.Algorithm == Deflate {
+		return []byte{15, 0, 0, 0, 0, 0}
+	}
+	largest := uint32(1)
+	for _, e := range w.extents {
+		largest = max(largest, e.blocks)
+	}
+	b := make([]byte, 14)
+	binary.LittleEndian.PutUint16(b, math.MaxUint16)
+	binary.LittleEndian.PutUint16(b[2:], uint16(largest))
+	return b
+}
 
 // Limits of what can be written.
 const (
@@ -147,6 +171,8 @@ type extent struct {
 
 // Writer writes one image.
 type Writer struct {
+	Algorithm Algorithm // of the clusters
+
 	w       io.WriterAt
 	block   int64 // next free one
 	extents []extent
@@ -160,10 +186,10 @@ var (
 	ErrName   = errors.New("a name or an attribute that an EROFS image cannot hold")
 )
 
-// NewWriter begins an image in w.
-func NewWriter(w io.WriterAt) *Writer { return &Writer{w: w, block: 1} }
+// NewWriter begins an image in w, of deflate as long as nothing else is said.
+func NewWriter(w io.WriterAt) *Writer { return &Writer{Algorithm: Deflate, w: w, block: 1} }
 
-// Cluster adds the next size bytes of the stream, as a deflate stream of its own whose first byte is not zero. It returns where in w the data begins.
+// Cluster adds the next size bytes of the stream, as a compressed stream of its own whose first byte is not zero. It returns where in w the data begins.
 func (w *Writer) Cluster(data []byte, size int) (int64, error) {
 	blocks := (len(data) + BlockSize - 1) / BlockSize
 	if w.block+int64(blocks) > math.MaxInt32 {
@@ -263,10 +289,11 @@ func (w *Writer) super(root *Node, id [16]byte, m *metadata, total int64) []byte
 	features := uint32(0)
 	if w.size > 0 {
 		features = incompatZeroPadding | incompatComprCfgs | incompatFragments
-		le.PutUint16(s[84:], 1<<algDeflate)
+		settings := w.settings()
+		le.PutUint16(s[84:], 1<<w.Algorithm)
 		le.PutUint64(s[96:], uint64(m.packed/slotSize))
-		le.PutUint16(s[superSize:], 6) // length of the settings of deflate
-		s[superSize+2] = 15            // window, in bits
+		le.PutUint16(s[superSize:], uint16(len(settings)))
+		copy(s[superSize+2:], settings)
 	}
 	le.PutUint32(s[80:], features)
 	return b
@@ -482,7 +509,7 @@ func (m *metadata) node(n *Node) {
 	}
 	switch {
 	case n.own != nil:
-		index(b[align(head, 8):], n.own, n.Offset, n.Size)
+		m.w.index(b[align(head, 8):], n.own, n.Offset, n.Size)
 	case layout == layoutCompressed:
 		binary.LittleEndian.PutUint64(b[align(head, 8):], uint64(n.Offset)|fragment)
 	case n.inline:
@@ -553,7 +580,7 @@ func (m *metadata) pack() {
 	}
 	n := &Node{Mode: ModeFile | 0o600, links: 1, number: uint32(len(m.nodes)) + 1}
 	b := m.inode(m.packed, n, layoutCompressed, 0, w.size, uint32(stored))
-	index(b[inodeSize:], append(w.extents, extent{offset: w.size}), 0, w.size)
+	w.index(b[inodeSize:], append(w.extents, extent{offset: w.size}), 0, w.size)
 }
 
 // clusters are those of a part of the stream, and the one after, if it can have an index of its own: it begins where a cluster does, and its last cluster
@@ -583,10 +610,10 @@ func (w *Writer) find(offset int64) (int, bool) {
 func indexLength(size int64) int { return (int(blocks(size)) + 1) * indexSize }
 
 // index writes how a part of the stream lies in clusters, of which the last of the slice is the first that it has nothing of.
-func index(b []byte, clusters []extent, offset, size int64) {
+func (w *Writer) index(b []byte, clusters []extent, offset, size int64) {
 	le := binary.LittleEndian
 	le.PutUint16(b[4:], adviseBig)
-	b[6] = algDeflate
+	b[6] = byte(w.Algorithm)
 	b = b[16:]
 	total := blocks(size)
 	last := len(clusters) - 1

@@ -18,8 +18,8 @@ const (
 	settingsFile = "settings.json"
 	versionFile  = "version"
 	// Version is the layout of the store that this program writes. A store without a version is of the first programs, which had none
-	// but this; the first transfer into it writes one.
-	Version = 1
+	// but 1; the first transfer into it writes one. In 2 there may be layers that are images with clusters of zstd.
+	Version = 2
 )
 
 // Settings are what a user set for a store. Every process on it goes by them.

@@ -26,6 +26,7 @@ import (
 
 	"brig/api"
 	"brig/internal/image/imagetest"
+	"brig/internal/store/erofs"
 	"brig/internal/store/snapshot"
 )
 
@@ -127,7 +128,7 @@ func mounted(t *testing.T, images ...*Image) (*Server, *snapshot.Store, []string
 		t.Skip("mounting needs root")
 	}
 	store := snapshot.Open(t.TempDir()).In(t.TempDir())
-	if !store.Packs() {
+	if !store.Packs(erofs.Deflate) {
 		t.Skip("this kernel mounts no EROFS image from a file, or does not read it right")
 	}
 	s, paths, err := Mount(store, images)

@@ -1,10 +1,11 @@
 // Package packed knows the two files that a packed layer is kept in, and gives back the blob that they were made of.
 //
-//	image    an EROFS file system, whose stream of clusters holds the layer's archive (packages erofs and redeflate)
+//	image    an EROFS file system, whose stream of clusters holds the layer's archive (packages erofs, redeflate and rezstd)
 //	recipe   what turns the clusters into the blob again: a frame for each, then a footer
 //
 // A frame is a header of 16 bytes and the cluster's recipe. The header has, as little-endian numbers of 32 bits, the length of the cluster's data in the
-// image, the length of the recipe, the bytes of the archive in it, and the CRC-32C of data and recipe. The footer is 160 bytes, with a CRC of its own.
+// image, the length of the recipe, the bytes of the archive in it, and the CRC-32C of data and recipe. The highest byte of the first says whose recipe
+// it is: 0 for redeflate, 1 for rezstd. The footer is 160 bytes, with a CRC of its own.
 package packed
 
 import (
@@ -14,6 +15,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"hash"
 	"hash/crc32"
 	"io"
 	"io/fs"
@@ -21,8 +23,10 @@ import (
 	"path/filepath"
 
 	"brig/api"
+	"brig/internal/store/cluster"
 	"brig/internal/store/erofs"
 	"brig/internal/store/redeflate"
+	"brig/internal/store/rezstd"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -38,8 +42,8 @@ const (
 	headerSize = 16
 	footerSize = 160
 	magic      = "brig-layer-1\n\x00\x00\x00"
-	// maxRecipe bounds the recipe of one cluster, in bytes.
-	maxRecipe = 1 << 20
+	// kindZstd is the highest byte of a header's first number.
+	kindZstd = 1
 	// writeBehind is how much is written before the kernel is asked to begin bringing it to the disk.
 	writeBehind = 8 << 20
 )
@@ -49,10 +53,11 @@ func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 // Info is what a layer's footer tells.
 type Info struct {
-	Blob       digest.Digest // of the gzip stream
+	Blob       digest.Digest // of the stream
 	BlobSize   int64         // bytes of it
 	Size       int64         // bytes of file content
 	Plain      int64         // bytes of the archive
+	Archive    digest.Digest // of the archive, where Verify has seen it; else empty
 	clusters   int64
 	frames     int64 // bytes of all frames
 	metaAt     int64
@@ -83,8 +88,11 @@ func Create(dir string) (*Writer, error) {
 	return &Writer{image: image, recipe: recipe, out: bufio.NewWriterSize(recipe, 64<<10), erofs: erofs.NewWriter(image)}, nil
 }
 
+// Zstd says, before the first cluster, that they are rezstd's, of LZ4; else they are redeflate's.
+func (w *Writer) Zstd() { w.erofs.Algorithm = erofs.LZ4 }
+
 // Cluster adds a piece of the stream.
-func (w *Writer) Cluster(c redeflate.Cluster) error {
+func (w *Writer) Cluster(c cluster.Cluster) error {
 	at, err := w.erofs.Cluster(c.Data, c.Size)
 	if err != nil {
 		return err
@@ -92,6 +100,9 @@ func (w *Writer) Cluster(c redeflate.Cluster) error {
 	var h [headerSize]byte
 	le := binary.LittleEndian
 	le.PutUint32(h[0:], uint32(len(c.Data)))
+	if w.erofs.Algorithm == erofs.LZ4 {
+		h[3] = kindZstd
+	}
 	le.PutUint32(h[4:], uint32(len(c.Recipe)))
 	le.PutUint32(h[8:], uint32(c.Size))
 	le.PutUint32(h[12:], crc32.Update(crc32.Checksum(c.Data, castagnoli()), castagnoli(), c.Recipe))
@@ -231,9 +242,11 @@ type Blob struct {
 	left          int64
 	data          []byte
 	steps         []byte
-	stream        io.Reader
-	strict        bool  // what the blob does not tell is looked at too: the zeros before the clusters, and the lengths of their pieces
-	plain         int64 // bytes of the archive, as the frames have them
+	stream        io.Reader // nil: not begun
+	kind          byte
+	archive       hash.Hash // nil: nobody asks for it
+	strict        bool      // what the blob does not tell is looked at too: the zeros before the clusters, and the lengths of their pieces
+	plain         int64     // bytes of the archive, as the frames have them
 }
 
 // Open opens the blob of the layer in the folder dir.
@@ -261,9 +274,7 @@ func open(dir string, recipe *os.File) (*Blob, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Blob{image: image, recipe: recipe, in: bufio.NewReaderSize(recipe, 64<<10), at: erofs.FirstCluster, left: -1}
-	b.stream = redeflate.Rebuild(b.next)
-	return b, nil
+	return &Blob{image: image, recipe: recipe, in: bufio.NewReaderSize(recipe, 64<<10), at: erofs.FirstCluster, left: -1}, nil
 }
 
 // Partial opens what a writer that did not finish has left: the beginning of the blob, up to the last cluster that is whole.
@@ -280,7 +291,24 @@ func Partial(dir string) (*Blob, error) {
 }
 
 // Read implements io.Reader.
-func (b *Blob) Read(p []byte) (int, error) { return b.stream.Read(p) }
+func (b *Blob) Read(p []byte) (int, error) {
+	if b.stream == nil {
+		if h, err := b.in.Peek(headerSize); err == nil { // else the first frame is not whole, and next will say it
+			b.kind = h[3]
+		}
+		if b.stream = redeflate.Rebuild(b.next); b.kind == kindZstd {
+			b.stream = rezstd.Rebuild(b.next, b.unpacked)
+		}
+	}
+	return b.stream.Read(p)
+}
+
+// unpacked is told the archive.
+func (b *Blob) unpacked(p []byte) {
+	if b.archive != nil {
+		b.archive.Write(p)
+	}
+}
 
 // Close closes the files.
 func (b *Blob) Close() error { return errors.Join(b.image.Close(), b.recipe.Close()) }
@@ -304,8 +332,8 @@ func (b *Blob) next() (data, steps []byte, err error) {
 		return fail(err)
 	}
 	le := binary.LittleEndian
-	n, m, sum := int(le.Uint32(h[0:])), int(le.Uint32(h[4:])), le.Uint32(h[12:])
-	if n <= 0 || n > redeflate.MaxCluster || m > maxRecipe {
+	n, m, sum := int(le.Uint32(h[0:])&0xffffff), int(le.Uint32(h[4:])), le.Uint32(h[12:])
+	if h[3] != b.kind || b.kind > kindZstd || n <= 0 || n > cluster.MaxData || m > cluster.MaxRecipe {
 		return fail(nil)
 	}
 	b.data, b.steps = grow(b.data, n), grow(b.steps, m)
@@ -349,7 +377,7 @@ func grow(b []byte, n int) []byte {
 }
 
 // Verify reads all of a layer and holds it against what its footer says, whose checksum it has: every bit of both files is looked at. It returns what
-// the layer is. What is wrong is api.Corrupt.
+// the layer is. What is wrong is api.Corrupt; whether the archive is the layer's, where Info tells its digest, the caller knows.
 func Verify(ctx context.Context, dir string) (Info, error) {
 	b, err := Open(dir)
 	if err != nil {
@@ -357,6 +385,8 @@ func Verify(ctx context.Context, dir string) (Info, error) {
 	}
 	defer b.Close()
 	b.strict = true
+	// What a recipe of rezstd takes of the clusters is the literals: the rest is held against the archive's digest.
+	b.archive = sha256.New()
 	h := sha256.New()
 	n, err := io.Copy(h, untilDone{ctx, b})
 	if err != nil {
@@ -376,6 +406,9 @@ func Verify(ctx context.Context, dir string) (Info, error) {
 	}
 	if sum != b.metaSum || fi.Size() != b.metaAt+b.metaLength {
 		return b.Info, damaged(image, "its metadata is not what was written")
+	}
+	if b.kind == kindZstd {
+		b.Archive = digest.NewDigest(digest.SHA256, b.archive)
 	}
 	return b.Info, nil
 }

@@ -12,7 +12,12 @@ import (
 	"testing/iotest"
 
 	"github.com/klauspost/compress/gzip"
+
+	"brig/internal/store/cluster"
 )
+
+// The numbers of an archive, and how little of a large file's end belongs to the cluster before.
+const tarBlock, maxTail = 512, 32 << 10
 
 // archive has files of the given sizes. Some begin with zeros, as programs nearly do, or as the one before, so that matches reach into them.
 func archive(t testing.TB, sizes ...int) []byte {
@@ -40,11 +45,11 @@ func archive(t testing.TB, sizes ...int) []byte {
 }
 
 // inPlace tells whether clusters begin where the large files of an archive do, and large files have no end that is too short to be found.
-func inPlace(clusters []Cluster, plain []byte) error {
+func inPlace(clusters []cluster.Cluster, plain []byte) error {
 	begins := map[int64]bool{}
 	for i, c := range clusters {
 		begins[c.Offset] = true
-		if i > 0 && i < len(clusters)-1 && c.Size < minCluster {
+		if i > 0 && i < len(clusters)-1 && c.Size < cluster.Min {
 			return fmt.Errorf("cluster %d at %d has %d bytes", i, c.Offset, c.Size)
 		}
 	}
@@ -55,14 +60,14 @@ func inPlace(clusters []Cluster, plain []byte) error {
 			return nil // at its end, or no archive
 		}
 		at := int64(len(plain) - in.Len())
-		if h.Typeflag != tar.TypeReg || h.Size < LargeFile || begins[at] {
+		if h.Typeflag != tar.TypeReg || h.Size < cluster.LargeFile || begins[at] {
 			continue
 		}
 		before := 0
 		for before+1 < len(clusters) && clusters[before+1].Offset < at {
 			before++
 		}
-		if at-clusters[before].Offset >= minCluster {
+		if at-clusters[before].Offset >= cluster.Min {
 			return fmt.Errorf("%s, of %d bytes, begins at %d, within the cluster of %d", h.Name, h.Size, at, clusters[before].Offset)
 		}
 	}
@@ -71,15 +76,15 @@ func inPlace(clusters []Cluster, plain []byte) error {
 // TestLargeFiles: clusters begin with large files, wherever the symbols of the stream end, and the stream is had back.
 func TestLargeFiles(t *testing.T) {
 	for i, sizes := range [][]int{
-		{LargeFile},
-		{9000, LargeFile},
-		{9000, LargeFile - 1, LargeFile, LargeFile + 1},
-		{100, LargeFile, 200, LargeFile, LargeFile, LargeFile}, // one that is too near to the beginning
-		{9000, ClusterSize - 1, ClusterSize, ClusterSize + 1, ClusterSize + tarBlock, 2 * ClusterSize},
-		{9000, ClusterSize - tarBlock, ClusterSize - 2*tarBlock, 5, LargeFile},
-		{9000, ClusterSize + maxTail - 1, ClusterSize + maxTail, ClusterSize + maxTail + 1, ClusterSize + maxTail + tarBlock, LargeFile},
-		{9000, ClusterSize + minCluster, LargeFile, ClusterSize + minCluster, LargeFile, 7, 7, 7, 7, 7, LargeFile},
-		{ClusterSize - 2*tarBlock - 1, LargeFile, ClusterSize - 4*tarBlock, LargeFile, 3*ClusterSize + 17},
+		{cluster.LargeFile},
+		{9000, cluster.LargeFile},
+		{9000, cluster.LargeFile - 1, cluster.LargeFile, cluster.LargeFile + 1},
+		{100, cluster.LargeFile, 200, cluster.LargeFile, cluster.LargeFile, cluster.LargeFile}, // one that is too near to the beginning
+		{9000, cluster.Size - 1, cluster.Size, cluster.Size + 1, cluster.Size + tarBlock, 2 * cluster.Size},
+		{9000, cluster.Size - tarBlock, cluster.Size - 2*tarBlock, 5, cluster.LargeFile},
+		{9000, cluster.Size + maxTail - 1, cluster.Size + maxTail, cluster.Size + maxTail + 1, cluster.Size + maxTail + tarBlock, cluster.LargeFile},
+		{9000, cluster.Size + cluster.Min, cluster.LargeFile, cluster.Size + cluster.Min, cluster.LargeFile, 7, 7, 7, 7, 7, cluster.LargeFile},
+		{cluster.Size - 2*tarBlock - 1, cluster.LargeFile, cluster.Size - 4*tarBlock, cluster.LargeFile, 3*cluster.Size + 17},
 	} {
 		plain := archive(t, sizes...)
 		for _, level := range []int{-2, 0, 1, 6, 9} {
@@ -112,7 +117,7 @@ func TestCutWithinMatch(t *testing.T) {
 	for n := range 2 * maxMatch {
 		var b bytes.Buffer
 		w := tar.NewWriter(&b)
-		for i, size := range []int{9000, LargeFile} {
+		for i, size := range []int{9000, cluster.LargeFile} {
 			content := text(size, uint64(i))
 			copy(content, bytes.Repeat([]byte{byte(i)}, 10)) // else it would be taken for the end of the header
 			w.WriteHeader(&tar.Header{Name: strconv.Itoa(i), Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(size)})
@@ -129,7 +134,7 @@ func TestCutWithinMatch(t *testing.T) {
 
 // TestCutShort: of an archive that ends anywhere there is an error, and of what is there all can be had back.
 func TestCutShort(t *testing.T) {
-	stream := pack(t, 6, archive(t, 9000, LargeFile, 12345, 2*ClusterSize))
+	stream := pack(t, 6, archive(t, 9000, cluster.LargeFile, 12345, 2*cluster.Size))
 	for n := range 97 {
 		part := stream[:len(stream)*n/97]
 		k := &kept{}
@@ -142,25 +147,6 @@ func TestCutShort(t *testing.T) {
 		}
 		if err != nil || !bytes.HasPrefix(part, again) {
 			t.Fatalf("cut at %d: rebuilt %d bytes: %v", len(part), len(again), err)
-		}
-	}
-}
-
-// TestOctal: numbers of headers, of whatever program.
-func TestOctal(t *testing.T) {
-	for field, want := range map[string]int64{
-		"00000001750\x00":  1000,
-		"       1750 ":     1000,
-		"1750 \x00\x00":    1000,
-		"\x00\x00\x00":     0,
-		"\x80\x00\x00\x01": 1,
-		"\x80\x00\x01\x00": 256,
-		"00000001758\x00":  -1,
-		"\xff\xff\xff\xff": -1,
-		"\x80" + "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff": -1,
-	} {
-		if got, ok := octal([]byte(field)); ok != (want >= 0) || ok && got != want {
-			t.Errorf("%q: %d, %v", field, got, ok)
 		}
 	}
 }

@@ -4,9 +4,9 @@
 // a layer needs pieces that stand alone; a registry that gets the layer back needs the very bytes that it gave. Both are had from one copy, because
 // nearly all of the stream can be kept as it is:
 //
-//   - A cluster is a whole deflate stream of its own, of [ClusterSize] bytes unpacked. But for its first 32 KiB, what it holds are the stream's own bits,
+//   - A cluster is a whole deflate stream of its own, of [cluster.Size] bytes unpacked. But for its first 32 KiB, what it holds are the stream's own bits,
 //     shifted: its blocks, its codes, its matches.
-//   - Where a file of [LargeFile] bytes or more begins in the archive, a cluster begins, so that the file can be read by itself.
+//   - Where a file of [cluster.LargeFile] bytes or more begins in the archive, a cluster begins, so that the file can be read by itself.
 //   - In the first 32 KiB of a cluster, matches that reach back before it are written out as literals, in a block with codes of its own. The recipe
 //     remembers those matches, three or four bytes each, and what else is not in the cluster: heads of members, the block headers there.
 //
@@ -20,34 +20,15 @@ package redeflate
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"io"
 	"slices"
 
 	"brig/api"
+	"brig/internal/store/cluster"
 )
 
-const (
-	// ClusterSize is how many bytes of the unpacked stream a cluster holds, but for one that goes up to a large file or to the end of one, and the last.
-	ClusterSize = 512 << 10
-	// MaxCluster is how long a cluster can be, in bytes: what EROFS takes.
-	MaxCluster = 1 << 20
-
-	minCluster  = 8192      // EROFS wants a whole block between the beginnings of two clusters
-	fullCluster = 640 << 10 // bytes of Data, or of Recipe, that end a cluster before it has its size
-	fullRecipe  = 256 << 10
-)
-
-// ErrUnfit is the error of a stream that cannot be had back from clusters, though it can be unpacked: one that is made of empty blocks, say.
-var ErrUnfit = errors.New("the stream cannot be kept in clusters")
-
-// Cluster is one piece of the stream.
-type Cluster struct {
-	Offset int64  // in the unpacked stream
-	Size   int    // unpacked
-	Data   []byte // a deflate stream, at most MaxCluster; its first byte is not zero
-	Recipe []byte // what Rebuild needs beside Data
-}
+// fullCluster is how many bytes of Data end a cluster before it has its size.
+const fullCluster = 640 << 10
 
 // The steps of a recipe. Numbers are unsigned varints; BITS is a number of bits and then the bytes that hold them.
 const (
@@ -79,7 +60,7 @@ const (
 // after it are given. What Cluster points to is emit's until it returns.
 type Reader struct {
 	in   input
-	emit func(Cluster) error
+	emit func(cluster.Cluster) error
 	err  error
 
 	t     tables
@@ -97,7 +78,7 @@ type Reader struct {
 	members int
 
 	// The cluster in the making.
-	files    files
+	files    cluster.Files
 	start    int64 // in the unpacked stream
 	headEnd  int64 // up to here tokens are recorded
 	w        bitWriter
@@ -117,7 +98,7 @@ type Reader struct {
 }
 
 // NewReader makes a Reader of r.
-func NewReader(r io.Reader, emit func(Cluster) error) *Reader {
+func NewReader(r io.Reader, emit func(cluster.Cluster) error) *Reader {
 	return &Reader{in: input{r: r}, emit: emit, out: make([]byte, window+outSize+outSlack)}
 }
 
@@ -321,8 +302,8 @@ func (z *Reader) symbols() error {
 	if err := z.in.fill(); err != nil {
 		return err
 	}
-	end := int(z.files.end(z.start) - z.slid)
-	limit := min(len(z.out)-outSlack, z.files.known(z.slid))
+	end := int(z.files.End(z.start) - z.slid)
+	limit := min(len(z.out)-outSlack, z.files.Known(z.slid))
 	low := max(0, int(z.member-z.slid))
 	begin := z.o
 	var why stop
@@ -375,8 +356,8 @@ func (z *Reader) symbols() error {
 
 // follow shows files what was unpacked, when it waits for it.
 func (z *Reader) follow() {
-	if at := z.files.known(z.slid); z.o >= at {
-		z.files.header(z.out[at-headerKnown:])
+	if at := z.files.Known(z.slid); z.o >= at {
+		z.files.Header(z.out[at-cluster.HeaderKnown:])
 	}
 }
 
@@ -405,7 +386,7 @@ func (z *Reader) stored() error {
 			return io.ErrUnexpectedEOF
 		}
 	}
-	n := min(z.left, z.in.real-z.in.pos, min(len(z.out)-outSlack, z.files.known(z.slid), int(z.files.end(z.start)-z.slid))-z.o)
+	n := min(z.left, z.in.real-z.in.pos, min(len(z.out)-outSlack, z.files.Known(z.slid), int(z.files.End(z.start)-z.slid))-z.o)
 	b := z.in.buf[z.in.pos : z.in.pos+n]
 	if len(z.w.buf) == 0 && z.w.n == 0 {
 		z.w.write(2, 10) // an empty block: the first byte of a cluster is not zero
@@ -539,11 +520,11 @@ func (w *bitWriter) aligned() []byte {
 // cutIfFull ends the cluster when it holds enough.
 func (z *Reader) cutIfFull() error {
 	n := z.total() - z.start
-	if z.total() == z.files.end(z.start) || n >= minCluster && (len(z.w.buf) > fullCluster || len(z.ops) > fullRecipe) {
+	if z.total() == z.files.End(z.start) || n >= cluster.Min && (len(z.w.buf) > fullCluster || len(z.ops) > cluster.FullRecipe) {
 		return z.cut()
 	}
-	if len(z.w.buf) > MaxCluster-fullCluster/4 || len(z.ops) > 2*fullRecipe {
-		return ErrUnfit
+	if len(z.w.buf) > cluster.MaxData-fullCluster/4 || len(z.ops) > 2*cluster.FullRecipe {
+		return cluster.ErrUnfit
 	}
 	return nil
 }
@@ -586,12 +567,12 @@ func (z *Reader) endCluster(rest []byte, end int64) error {
 	z.ops = append(z.ops, opCluster)
 	z.w.write(3, 10) // the last block, empty, with fixed codes
 	z.w.align()
-	if len(z.w.buf) > MaxCluster {
-		return ErrUnfit
+	if len(z.w.buf) > cluster.MaxData {
+		return cluster.ErrUnfit
 	}
-	c := Cluster{Offset: z.start, Size: int(end - z.start), Data: z.w.buf, Recipe: z.ops}
+	c := cluster.Cluster{Offset: z.start, Size: int(end - z.start), Data: z.w.buf, Recipe: z.ops}
 	if !z.same(c) {
-		return ErrUnfit
+		return cluster.ErrUnfit
 	}
 	if err := z.emit(c); err != nil {
 		return err
@@ -618,7 +599,7 @@ func (z *Reader) beginCluster() {
 }
 
 // same holds a cluster against the part of the stream that it was made of.
-func (z *Reader) same(c Cluster) bool {
+func (z *Reader) same(c cluster.Cluster) bool {
 	b := &z.check
 	b.w.buf = b.w.buf[:0]
 	if b.cluster(c.Data, c.Recipe) != nil {

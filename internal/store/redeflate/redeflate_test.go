@@ -14,12 +14,14 @@ import (
 	"testing/iotest"
 
 	"github.com/klauspost/compress/gzip"
+
+	"brig/internal/store/cluster"
 )
 
 // kept is what an emit keeps of clusters.
-type kept struct{ clusters []Cluster }
+type kept struct{ clusters []cluster.Cluster }
 
-func (k *kept) emit(c Cluster) error {
+func (k *kept) emit(c cluster.Cluster) error {
 	c.Data, c.Recipe = bytes.Clone(c.Data), bytes.Clone(c.Recipe)
 	k.clusters = append(k.clusters, c)
 	return nil
@@ -60,7 +62,7 @@ func roundTrip(t *testing.T, name string, stream, want []byte) *kept {
 		if err != nil || c.Offset != at || len(plain) != c.Size || !bytes.Equal(plain, want[at:at+int64(c.Size)]) {
 			t.Fatalf("%s: cluster %d at %d (%d), size %d (%d): %v", name, i, c.Offset, at, c.Size, len(plain), err)
 		}
-		if len(c.Data) > MaxCluster || len(c.Data) == 0 || c.Data[0] == 0 {
+		if len(c.Data) > cluster.MaxData || len(c.Data) == 0 || c.Data[0] == 0 {
 			t.Fatalf("%s: cluster %d has %d bytes", name, i, len(c.Data))
 		}
 		at += int64(c.Size)
@@ -126,7 +128,7 @@ func text(n int, seed uint64) []byte {
 }
 
 func TestRoundTrip(t *testing.T) {
-	for _, n := range []int{0, 1, 5, 4096, window - 1, window, window + 1, ClusterSize - 1, ClusterSize, ClusterSize + 1, ClusterSize + window + 7, 3*ClusterSize + 12345} {
+	for _, n := range []int{0, 1, 5, 4096, window - 1, window, window + 1, cluster.Size - 1, cluster.Size, cluster.Size + 1, cluster.Size + window + 7, 3*cluster.Size + 12345} {
 		data := text(n, uint64(n))
 		for level := -2; level <= 9; level++ {
 			roundTrip(t, fmt.Sprintf("%d bytes at level %d", n, level), pack(t, level, data), data)
@@ -139,9 +141,9 @@ func TestRoundTrip(t *testing.T) {
 			roundTrip(t, fmt.Sprintf("%d bytes of klauspost's level %d", n, level), b.Bytes(), data)
 		}
 	}
-	zeros := make([]byte, 3*ClusterSize)
+	zeros := make([]byte, 3*cluster.Size)
 	roundTrip(t, "zeros", pack(t, 9, zeros), zeros)
-	noise := make([]byte, 3*ClusterSize)
+	noise := make([]byte, 3*cluster.Size)
 	for i := range noise {
 		noise[i] = byte(rand.Uint32())
 	}
@@ -164,7 +166,7 @@ func TestRoundTrip(t *testing.T) {
 
 // TestStored: what is not compressed goes through all the same.
 func TestStored(t *testing.T) {
-	for _, n := range []int{0, 1, maxStored, maxStored + 1, ClusterSize - 1, ClusterSize, ClusterSize + 1, 3*ClusterSize + 5} {
+	for _, n := range []int{0, 1, maxStored, maxStored + 1, cluster.Size - 1, cluster.Size, cluster.Size + 1, 3*cluster.Size + 5} {
 		data := text(n, 4)
 		k := &kept{}
 		got, err := io.ReadAll(NewStored(iotest.HalfReader(bytes.NewReader(data)), k.emit))
@@ -181,7 +183,7 @@ func TestStored(t *testing.T) {
 			t.Fatalf("%d bytes: rebuilt %d: %v", n, len(again), err)
 		}
 	}
-	broken := NewStored(iotest.TimeoutReader(bytes.NewReader(text(ClusterSize*2, 1))), func(Cluster) error { return nil })
+	broken := NewStored(iotest.TimeoutReader(bytes.NewReader(text(cluster.Size*2, 1))), func(cluster.Cluster) error { return nil })
 	if _, err := io.ReadAll(broken); !errors.Is(err, iotest.ErrTimeout) {
 		t.Error(err)
 	}
@@ -226,7 +228,7 @@ func TestSmallReads(t *testing.T) {
 func TestCutAndFlipped(t *testing.T) {
 	data := text(200_000, 5)
 	stream := pack(t, 6, data)
-	drop := func(Cluster) error { return nil }
+	drop := func(cluster.Cluster) error { return nil }
 	for n := 0; n < len(stream); n += 1 + n/50 {
 		if _, err := io.ReadAll(NewReader(bytes.NewReader(stream[:n]), drop)); err == nil {
 			t.Fatalf("cut at %d of %d: no error", n, len(stream))
@@ -251,8 +253,8 @@ func TestCutAndFlipped(t *testing.T) {
 func TestUnfit(t *testing.T) {
 	head := []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0}
 	empty := bytes.Repeat([]byte{0, 0, 0, 0xff, 0xff}, 1<<20)
-	_, err := io.ReadAll(NewReader(io.MultiReader(bytes.NewReader(head), bytes.NewReader(empty)), func(Cluster) error { return nil }))
-	if !errors.Is(err, ErrUnfit) {
+	_, err := io.ReadAll(NewReader(io.MultiReader(bytes.NewReader(head), bytes.NewReader(empty)), func(cluster.Cluster) error { return nil }))
+	if !errors.Is(err, cluster.ErrUnfit) {
 		t.Error(err)
 	}
 }
@@ -260,13 +262,13 @@ func TestUnfit(t *testing.T) {
 func FuzzReader(f *testing.F) {
 	for i := range 10 {
 		f.Add(pack(f, i, text(3000*i, uint64(i))))
-		f.Add(pack(f, i, archive(f, 9000, LargeFile+i, 2000, LargeFile+100*i)))
+		f.Add(pack(f, i, archive(f, 9000, cluster.LargeFile+i, 2000, cluster.LargeFile+100*i)))
 	}
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		k := &kept{}
 		got, err := io.ReadAll(io.LimitReader(NewReader(bytes.NewReader(stream), k.emit), 64<<20))
 		want, werr := inflateAll(stream)
-		if errors.Is(err, ErrUnfit) || len(got) == 64<<20 {
+		if errors.Is(err, cluster.ErrUnfit) || len(got) == 64<<20 {
 			return
 		}
 		if (err == nil) != (werr == nil) {
@@ -293,7 +295,7 @@ func FuzzRebuild(f *testing.F) {
 	for i := range 10 {
 		k := &kept{}
 		io.ReadAll(NewReader(bytes.NewReader(pack(f, i, text(60000*i, uint64(i)))), k.emit))
-		io.ReadAll(NewReader(bytes.NewReader(pack(f, i, archive(f, 9000, LargeFile, 9000))), k.emit))
+		io.ReadAll(NewReader(bytes.NewReader(pack(f, i, archive(f, 9000, cluster.LargeFile, 9000))), k.emit))
 		for _, c := range k.clusters {
 			f.Add(c.Data, c.Recipe)
 		}
@@ -326,7 +328,7 @@ func BenchmarkReader(b *testing.B) {
 	}{
 		{"redeflate", func() (int64, error) {
 			data, recipe = 0, 0
-			return io.Copy(io.Discard, onlyReader{NewReader(bytes.NewReader(stream), func(c Cluster) error {
+			return io.Copy(io.Discard, onlyReader{NewReader(bytes.NewReader(stream), func(c cluster.Cluster) error {
 				data += (len(c.Data) + 4095) &^ 4095
 				recipe += len(c.Recipe)
 				return nil

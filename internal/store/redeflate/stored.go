@@ -4,13 +4,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+
+	"brig/internal/store/cluster"
 )
 
 // Stored does for a stream that is not compressed what Reader does for gzip: its clusters hold the bytes as they are, in deflate's stored blocks.
 type Stored struct {
 	r     io.Reader
-	emit  func(Cluster) error
-	files files
+	emit  func(cluster.Cluster) error
+	files cluster.Files
 	buf   []byte // read; those before rest are a cluster's
 	rest  []byte // of that cluster, not all read yet by the caller
 	n     int    // bytes of the cluster
@@ -24,8 +26,8 @@ type Stored struct {
 const maxStored = 1<<16 - 1
 
 // NewStored makes a Stored of r. emit is that of NewReader.
-func NewStored(r io.Reader, emit func(Cluster) error) *Stored {
-	return &Stored{r: r, emit: emit, buf: make([]byte, 0, ClusterSize+maxTail+maxHeaders+tarBlock)}
+func NewStored(r io.Reader, emit func(cluster.Cluster) error) *Stored {
+	return &Stored{r: r, emit: emit, buf: make([]byte, 0, cluster.Most)}
 }
 
 // Read implements io.Reader.
@@ -56,10 +58,10 @@ func (z *Stored) next() error {
 		return z.err
 	}
 	f := &z.files
-	for known := f.known(z.at); known <= len(z.buf) && f.next < f.end(z.at); known = f.known(z.at) {
-		f.header(z.buf[known-headerKnown:])
+	for known := f.Known(z.at); known <= len(z.buf) && f.Next < f.End(z.at); known = f.Known(z.at) {
+		f.Header(z.buf[known-cluster.HeaderKnown:])
 	}
-	n := min(int(f.end(z.at)-z.at), len(z.buf))
+	n := min(int(f.End(z.at)-z.at), len(z.buf))
 	if err := z.cluster(z.buf[:n]); err != nil {
 		z.err = err
 		return err
@@ -91,7 +93,7 @@ func (z *Stored) cluster(b []byte) error {
 		z.w.bytes(part)
 	}
 	z.ops = append(z.ops, opCluster)
-	c := Cluster{Offset: z.at, Size: size, Data: z.w.buf, Recipe: z.ops}
+	c := cluster.Cluster{Offset: z.at, Size: size, Data: z.w.buf, Recipe: z.ops}
 	z.at += int64(size)
 	return z.emit(c)
 }

@@ -15,7 +15,9 @@ import (
 	"brig/api"
 	"brig/internal/base/lock"
 	"brig/internal/kernel/mount"
+	"brig/internal/store/cluster"
 	"brig/internal/store/erofs"
+	"brig/internal/store/lz4"
 	"brig/internal/store/packed"
 	"brig/internal/store/redeflate"
 	"brig/internal/store/snapshot/extract"
@@ -203,8 +205,8 @@ func (s *Store) UnmountAll() error {
 	return errors.Join(errs...)
 }
 
-// Packs reports whether this kernel, and this process, can mount what Pack makes, and reads it right. It tries.
-func (s *Store) Packs() bool {
+// Packs reports whether this kernel, and this process, can mount what Pack makes of a stream that becomes clusters of an algorithm, and reads it right. It tries.
+func (s *Store) Packs(a erofs.Algorithm) bool {
 	if !readsWhole(release()) {
 		return false
 	}
@@ -217,7 +219,7 @@ func (s *Store) Packs() bool {
 	}
 	os.Remove(f.Name()) // it is mounted by its descriptor: nobody who sweeps sees it
 	defer f.Close()
-	want, err := probe(f)
+	want, err := probe(f, a)
 	if err != nil {
 		return false
 	}
@@ -243,8 +245,8 @@ func (s *Store) Packs() bool {
 
 // probe makes an image with all that a kernel must know: a file that is a fragment, and a large one with an index of its own, whose last cluster is shared
 // with what follows. It returns what they hold.
-func probe(image io.WriterAt) (map[string][]byte, error) {
-	content := make([]byte, redeflate.LargeFile+5)
+func probe(image io.WriterAt, a erofs.Algorithm) (map[string][]byte, error) {
+	content := make([]byte, cluster.LargeFile+5)
 	for i := range content {
 		content[i] = byte(i>>12 ^ i)
 	}
@@ -263,7 +265,12 @@ func probe(image io.WriterAt) (map[string][]byte, error) {
 		return nil, err
 	}
 	w := erofs.NewWriter(image)
-	clusters := redeflate.NewStored(&archive, func(c redeflate.Cluster) error {
+	w.Algorithm = a
+	plain := archive.Bytes()
+	clusters := redeflate.NewStored(bytes.NewReader(plain), func(c cluster.Cluster) error {
+		if a == erofs.LZ4 {
+			c.Data = lz4.Pack(plain[c.Offset:][:c.Size])
+		}
 		_, err := w.Cluster(c.Data, c.Size)
 		return err
 	})

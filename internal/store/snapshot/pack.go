@@ -9,12 +9,16 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
+	"brig/internal/store/cluster"
+	"brig/internal/store/erofs"
 	"brig/internal/store/packed"
 	"brig/internal/store/redeflate"
+	"brig/internal/store/rezstd"
 	"brig/internal/store/snapshot/extract"
 	"brig/internal/store/snapshot/tree"
 
@@ -31,15 +35,21 @@ const keepPartial = 24 * time.Hour
 type Source struct {
 	Blob digest.Digest // a sha256
 	Size int64         // bytes
-	// Open gives the blob, a gzip stream or what is not compressed, from an offset on. Its reader ends when ctx is cancelled.
+	// Open gives the blob, a gzip or zstd stream or what is not compressed, from an offset on. Its reader ends when ctx is cancelled.
 	Open func(ctx context.Context, offset int64) (io.ReadCloser, error)
 	// Resumes says that Open takes other offsets than 0.
 	Resumes bool
 	// Known is told of bytes that were there from an earlier try.
 	Known func(n int)
+	// Zstd tells whether the kernel reads what becomes of a zstd stream ([Store.Packs]). It is asked when there is one; nil: it does not.
+	Zstd func() bool
+	// Bound stops what is unpacked where that becomes too much; nil: nothing is. packed tells how many bytes have come of the blob.
+	Bound func(unpacked io.Reader, packed func() int64) io.Reader
+	// Grow is asked before n bytes are written; nil: nobody is.
+	Grow func(n int64) error
 }
 
-// Pack brings a layer in as an EROFS image, from its blob, a gzip stream or a plain archive. Blob and image are kept as one. announce is called when all is verified, before
+// Pack brings a layer in as an EROFS image, from its blob, a gzip or zstd stream or a plain archive. Blob and image are kept as one. announce is called when all is verified, before
 // the layer can be seen, with its folder, and must make it durable that the blob is there. Pack returns the bytes of file content.
 //
 // What arrived before a process was killed or its source broke off is kept, and the next Pack goes on from there. The caller has found the layer missing.
@@ -82,7 +92,7 @@ func (c *Claim) Pack(ctx context.Context, src Source, announce func(dir string) 
 
 	compressed := newAhead(ctx, stream)
 	defer compressed.stop()
-	if size, err = s.pack(ctx, w, c.diffID, src.Blob, src.Size, compressed); err != nil {
+	if size, err = s.pack(ctx, w, c.diffID, src, compressed); err != nil {
 		return 0, err
 	}
 	if err := atomicfile.SyncDir(tmp); err != nil {
@@ -153,24 +163,60 @@ func (r *resumed) Close() {
 	}
 }
 
+// counted counts what was read.
+type counted struct {
+	r io.Reader
+	n atomic.Int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// onDisk is how much a cluster takes there, in bytes.
+func onDisk(c cluster.Cluster) int64 {
+	_, blocks := erofs.Place(0, len(c.Data))
+	return blocks + int64(len(c.Recipe))
+}
+
 // How a zstd stream begins, RFC 8878: with a frame, or with one to be skipped.
 const zstdMagic, zstdSkip = 0xfd2fb528, 0x184d2a50
 
 // pack fills the files and verifies both digests.
-func (s *Store) pack(ctx context.Context, w *packed.Writer, diffID, blob digest.Digest, blobSize int64, compressed *ahead) (int64, error) {
-	head := bufio.NewReaderSize(compressed, 4096)
+func (s *Store) pack(ctx context.Context, w *packed.Writer, diffID digest.Digest, src Source, compressed *ahead) (int64, error) {
+	in := &counted{r: compressed}
+	head := bufio.NewReaderSize(in, 4096)
 	magic, err := head.Peek(4)
 	if err != nil && err != io.EOF {
 		return 0, err
 	}
+	emit := func(c cluster.Cluster) error {
+		if src.Grow != nil {
+			if err := src.Grow(onDisk(c)); err != nil {
+				return err
+			}
+		}
+		return w.Cluster(c)
+	}
 	var unpacked io.Reader
 	switch {
 	case len(magic) >= 2 && magic[0] == 0x1f && magic[1] == 0x8b:
-		unpacked = redeflate.NewReader(head, w.Cluster)
+		unpacked = redeflate.NewReader(head, emit)
 	case len(magic) == 4 && (binary.LittleEndian.Uint32(magic) == zstdMagic || binary.LittleEndian.Uint32(magic)&^0xf == zstdSkip):
-		return 0, ErrUnfit
+		if src.Zstd == nil || !src.Zstd() {
+			return 0, ErrUnfit
+		}
+		w.Zstd()
+		z := rezstd.NewReader(head, emit)
+		defer z.Close() // by then nobody reads any more
+		unpacked = z
 	default:
-		unpacked = redeflate.NewStored(head, w.Cluster)
+		unpacked = redeflate.NewStored(head, emit)
+	}
+	if src.Bound != nil {
+		unpacked = src.Bound(unpacked, in.n.Load)
 	}
 	plain := newAhead(ctx, unpacked)
 	root, done, err := extract.Nodes(ctx, plain)
@@ -179,13 +225,13 @@ func (s *Store) pack(ctx context.Context, w *packed.Writer, diffID, blob digest.
 	}
 	plain.stop()
 	if err != nil && !errors.Is(err, api.Corrupt) {
-		if errors.Is(err, redeflate.ErrUnfit) || errors.Is(err, extract.ErrSparse) {
+		if errors.Is(err, cluster.ErrUnfit) || errors.Is(err, extract.ErrSparse) {
 			return 0, ErrUnfit
 		}
 		return 0, err
 	}
 	// What is wrong with the blob itself explains why it cannot be unpacked.
-	if berr := compressed.verifyBlob(blob, blobSize); berr != nil {
+	if berr := compressed.verifyBlob(src.Blob, src.Size); berr != nil {
 		return 0, berr
 	}
 	if err != nil {
@@ -195,5 +241,5 @@ func (s *Store) pack(ctx context.Context, w *packed.Writer, diffID, blob digest.
 	if _, err := hex.Decode(id[:], []byte(diffID.Encoded()[:32])); err != nil {
 		return 0, err
 	}
-	return done.Bytes, w.Finish(root, done.Bytes, blob, blobSize, id)
+	return done.Bytes, w.Finish(root, done.Bytes, src.Blob, src.Size, id)
 }

@@ -17,9 +17,10 @@ import (
 	"testing"
 	"time"
 
+	"brig/internal/store/cluster"
 	"brig/internal/store/packed"
-	"brig/internal/store/redeflate"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
@@ -133,7 +134,7 @@ func packAndUnpack(t *testing.T, plain, blob []byte) {
 	defer c.Release()
 	m, err := c.Pack(context.Background(), Source{Blob: blobID, Size: int64(len(blob)), Open: func(context.Context, int64) (io.ReadCloser, error) {
 		return io.NopCloser(bytes.NewReader(blob)), nil
-	}}, func(string) error { return nil })
+	}, Zstd: always}, func(string) error { return nil })
 	if err != nil || n != m {
 		t.Fatalf("%d bytes, want %d: %v", m, n, err)
 	}
@@ -147,7 +148,7 @@ func packAndUnpack(t *testing.T, plain, blob []byte) {
 		t.Fatalf("the blob is not had back: %d bytes of %d, %v", len(again), len(blob), err)
 	}
 	b.Close()
-	if _, err := packed.Verify(t.Context(), dir); err != nil {
+	if _, _, err := images.VerifyPacked(t.Context(), diffID); err != nil {
 		t.Error(err)
 	}
 	want := describeTree(t, folders.layerFS(diffID.Encoded()))
@@ -170,6 +171,21 @@ func packAndUnpack(t *testing.T, plain, blob []byte) {
 			}
 		}
 	}
+}
+
+func always() bool { return true }
+
+// zst compresses as podman, buildah and docker do.
+func zst(t testing.TB, plain []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := zstd.NewWriter(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Write(plain)
+	w.Close()
+	return b.Bytes()
 }
 
 func zip(t testing.TB, plain []byte) []byte {
@@ -244,6 +260,7 @@ func TestPack(t *testing.T) {
 	w.Close()
 	plain := b.Bytes()
 	packAndUnpack(t, plain, zip(t, plain))
+	packAndUnpack(t, plain, zst(t, plain))
 	packAndUnpack(t, plain, plain)
 
 	// An archive of the machine's own, to look at by hand: PACK_FILE=layer.tar.gz
@@ -266,7 +283,7 @@ func TestPack(t *testing.T) {
 
 // TestPackLarge: files with an index of their own show what a folder shows, whatever lies beside them and wherever clusters end; the kernel tells.
 func TestPackLarge(t *testing.T) {
-	const large, cluster = redeflate.LargeFile, redeflate.ClusterSize
+	const large, cluster = cluster.LargeFile, cluster.Size
 	sizes := []int{9000, large - 1, large, large + 1, 20, 30, large + 4096, large, large, cluster - 1, cluster, cluster + 1, cluster + 4095, cluster + 4096, 5,
 		cluster + 31<<10, cluster + 32<<10, cluster + 33<<10, cluster + 40<<10, large, 3*cluster + 12345, 8000, 2*cluster - 512, 2*cluster - 1024, large}
 	r := rand.New(rand.NewPCG(1, 2))
@@ -305,10 +322,17 @@ func TestPackLarge(t *testing.T) {
 	w.Close()
 	plain := b.Bytes()
 	packAndUnpack(t, plain, zip(t, plain))
+	packAndUnpack(t, plain, zst(t, plain))
 	packAndUnpack(t, plain, plain)
 
-	// Read in any order, as programs are: here from a mapping.
-	diffID, blob := digest.FromBytes(plain), zip(t, plain)
+	readInAnyOrder(t, plain, zip(t, plain))
+	readInAnyOrder(t, plain, zst(t, plain))
+}
+
+// readInAnyOrder reads the files of an archive as programs are read: from a mapping.
+func readInAnyOrder(t *testing.T, plain, blob []byte) {
+	r := rand.New(rand.NewPCG(3, 4))
+	diffID := digest.FromBytes(plain)
 	s := Open(t.TempDir())
 	c, err := s.Claim(t.Context(), diffID)
 	if err != nil {
@@ -317,7 +341,7 @@ func TestPackLarge(t *testing.T) {
 	defer c.Release()
 	if _, err := c.Pack(t.Context(), Source{Blob: digest.FromBytes(blob), Size: int64(len(blob)), Open: func(context.Context, int64) (io.ReadCloser, error) {
 		return io.NopCloser(bytes.NewReader(blob)), nil
-	}}, func(string) error { return nil }); err != nil {
+	}, Zstd: always}, func(string) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	dir := mountImage(t, filepath.Join(s.layer(diffID.Encoded()), packed.ImageFile))
@@ -425,7 +449,7 @@ func TestResumeLarge(t *testing.T) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	r := rand.New(rand.NewPCG(5, 6))
-	for i, size := range []int{9000, redeflate.LargeFile, 500, redeflate.ClusterSize + 5000, redeflate.LargeFile, 2 * redeflate.ClusterSize} {
+	for i, size := range []int{9000, cluster.LargeFile, 500, cluster.Size + 5000, cluster.LargeFile, 2 * cluster.Size} {
 		content := make([]byte, size)
 		for j := 2000; j < size; j++ {
 			content[j] = byte(r.IntN(1 + i*3))
@@ -437,14 +461,20 @@ func TestResumeLarge(t *testing.T) {
 	}
 	w.Close()
 	plain := b.Bytes()
-	blob, diffID := zip(t, plain), digest.FromBytes(plain)
+	for name, compress := range map[string]func(testing.TB, []byte) []byte{"gzip": zip, "zstd": zst} {
+		t.Run(name, func(t *testing.T) { resumes(t, plain, compress(t, plain)) })
+	}
+}
+
+func resumes(t *testing.T, plain, blob []byte) {
+	diffID := digest.FromBytes(plain)
 	pack := func(s *Store, breaks int) (known int, err error) {
 		c, err := s.Claim(t.Context(), diffID)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Release()
-		src := Source{Blob: digest.FromBytes(blob), Size: int64(len(blob)), Resumes: true, Known: func(n int) { known += n }}
+		src := Source{Blob: digest.FromBytes(blob), Size: int64(len(blob)), Resumes: true, Known: func(n int) { known += n }, Zstd: always}
 		src.Open = func(_ context.Context, at int64) (io.ReadCloser, error) {
 			if at != int64(known) {
 				t.Errorf("asked for the blob from %d on, with %d bytes there", at, known)

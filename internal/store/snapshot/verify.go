@@ -37,6 +37,9 @@ func (s *Store) VerifyPacked(ctx context.Context, diffID digest.Digest) (blob di
 	if errors.Is(err, fs.ErrNotExist) && s.Has(diffID) {
 		err = api.Errorf(api.Corrupt, "%w", err)
 	}
+	if err == nil && info.Archive != "" && info.Archive != diffID {
+		err = api.Errorf(api.Corrupt, "layer %s: its image holds an archive with the digest %s; `brig system check --repair` fetches the layer again", diffID, info.Archive)
+	}
 	return info.Blob, info.BlobSize, err
 }
 

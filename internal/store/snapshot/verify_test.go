@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/store/cluster"
 	"brig/internal/store/packed"
-	"brig/internal/store/redeflate"
 )
 
 func unpackRich(t *testing.T, format string) (*Store, digest.Digest, []byte, string) {
@@ -205,13 +205,14 @@ func FuzzVerifyFolder(f *testing.F) {
 
 // TestVerifyPackedSeesEveryByte: of a layer that is an image no byte can be another, of neither file, nor more or fewer bytes.
 func TestVerifyPackedSeesEveryByte(t *testing.T) {
-	t.Run("fragments", func(t *testing.T) { seesEveryByte(t, 0, 1) })
+	t.Run("fragments", func(t *testing.T) { seesEveryByte(t, 0, 1, zip) })
+	t.Run("zstd", func(t *testing.T) { seesEveryByte(t, 0, 1, zst) })
 	// In clusters of its own, the first of which begins within a match. Every eleventh byte, so that it does not take long.
-	t.Run("large", func(t *testing.T) { seesEveryByte(t, redeflate.LargeFile, 11) })
+	t.Run("large", func(t *testing.T) { seesEveryByte(t, cluster.LargeFile, 11, zip) })
 }
 
 // seesEveryByte looks at a layer with a file of large bytes among others, one byte in step.
-func seesEveryByte(t *testing.T, large int64, step int) {
+func seesEveryByte(t *testing.T, large int64, step int, compress func(testing.TB, []byte) []byte) {
 	var plain bytes.Buffer
 	w := tar.NewWriter(&plain)
 	for i := range 30 {
@@ -224,7 +225,7 @@ func seesEveryByte(t *testing.T, large int64, step int) {
 	w.WriteHeader(&tar.Header{Name: "link", Typeflag: tar.TypeSymlink, Linkname: "dir/file1", Mode: 0o777})
 	w.Close()
 	s := Open(filepath.Join(t.TempDir(), "snapshot"))
-	diffID, blob := digest.FromBytes(plain.Bytes()), zip(t, plain.Bytes())
+	diffID, blob := digest.FromBytes(plain.Bytes()), compress(t, plain.Bytes())
 	c, err := s.Claim(t.Context(), diffID)
 	if err != nil {
 		t.Fatal(err)
@@ -232,7 +233,7 @@ func seesEveryByte(t *testing.T, large int64, step int) {
 	defer c.Release()
 	if _, err := c.Pack(t.Context(), Source{Blob: digest.FromBytes(blob), Size: int64(len(blob)), Open: func(context.Context, int64) (io.ReadCloser, error) {
 		return io.NopCloser(bytes.NewReader(blob)), nil
-	}}, func(string) error { return nil }); err != nil {
+	}, Zstd: always}, func(string) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if d, n, err := s.VerifyPacked(t.Context(), diffID); err != nil || d != digest.FromBytes(blob) || n != int64(len(blob)) {

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/internal/image/imagetest"
+	"brig/internal/store/erofs"
 	"brig/internal/store/snapshot"
 	"brig/test/machine"
 )
@@ -99,7 +100,7 @@ func (w *world) onDisk(t *testing.T) {
 		w.unmountDisk(dir)
 		os.Remove(file)
 	})
-	if !snapshot.Open(w.place("probe")).Packs() {
+	if !snapshot.Open(w.place("probe")).Packs(erofs.Deflate) {
 		t.Skip("this kernel mounts no file system from a file (Linux 6.12, CONFIG_EROFS_FS_BACKED_BY_FILE)")
 	}
 }
@@ -121,7 +122,7 @@ func (w *world) place(what string) string {
 	return dir
 }
 
-// images puts into the registry: one, two and new, of three or four layers each, of which they share some, and huge, which has a layer that is.
+// images puts into the registry: one, two and new, of three or four layers each, of which they share some, and huge, which has two layers that are.
 func (w *world) images() {
 	random := rand.NewChaCha8([32]byte{7})
 	noise := func(n int) string {
@@ -152,10 +153,17 @@ func (w *world) images() {
 	small := func(name string) []byte {
 		return layer(&tar.Header{Name: "srv/", Typeflag: tar.TypeDir, Mode: 0o755}, "", &tar.Header{Name: "srv/" + name, Mode: 0o644}, noise(5000))
 	}
-	// From 4 MiB on a layer is kept packed, as one file.
+	// From 4 MiB on a layer is kept packed, as one file; one of zstd otherwise than one of gzip.
+	packed := layer(&tar.Header{Name: "zstd/", Typeflag: tar.TypeDir, Mode: 0o755}, "", &tar.Header{Name: "zstd/file", Mode: 0o644}, noise(4<<20+200_000))
+	pack := func(l []byte) []byte {
+		if bytes.HasPrefix(l, []byte("zstd/")) {
+			return imagetest.Zstd(l)
+		}
+		return imagetest.Gzip(l)
+	}
 	huge := layer(&tar.Header{Name: "huge/", Typeflag: tar.TypeDir, Mode: 0o755}, "", &tar.Header{Name: "huge/file", Mode: 0o644}, noise(4<<20+100_000))
-	for tag, layers := range map[string][][]byte{"huge": {base, huge}, "one": {base, big, marks, small("one")}, "two": {base, big, small("two")}, "new": {base, small("new"), marks}} {
-		p := w.registry.OCI(imagetest.Gzip, layers...)
+	for tag, layers := range map[string][][]byte{"huge": {base, huge, packed}, "one": {base, big, marks, small("one")}, "two": {base, big, small("two")}, "new": {base, small("new"), marks}} {
+		p := w.registry.OCI(pack, layers...)
 		p.Config.Architecture = runtime.GOARCH
 		p.Config.Config.Cmd = []string{"/bin/alive"}
 		d := w.registry.PutImage(p, "")
