@@ -101,7 +101,7 @@ func (e *Engine) execProcess(c *api.Container, x *api.ExecSpec) (run runtime.Exe
 	}
 	user := spec.Annotations[oci.AnnotationUser]
 	if strings.Contains(x.User, ",") {
-		return p, "", api.Errorf(api.InvalidArgument, "user %q is not a valid user or group", x.User)
+		return run, api.Errorf(api.InvalidArgument, "user %q is not a valid user or group", x.User)
 	}
 	if x.User != "" {
 		user = withGroups(x.User, c.Spec.Groups)

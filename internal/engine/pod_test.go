@@ -126,7 +126,7 @@ func TestUserOfImageHasNoGroups(t *testing.T) {
 		if err := e.resolve(&c); api.KindOf(err) != api.InvalidArgument {
 			t.Errorf("--user %s: %v", user, err)
 		}
-		if _, _, err := e.execProcess(&api.Container{}, &api.ExecSpec{Command: []string{"id"}, User: user}); err == nil {
+		if _, err := e.execProcess(&api.Container{}, &api.ExecSpec{Command: []string{"id"}, User: user}); err == nil {
 			t.Errorf("exec --user %s: no error", user)
 		}
 	}
