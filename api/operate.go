@@ -46,9 +46,10 @@ type Usage struct {
 // Event is something that happened to a container.
 type Event struct {
 	Time       time.Time         `json:"time"`
-	Action     string            `json:"action"` // docker's word: create, start, kill, die, stop, destroy, pause, …
+	Type       string            `json:"type,omitempty"` // image or volume; empty: container
+	Action     string            `json:"action"`         // docker's word: create, start, kill, die, stop, destroy, pause, …
 	ID         string            `json:"id"`
-	Attributes map[string]string `json:"attributes,omitempty"` // image, name and labels of the container; exitCode, signal, oldName
+	Attributes map[string]string `json:"attributes,omitempty"` // image, name and labels of the container; exitCode, signal, oldName; the name of an image or a volume
 }
 
 // EventOptions choose events. The zero times mean: none of the past, and no end.

@@ -47,6 +47,9 @@ func (e *Engine) Check(ctx context.Context, repair, insecure bool, s api.Streams
 	if err := e.checkExits(&report, repair); err != nil {
 		return report, err
 	}
+	if err := e.checkPods(&report, repair); err != nil {
+		return report, err
+	}
 	return report, e.checkBridge(&report, repair)
 }
 
@@ -100,6 +103,29 @@ func (e *Engine) checkExits(report *api.CheckReport, repair bool) error {
 				return err
 			}
 			p.Repaired = "removed: how its last run ended is not known"
+		}
+		report.Problems = append(report.Problems, p)
+	}
+	return nil
+}
+
+// checkPods: a pod whose record cannot be read is nobody's to act on; its containers are there, and can be removed without it.
+func (e *Engine) checkPods(report *api.CheckReport, repair bool) error {
+	ids, err := e.podIDs()
+	if err != nil {
+		return err
+	}
+	for _, podID := range ids {
+		_, err := e.readPod(podID)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		p := api.Problem{Kind: "pod", Name: podID, Path: filepath.Join("pod", podID+".json"), Trouble: err.Error()}
+		if repair {
+			if err := os.Remove(e.podPath(podID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			p.Repaired = "removed: its containers are as they were, and in no pod"
 		}
 		report.Problems = append(report.Problems, p)
 	}

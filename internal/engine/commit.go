@@ -47,6 +47,7 @@ func (e *Engine) Commit(ctx context.Context, name string, o api.CommitOptions, s
 	if err != nil {
 		return api.Image{}, err
 	}
+	e.note(happened(&c, "commit"))
 	if len(rep.Images) != 1 {
 		return api.Image{}, api.Errorf(api.NotFound, "commit of container %s: brig-image made no image", c.Name)
 	}

@@ -39,6 +39,34 @@ func happened(c *api.Container, action string, more ...string) api.Event {
 	return api.Event{Time: time.Now().UTC(), Action: action, ID: c.ID, Attributes: attributes}
 }
 
+// happenedTo is an event of an image or a volume.
+func happenedTo(kind, id, name, action string) api.Event {
+	return api.Event{Time: time.Now().UTC(), Type: kind, Action: action, ID: id, Attributes: map[string]string{"name": name}}
+}
+
+// noteTransfer tells of images that came or went. The first that comes may be what the state folder is made for.
+func (e *Engine) noteTransfer(r *api.TransferRequest, rep *api.TransferReply) {
+	var list []api.Event
+	switch r.Op {
+	case "pull", "load", "import", "save":
+		for i := range rep.Images {
+			img := &rep.Images[i]
+			name := img.Name
+			if name == "" {
+				name = img.ID
+			}
+			list = append(list, happenedTo("image", img.ID, familiar(name), r.Op))
+		}
+	case "push":
+		for _, name := range r.Refs {
+			list = append(list, happenedTo("image", name, name, r.Op))
+		}
+	}
+	if len(list) > 0 && e.makeState() == nil {
+		e.note(list...)
+	}
+}
+
 // note writes events into the journal, all at once.
 func (e *Engine) note(events ...api.Event) {
 	var lines []byte

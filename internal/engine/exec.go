@@ -7,10 +7,13 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"brig/api"
+	"brig/internal/base/id"
 	"brig/internal/kernel/caps"
 	"brig/internal/runtime"
 	"brig/internal/runtime/config"
@@ -39,11 +42,14 @@ func (e *Engine) Exec(ctx context.Context, name string, x api.ExecSpec, s api.St
 			return api.Exit{}, err
 		}
 	}
+	execID, command := id.New(), strings.Join(x.Command, " ")
+	begun := []api.Event{happened(&c, "exec_create: "+command, "execID", execID), happened(&c, "exec_start: "+command, "execID", execID)}
 	if x.Detach {
 		st, err := ct.ExecAttached(ctx, run, nil)
 		if err != nil {
 			return api.Exit{}, err
 		}
+		e.note(begun...)
 		return api.Exit{}, st.Close()
 	}
 	a := api.Attach{Stdin: x.Interactive, Stdout: true, Stderr: true, TTY: x.TTY, Streams: s, DetachKeys: x.DetachKeys, Size: x.Size}
@@ -53,11 +59,16 @@ func (e *Engine) Exec(ctx context.Context, name string, x api.ExecSpec, s api.St
 		return api.Exit{}, err
 	}
 	defer st.Close()
+	e.note(begun...)
 	session := e.join(c.ID, st, a)
 	if x.TTY && s.Terminal != nil {
 		defer followSize(s.Terminal, session.Resize)()
 	}
-	return session.Wait(ctx)
+	exit, err := session.Wait(ctx)
+	if err == nil {
+		e.note(happened(&c, "exec_die", "execID", execID, "exitCode", strconv.Itoa(exit.Code)))
+	}
+	return exit, err
 }
 
 // execProcess is the container's own process with what the exec changes.
@@ -89,6 +100,9 @@ func (e *Engine) execProcess(c *api.Container, x *api.ExecSpec) (run runtime.Exe
 		p.Cwd = path.Join("/", x.WorkingDir)
 	}
 	user := spec.Annotations[oci.AnnotationUser]
+	if strings.Contains(x.User, ",") {
+		return run, api.Errorf(api.InvalidArgument, "user %q is not a valid user or group", x.User)
+	}
 	if x.User != "" {
 		user = withGroups(x.User, c.Spec.Groups)
 	}

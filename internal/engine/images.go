@@ -102,7 +102,11 @@ func (e *Engine) Tag(ctx context.Context, source, target string) error {
 	}
 	img.Trust = img.Origin() // it does not change with the name
 	img.Name, img.Short = r.String(), ""
-	return stores.Publish(img)
+	if err := stores.Publish(img); err != nil {
+		return err
+	}
+	e.note(happenedTo("image", img.ID, familiar(img.Name), "tag"))
+	return nil
 }
 
 // RemoveImage takes a name off an image, and with its last name the image. The lines say what was done, as docker's do.
@@ -146,12 +150,14 @@ func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) ([]st
 		if err := stores.Forget(d); err != nil {
 			return lines, err
 		}
+		e.note(happenedTo("image", img.ID, familiar(d.Name), "untag"))
 	}
 	if !last {
 		_, err := stores.Remove(stores.Of(img)) // what only this name needed: signatures, another packing of the layers
 		return lines, err
 	}
 	lines = append(lines, "Deleted: "+img.ID)
+	e.note(happenedTo("image", img.ID, img.ID, "delete"))
 	removed, err := stores.Remove(stores.Of(img))
 	for _, d := range removed.Layers {
 		lines = append(lines, "Deleted: "+string(d))

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/rootless"
 	"brig/internal/kernel/cgroup"
 )
 
@@ -26,6 +27,9 @@ func (e *Engine) Info(ctx context.Context) (api.Info, error) {
 			{Level: api.IsolationGVisor, Reason: "not built into this version"},
 			{Level: api.IsolationVM, Reason: "not built into this version"},
 		},
+	}
+	if rootless.Active() { // docker's words
+		i.SecurityOptions, i.CgroupDriver = append(i.SecurityOptions, "name=rootless"), "none"
 	}
 	list, err := e.List(ctx)
 	if err != nil {

@@ -182,6 +182,9 @@ func ipcMounts(s *api.ContainerSpec, j *joined) []specs.Mount {
 		return []specs.Mount{queue}
 	case mode == api.NamespaceHost:
 		shm = specs.Mount{Type: "bind", Source: "/dev/shm", Destination: "/dev/shm", Options: append(noexec[:3:3], "bind", "rprivate")}
+		if rootless.Active() && !exists("/dev/mqueue") {
+			return []specs.Mount{shm} // the queues of the host's namespace are root's to mount
+		}
 		if exists("/dev/mqueue") {
 			queue = specs.Mount{Type: "bind", Source: "/dev/mqueue", Destination: "/dev/mqueue", Options: append(noexec[:3:3], "bind", "rprivate")}
 		} else if rootless.Active() { // the host's is not this user's to mount

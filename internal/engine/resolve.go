@@ -18,6 +18,9 @@ import (
 // image into what the image says.
 func (e *Engine) resolve(c *api.Container) error {
 	s := &c.Spec
+	if user := userOf(s, c.ImageConfig.User); strings.Contains(user, ",") { // behind a comma are the groups of --group-add, which no image may ask for
+		return api.Errorf(api.InvalidArgument, "user %q is not a valid user or group", user)
+	}
 	if s.Pod != "" && !s.Infra {
 		if err := e.intoPod(s); err != nil {
 			return err
@@ -115,9 +118,6 @@ func (e *Engine) volumesFrom(s *api.ContainerSpec) error {
 func checkMore(s *api.ContainerSpec) error {
 	if err := more(&specs.Spec{Annotations: map[string]string{}, Process: &specs.Process{}, Linux: &specs.Linux{Resources: &specs.LinuxResources{}}}, s); err != nil {
 		return err
-	}
-	if strings.Contains(s.User, ",") {
-		return api.Errorf(api.InvalidArgument, "user %q is not a valid user or group", s.User)
 	}
 	for _, g := range s.Groups {
 		switch {

@@ -60,8 +60,11 @@ func (e *Engine) transferHolding(ctx context.Context, r api.TransferRequest, s a
 		return rep, fmt.Errorf("starting brig-image, which moves images: %w", err)
 	}
 	derr := json.NewDecoder(pr).Decode(&rep)
-	err = cmd.Wait()
-	return rep, outcome(ctx, rep, err, derr)
+	err = outcome(ctx, rep, cmd.Wait(), derr)
+	if err == nil {
+		e.noteTransfer(&r, &rep)
+	}
+	return rep, err
 }
 
 // outcome is what became of a worker: its reply, how it ended, and whether there was a reply.
@@ -118,9 +121,12 @@ func (e *Engine) lazyTransfer(ctx context.Context, r api.TransferRequest, s api.
 	stop()
 	if derr == nil && rep.Error == "" && len(rep.Lazy) > 0 {
 		b.lowers = rep.Lazy
+		e.noteTransfer(&r, &rep)
 		go func() { _ = cmd.Wait() }()
 		return rep, nil
 	}
-	err = cmd.Wait()
-	return rep, outcome(ctx, rep, err, derr)
+	if err = outcome(ctx, rep, cmd.Wait(), derr); err == nil {
+		e.noteTransfer(&r, &rep)
+	}
+	return rep, err
 }

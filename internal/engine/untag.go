@@ -60,6 +60,7 @@ func (e *Engine) Untag(ctx context.Context, name string, names []string) error {
 		if err := e.meta.RemoveImage(n); err != nil && !errors.Is(err, api.NotFound) {
 			return err
 		}
+		e.note(happenedTo("image", img.ID, familiar(n), "untag"))
 	}
 	return nil
 }

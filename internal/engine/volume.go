@@ -74,7 +74,11 @@ func (e *Engine) ensureVolume(name string, rec volumeRecord, sync atomicfile.Syn
 			return api.Errorf(api.KindOf(err), "volume %s: %w", name, err)
 		}
 	}
-	return e.putVolume(name, rec, sync)
+	if err := e.putVolume(name, rec, sync); err != nil {
+		return err
+	}
+	e.note(happenedTo("volume", name, name, "create"))
+	return nil
 }
 
 func (e *Engine) putVolume(name string, rec volumeRecord, sync atomicfile.Sync) error {
@@ -158,6 +162,7 @@ func (e *Engine) removeAnonymous(c *api.Container) error {
 			if err := os.RemoveAll(e.volumeDir(m.Source)); err != nil {
 				return err
 			}
+			e.note(happenedTo("volume", m.Source, m.Source, "destroy"))
 		}
 	}
 	return nil

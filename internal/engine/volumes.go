@@ -180,6 +180,7 @@ func (e *Engine) RemoveVolume(_ context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	e.note(happenedTo("volume", name, name, "destroy"))
 	return tree.Remove(gone)
 }
 

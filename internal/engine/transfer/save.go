@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"brig/api"
+	"brig/internal/image"
 	"brig/internal/image/ref"
 )
 
@@ -37,16 +38,22 @@ func (t *Transfer) Save(ctx context.Context, r api.TransferRequest) (api.Transfe
 	if len(r.Refs) == 0 {
 		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "save: no image named")
 	}
+	platform, err := image.ParsePlatform(r.Platform)
+	if err != nil {
+		return api.TransferReply{}, err
+	}
 	var images []api.Image
 	for _, s := range r.Refs {
 		img, err := t.find(s)
 		if err != nil {
 			return api.TransferReply{}, err
 		}
+		if have, err := image.ParsePlatform(img.Platform); platform != (image.Platform{}) && (err != nil || !have.Matches(platform)) {
+			return api.TransferReply{}, api.Errorf(api.NotFound, "image %s is in the store for %s, not for %s: fetch that one with `brig pull --platform %s`", s, img.Platform, r.Platform, r.Platform)
+		}
 		images = append(images, img)
 	}
 	b := bundle{t: t, images: images, docker: format == formatDocker}
-	var err error
 	switch {
 	case format == formatOCIDir && r.File == "":
 		err = api.Errorf(api.InvalidArgument, "save: format %s needs a folder: name it with -o", formatOCIDir)

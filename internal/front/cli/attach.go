@@ -9,14 +9,19 @@ import (
 func (a *app) attach() *cobra.Command {
 	var noStdin, sigProxy bool
 	var keys []byte
+	p := picking(running)
 	cmd := &cobra.Command{
 		Use:               "attach [OPTIONS] CONTAINER",
 		Short:             "Attach local standard input, output, and error streams to a running container",
 		Example:           "  brig attach box\n  brig attach --no-stdin --sig-proxy=false web",
-		Args:              exactArgs(1),
+		Args:              p.shifted(exactArgs(1)),
 		ValidArgsFunction: a.completeContainers(running),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.engine().Inspect(cmd.Context(), args[0])
+			name, _, err := p.one(cmd.Context(), a, args)
+			if err != nil {
+				return err
+			}
+			c, err := a.engine().Inspect(cmd.Context(), name)
 			if err != nil {
 				return err
 			}
@@ -35,6 +40,7 @@ func (a *app) attach() *cobra.Command {
 	}
 	f := cmd.Flags()
 	detachKeysFlag(f, &keys)
+	p.latestFlag(f)
 	f.BoolVar(&noStdin, "no-stdin", false, "Do not attach STDIN")
 	f.BoolVar(&sigProxy, "sig-proxy", true, "Proxy all received signals to the process (not of a container with a terminal)")
 	return cmd

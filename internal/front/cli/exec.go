@@ -11,19 +11,24 @@ import (
 func (a *app) exec() *cobra.Command {
 	var e api.ExecSpec
 	var env, envFiles []string
+	p := picking(running)
 	cmd := &cobra.Command{
 		Use:               "exec [OPTIONS] CONTAINER COMMAND [ARG...]",
 		Short:             "Execute a command in a running container",
 		Example:           "  brig exec -it box bash\n  brig exec -u 1000 -w /tmp -e LANG=C web ls -l",
-		Args:              minArgs(2),
+		Args:              p.shifted(minArgs(2)),
 		ValidArgsFunction: a.completeContainer(running),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if e.Env, err = environment(envFiles, env); err != nil {
 				return invalid(cmd, err)
 			}
-			e.Command = args[1:]
-			return a.doExec(cmd, args[0], e)
+			name, words, err := p.one(cmd.Context(), a, args)
+			if err != nil {
+				return err
+			}
+			e.Command = words
+			return a.doExec(cmd, name, e)
 		},
 	}
 	f := cmd.Flags()
@@ -33,6 +38,7 @@ func (a *app) exec() *cobra.Command {
 	list(f, "env", "e", "Set environment variables", appendTo(&env, parseEnv))
 	list(f, "env-file", "", "Read in a file of environment variables", appendTo(&envFiles, plain))
 	f.BoolVarP(&e.Interactive, "interactive", "i", false, "Keep STDIN open even if not attached")
+	p.latestFlag(f)
 	f.BoolVar(&e.Privileged, "privileged", false, "Give extended privileges to the command")
 	f.BoolVarP(&e.TTY, "tty", "t", false, "Allocate a pseudo-TTY")
 	f.StringVarP(&e.User, "user", "u", "", "Username or UID (format: <name|uid>[:<group|gid>])")

@@ -18,7 +18,7 @@ type member struct {
 
 func (a *app) imageGroup() *cobra.Command {
 	return a.group("image", "Manage images", "  brig image ls\n  brig image rm debian:11", []member{
-		{name: "history", top: "history"}, {name: "import", top: "import"}, {name: "inspect", construct: inspectOf("image")}, {name: "load", top: "load"},
+		{name: "exists", construct: (*app).imageExists}, {name: "history", top: "history"}, {name: "import", top: "import"}, {name: "inspect", construct: inspectOf("image")}, {name: "load", top: "load"},
 		{name: "ls", top: "images", aliases: []string{"list"}}, {name: "prune", construct: (*app).imagePrune}, {name: "pull", top: "pull"}, {name: "push", top: "push"},
 		{name: "rm", top: "rmi", aliases: []string{"rmi", "remove"}}, {name: "save", top: "save"}, {name: "search", top: "search"}, {name: "tag", top: "tag"}, {name: "trust", construct: (*app).imageTrust}, {name: "untag", top: "untag"},
 	})
@@ -27,7 +27,7 @@ func (a *app) imageGroup() *cobra.Command {
 func (a *app) containerGroup() *cobra.Command {
 	return a.group("container", "Manage containers", "  brig container ls -a\n  brig container rm web", []member{
 		{name: "attach", top: "attach"}, {name: "commit", top: "commit"}, {name: "cp", top: "cp"}, {name: "create", top: "create"}, {name: "diff", top: "diff"},
-		{name: "exec", top: "exec"}, {name: "export", top: "export"}, {name: "inspect", construct: inspectOf("container")}, {name: "kill", top: "kill"},
+		{name: "exec", top: "exec"}, {name: "exists", construct: (*app).containerExists}, {name: "export", top: "export"}, {name: "inspect", construct: inspectOf("container")}, {name: "kill", top: "kill"},
 		{name: "logs", top: "logs"}, {name: "ls", top: "ps", aliases: []string{"ps", "list"}}, {name: "pause", top: "pause"}, {name: "port", top: "port"}, {name: "prune", construct: (*app).containerPrune},
 		{name: "rename", top: "rename"}, {name: "restart", top: "restart"}, {name: "rm", top: "rm", aliases: []string{"remove"}}, {name: "run", top: "run"},
 		{name: "start", top: "start"}, {name: "stats", top: "stats"}, {name: "stop", top: "stop"}, {name: "top", top: "top"},

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
@@ -16,9 +17,9 @@ import (
 
 // imagesOptions are the flags of images.
 type imagesOptions struct {
-	quiet, noTrunc, digests bool
-	format                  string
-	filter                  filters
+	quiet, noTrunc, digests, noHeading bool
+	format, sort                       string
+	filter                             filters
 
 	containers []api.Container // where the format shows how many an image has
 	bounds     bounds
@@ -61,12 +62,16 @@ func (a *app) images() *cobra.Command {
 	f.StringVar(&o.format, "format", "", formatHelp)
 	f.BoolVar(&o.noTrunc, "no-trunc", false, "Don't truncate output")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "Only show image IDs")
+	f.BoolVarP(&o.noHeading, "noheading", "n", false, "Do not print headers")
+	f.StringVar(&o.sort, "sort", "created", "Sort output by created, id, repository, size or tag")
 	return cmd
 }
 
 // imageRow is an image as images shows it; the field names are docker's.
 type imageRow struct {
 	Containers, CreatedAt, CreatedSince, Digest, ID, Repository, SharedSize, Size, Tag, UniqueSize, VirtualSize string
+
+	bytes int64
 }
 
 // printImages prints those of all that o selects, the youngest first.
@@ -104,10 +109,39 @@ func (a *app) printImages(o imagesOptions, all []api.Image, now time.Time) error
 	if o.digests {
 		usual = "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
 	}
-	return printRows(a.streams.Stdout, o.format, usual, header{
+	if err := sortImages(rows, o.sort); err != nil {
+		return err
+	}
+	titles := header{
 		"Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", "ID": "IMAGE ID", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT",
 		"Size": "SIZE", "Containers": "CONTAINERS", "VirtualSize": "SIZE", "SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE",
-	}, rows)
+	}
+	if o.noHeading {
+		titles = nil
+	}
+	return printRows(a.streams.Stdout, o.format, usual, titles, rows)
+}
+
+// sortImages sorts the rows, which come youngest first, by one of podman's words.
+func sortImages(rows []imageRow, by string) error {
+	var key func(r *imageRow) string
+	switch by {
+	case "created":
+		return nil
+	case "id":
+		key = func(r *imageRow) string { return r.ID }
+	case "repository":
+		key = func(r *imageRow) string { return r.Repository }
+	case "size":
+		slices.SortStableFunc(rows, func(x, y imageRow) int { return cmp.Compare(x.bytes, y.bytes) })
+		return nil
+	case "tag":
+		key = func(r *imageRow) string { return r.Tag }
+	default:
+		return fmt.Errorf("invalid sort order %q: use created, id, repository, size or tag", by)
+	}
+	slices.SortStableFunc(rows, func(x, y imageRow) int { return strings.Compare(key(&x), key(&y)) })
+	return nil
 }
 
 // matches reports whether img passes every filter.
@@ -143,7 +177,7 @@ func imageRowOf(img *api.Image, now time.Time, trunc bool) imageRow {
 	}
 	size := humanSize(imageSize(img))
 	r := imageRow{
-		ID: img.ID, Repository: none(repo), Tag: none(tag), Digest: none(digest), Size: size, VirtualSize: size,
+		ID: img.ID, Repository: none(repo), Tag: none(tag), Digest: none(digest), Size: size, VirtualSize: size, bytes: imageSize(img),
 		CreatedAt: img.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"), CreatedSince: ago(now, img.Created),
 	}
 	if trunc {

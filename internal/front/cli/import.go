@@ -46,6 +46,7 @@ func (a *app) importImage() *cobra.Command {
 	f := cmd.Flags()
 	list(f, "change", "c", "Apply Dockerfile instruction to the created image", appendTo(&r.Changes, plain))
 	f.StringVarP(&r.Message, "message", "m", "", "Set commit message for imported image")
+	f.BoolVarP(&r.Quiet, "quiet", "q", false, "Suppress progress")
 	parsed(f, "platform", "", "string", "Set platform if the image is for another than this machine's", assign(&r.Platform, parsePlatform))
 	return cmd
 }

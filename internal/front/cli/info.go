@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -31,7 +32,36 @@ type infoView struct {
 	StateDir          string
 	Isolation         []api.IsolationState
 	SecurityOptions   []string
+	LoggingDriver     string
 	Warnings          []string
+
+	// podman's, as far as scripts ask for them
+	Host  infoHost
+	Store infoStore
+}
+
+type infoHost struct {
+	CgroupManager string
+	CgroupVersion string // v1 or v2
+	CPUs          int    `json:"Cpus"`
+	Hostname      string
+	Kernel        string
+	MemTotal      int64
+	OS            string `json:"Os"`
+	Security      struct {
+		Rootless       bool
+		SECCOMPEnabled bool `json:"SeccompEnabled"`
+	}
+}
+
+type infoStore struct{ GraphDriverName, GraphRoot, RunRoot string }
+
+// podman fills in podman's part.
+func (v *infoView) podman(i *api.Info) {
+	v.Host = infoHost{CgroupManager: i.CgroupDriver, CgroupVersion: "v" + i.CgroupVersion, CPUs: i.CPUs, Hostname: i.Hostname, Kernel: i.KernelVersion, MemTotal: i.Memory, OS: i.OSType}
+	v.Host.Security.Rootless = slices.Contains(i.SecurityOptions, "name=rootless")
+	v.Host.Security.SECCOMPEnabled = true
+	v.Store = infoStore{i.StorageDriver, i.Root, i.State}
 }
 
 func (a *app) info() *cobra.Command {
@@ -51,14 +81,16 @@ func (a *app) info() *cobra.Command {
 				a.printInfo(info)
 				return nil
 			}
-			return printObject(a.streams.Stdout, format, infoView{
+			view := infoView{
 				Containers: info.Containers, ContainersRunning: info.Running, ContainersPaused: info.Paused,
 				ContainersStopped: info.Stopped, Images: info.Images, Driver: info.StorageDriver, CgroupDriver: info.CgroupDriver,
 				CgroupVersion: info.CgroupVersion, KernelVersion: info.KernelVersion, OperatingSystem: info.OperatingSystem,
 				OSType: info.OSType, Architecture: info.Architecture, NCPU: info.CPUs, MemTotal: info.Memory, Name: info.Hostname,
 				ServerVersion: info.Version, DockerRootDir: info.Root, StateDir: info.State, Isolation: info.Isolation,
-				SecurityOptions: info.SecurityOptions, Warnings: info.Warnings,
-			})
+				SecurityOptions: info.SecurityOptions, Warnings: info.Warnings, LoggingDriver: api.LogJSONFile,
+			}
+			view.podman(&info)
+			return printObject(a.streams.Stdout, format, view)
 		},
 	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "Format output using a custom template: 'json' or a Go template")

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -9,7 +10,7 @@ import (
 )
 
 func (a *app) rm() *cobra.Command {
-	var force, volumes bool
+	var force, volumes, depend bool
 	var seconds int
 	p := picking(nil)
 	cmd := &cobra.Command{
@@ -24,6 +25,7 @@ func (a *app) rm() *cobra.Command {
 	f.BoolVarP(&volumes, "volumes", "v", false, "Remove anonymous volumes associated with the container")
 	f.IntVarP(&seconds, "time", "t", 0, "Seconds to wait before killing the container, with --force (-1: forever)")
 	p.allFlag(f, "a", "Remove all containers")
+	f.BoolVar(&depend, "depend", false, "Remove the containers that depend on the container too")
 	f.BoolVarP(&p.latest, "latest", "", false, "Act on the latest container that was created")
 	p.filterFlag(f, "")
 	p.cidfileFlag(f)
@@ -31,6 +33,13 @@ func (a *app) rm() *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if f.Changed("time") && !force {
 			return invalid(cmd, errors.New("--force must be given with --time"))
+		}
+		if depend {
+			var err error
+			if args, err = a.withDependents(cmd, p, args); err != nil {
+				return err
+			}
+			p = picking(nil) // they are all named now
 		}
 		return p.each(cmd, a, args, func(name string) (string, error) {
 			if f.Changed("time") {
@@ -47,4 +56,42 @@ func (a *app) rm() *cobra.Command {
 		})
 	}
 	return cmd
+}
+
+// withDependents are the containers that p picks, each behind those that join a namespace of it, require it, or have its mounts.
+func (a *app) withDependents(cmd *cobra.Command, p *pick, args []string) (ids []string, err error) {
+	names, err := p.names(cmd.Context(), a, args)
+	if err != nil {
+		return nil, err
+	}
+	all, err := a.engine().List(cmd.Context())
+	if err != nil {
+		return nil, err
+	}
+	var add func(id string)
+	add = func(id string) {
+		if slices.Contains(ids, id) {
+			return
+		}
+		for i := range all {
+			if all[i].ID != id && dependsOn(&all[i], id) {
+				add(all[i].ID)
+			}
+		}
+		ids = append(ids, id)
+	}
+	for _, name := range names {
+		if c, err := find(all, name); err == nil {
+			add(c.ID)
+		} else {
+			ids = append(ids, name) // it is complained about when its turn comes
+		}
+	}
+	return ids, nil
+}
+
+func dependsOn(c *api.Container, id string) bool {
+	s, join := &c.Spec, api.NamespaceContainer+id
+	return s.Network.Mode == join || s.Namespaces.PID == join || s.Namespaces.IPC == join || s.Namespaces.UTS == join || s.Namespaces.CgroupNS == join ||
+		slices.Contains(s.Requires, id) || slices.Contains(s.VolumesFrom, id) || slices.Contains(s.VolumesFrom, id+":ro")
 }

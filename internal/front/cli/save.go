@@ -32,6 +32,7 @@ func (a *app) save() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&r.File, "output", "o", "", "Write to a file, instead of STDOUT")
 	parsed(f, "format", "", "string", "Form of the archive: docker-archive, oci-archive or oci-dir (default docker-archive)", assign(&r.Format, parseArchive))
+	f.BoolVarP(&r.Quiet, "quiet", "q", false, "Suppress progress")
 	parsed(f, "platform", "", "string", "Save only the given platform", assign(&r.Platform, parsePlatform))
 	return cmd
 }

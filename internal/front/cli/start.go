@@ -10,7 +10,7 @@ import (
 )
 
 func (a *app) start() *cobra.Command {
-	var attach, interactive bool
+	var attach, interactive, sigProxy bool
 	var keys []byte
 	p := picking(notRunning)
 	cmd := &cobra.Command{
@@ -33,12 +33,13 @@ func (a *app) start() *cobra.Command {
 			if len(names) != 1 {
 				return errors.New("you cannot start and attach multiple containers at once")
 			}
-			return a.startAttached(cmd, names[0], api.Attach{Stdin: interactive, Stdout: true, Stderr: true, DetachKeys: keys})
+			return a.startAttached(cmd, names[0], api.Attach{Stdin: interactive, Stdout: true, Stderr: true, DetachKeys: keys}, sigProxy)
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&attach, "attach", "a", false, "Attach STDOUT/STDERR and forward signals")
 	f.BoolVarP(&interactive, "interactive", "i", false, "Attach container's STDIN")
+	f.BoolVar(&sigProxy, "sig-proxy", true, "With --attach, proxy received signals to the process")
 	detachKeysFlag(f, &keys)
 	p.allFlag(f, "", "Start all containers that do not run")
 	p.latestFlag(f)
@@ -47,7 +48,7 @@ func (a *app) start() *cobra.Command {
 }
 
 // startAttached starts a container and stays with it. Standard input is joined only where the container was made with -i.
-func (a *app) startAttached(cmd *cobra.Command, name string, at api.Attach) error {
+func (a *app) startAttached(cmd *cobra.Command, name string, at api.Attach, sigProxy bool) error {
 	c, err := a.engine().Inspect(cmd.Context(), name)
 	if err != nil {
 		return err
@@ -63,7 +64,7 @@ func (a *app) startAttached(cmd *cobra.Command, name string, at api.Attach) erro
 	if err != nil {
 		return err
 	}
-	return a.finish(j.follow(cmd.Context(), session, !at.TTY))
+	return a.finish(j.follow(cmd.Context(), session, sigProxy && !at.TTY))
 }
 
 func detachKeysFlag(f *pflag.FlagSet, keys *[]byte) {

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -168,6 +170,32 @@ func TestEllipsis(t *testing.T) {
 	for s, want := range map[string]string{"": "", "12345": "12345", "123456": "1234…", "äöüßéè": "äöüß…"} {
 		if got := ellipsis(s, 5); got != want {
 			t.Errorf("%q: %q, want %q", s, got, want)
+		}
+	}
+}
+
+// TestDockerFields: what docker documents for --format of its lists (docs.docker.com/reference/cli, "Formatting") is there, under docker's name.
+func TestDockerFields(t *testing.T) {
+	for _, c := range []struct {
+		verb   string
+		row    any
+		fields string
+	}{
+		{"ps", psRow{}, "ID Image Command CreatedAt RunningFor Ports State Status Size Names Labels Mounts Networks LocalVolumes"},
+		{"ps, podman", psRow{}, "Pod PodName Created ExitCode ImageID Pid Restarts"},
+		{"images", imageRow{}, "ID Repository Tag Digest CreatedSince CreatedAt Size Containers SharedSize UniqueSize VirtualSize"},
+		{"history", historyRow{}, "ID CreatedSince CreatedAt CreatedBy Size Comment"},
+		{"stats", statsRow{}, "Container Name ID CPUPerc MemUsage NetIO BlockIO MemPerc PIDs"},
+		{"volume ls", volumeRow{}, "Name Driver Scope Mountpoint Labels Status Links Size Availability Group"},
+		{"pod ps", podRow{}, "Cgroup ContainerIds ContainerNames ContainerStatuses Created ID InfraID Labels Name Namespace Networks NumberOfContainers Restarts Status"},
+		{"events", eventView{}, "Type Action Actor Scope Time TimeNano Status ID From"},
+		{"info", infoView{}, "Containers ContainersRunning ContainersPaused ContainersStopped Images Driver CgroupDriver CgroupVersion KernelVersion OperatingSystem OSType " +
+			"Architecture NCPU MemTotal Name ServerVersion DockerRootDir SecurityOptions LoggingDriver Warnings"},
+	} {
+		for _, f := range strings.Fields(c.fields) {
+			if _, ok := reflect.TypeOf(c.row).FieldByName(f); !ok {
+				t.Errorf("%s: no field %s", c.verb, f)
+			}
 		}
 	}
 }

@@ -92,13 +92,18 @@ func viewOfVolume(v *api.Volume) volumeView {
 
 func (a *app) volumeInspect() *cobra.Command {
 	var format string
+	var all bool
 	cmd := &cobra.Command{
 		Use:               "inspect [OPTIONS] VOLUME [VOLUME...]",
 		Short:             "Display detailed information on one or more volumes",
 		Example:           "  brig volume inspect data\n  brig volume inspect -f '{{.Mountpoint}}' data",
-		Args:              minArgs(1),
+		Args:              allOr(&all, minArgs(1)),
 		ValidArgsFunction: a.completeVolumes,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			args, err := a.allVolumes(cmd, all, args)
+			if err != nil {
+				return err
+			}
 			views := []any{}
 			failed := a.each(cmd.Context(), args, func(name string) (string, error) {
 				v, err := a.engine().InspectVolume(cmd.Context(), name)
@@ -118,6 +123,7 @@ func (a *app) volumeInspect() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "Format output using a custom template: 'json' or a Go template")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "Inspect all volumes")
 	return cmd
 }
 
@@ -132,7 +138,7 @@ type volumeRow struct {
 func (r volumeRow) Label(key string) string { return r.labels[key] }
 
 func (a *app) volumeList() *cobra.Command {
-	var quiet bool
+	var quiet, noHeading bool
 	var format string
 	filter := filters{}
 	cmd := &cobra.Command{
@@ -160,16 +166,21 @@ func (a *app) volumeList() *cobra.Command {
 			if quiet && format == "" {
 				format = "{{.Name}}"
 			}
-			return printRows(a.streams.Stdout, format, "{{.Driver}}\t{{.Name}}", header{
+			titles := header{
 				"Driver": "DRIVER", "Name": "VOLUME NAME", "Scope": "SCOPE", "Mountpoint": "MOUNTPOINT", "Labels": "LABELS", "Links": "LINKS", "Size": "SIZE",
 				"Availability": "AVAILABILITY", "Group": "GROUP", "Status": "STATUS",
-			}, rows)
+			}
+			if noHeading {
+				titles = nil
+			}
+			return printRows(a.streams.Stdout, format, "{{.Driver}}\t{{.Name}}", titles, rows)
 		},
 	}
 	f := cmd.Flags()
 	list(f, "filter", "f", `Provide filter values (e.g. "dangling=true"): dangling, driver, label, name`, filter.add("dangling", "driver", "label", "name"))
 	f.StringVar(&format, "format", "", formatHelp)
 	f.BoolVarP(&quiet, "quiet", "q", false, "Only display volume names")
+	f.BoolVar(&noHeading, "noheading", false, "Do not print headers")
 	return cmd
 }
 
@@ -181,15 +192,19 @@ func matchesVolume(f filters, v *api.Volume) bool {
 }
 
 func (a *app) volumeRemove() *cobra.Command {
-	var force bool
+	var force, all bool
 	cmd := &cobra.Command{
 		Use:               "rm [OPTIONS] VOLUME [VOLUME...]",
 		Short:             "Remove one or more volumes",
 		Long:              "Remove one or more volumes. You cannot remove a volume that is in use by a container.",
 		Example:           "  brig volume rm data\n  brig volume rm $(brig volume ls -q --filter dangling=true)",
-		Args:              minArgs(1),
+		Args:              allOr(&all, minArgs(1)),
 		ValidArgsFunction: a.completeVolumes,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			args, err := a.allVolumes(cmd, all, args)
+			if err != nil {
+				return err
+			}
 			return a.each(cmd.Context(), args, func(name string) (string, error) {
 				err := a.engine().RemoveVolume(cmd.Context(), name)
 				if force && errors.Is(err, api.NotFound) {
@@ -199,8 +214,34 @@ func (a *app) volumeRemove() *cobra.Command {
 			})
 		},
 	}
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "Remove all volumes")
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Do not complain about volumes that are not there")
 	return cmd
+}
+
+// allOr is what a command line needs, unless --all says that it is about everything.
+func allOr(all *bool, otherwise cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if *all {
+			return maxArgs(0)(cmd, args)
+		}
+		return otherwise(cmd, args)
+	}
+}
+
+// allVolumes are the volumes that were named, or all.
+func (a *app) allVolumes(cmd *cobra.Command, all bool, args []string) ([]string, error) {
+	if !all {
+		return args, nil
+	}
+	volumes, err := a.engine().Volumes(cmd.Context())
+	if err != nil {
+		return nil, err
+	}
+	for i := range volumes {
+		args = append(args, volumes[i].Name)
+	}
+	return args, nil
 }
 
 func (a *app) volumePrune() *cobra.Command {

@@ -3,6 +3,7 @@ package oci
 import (
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/user"
@@ -47,15 +48,22 @@ const maxPasswd = 4 << 20
 
 // lookUpGroups resolves names and numbers of groups, separated by commas, in root.
 func lookUpGroups(root int, list string) ([]int, error) {
+	names := strings.Split(list, ",")
+	for _, name := range names {
+		if name == "" || strings.TrimSpace(name) != name || name[0] == '-' || name[0] == '+' { // the library takes an empty one for none, and falls over it
+			return nil, api.Errorf(api.InvalidArgument, "group %q is not a valid group", name)
+		}
+	}
 	group, err := openPlain(root, "etc/group", strings.Trim(list, "0123456789,") == "")
 	if err != nil {
 		return nil, err
 	}
 	defer group.Close()
-	ids, err := user.GetAdditionalGroups(strings.Split(list, ","), group)
+	ids, err := user.GetAdditionalGroups(names, group)
 	if err != nil {
 		return nil, api.Errorf(api.InvalidArgument, "groups %s: %w", list, err)
 	}
+	slices.Sort(ids)
 	return ids, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"brig/api"
@@ -104,5 +105,31 @@ func TestUserFilesOfTheImage(t *testing.T) {
 	}
 	if u, err := lookUpUser(root, "ann"); err != nil || u.Uid != 5 {
 		t.Errorf("link inside the image: %+v, %v", u, err)
+	}
+}
+
+// TestMoreGroups: groups behind the user are looked up in the image, or are the caller's.
+func TestMoreGroups(t *testing.T) {
+	root, _ := rootWith(t, map[string]string{"etc/passwd": "root:x:0:0::/root:/bin/sh\n", "etc/group": "root:x:0:\ntty:x:5:\nwheel:x:10:root\n"})
+	for who, want := range map[string][]uint32{"root": {10}, "root,44,tty": {10, 5, 44}, "7:7,5": {5}, "7": nil} {
+		var c child
+		if err := c.user(&specs.Process{}, who, root); err != nil {
+			t.Errorf("%s: %v", who, err)
+			continue
+		}
+		slices.Sort(c.groups)
+		slices.Sort(want)
+		if !slices.Equal(c.groups, want) || c.keepGroups {
+			t.Errorf("%s: groups %v, want %v", who, c.groups, want)
+		}
+	}
+	var c child
+	if err := c.user(&specs.Process{}, "0,"+KeepGroups, root); err != nil || !c.keepGroups {
+		t.Errorf("%s: %t %v", KeepGroups, c.keepGroups, err)
+	}
+	for _, who := range []string{"0,nosuch", "0,-1", "0,"} {
+		if err := new(child).user(&specs.Process{}, who, root); api.KindOf(err) != api.InvalidArgument {
+			t.Errorf("%q: %v", who, err)
+		}
 	}
 }

@@ -121,6 +121,7 @@ func readAll(s garbage.Stores, d digest.Digest) error {
 //	image NAME      its target's digest
 //	image ID        "untagged"
 //	container NAME  created, exited 0
+//	pod NAME        Created
 //	volume NAME     "fresh", or "used" and the digest of the image's file that was copied into it
 type facts map[string]string
 
@@ -151,6 +152,15 @@ func tell(root, state, thing string) string {
 			return fmt.Sprintf("%s %d", c.State.Status, c.State.Exit.Code)
 		}
 		return string(c.State.Status)
+	case "pod":
+		p, err := e.InspectPod(context.Background(), name)
+		switch {
+		case errors.Is(err, api.NotFound):
+			return ""
+		case err != nil:
+			return err.Error()
+		}
+		return string(p.Status)
 	case "volume":
 		dir := filepath.Join(root, "volume", name)
 		record, err := os.ReadFile(filepath.Join(dir, "volume.json"))
@@ -190,5 +200,5 @@ func hold(root, state string, done, doing facts) (wrong []string) {
 // between reports whether a container may be so while a command is about it: half made, half removed, or not started yet. The next command of its name removes it. A
 // volume may be there before the container's files are in it.
 func between(thing, got string) bool {
-	return strings.HasPrefix(thing, "volume ") && got == "fresh" || strings.HasPrefix(thing, "container ") && slices.Contains([]string{"", string(api.StatusDead), string(api.StatusCreated), "exited 255"}, got)
+	return strings.HasPrefix(thing, "volume ") && got == "fresh" || strings.HasPrefix(thing, "pod ") && got == "" || strings.HasPrefix(thing, "container ") && slices.Contains([]string{"", string(api.StatusDead), string(api.StatusCreated), "exited 255"}, got)
 }

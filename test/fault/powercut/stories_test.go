@@ -71,6 +71,10 @@ func (w *world) stories() []story {
 			{args: []string{"rm", "first"}, effect: facts{"container first": ""}, once: true},
 			{args: []string{"rm", "-f", "second"}, effect: facts{"container second": ""}, once: true},
 		}},
+		{name: "pod", steps: []step{
+			{args: []string{"pod", "create", "--replace", "--network", "none", "--name", "pp"}, effect: facts{"pod pp": "Created"}, remade: true},
+			{args: []string{"pod", "rm", "pp"}, effect: facts{"pod pp": ""}, once: true},
+		}},
 		{name: "packed", packed: true, setup: []step{pull("one")}, steps: []step{
 			pull("huge"),
 			{args: []string{"run", "--network", "none", "--name", "third", img("huge")}, effect: facts{"container third": "exited 0"}},
