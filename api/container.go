@@ -76,6 +76,7 @@ type ContainerSpec struct {
 	Mounts       []MountSpec       `json:"mounts,omitempty"`
 	Secrets      []SecretSpec      `json:"secrets,omitempty"`
 	Devices      []DeviceSpec      `json:"devices,omitempty"`
+	CDIDirs      []string          `json:"cdiDirs,omitempty"` // where CDI devices are looked for; none: /etc/cdi and /var/run/cdi
 	Limits       Resources         `json:"limits,omitzero"`
 	CgroupParent string            `json:"cgroupParent,omitempty"` // absolute, in every hierarchy; empty: their roots
 	CgroupConf   map[string]string `json:"cgroupConf,omitempty"`   // files of a group of version 2
@@ -269,7 +270,7 @@ const (
 
 // DeviceSpec is one --device.
 type DeviceSpec struct {
-	Source      string `json:"source"`
+	Source      string `json:"source"` // a path, or without a target a CDI device, vendor.com/class=name
 	Target      string `json:"target"`
 	Permissions string `json:"permissions"` // of "rwm"
 }

@@ -129,6 +129,9 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 	if err := e.checkSecrets(&c.Spec); err != nil {
 		return c, err
 	}
+	if _, err := e.deviceEdits(&c.Spec); err != nil {
+		return c, err
+	}
 	warnUnmapped(&c.Spec, out)
 	return c, nil
 }
@@ -289,6 +292,9 @@ func check(s *api.ContainerSpec) error {
 		return api.Errorf(api.InvalidArgument, "the working directory %q is invalid: it must be an absolute path", s.WorkingDir)
 	}
 	for _, d := range s.Devices {
+		if isCDI(&d) {
+			continue
+		}
 		if _, err := expandDevice(d); err != nil {
 			return err
 		}

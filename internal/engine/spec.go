@@ -108,6 +108,9 @@ func (e *Engine) ociSpec(c *api.Container, join *joined) (*specs.Spec, error) {
 			return nil, err
 		}
 	}
+	if err := e.addCDI(o, s); err != nil {
+		return nil, err
+	}
 	if err := e.addSecrets(o, c); err != nil {
 		return nil, err
 	}
