@@ -209,8 +209,8 @@ const (
 
 // MountSpec is one -v, --mount or --tmpfs.
 type MountSpec struct {
-	Type         string   `json:"type"`             // bind, volume or tmpfs
-	Source       string   `json:"source,omitempty"` // bind: absolute host path; volume: name, empty for an anonymous one
+	Type         string   `json:"type"`             // bind, volume, tmpfs or image
+	Source       string   `json:"source,omitempty"` // bind: absolute host path; volume: name, empty for an anonymous one; image: reference, digest or ID
 	Target       string   `json:"target"`           // absolute path in the container
 	ReadOnly     bool     `json:"readOnly,omitempty"`
 	Propagation  string   `json:"propagation,omitempty"` // bind: rprivate (default), private, rshared, shared, rslave, slave
@@ -220,6 +220,9 @@ type MountSpec struct {
 	TmpfsSize    int64    `json:"tmpfsSize,omitempty"`    // bytes; 0: the kernel's default
 	TmpfsMode    uint32   `json:"tmpfsMode,omitempty"`    // permission bits; 0: 1777
 	TmpfsOptions []string `json:"tmpfsOptions,omitempty"` // --tmpfs PATH:opt,opt as typed
+	Subpath      string   `json:"subpath,omitempty"`      // volume: a file or folder in it, which must be there
+	TopReadOnly  bool     `json:"topReadOnly,omitempty"`  // bind, with ReadOnly: what is mounted below it stays as it is
+	Layers       []string `json:"layers,omitempty"`       // image: diff IDs, bottom first, as of creation
 	Flags        []string `json:"flags,omitempty"`        // bind, volume: noexec, nosuid, nodev and the like, as typed
 
 	IDMap  IDMap     `json:"idMap,omitempty"`  // bind, volume: whose its files are

@@ -110,6 +110,9 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 		return c, err
 	}
 	e.meta.UseImage(&img)
+	if err := e.mountImages(ctx, &spec, out, b); err != nil {
+		return c, err
+	}
 	c.Created = time.Now().UTC()
 	c.Healthcheck = healthcheck(img.Health, spec.Health)
 	c.Image, c.ImageName, c.ImageConfig = img.ID, spec.Image, img.Config

@@ -488,7 +488,7 @@ func readNamespaceSet(s *jsonscan.Scanner, v *api.NamespaceSet) {
 	}
 }
 
-var mountSpecNames = [...]string{"type", "source", "target", "readOnly", "propagation", "nonRecursive", "createSource", "noCopy", "tmpfsSize", "tmpfsMode", "tmpfsOptions", "flags", "idMap", "uidMap", "gidMap"}
+var mountSpecNames = [...]string{"type", "source", "target", "readOnly", "propagation", "nonRecursive", "createSource", "noCopy", "tmpfsSize", "tmpfsMode", "tmpfsOptions", "subpath", "topReadOnly", "layers", "flags", "idMap", "uidMap", "gidMap"}
 
 func readMountSpec(s *jsonscan.Scanner, v *api.MountSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -516,12 +516,18 @@ func readMountSpec(s *jsonscan.Scanner, v *api.MountSpec) {
 		case 10:
 			jsonscan.List(s, &v.TmpfsOptions, jsonscan.String[string])
 		case 11:
-			jsonscan.List(s, &v.Flags, jsonscan.String[string])
+			jsonscan.String(s, &v.Subpath)
 		case 12:
-			jsonscan.String(s, &v.IDMap)
+			jsonscan.Bool(s, &v.TopReadOnly)
 		case 13:
-			jsonscan.List(s, &v.UIDMap, readIDRange)
+			jsonscan.List(s, &v.Layers, jsonscan.String[string])
 		case 14:
+			jsonscan.List(s, &v.Flags, jsonscan.String[string])
+		case 15:
+			jsonscan.String(s, &v.IDMap)
+		case 16:
+			jsonscan.List(s, &v.UIDMap, readIDRange)
+		case 17:
 			jsonscan.List(s, &v.GIDMap, readIDRange)
 		default:
 			s.Skip()
