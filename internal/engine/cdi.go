@@ -51,10 +51,6 @@ func (e *Engine) addCDI(o *specs.Spec, s *api.ContainerSpec) error {
 		if err != nil {
 			return err
 		}
-		if rootless.Active() {
-			o.Mounts = append(o.Mounts, specs.Mount{Type: "bind", Source: n.Source, Destination: n.Target, Options: []string{"bind", "rprivate", "nosuid", "noexec"}})
-			continue
-		}
 		if n.Mode != nil {
 			mode := os.FileMode(*n.Mode)
 			dev.FileMode = &mode
@@ -65,7 +61,11 @@ func (e *Engine) addCDI(o *specs.Spec, s *api.ContainerSpec) error {
 		if n.GID != nil {
 			dev.GID = n.GID
 		}
-		o.Linux.Devices = append(o.Linux.Devices, dev)
+		if rootless.Active() || s.UserNS.Mode != "" { // as in rootlessDevices
+			o.Mounts = append(o.Mounts, specs.Mount{Type: "bind", Source: n.Source, Destination: n.Target, Options: []string{"bind", "rprivate", "nosuid", "noexec"}})
+		} else {
+			o.Linux.Devices = append(o.Linux.Devices, dev)
+		}
 		o.Linux.Resources.Devices = append(o.Linux.Resources.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: dev.Type, Major: &dev.Major, Minor: &dev.Minor, Access: n.Permissions})
 	}
 	for i := range edits.Mounts {

@@ -103,7 +103,7 @@ func (e *Engine) ociSpec(c *api.Container, join *joined) (*specs.Spec, error) {
 	if err := more(o, s); err != nil {
 		return nil, err
 	}
-	if rootless.Active() {
+	if rootless.Active() || s.UserNS.Mode != "" { // no user namespace may make nodes
 		if err := rootlessDevices(o, s); err != nil {
 			return nil, err
 		}
