@@ -76,6 +76,7 @@ type ContainerSpec struct {
 	Mounts       []MountSpec       `json:"mounts,omitempty"`
 	Secrets      []SecretSpec      `json:"secrets,omitempty"`
 	Devices      []DeviceSpec      `json:"devices,omitempty"`
+	CDIDirs      []string          `json:"cdiDirs,omitempty"` // where CDI devices are looked for; none: /etc/cdi and /var/run/cdi
 	Limits       Resources         `json:"limits,omitzero"`
 	CgroupParent string            `json:"cgroupParent,omitempty"` // absolute, in every hierarchy; empty: their roots
 	CgroupConf   map[string]string `json:"cgroupConf,omitempty"`   // files of a group of version 2
@@ -208,8 +209,8 @@ const (
 
 // MountSpec is one -v, --mount or --tmpfs.
 type MountSpec struct {
-	Type         string   `json:"type"`             // bind, volume or tmpfs
-	Source       string   `json:"source,omitempty"` // bind: absolute host path; volume: name, empty for an anonymous one
+	Type         string   `json:"type"`             // bind, volume, tmpfs or image
+	Source       string   `json:"source,omitempty"` // bind: absolute host path; volume: name, empty for an anonymous one; image: reference, digest or ID
 	Target       string   `json:"target"`           // absolute path in the container
 	ReadOnly     bool     `json:"readOnly,omitempty"`
 	Propagation  string   `json:"propagation,omitempty"` // bind: rprivate (default), private, rshared, shared, rslave, slave
@@ -219,6 +220,9 @@ type MountSpec struct {
 	TmpfsSize    int64    `json:"tmpfsSize,omitempty"`    // bytes; 0: the kernel's default
 	TmpfsMode    uint32   `json:"tmpfsMode,omitempty"`    // permission bits; 0: 1777
 	TmpfsOptions []string `json:"tmpfsOptions,omitempty"` // --tmpfs PATH:opt,opt as typed
+	Subpath      string   `json:"subpath,omitempty"`      // volume: a file or folder in it, which must be there
+	TopReadOnly  bool     `json:"topReadOnly,omitempty"`  // bind, with ReadOnly: what is mounted below it stays as it is
+	Layers       []string `json:"layers,omitempty"`       // image: diff IDs, bottom first, as of creation
 	Flags        []string `json:"flags,omitempty"`        // bind, volume: noexec, nosuid, nodev and the like, as typed
 
 	IDMap  IDMap     `json:"idMap,omitempty"`  // bind, volume: whose its files are
@@ -269,7 +273,7 @@ const (
 
 // DeviceSpec is one --device.
 type DeviceSpec struct {
-	Source      string `json:"source"`
+	Source      string `json:"source"` // a path, or without a target a CDI device, vendor.com/class=name
 	Target      string `json:"target"`
 	Permissions string `json:"permissions"` // of "rwm"
 }

@@ -82,6 +82,7 @@ type TransferRequest struct {
 	Referrers    bool   `json:"referrers,omitempty"`    // copy: also what refers to the image: signatures, attestations, SBOMs
 	DestInsecure bool   `json:"destInsecure,omitempty"` // copy: as Insecure, which is then about the source
 
+	Dirs      []string `json:"dirs,omitempty"`      // cdi: folders with specifications; Refs are the devices
 	Volume    string   `json:"volume,omitempty"`    // volume export, volume import: the folder with its files
 	Container string   `json:"container,omitempty"` // export, commit: whole ID
 	Changes   []string `json:"changes,omitempty"`   // import, commit: Dockerfile instructions
@@ -113,16 +114,17 @@ type CopyPlace struct {
 
 // TransferReply is what a transfer did.
 type TransferReply struct {
-	Images []Image           `json:"images,omitempty"`
-	Fresh  bool              `json:"fresh,omitempty"`  // pull: something new arrived
-	Lazy   map[string]string `json:"lazy,omitempty"`   // pull: where layers are mounted that are read as they are needed, by diff ID; the worker serves them on
-	Sent   []Sent            `json:"sent,omitempty"`   // push, copy: what stands in its new place
-	Login  *Login            `json:"login,omitempty"`  // login, logout
-	Found  []SearchResult    `json:"found,omitempty"`  // search
-	Thawed bool              `json:"thawed,omitempty"` // commit: what Freeze named runs again
-	Check  *CheckReport      `json:"check,omitempty"`  // check
-	Error  string            `json:"error,omitempty"`
-	Kind   Kind              `json:"kind,omitempty"`
+	Images  []Image           `json:"images,omitempty"`
+	Fresh   bool              `json:"fresh,omitempty"`   // pull: something new arrived
+	Lazy    map[string]string `json:"lazy,omitempty"`    // pull: where layers are mounted that are read as they are needed, by diff ID; the worker serves them on
+	Sent    []Sent            `json:"sent,omitempty"`    // push, copy: what stands in its new place
+	Login   *Login            `json:"login,omitempty"`   // login, logout
+	Found   []SearchResult    `json:"found,omitempty"`   // search
+	Devices *DeviceEdits      `json:"devices,omitempty"` // cdi
+	Thawed  bool              `json:"thawed,omitempty"`  // commit: what Freeze named runs again
+	Check   *CheckReport      `json:"check,omitempty"`   // check
+	Error   string            `json:"error,omitempty"`
+	Kind    Kind              `json:"kind,omitempty"`
 }
 
 // Login is what login and logout did.

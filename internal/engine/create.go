@@ -110,6 +110,9 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 		return c, err
 	}
 	e.meta.UseImage(&img)
+	if err := e.mountImages(ctx, &spec, out, b); err != nil {
+		return c, err
+	}
 	c.Created = time.Now().UTC()
 	c.Healthcheck = healthcheck(img.Health, spec.Health)
 	c.Image, c.ImageName, c.ImageConfig = img.ID, spec.Image, img.Config
@@ -127,6 +130,9 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 		return c, err
 	}
 	if err := e.checkSecrets(&c.Spec); err != nil {
+		return c, err
+	}
+	if _, err := e.deviceEdits(&c.Spec); err != nil {
 		return c, err
 	}
 	warnUnmapped(&c.Spec, out)
@@ -289,6 +295,9 @@ func check(s *api.ContainerSpec) error {
 		return api.Errorf(api.InvalidArgument, "the working directory %q is invalid: it must be an absolute path", s.WorkingDir)
 	}
 	for _, d := range s.Devices {
+		if isCDI(&d) {
+			continue
+		}
 		if _, err := expandDevice(d); err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"brig/internal/kernel/mount"
 	"brig/internal/kernel/userns"
 	"brig/internal/runtime/oci"
+	"brig/internal/store/overlay"
 )
 
 func (e *Engine) userMount(c *api.Container, m *api.MountSpec) (specs.Mount, error) {
@@ -46,7 +48,7 @@ func (e *Engine) userMount(c *api.Container, m *api.MountSpec) (specs.Mount, err
 		if m.Propagation != "" {
 			propagation = m.Propagation
 		}
-		if m.ReadOnly && !m.NonRecursive {
+		if m.ReadOnly && !m.NonRecursive && !m.TopReadOnly {
 			mode = "rro" // what is mounted below the source is read-only too, as in Docker 25 and later
 		}
 		o.Type, o.Source, o.Options = "bind", m.Source, append([]string{bind, propagation, mode}, m.Flags...)
@@ -67,11 +69,16 @@ func (e *Engine) userMount(c *api.Container, m *api.MountSpec) (specs.Mount, err
 		} else if !m.NoCopy && err == nil && !rec.Used {
 			o.Options = append(o.Options, copyUp(c, rec))
 		}
+		if m.Subpath != "" { // the image's files are for the whole of a volume
+			o.Options = append(slices.DeleteFunc(o.Options, func(o string) bool { return strings.HasPrefix(o, "copyup") }), oci.OptionSubpath+"="+m.Subpath)
+		}
 		return o, idMap(&o, c, m)
+	case "image":
+		return o, e.imageMount(&o, c, m)
 	case "tmpfs":
 		o.Type, o.Source, o.Options = "tmpfs", "tmpfs", tmpfsOptions(m, mode)
 	default:
-		return o, api.Errorf(api.InvalidArgument, "mount type %q is unknown: use bind, volume or tmpfs", m.Type)
+		return o, api.Errorf(api.InvalidArgument, "mount type %q is unknown: use bind, volume, tmpfs or image", m.Type)
 	}
 	return o, nil
 }
@@ -87,6 +94,52 @@ func tmpfsOptions(m *api.MountSpec, mode string) []string {
 	}
 	opts = append(opts, "mode="+octal(perm))
 	return append(opts, m.TmpfsOptions...)
+}
+
+// imageMount shows an image's files, read-only.
+func (e *Engine) imageMount(o *specs.Mount, c *api.Container, m *api.MountSpec) error {
+	if c.Spec.UserNS.Mode != "" {
+		return api.Errorf(api.Unsupported, "mount %s: type image does not go together with --userns: leave one of them out", m.Target)
+	}
+	lowers, err := e.snapshot.Lowers(m.Layers)
+	if err != nil {
+		return err
+	}
+	options := append([]string{"ro", "nosuid", "nodev"}, m.Flags...)
+	switch len(lowers) {
+	case 0:
+		return api.Errorf(api.InvalidArgument, "mount %s: image %s has no files", m.Target, m.Source)
+	case 1: // overlayfs wants two
+		o.Type, o.Source, o.Options = "bind", lowers[0], append([]string{"bind", "rprivate"}, options...)
+		return nil
+	}
+	slices.Reverse(lowers) // top first
+	o.Type, o.Source = "overlay", "overlay"
+	o.Options = append(append(options, "lowerdir="+strings.Join(lowers, ":")), overlay.Options()...)
+	return nil
+}
+
+// mountImages finds the images that are to be mounted, pulling them where policy and store say so.
+func (e *Engine) mountImages(ctx context.Context, s *api.ContainerSpec, out api.Streams, b *bringing) error {
+	for i := range s.Mounts {
+		m := &s.Mounts[i]
+		if m.Type != "image" {
+			continue
+		}
+		pull := s.Pull
+		if pull == api.PullLazy {
+			pull = api.PullMissing
+		}
+		img, err := e.imageFor(ctx, &api.ContainerSpec{Image: m.Source, Platform: s.Platform, Pull: pull}, out, b)
+		if err != nil {
+			return err
+		}
+		m.Layers = nil
+		for _, l := range img.Layers {
+			m.Layers = append(m.Layers, l.DiffID)
+		}
+	}
+	return nil
 }
 
 // idMap adds how the owners of a mount's files are seen.

@@ -218,6 +218,9 @@ func (e *Engine) devices(s *api.ContainerSpec, r *specs.LinuxResources) ([]specs
 		}
 	}
 	for _, d := range s.Devices {
+		if isCDI(&d) {
+			continue
+		}
 		found, err := expandDevice(d)
 		if err != nil {
 			return nil, err

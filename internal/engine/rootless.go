@@ -170,6 +170,9 @@ func rootlessDevices(o *specs.Spec, s *api.ContainerSpec) error {
 		}
 	}
 	for _, d := range s.Devices {
+		if isCDI(&d) {
+			continue
+		}
 		st, err := os.Stat(d.Source)
 		if err != nil {
 			return api.Errorf(api.InvalidArgument, "device %s: %w", d.Source, err)

@@ -103,10 +103,13 @@ func (e *Engine) ociSpec(c *api.Container, join *joined) (*specs.Spec, error) {
 	if err := more(o, s); err != nil {
 		return nil, err
 	}
-	if rootless.Active() {
+	if rootless.Active() || s.UserNS.Mode != "" { // no user namespace may make nodes
 		if err := rootlessDevices(o, s); err != nil {
 			return nil, err
 		}
+	}
+	if err := e.addCDI(o, s); err != nil {
+		return nil, err
 	}
 	if err := e.addSecrets(o, c); err != nil {
 		return nil, err

@@ -258,7 +258,7 @@ func assembleHere(c *api.CopyPlace, at string) (int, error) {
 	// What they are made of lies below the place that the root is mounted on.
 	sources := make([]int, len(c.Mounts))
 	for i := range c.Mounts {
-		fd, err := mount.Clone(unix.AT_FDCWD, c.Mounts[i].Source, true)
+		fd, err := cloneMount(&c.Mounts[i])
 		if err != nil {
 			return -1, fmt.Errorf("%s for %s: %w", c.Mounts[i].Type, c.Mounts[i].Target, err)
 		}
@@ -276,6 +276,24 @@ func assembleHere(c *api.CopyPlace, at string) (int, error) {
 		}
 	}
 	return root, nil
+}
+
+// cloneMount opens what is mounted in a container, in a volume looked up with the volume as the root: what is in there is the container's.
+func cloneMount(m *api.MountSpec) (int, error) {
+	if m.Subpath == "" {
+		return mount.Clone(unix.AT_FDCWD, m.Source, true)
+	}
+	top, err := unix.Open(m.Source, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: m.Source, Err: err}
+	}
+	defer unix.Close(top)
+	at, err := mount.OpenInRoot(top, m.Subpath, unix.O_PATH, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(at)
+	return mount.Clone(at, "", true)
 }
 
 // mountRoot mounts what the snapshot says at a folder, and opens it.

@@ -127,7 +127,9 @@ func (t *Transfer) Do(ctx context.Context, r api.TransferRequest) (api.TransferR
 		return t.Verify(ctx, r)
 	case "trust":
 		return t.ShowTrust(r)
+	case "cdi":
+		return t.DeviceEdits(r)
 	default:
-		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, push, load, save, copy, receive, import, export, commit, cp, login, logout, search, check, verify, trust, volume export or volume import", r.Op)
+		return api.TransferReply{}, api.Errorf(api.InvalidArgument, "transfer %q: want pull, push, load, save, copy, receive, import, export, commit, cp, login, logout, search, check, verify, trust, cdi, volume export or volume import", r.Op)
 	}
 }

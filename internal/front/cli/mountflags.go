@@ -239,7 +239,7 @@ func parseMount(s string) (api.MountSpec, error) {
 	for _, field := range fields {
 		key, val, hasValue := strings.Cut(field, "=")
 		key = strings.ToLower(strings.TrimSpace(key))
-		if !hasValue && !slices.Contains([]string{"readonly", "ro", "volume-nocopy", "bind-nonrecursive", "idmap", "bind-idmap"}, key) {
+		if !hasValue && !slices.Contains([]string{"readonly", "ro", "rw", "readwrite", "noexec", "nosuid", "nodev", "exec", "suid", "dev", "volume-nocopy", "bind-nonrecursive", "idmap", "bind-idmap"}, key) {
 			return m, fmt.Errorf("invalid field '%s' must be a key=value pair", field)
 		}
 		if !hasValue && !strings.HasSuffix(key, "idmap") {
@@ -258,11 +258,11 @@ func mountField(m *api.MountSpec, key, val string) (err error) {
 	switch key {
 	case "type":
 		switch m.Type = strings.ToLower(val); m.Type {
-		case "bind", "volume", "tmpfs":
-		case "image", "npipe", "cluster":
-			return api.Errorf(api.Unsupported, "mount type %s is not supported: use bind, volume or tmpfs", m.Type)
+		case "bind", "volume", "tmpfs", "image":
+		case "npipe", "cluster", "devpts", "ramfs", "glob":
+			return api.Errorf(api.Unsupported, "mount type %s is not supported: use bind, volume, tmpfs or image", m.Type)
 		default:
-			return fmt.Errorf("unknown mount type %q: use bind, volume or tmpfs", val)
+			return fmt.Errorf("unknown mount type %q: use bind, volume, tmpfs or image", val)
 		}
 	case "source", "src":
 		m.Source = val
@@ -270,6 +270,14 @@ func mountField(m *api.MountSpec, key, val string) (err error) {
 		m.Target = val
 	case "readonly", "ro":
 		m.ReadOnly, err = mountBool(key, val)
+	case "rw", "readwrite": // podman's
+		m.ReadOnly, err = mountBool(key, val)
+		m.ReadOnly = !m.ReadOnly
+	case "noexec", "nosuid", "nodev", "exec", "suid", "dev":
+		var on bool
+		if on, err = mountBool(key, val); on {
+			m.Flags = append(m.Flags, key)
+		}
 	case "bind-propagation":
 		if m.Propagation = strings.ToLower(val); !isPropagation(m.Propagation) {
 			err = fmt.Errorf("invalid value for bind-propagation: %s", val)
@@ -311,7 +319,11 @@ func mountField(m *api.MountSpec, key, val string) (err error) {
 		default:
 			err = fmt.Errorf("invalid value for consistency: %s", val)
 		}
-	case "volume-label", "volume-opt", "volume-subpath", "image-subpath":
+	case "volume-subpath", "subpath":
+		if m.Subpath = val; path.IsAbs(val) || val == "" || slices.Contains(strings.Split(val, "/"), "..") {
+			err = fmt.Errorf("invalid value for %s: %q: it must be a path below the volume, without ..", key, val)
+		}
+	case "volume-label", "volume-opt", "image-subpath", "relabel", "tmpcopyup", "notmpcopyup":
 		err = api.Errorf(api.Unsupported, "mount option %s is not supported", key)
 	default:
 		err = fmt.Errorf("unknown option '%s' in mount", key)
@@ -350,10 +362,12 @@ func bindRecursive(m *api.MountSpec, val string) error {
 	case "enabled":
 	case "disabled":
 		m.NonRecursive = true
-	case "writable", "readonly":
-		return api.Errorf(api.Unsupported, "bind-recursive=%s is not supported: use enabled or disabled", val)
+	case "writable":
+		m.TopReadOnly = true
+	case "readonly": // what Brig does anyhow; checkMount wants readonly and rprivate with it
+		m.Flags = append(m.Flags, "rro")
 	default:
-		return fmt.Errorf("invalid value for bind-recursive: %s: use enabled or disabled", val)
+		return fmt.Errorf("invalid value for bind-recursive: %s: use enabled, disabled, writable or readonly", val)
 	}
 	return nil
 }
@@ -380,8 +394,33 @@ func checkMount(m *api.MountSpec, used []string) (err error) {
 	if m.Target, err = targetPath(m.Target); err != nil {
 		return err
 	}
+	if m.Subpath != "" && m.Type != "volume" {
+		return fmt.Errorf("cannot mix 'subpath' with mount type '%s'", m.Type)
+	}
 	switch m.Type {
+	case "image":
+		switch {
+		case m.Source == "":
+			return errors.New("source is required when mount type is image")
+		case slices.Contains(used, "rw") || slices.Contains(used, "readwrite"):
+			if !m.ReadOnly {
+				return api.Errorf(api.Unsupported, "a mount of type image that can be written to is not supported: leave rw out")
+			}
+		}
+		m.ReadOnly = true
 	case "bind":
+		switch {
+		case slices.Contains(m.Flags, "rro") && !m.ReadOnly:
+			return errors.New("option 'bind-recursive=readonly' requires 'readonly' to be specified in conjunction")
+		case slices.Contains(m.Flags, "rro") && m.Propagation != "" && m.Propagation != "rprivate":
+			return errors.New("option 'bind-recursive=readonly' requires 'bind-propagation=rprivate' to be specified in conjunction")
+		case m.TopReadOnly && !m.ReadOnly:
+			return errors.New("option 'bind-recursive=writable' requires 'readonly' to be specified in conjunction")
+		}
+		m.Flags = slices.DeleteFunc(m.Flags, func(f string) bool { return f == "rro" })
+		if len(m.Flags) == 0 {
+			m.Flags = nil
+		}
 		if m.Source == "" {
 			return errors.New("source is required when mount type is bind")
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -157,7 +158,8 @@ func (o *specFlags) boundaryFlags(s *api.ContainerSpec, f *pflag.FlagSet) {
 	parsed(f, "sysctl", "", "map", "Sysctl options", pairs("sysctl", &s.Sysctls))
 	parsed(f, "annotation", "", "map", "Add an annotation to the container (passed through to the OCI runtime)", pairs("annotation", &s.Annotations))
 	userNSFlags(f, &s.UserNS)
-	list(f, "device", "", "Add a host device to the container", appendTo(&s.Devices, parseDevice))
+	list(f, "device", "", "Add a host device to the container: a path, or a CDI device (vendor.com/class=name)", appendTo(&s.Devices, parseDevice))
+	list(f, "cdi-spec-dir", "", "Folder with specifications of CDI devices (default /etc/cdi and /var/run/cdi)", appendTo(&s.CDIDirs, filepath.Abs))
 }
 
 // storageOption reads size=BYTES, the only one.
@@ -354,6 +356,9 @@ func parseSecurity(s string) (string, error) {
 
 // parseDevice reads PATH[:PATH-IN-CONTAINER][:PERMISSIONS].
 func parseDevice(s string) (api.DeviceSpec, error) {
+	if kind, name, ok := strings.Cut(s, "="); ok && !strings.HasPrefix(s, "/") && strings.Count(kind, "/") == 1 && name != "" {
+		return api.DeviceSpec{Source: s}, nil // of the Container Device Interface
+	}
 	parts := strings.Split(s, ":")
 	d := api.DeviceSpec{Source: parts[0], Target: parts[0], Permissions: "rwm"}
 	switch {

@@ -323,8 +323,10 @@ func (b *builder) cloneSource(m *specs.Mount, opts *mountOptions) (int, error) {
 	if !strings.HasPrefix(src, "/") {
 		src = b.req.Bundle + "/" + src
 	}
-	fd, err := mount.Clone(unix.AT_FDCWD, src, opts.recBind)
+	fd, err := cloneBelow(src, opts.subpath, opts.recBind)
 	switch {
+	case api.KindOf(err) != "":
+		return -1, err
 	case errors.Is(err, unix.ENOENT):
 		return -1, api.Errorf(api.InvalidArgument, "source %s does not exist on the host", src)
 	case errors.Is(err, unix.EINVAL):
@@ -339,6 +341,27 @@ func (b *builder) cloneSource(m *specs.Mount, opts *mountOptions) (int, error) {
 		}
 	}
 	return fd, nil
+}
+
+// cloneBelow opens a source, or what lies below it: looked up with the source as the root, so that no link or exchange of names leads out.
+func cloneBelow(src, sub string, recursive bool) (int, error) {
+	if sub == "" {
+		return mount.Clone(unix.AT_FDCWD, src, recursive)
+	}
+	top, err := unix.Open(src, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: src, Err: err}
+	}
+	defer unix.Close(top)
+	at, err := mount.OpenInRoot(top, sub, unix.O_PATH, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return -1, api.Errorf(api.InvalidArgument, "subpath %s does not exist in the volume: make it first", sub)
+	}
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(at)
+	return mount.Clone(at, "", recursive)
 }
 
 // isProcRoot reports whether a mount is a procfs, whole: hiding /proc would blind the checks that rely on it (CVE-2019-16884).

@@ -12,6 +12,9 @@ import (
 // another's /dev/shm. Nothing on the way to it may be a link.
 const OptionMountNS = "org.brig.mntns="
 
+// OptionSubpath is a bind mount's option, brig.subpath=PATH: what is bound lies below the source, whose files may be an attacker's: no link leads out of it.
+const OptionSubpath = "brig.subpath"
+
 // mountOptions are an OCI mount's options, sorted into what the kernel takes where.
 type mountOptions struct {
 	set, clr       uint64 // MOUNT_ATTR_* of the mount itself
@@ -27,6 +30,7 @@ type mountOptions struct {
 	idmap, recMap  bool   // the owners of files are mapped, of those in mounts below it too
 	owner          *ownerOption
 	secret         *secretOption
+	subpath        string   // of a bind mount: what below the source is bound
 	super          []string // of the file system as a whole (sync, lazytime, …), in fsconfig(2)'s words
 	iversion       bool     // the same, for which fsconfig(2) has no word
 	data           []string // the file system's own
@@ -96,6 +100,10 @@ func (m *mountOptions) add(o string) {
 	}
 	if owner := parseOwner(o); owner != nil {
 		m.idmap, m.owner = true, owner
+		return
+	}
+	if sub, ok := strings.CutPrefix(o, OptionSubpath+"="); ok && sub != "" {
+		m.subpath = sub
 		return
 	}
 	if secret := parseSecret(o); secret != nil {

@@ -85,6 +85,8 @@ func validateMount(m *specs.Mount, userNS bool) error {
 		return bad(".type is empty, and the options have neither bind nor rbind")
 	case (len(m.UIDMappings) == 0 || len(m.GIDMappings) == 0) && mapped > 0:
 		return bad(": uidMappings and gidMappings must both be there")
+	case opts.subpath != "" && !opts.bind:
+		return bad(".options: %s is for a bind mount", OptionSubpath)
 	case opts.secret != nil && (!opts.bind || opts.recBind):
 		return bad(".options: %s is for a bind mount of one file", OptionSecret)
 	case opts.owner != nil && (mapped > 0 || !opts.bind):

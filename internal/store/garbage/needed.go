@@ -189,7 +189,11 @@ func (s Stores) containers(n *needs, seen map[string]bool) ([]api.Container, err
 		}
 		seen[id] = true
 		all = append(all, c)
-		for _, l := range c.Layers {
+		layers := c.Layers
+		for i := range c.Spec.Mounts {
+			layers = append(layers[:len(layers):len(layers)], c.Spec.Mounts[i].Layers...)
+		}
+		for _, l := range layers {
 			n.layers[digest.Digest(l)] = true
 		}
 	}

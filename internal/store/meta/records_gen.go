@@ -198,7 +198,7 @@ func readTrust(s *jsonscan.Scanner, v *api.Trust) {
 	}
 }
 
-var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "baseEnv", "mergeEnv", "unsetEnvAll", "groups", "umask", "timezone", "pidFile", "initPath", "caller", "userNS", "hostname", "domainname", "network", "namespaces", "mounts", "secrets", "devices", "limits", "cgroupParent", "cgroupConf", "deviceRules", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "storageSize", "shmSize", "oomScoreAdj", "sysctls", "annotations", "pod", "infra", "volumesFrom", "imageVolume", "requires", "timeout", "labels", "stopSignal", "stopTimeout"}
+var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "baseEnv", "mergeEnv", "unsetEnvAll", "groups", "umask", "timezone", "pidFile", "initPath", "caller", "userNS", "hostname", "domainname", "network", "namespaces", "mounts", "secrets", "devices", "cdiDirs", "limits", "cgroupParent", "cgroupConf", "deviceRules", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "storageSize", "shmSize", "oomScoreAdj", "sysctls", "annotations", "pod", "infra", "volumesFrom", "imageVolume", "requires", "timeout", "labels", "stopSignal", "stopTimeout"}
 
 func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -270,54 +270,56 @@ func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 		case 32:
 			jsonscan.List(s, &v.Devices, readDeviceSpec)
 		case 33:
-			readResources(s, &v.Limits)
+			jsonscan.List(s, &v.CDIDirs, jsonscan.String[string])
 		case 34:
-			jsonscan.String(s, &v.CgroupParent)
+			readResources(s, &v.Limits)
 		case 35:
-			jsonscan.Map(s, &v.CgroupConf, jsonscan.String[string])
+			jsonscan.String(s, &v.CgroupParent)
 		case 36:
-			jsonscan.List(s, &v.DeviceRules, jsonscan.String[string])
+			jsonscan.Map(s, &v.CgroupConf, jsonscan.String[string])
 		case 37:
-			jsonscan.List(s, &v.Ulimits, readUlimit)
+			jsonscan.List(s, &v.DeviceRules, jsonscan.String[string])
 		case 38:
-			jsonscan.List(s, &v.CapAdd, jsonscan.String[string])
+			jsonscan.List(s, &v.Ulimits, readUlimit)
 		case 39:
-			jsonscan.List(s, &v.CapDrop, jsonscan.String[string])
+			jsonscan.List(s, &v.CapAdd, jsonscan.String[string])
 		case 40:
-			jsonscan.List(s, &v.Security, jsonscan.String[string])
+			jsonscan.List(s, &v.CapDrop, jsonscan.String[string])
 		case 41:
-			readLogConfig(s, &v.Log)
+			jsonscan.List(s, &v.Security, jsonscan.String[string])
 		case 42:
-			jsonscan.Pointer(s, &v.Health, readHealthSpec)
+			readLogConfig(s, &v.Log)
 		case 43:
-			readRestartPolicy(s, &v.Restart)
+			jsonscan.Pointer(s, &v.Health, readHealthSpec)
 		case 44:
-			jsonscan.Int(s, &v.StorageSize)
+			readRestartPolicy(s, &v.Restart)
 		case 45:
-			jsonscan.Int(s, &v.ShmSize)
+			jsonscan.Int(s, &v.StorageSize)
 		case 46:
-			jsonscan.Int(s, &v.OOMScoreAdj)
+			jsonscan.Int(s, &v.ShmSize)
 		case 47:
-			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
+			jsonscan.Int(s, &v.OOMScoreAdj)
 		case 48:
-			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
+			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
 		case 49:
-			jsonscan.String(s, &v.Pod)
+			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
 		case 50:
-			jsonscan.Bool(s, &v.Infra)
+			jsonscan.String(s, &v.Pod)
 		case 51:
-			jsonscan.List(s, &v.VolumesFrom, jsonscan.String[string])
+			jsonscan.Bool(s, &v.Infra)
 		case 52:
-			jsonscan.String(s, &v.ImageVolume)
+			jsonscan.List(s, &v.VolumesFrom, jsonscan.String[string])
 		case 53:
-			jsonscan.List(s, &v.Requires, jsonscan.String[string])
+			jsonscan.String(s, &v.ImageVolume)
 		case 54:
-			jsonscan.Int(s, &v.Timeout)
+			jsonscan.List(s, &v.Requires, jsonscan.String[string])
 		case 55:
-			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
+			jsonscan.Int(s, &v.Timeout)
 		case 56:
-			jsonscan.String(s, &v.StopSignal)
+			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
 		case 57:
+			jsonscan.String(s, &v.StopSignal)
+		case 58:
 			jsonscan.Pointer(s, &v.StopTimeout, jsonscan.Int[int])
 		default:
 			s.Skip()
@@ -486,7 +488,7 @@ func readNamespaceSet(s *jsonscan.Scanner, v *api.NamespaceSet) {
 	}
 }
 
-var mountSpecNames = [...]string{"type", "source", "target", "readOnly", "propagation", "nonRecursive", "createSource", "noCopy", "tmpfsSize", "tmpfsMode", "tmpfsOptions", "flags", "idMap", "uidMap", "gidMap"}
+var mountSpecNames = [...]string{"type", "source", "target", "readOnly", "propagation", "nonRecursive", "createSource", "noCopy", "tmpfsSize", "tmpfsMode", "tmpfsOptions", "subpath", "topReadOnly", "layers", "flags", "idMap", "uidMap", "gidMap"}
 
 func readMountSpec(s *jsonscan.Scanner, v *api.MountSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -514,12 +516,18 @@ func readMountSpec(s *jsonscan.Scanner, v *api.MountSpec) {
 		case 10:
 			jsonscan.List(s, &v.TmpfsOptions, jsonscan.String[string])
 		case 11:
-			jsonscan.List(s, &v.Flags, jsonscan.String[string])
+			jsonscan.String(s, &v.Subpath)
 		case 12:
-			jsonscan.String(s, &v.IDMap)
+			jsonscan.Bool(s, &v.TopReadOnly)
 		case 13:
-			jsonscan.List(s, &v.UIDMap, readIDRange)
+			jsonscan.List(s, &v.Layers, jsonscan.String[string])
 		case 14:
+			jsonscan.List(s, &v.Flags, jsonscan.String[string])
+		case 15:
+			jsonscan.String(s, &v.IDMap)
+		case 16:
+			jsonscan.List(s, &v.UIDMap, readIDRange)
+		case 17:
 			jsonscan.List(s, &v.GIDMap, readIDRange)
 		default:
 			s.Skip()
