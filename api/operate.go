@@ -43,10 +43,11 @@ type Usage struct {
 	Pids        uint64        `json:"pids"`
 }
 
-// Event is something that happened to a container.
+// Event is something that happened to a container, or to a network.
 type Event struct {
 	Time       time.Time         `json:"time"`
-	Action     string            `json:"action"` // docker's word: create, start, kill, die, stop, destroy, pause, …
+	Type       string            `json:"type,omitempty"` // empty: container
+	Action     string            `json:"action"`         // docker's word: create, start, kill, die, stop, destroy, pause, …
 	ID         string            `json:"id"`
 	Attributes map[string]string `json:"attributes,omitempty"` // image, name and labels of the container; exitCode, signal, oldName
 }
