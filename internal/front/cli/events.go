@@ -22,8 +22,9 @@ func (a *app) events() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "events [OPTIONS]",
 		Short: "Get events of containers as they happen",
-		Long: "Get events of containers as they happen, and with --since those that were. What happened is kept until the next boot, the last megabytes of it.\n" +
-			"Events are create, start, kill, oom, die, stop, restart, pause, unpause, rename, update and destroy.",
+		Long: "Get events of containers and networks as they happen, and with --since those that were. What happened is kept until the next boot, the last megabytes of it.\n" +
+			"Events are create, start, kill, oom, die, stop, restart, pause, unpause, rename, update and destroy;\n" +
+			"of networks create, connect, disconnect and destroy.",
 		Example:           "  brig events --since 10m\n  brig events --filter event=die --filter label=tier=front\n  brig events --since 1h --until 0s --format json",
 		Args:              maxArgs(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -47,7 +48,7 @@ func (a *app) events() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	list(f, "filter", "f", "Filter output based on conditions provided: container, event, image, label, type", filter.add("container", "event", "image", "label", "type"))
+	list(f, "filter", "f", "Filter output based on conditions provided: container, event, image, label, network, type", filter.add("container", "event", "image", "label", "network", "type"))
 	parsed(f, "format", "", "string", "Format output using a custom template: 'json' or a Go template", assign(&format, plain))
 	at := func(s string) (time.Time, error) { return parseTime(s, time.Now()) }
 	parsed(f, "since", "", "string", "Show all events created since timestamp", assign(&o.Since, at))
@@ -58,12 +59,20 @@ func (a *app) events() *cobra.Command {
 
 // event reports whether an event passes every filter.
 func (f filters) event(e *api.Event) bool {
-	return f.any("container", func(v string) bool { return e.Attributes["name"] == v || strings.HasPrefix(e.ID, v) }) &&
+	return f.any("container", func(v string) bool {
+		return typeOf(e) == "container" && (e.Attributes["name"] == v || strings.HasPrefix(e.ID, v)) || v != "" && strings.HasPrefix(e.Attributes["container"], v)
+	}) &&
 		f.any("event", func(v string) bool { return e.Action == v }) &&
 		f.any("image", func(v string) bool { return tagged(e.Attributes["image"]) == tagged(v) }) &&
-		f.any("type", func(v string) bool { return v == "container" }) &&
+		f.any("type", func(v string) bool { return v == typeOf(e) }) &&
+		f.any("network", func(v string) bool {
+			return typeOf(e) == "network" && (e.Attributes["name"] == v || strings.HasPrefix(e.ID, v))
+		}) &&
 		f.labelled(e.Attributes)
 }
+
+// typeOf is what an event happened to.
+func typeOf(e *api.Event) string { return first(e.Type, "container") }
 
 // eventView is an event in the form of the Docker Engine API.
 type eventView struct {
@@ -85,7 +94,7 @@ type eventActor struct {
 
 func viewEvent(e *api.Event) eventView {
 	return eventView{
-		Status: e.Action, ID: e.ID, From: e.Attributes["image"], Type: "container", Action: e.Action, Actor: eventActor{e.ID, e.Attributes},
+		Status: e.Action, ID: e.ID, From: e.Attributes["image"], Type: typeOf(e), Action: e.Action, Actor: eventActor{e.ID, e.Attributes},
 		Scope: "local", Time: e.Time.Unix(), TimeNano: e.Time.UnixNano(),
 	}
 }
@@ -100,7 +109,7 @@ func eventPrinter(out io.Writer, format string) (func(*api.Event) error, error) 
 				all = append(all, k+"="+v)
 			}
 			slices.Sort(all)
-			_, err := fmt.Fprintf(out, "%s container %s %s (%s)\n", e.Time.Local().Format(logTime), e.Action, e.ID, strings.Join(all, ", "))
+			_, err := fmt.Fprintf(out, "%s %s %s %s (%s)\n", e.Time.Local().Format(logTime), typeOf(e), e.Action, e.ID, strings.Join(all, ", "))
 			return err
 		}, nil
 	case "json", "{{json .}}":
