@@ -43,10 +43,10 @@ type Usage struct {
 	Pids        uint64        `json:"pids"`
 }
 
-// Event is something that happened to a container.
+// Event is something that happened to a container, an image, a volume or a network.
 type Event struct {
 	Time       time.Time         `json:"time"`
-	Type       string            `json:"type,omitempty"` // image or volume; empty: container
+	Type       string            `json:"type,omitempty"` // image, volume or network; empty: container
 	Action     string            `json:"action"`         // docker's word: create, start, kill, die, stop, destroy, pause, …
 	ID         string            `json:"id"`
 	Attributes map[string]string `json:"attributes,omitempty"` // image, name and labels of the container; exitCode, signal, oldName; the name of an image or a volume

@@ -77,6 +77,7 @@ type PruneOptions struct {
 type PruneReport struct {
 	Containers []string // IDs
 	Volumes    []string // names
+	Networks   []string // names
 	Images     []string // docker's lines: untagged: NAME, deleted: DIGEST
 	Reclaimed  int64    // bytes
 }

@@ -26,10 +26,10 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"brig/api"
+	"brig/internal/base/record"
 	"brig/internal/engine/registry"
 	door "brig/internal/front/registry"
 	"brig/internal/image/imagetest"
-	"brig/internal/store/meta"
 )
 
 // TestWrongRequests: nothing is served for what makes no sense, and the exit code says whose fault it is.
@@ -71,7 +71,7 @@ func TestWrongRequests(t *testing.T) {
 // TestNewerStore: a store of a newer layout is not served, and one without a layout gets this one.
 func TestNewerStore(t *testing.T) {
 	root := t.TempDir()
-	if err := os.WriteFile(filepath.Join(root, "version"), meta.Sign([]byte(`{"layout":1000}`)), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(root, "version"), record.Sign([]byte(`{"layout":1000}`)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

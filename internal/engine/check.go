@@ -5,14 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
+	"brig/internal/base/record"
 	"brig/internal/runtime/shim"
-	"brig/internal/store/meta"
 )
 
 // Check reads the whole store and tells what is wrong in it. With repair it sets right what it can. Blobs, layers and images are looked at
@@ -50,6 +52,9 @@ func (e *Engine) Check(ctx context.Context, repair, insecure bool, s api.Streams
 	if err := e.checkPods(&report, repair); err != nil {
 		return report, err
 	}
+	if err := e.checkNetworkRecords(&report, repair); err != nil {
+		return report, err
+	}
 	return report, e.checkBridge(&report, repair)
 }
 
@@ -69,7 +74,7 @@ func (e *Engine) checkVolumes(report *api.CheckReport, repair bool) error {
 		if err == nil {
 			b, rerr := os.ReadFile(filepath.Join(e.root, path))
 			want, merr := json.Marshal(rec)
-			if rerr != nil || merr != nil || meta.Signed(b) || string(b) == string(want) { // older ones have no checksum
+			if rerr != nil || merr != nil || record.Signed(b) || string(b) == string(want) { // older ones have no checksum
 				continue
 			}
 			err = errors.New("it was written by no Brig")
@@ -80,6 +85,25 @@ func (e *Engine) checkVolumes(report *api.CheckReport, repair bool) error {
 				return err
 			}
 			p.Repaired = "written anew as a named volume, which no prune and no rm takes"
+		}
+		report.Problems = append(report.Problems, p)
+	}
+	return nil
+}
+
+// checkNetworkRecords: what a network was whose record cannot be read nobody knows. Its containers cannot start until there is one of its name again.
+func (e *Engine) checkNetworkRecords(report *api.CheckReport, repair bool) error {
+	damaged, err := e.network.Damaged()
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(damaged)) {
+		p := api.Problem{Kind: "network", Name: name, Path: filepath.Join("network", name+".json"), Trouble: "its record: " + damaged[name].Error()}
+		if repair {
+			if err := e.network.Remove(name); err != nil && !errors.Is(err, api.NotFound) {
+				return err
+			}
+			p.Repaired = "removed: make it again with `brig network create " + name + "`"
 		}
 		report.Problems = append(report.Problems, p)
 	}

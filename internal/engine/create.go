@@ -105,6 +105,9 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 	if spec.Pull == api.PullLazy && (spec.Restart.Name != "" && spec.Restart.Name != api.RestartNo || spec.Health != nil && spec.Health.OnFailure == api.UnhealthyRestart) {
 		return c, api.Errorf(api.InvalidArgument, "--pull lazy does not go together with a restart policy: who reads the image ends with the container's run")
 	}
+	if err := e.nameNetworks(&c.Spec.Network); err != nil {
+		return c, err
+	}
 	img, err := e.imageFor(ctx, &spec, out, b)
 	if err != nil {
 		return c, err
@@ -227,6 +230,9 @@ func (e *Engine) record(ctx context.Context, c *api.Container, u *undo.Stack) er
 	}
 	u.Add(func() { e.meta.RemoveContainer(c.ID) })
 	u.Add(func() { e.removeAnonymous(c) })
+	if err := e.checkNetworks(c); err != nil {
+		return err
+	}
 	if err := e.keepSecrets(c); err != nil {
 		return err
 	}

@@ -220,7 +220,7 @@ func (e *Engine) attach(ctx context.Context, c *api.Container, j *joined) (*api.
 		if err != nil {
 			return nil, err
 		}
-		spec := c.Spec.Network
+		spec := networkSpec(c)
 		if own != nil {
 			defer own.Close()
 			spec.Namespace = own

@@ -46,7 +46,7 @@ func (e *Engine) readPod(podID string) (p api.Pod, err error) {
 	if err != nil {
 		return p, err
 	}
-	if err = meta.Verify(data); err == nil {
+	if err = record.Verify(data); err == nil {
 		err = json.Unmarshal(data, &p)
 	}
 	if err == nil && p.ID != podID {
@@ -137,7 +137,7 @@ func (e *Engine) CreatePod(ctx context.Context, spec api.PodSpec) (p api.Pod, er
 	if err != nil {
 		return p, err
 	}
-	if err := atomicfile.Write(e.podPath(p.ID), meta.Sign(data), 0o600, atomicfile.Durable); err != nil {
+	if err := atomicfile.Write(e.podPath(p.ID), record.Sign(data), 0o600, atomicfile.Durable); err != nil {
 		return p, err
 	}
 	u.Release()
@@ -188,6 +188,9 @@ func (e *Engine) createInfra(ctx context.Context, p *api.Pod) (api.Container, er
 	if !s.NoShareParent && !rootless.Active() {
 		c.Spec.CgroupParent = podGroup(p)
 	}
+	if err := e.nameNetworks(&c.Spec.Network); err != nil {
+		return c, err
+	}
 	if err := e.resolve(&c); err != nil {
 		return c, err
 	}
@@ -196,6 +199,9 @@ func (e *Engine) createInfra(ctx context.Context, p *api.Pod) (api.Container, er
 	}
 	if err := e.meta.CreateContainer(c, atomicfile.Durable); err != nil {
 		return c, err
+	}
+	if err := e.checkNetworks(&c); err != nil {
+		return c, errors.Join(err, e.meta.RemoveContainer(c.ID))
 	}
 	e.note(happened(&c, "create"))
 	return c, nil

@@ -25,6 +25,9 @@ func (e *Engine) Rename(_ context.Context, name, to string) error {
 	}
 	old := c.Name
 	c.Name = to
+	if err := e.renameLive(&c, old); err != nil {
+		return api.Errorf(api.KindOf(err), "container %s has its new name, but others still find it by the old one until it is started again: %w", to, err)
+	}
 	e.note(happened(&c, "rename", "oldName", "/"+old))
 	return nil
 }

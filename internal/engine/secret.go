@@ -22,9 +22,9 @@ import (
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/id"
 	"brig/internal/base/lock"
+	"brig/internal/base/record"
 	"brig/internal/runtime/oci"
 	"brig/internal/store/garbage"
-	"brig/internal/store/meta"
 )
 
 // secretsDir is where docker and podman have secrets in a container.
@@ -73,7 +73,7 @@ func (e *Engine) CreateSecret(_ context.Context, s api.Secret, data []byte, repl
 	if err != nil {
 		return s, err
 	}
-	return s, atomicfile.Write(e.secretPath(s.Name), meta.Sign(b), 0o600, atomicfile.Durable)
+	return s, atomicfile.Write(e.secretPath(s.Name), record.Sign(b), 0o600, atomicfile.Durable)
 }
 
 // checkSecretName holds a name against podman's rule, which keeps it in its folder too.
@@ -101,7 +101,7 @@ func (e *Engine) readSecret(name string) (secretRecord, error) {
 	if err != nil {
 		return r, err
 	}
-	if err = meta.Verify(b); err == nil && !meta.Signed(b) {
+	if err = record.Verify(b); err == nil && !record.Signed(b) {
 		err = errors.New("it has no checksum")
 	}
 	if err == nil {

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -230,24 +232,27 @@ func (e *Engine) openSandbox(ctx context.Context, c *api.Container, join *joined
 	}
 	u.Add(func() { lock.RemoveDir(dir) })
 
-	type result struct {
-		link *api.Link
-		err  error
-	}
-	attached := make(chan result, 1)
-	go func() {
-		l, err := e.attach(ctx, c, join)
-		attached <- result{l, err}
-	}()
-	var got *result
-	link := func() (*api.Link, error) {
-		if got == nil {
-			r := <-attached
-			got = &r
+	attaching := false
+	link := sync.OnceValues(func() (*api.Link, error) {
+		attaching = true
+		return e.attach(ctx, c, join)
+	})
+	if len(c.Spec.Network.Networks) == 0 {
+		attached := make(chan struct{})
+		attach := link
+		go func() {
+			attach() //nolint:errcheck // who asks for the link is told
+			close(attached)
+		}()
+		link = func() (*api.Link, error) {
+			<-attached
+			return attach()
 		}
-		return got.link, got.err
-	}
+	} // else when it is first asked for: others find the container by its name, which it may not have yet
 	u.Add(func() {
+		if len(c.Spec.Network.Networks) > 0 && !attaching {
+			return
+		}
 		if l, err := link(); err == nil {
 			closeLink(l)
 			e.network.Detach(context.WithoutCancel(ctx), c.ID)
@@ -271,7 +276,7 @@ func closeLink(l *api.Link) {
 	if l.NetNS != nil {
 		l.NetNS.Close()
 	}
-	for _, f := range l.Held {
+	for _, f := range append(slices.Clone(l.Resolver), l.Held...) {
 		f.Close()
 	}
 }

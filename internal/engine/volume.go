@@ -12,7 +12,7 @@ import (
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/id"
-	"brig/internal/store/meta"
+	"brig/internal/base/record"
 	"brig/internal/store/sized"
 )
 
@@ -86,7 +86,7 @@ func (e *Engine) putVolume(name string, rec volumeRecord, sync atomicfile.Sync) 
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(filepath.Join(e.volumeDir(name), "volume.json"), meta.Sign(data), 0o600, sync)
+	return atomicfile.Write(filepath.Join(e.volumeDir(name), "volume.json"), record.Sign(data), 0o600, sync)
 }
 
 func (e *Engine) volume(name string) (volumeRecord, error) {
@@ -95,7 +95,7 @@ func (e *Engine) volume(name string) (volumeRecord, error) {
 	if err != nil {
 		return rec, err
 	}
-	if err = meta.Verify(data); err == nil {
+	if err = record.Verify(data); err == nil {
 		err = json.Unmarshal(data, &rec)
 	}
 	if err != nil {

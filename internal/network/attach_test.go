@@ -57,7 +57,7 @@ func TestRefusals(t *testing.T) {
 		{"mode", api.NetworkSpec{Mode: "macvlan"}, api.InvalidArgument, "bridge, none and host"},
 		{"ports of host", api.NetworkSpec{Mode: "host", Ports: []api.PortSpec{{ContainerPort: 1, Protocol: "tcp"}}}, api.InvalidArgument, "leave out -p"},
 		{"dns", api.NetworkSpec{DNS: []string{"dns.example"}}, api.InvalidArgument, "IP address"},
-		{"protocol", port(api.PortSpec{ContainerPort: 1, Protocol: "sctp"}), api.InvalidArgument, "tcp and udp"},
+		{"protocol", port(api.PortSpec{ContainerPort: 1, Protocol: "icmp"}), api.InvalidArgument, "tcp, udp and sctp"},
 		{"port 0", port(api.PortSpec{Protocol: "tcp"}), api.InvalidArgument, "1 to 65535"},
 		{"address", port(api.PortSpec{HostIP: "localhost", ContainerPort: 1, Protocol: "tcp"}), api.InvalidArgument, "address"},
 		{"zone", port(api.PortSpec{HostIP: "fe80::1%lo", ContainerPort: 1, Protocol: "tcp"}), api.InvalidArgument, "zone"},

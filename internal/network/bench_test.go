@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -59,14 +60,18 @@ func BenchmarkSteps(b *testing.B) {
 		}
 		rt, nft, err := dialBoth()
 		done(err)
-		br, addr, err := m.join(id, nft)
+		s := m.ground()
+		br, addrs, err := s.join(nft, func(br bridge) ([]netip.Prefix, error) {
+			addr, err := s.lease(id, br)
+			return br.addresses(addr), err
+		}, func() { s.release(id) })
 		done(err)
 		ns, inside, err := newNamespace(rt, nil)
 		done(err)
-		addrs := br.addresses(addr)
-		port, err := m.connect(rt, &br, ns, addrs, false)
+		at := place{name: containerInterface, index: firstPeerIndex, mac: macOf(addrs[0].Addr()), addrs: addrs, gateways: br.gateways(), leads: true}
+		port, err := s.connect(rt, &br, ns, at, false)
 		done(err)
-		done(configure(inside, addrs, br.gateways()))
+		done(at.configure(inside))
 		done(settle(rt, inside, br, port, addrs))
 		m.addDNS(&api.Link{}, api.NetworkSpec{}, true)
 		done(nil)

@@ -29,13 +29,39 @@ const (
 	localMetric = 4096
 )
 
-// bridge is what a container needs to know of the bridge: all of STATE/network/bridge, read at every attach.
+// segment is a bridge with those who are on it: the default one, or that of a network of one's own.
+type segment struct {
+	*Manager
+	name string       // of the interface
+	dir  string       // boot-lived
+	own  *api.Network // nil: the default one
+}
+
+// ground is the segment of the default bridge.
+func (m *Manager) ground() *segment { return &segment{Manager: m, name: m.name, dir: m.dir} }
+
+func (s *segment) path(parts ...string) string {
+	return filepath.Join(append([]string{s.dir}, parts...)...)
+}
+
+// bridge is what a container needs to know of the bridge: all of STATE/network/bridge, or own/ID/bridge, read at every attach.
 type bridge struct {
 	NetNS  uint64 // inode of the network namespace that it is in: an index means something only there
 	Index  uint32
 	MTU    uint32
-	V4, V6 netip.Prefix // the bridge's own address with the prefix of the subnet; no V6 where the host has IPv6 turned off
+	V4, V6 netip.Prefix // the bridge's own address with the prefix of the subnet; no V6 where the host or the network has no IPv6
+	Name   string       // of the interface
+	Flags  string       // what the table has to know of a network of one's own: see the constants
 }
+
+// Letters of bridge.Flags.
+const (
+	flagInternal     = "i" // no way leads out or in
+	flagApart        = "a" // its containers cannot reach one another
+	flagNoMasquerade = "m" // its containers keep their addresses on their way out
+)
+
+func (b *bridge) is(flag string) bool { return strings.Contains(b.Flags, flag) }
 
 // bridgeName is the name of bridge and table: brig0 for the default state folder, else one that no other folder has.
 func bridgeName(state string) string {
@@ -92,9 +118,18 @@ func namespaceInode() uint64 {
 }
 
 // load reads the record of a bridge that is whole; not ok if there is none in this network namespace.
-func (m *Manager) load() (b bridge, ok bool) {
-	var text [128]byte // five numbers; twice in each attach, hence without the care that os.ReadFile takes of larger files
-	fd, err := unix.Open(m.path("bridge"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+func (s *segment) load() (b bridge, ok bool) {
+	b, ok = loadBridge(s.path("bridge"))
+	if b.Name == "" {
+		b.Name = s.name
+	}
+	return b, ok && b.Name == s.name
+}
+
+// loadBridge reads a record: five words, or seven of a network of one's own.
+func loadBridge(path string) (b bridge, ok bool) {
+	var text [192]byte // twice in each attach, hence without the care that os.ReadFile takes of larger files
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return b, false
 	}
@@ -104,7 +139,7 @@ func (m *Manager) load() (b bridge, ok bool) {
 		return b, false
 	}
 	f := strings.Fields(string(text[:n]))
-	if len(f) != 5 {
+	if len(f) != 5 && len(f) != 7 {
 		return b, false
 	}
 	var errs [5]error
@@ -116,28 +151,41 @@ func (m *Manager) load() (b bridge, ok bool) {
 	if f[4] != "-" {
 		b.V6, errs[4] = netip.ParsePrefix(f[4])
 	}
+	if len(f) == 7 {
+		b.Name, b.Flags = f[5], f[6]
+	}
 	b.Index, b.MTU = uint32(index), uint32(mtu)
-	return b, errors.Join(errs[:]...) == nil && b.V4.Bits() <= 29 && b.NetNS == namespaceInode()
+	return b, errors.Join(errs[:]...) == nil && b.V4.Bits() <= leastBits && b.NetNS == namespaceInode()
 }
 
-func (m *Manager) save(b bridge) error {
+// leastBits is the longest prefix of an IPv4 subnet: a container has to fit in beside the bridge.
+const leastBits = 30
+
+func (s *segment) save(b bridge) error {
 	v6 := "-"
 	if b.V6.IsValid() {
 		v6 = b.V6.String()
 	}
-	text := fmt.Sprintf("%d %d %d %s %s\n", b.NetNS, b.Index, b.MTU, b.V4, v6)
-	return atomicfile.Write(m.path("bridge"), []byte(text), 0o600, atomicfile.Volatile)
+	text := fmt.Sprintf("%d %d %d %s %s", b.NetNS, b.Index, b.MTU, b.V4, v6)
+	if s.own != nil {
+		text += " " + b.Name + " " + b.Flags
+	}
+	return atomicfile.Write(s.path("bridge"), []byte(text+"\n"), 0o600, atomicfile.Volatile)
 }
 
 // setup makes the bridge with all that belongs to it, or completes what a process that died has left. Each step may find its work done.
 // The record comes last: who finds it finds everything.
-func (m *Manager) setup() (bridge, error) {
-	for _, dir := range []string{"lease", "holder", "ports"} {
-		if err := os.MkdirAll(m.path(dir), 0o700); err != nil {
+func (s *segment) setup() (bridge, error) {
+	dirs := []string{s.path("lease"), s.path("holder"), s.Manager.path("ports")}
+	if s.own != nil {
+		dirs = append(dirs, s.path("name"))
+	}
+	for _, dir := range dirs {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return bridge{}, err
 		}
 	}
-	l, err := lock.Take(m.path("lock"))
+	l, err := lock.Take(s.Manager.path("lock"))
 	if err != nil {
 		return bridge{}, err
 	}
@@ -148,23 +196,23 @@ func (m *Manager) setup() (bridge, error) {
 	}
 	defer rt.Close()
 	defer nft.Close()
-	if br, ok := m.load(); ok && m.intact(rt, nft, br) {
+	if br, ok := s.load(); ok && s.intact(rt, nft, br) {
 		return br, nil
 	}
-	br, err := m.makeBridge(rt)
+	br, err := s.makeBridge(rt)
 	if err != nil {
-		return br, fmt.Errorf("bridge %s: %w", m.name, err)
+		return br, fmt.Errorf("bridge %s: %w", s.name, err)
 	}
 	if err := forward(br.V6.IsValid()); err != nil {
-		return br, fmt.Errorf("bridge %s: %w", m.name, err)
+		return br, fmt.Errorf("bridge %s: %w", s.name, err)
 	}
-	if err := m.makeTable(nft, br); err != nil {
-		return br, fmt.Errorf("nftables table %s: %w", m.name, err)
+	if err := s.makeTable(nft, &br); err != nil {
+		return br, fmt.Errorf("nftables table %s: %w", s.tableName(), err)
 	}
-	if err := m.passDocker(nft); err != nil {
-		return br, fmt.Errorf("let bridge %s through Docker's firewall: %w", m.name, err)
+	if err := passDocker(nft, s.name); err != nil {
+		return br, fmt.Errorf("let bridge %s through Docker's firewall: %w", s.name, err)
 	}
-	return br, m.save(br)
+	return br, s.save(br)
 }
 
 func dialBoth() (rt, nft *netlink.Conn, err error) {
@@ -179,54 +227,61 @@ func dialBoth() (rt, nft *netlink.Conn, err error) {
 }
 
 // intact reports whether bridge and table are still there.
-func (m *Manager) intact(rt, nft *netlink.Conn, br bridge) bool {
+func (s *segment) intact(rt, nft *netlink.Conn, br bridge) bool {
 	l, err := rt.LinkByIndex(br.Index)
-	if err != nil || l.Name != m.name || l.Flags&unix.IFF_UP == 0 {
+	if err != nil || l.Name != s.name || l.Flags&unix.IFF_UP == 0 {
 		return false
 	}
-	has, err := nft.HasTable(m.table())
+	has, err := nft.HasTable(s.table())
 	return err == nil && has
 }
 
 // makeBridge makes the interface with its addresses. The machine's lock is held while a subnet is chosen and until it is visible
 // to others as an address of the bridge, so no two Brigs can choose the same.
-func (m *Manager) makeBridge(rt *netlink.Conn) (bridge, error) {
-	l, err := lock.Take(m.machine)
+func (s *segment) makeBridge(rt *netlink.Conn) (bridge, error) {
+	l, err := lock.Take(s.machine)
 	if err != nil {
 		return bridge{}, err
 	}
 	defer func() {
-		os.Remove(m.machine) // lock.Take notices that
+		os.Remove(s.machine) // lock.Take notices that
 		l.Release()
 	}()
-	old, err := rt.LinkByName(m.name)
+	old, err := rt.LinkByName(s.name)
 	if err != nil && !errors.Is(err, unix.ENODEV) {
 		return bridge{}, err
 	}
 	if err == nil && old.Kind != "bridge" {
 		return bridge{}, api.Errorf(api.Conflict, "an interface of this name exists and is no bridge: rename or remove it")
 	}
-	br := bridge{NetNS: namespaceInode()}
+	br := bridge{NetNS: namespaceInode(), Name: s.name}
 	routes, err := rt.Routes()
 	if err != nil {
 		return br, err
 	}
-	if br.V4, br.V6, err = m.subnet(routes, old.Index); err != nil {
+	if s.own != nil {
+		err = s.ownSubnet(&br, routes, old.Index)
+	} else {
+		br.V4, br.V6, err = s.subnet(routes, old.Index)
+	}
+	if err != nil {
 		return br, err
 	}
-	br.MTU = uplinkMTU(rt, routes)
+	if br.MTU == 0 {
+		br.MTU = uplinkMTU(rt, routes)
+	}
 
 	var r netlink.Request
-	r.AddBridge(netlink.Bridge{Name: m.name, MAC: macOf(br.V4.Addr()), MTU: br.MTU})
+	r.AddBridge(netlink.Bridge{Name: s.name, MAC: macOf(br.V4.Addr()), MTU: br.MTU})
 	if err := rt.Do(&r, nil); err != nil && !errors.Is(err, unix.EEXIST) {
 		return br, err
 	}
-	made, err := rt.LinkByName(m.name)
+	made, err := rt.LinkByName(s.name)
 	if err != nil {
 		return br, err
 	}
 	br.Index = made.Index
-	if err := tuneBridge(m.name); err != nil {
+	if err := tuneBridge(s.name); err != nil {
 		return br, err
 	}
 	return br, br.number(rt)
@@ -239,8 +294,10 @@ func (b *bridge) number(rt *netlink.Conn) error {
 	steps := []func(*netlink.Request){
 		func(r *netlink.Request) { r.AddAddress(b.Index, b.V4, 0) },
 		func(r *netlink.Request) { r.SetUp(b.Index) },
-		func(r *netlink.Request) { r.AddAddress(b.Index, b.V6, unix.IFA_F_NODAD) },
-		func(r *netlink.Request) { r.AddLocalRoute(b.Index, netip.IPv6Loopback(), localMetric) },
+	}
+	if b.V6.IsValid() {
+		steps = append(steps, func(r *netlink.Request) { r.AddAddress(b.Index, b.V6, unix.IFA_F_NODAD) },
+			func(r *netlink.Request) { r.AddLocalRoute(b.Index, netip.IPv6Loopback(), localMetric) })
 	}
 	for i, step := range steps {
 		var r netlink.Request
@@ -253,6 +310,9 @@ func (b *bridge) number(rt *netlink.Conn) error {
 		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return err
 		}
+	}
+	if !b.V6.IsValid() {
+		return nil
 	}
 	return eventually(func() (bool, error) { return rt.IsLocal(b.V6.Addr()) })
 }
@@ -271,7 +331,7 @@ func uplinkMTU(rt *netlink.Conn, routes []netlink.Route) uint32 {
 	return ethernet
 }
 
-// Close removes the bridge, the table and the boot-lived folder. It refuses with api.Conflict while a container holds an address. The sysctls
+// Close removes the bridges, the table and the boot-lived folder. It refuses with api.Conflict while a container holds an address. The sysctls
 // stay, since others may have come to rely on them, and so do the subnets, for the next time.
 func (m *Manager) Close(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
@@ -288,19 +348,15 @@ func (m *Manager) Close(ctx context.Context) error {
 		return err
 	}
 	defer l.Release()
-	record, rerr := os.ReadFile(m.path("bridge"))
-	if err := os.Remove(m.path("bridge")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	ids, err := m.Leases()
-	if err == nil && len(ids) > 0 {
-		err = api.Errorf(api.Conflict, "bridge %s is used by %d containers, %s among them: stop them first", m.name, len(ids), ids[0])
-	}
+	own, err := m.ownSegments()
 	if err != nil {
-		if rerr == nil {
-			err = errors.Join(err, atomicfile.Write(m.path("bridge"), record, 0o600, atomicfile.Volatile))
-		}
 		return err
+	}
+	// Each with its record away, which a container that is just attaching looks for after it has leased.
+	for _, s := range append(own, m.ground()) {
+		if err := s.vacate(); err != nil {
+			return err
+		}
 	}
 	if err := m.remove(); err != nil {
 		return err
@@ -308,28 +364,33 @@ func (m *Manager) Close(ctx context.Context) error {
 	return os.RemoveAll(m.dir)
 }
 
-// remove takes away what setup made in the kernel, as far as it is there.
-func (m *Manager) remove() error {
+// vacate takes away what setup made of a segment in the kernel, but for the table, for who holds the lock. It refuses while a container is on it.
+func (s *segment) vacate() error {
+	record, rerr := os.ReadFile(s.path("bridge"))
+	if err := os.Remove(s.path("bridge")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	ids, err := s.holders()
+	if err == nil && len(ids) > 0 {
+		err = api.Errorf(api.Conflict, "bridge %s is used by %d containers, %s among them: stop them first", s.name, len(ids), ids[0])
+	}
+	if err != nil {
+		if rerr == nil {
+			err = errors.Join(err, atomicfile.Write(s.path("bridge"), record, 0o600, atomicfile.Volatile))
+		}
+		return err
+	}
 	rt, nft, err := dialBoth()
 	if err != nil {
 		return err
 	}
 	defer rt.Close()
 	defer nft.Close()
-	if err := m.unpassDocker(nft); err != nil {
+	if err := unpassDocker(nft, s.name); err != nil {
 		return err
 	}
-	if has, err := nft.HasTable(m.table()); err != nil {
-		return err
-	} else if has {
-		var r netlink.Request
-		r.Batch(func() { r.DelTable(m.table()) })
-		if err := nft.Do(&r, nil); err != nil {
-			return err
-		}
-	}
-	l, err := rt.LinkByName(m.name)
-	if errors.Is(err, unix.ENODEV) {
+	l, err := rt.LinkByName(s.name)
+	if errors.Is(err, unix.ENODEV) || err == nil && l.Kind != "bridge" {
 		return nil
 	}
 	if err != nil {
@@ -338,4 +399,20 @@ func (m *Manager) remove() error {
 	var r netlink.Request
 	r.DelLink(l.Index)
 	return rt.Do(&r, nil)
+}
+
+// remove takes the table away, if it is there.
+func (m *Manager) remove() error {
+	nft, err := netlink.Dial(unix.NETLINK_NETFILTER)
+	if err != nil {
+		return err
+	}
+	defer nft.Close()
+	has, err := nft.HasTable(m.table())
+	if err != nil || !has {
+		return err
+	}
+	var r netlink.Request
+	r.Batch(func() { r.DelTable(m.table()) })
+	return nft.Do(&r, nil)
 }

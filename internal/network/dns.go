@@ -159,14 +159,47 @@ func Hosts(l *api.Link, hostname string, add []api.HostSpec) ([]byte, error) {
 	if !hostName(hostname) {
 		return nil, api.Errorf(api.InvalidArgument, "%q is not a host name", hostname)
 	}
-	names := hostname
-	if short, _, dotted := strings.Cut(hostname, "."); dotted && short != "" {
-		names += " " + short
-	}
-	for _, a := range l.Addresses {
-		b.WriteString(a.Addr().String() + "\t" + names + "\n")
+	names := ownNames(hostname)
+	for _, e := range l.All() {
+		for _, a := range e.Addresses {
+			b.WriteString(a.Addr().String() + "\t" + names + "\n")
+		}
 	}
 	return []byte(b.String()), nil
+}
+
+// ChangeHosts takes the lines of addresses that a running container has no more out of its hosts file, and adds those of new ones. All else stays.
+func ChangeHosts(text []byte, hostname string, old, now *api.Link) []byte {
+	list := func(l *api.Link) (all []string) {
+		for _, e := range l.All() {
+			for _, a := range e.Addresses {
+				all = append(all, a.Addr().String())
+			}
+		}
+		return all
+	}
+	had, has := list(old), list(now)
+	var b strings.Builder
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) > 0 && slices.Contains(had, f[0]) && !slices.Contains(has, f[0]) {
+			continue
+		}
+		b.WriteString(line)
+	}
+	for _, a := range has {
+		if !slices.Contains(had, a) {
+			b.WriteString(a + "\t" + ownNames(hostname) + "\n")
+		}
+	}
+	return []byte(b.String())
+}
+
+// ownNames are what a container calls itself: its host name, and the first part of that.
+func ownNames(hostname string) string {
+	if short, _, dotted := strings.Cut(hostname, "."); dotted && short != "" {
+		return hostname + " " + short
+	}
+	return hostname
 }
 
 // gatewayOf are the host's addresses as the container sees them.
@@ -174,8 +207,14 @@ func gatewayOf(l *api.Link) (addrs []string) {
 	if l.Network == modeHost {
 		return []string{"127.0.0.1"}
 	}
-	for _, g := range l.Gateways {
-		addrs = append(addrs, g.String())
+	for _, e := range l.All() {
+		if e.Internal || len(e.Gateways) == 0 {
+			continue
+		}
+		for _, g := range e.Gateways {
+			addrs = append(addrs, g.String())
+		}
+		break
 	}
 	return addrs
 }

@@ -16,22 +16,22 @@ import (
 // lease takes a free address for the container: a symbolic link lease/ADDRESS to the ID. Making one is atomic and says who has
 // it, without a lock. The start is random, so thousands of leases cost no more than one, and an address that was just given back is not
 // used again at once. The link holder/ID comes first, so that no lease can outlive the knowledge of whose it is.
-func (m *Manager) lease(id string, br bridge) (netip.Addr, error) {
+func (s *segment) lease(id string, br bridge) (netip.Addr, error) {
 	size := br.size()
 	start := rand.Uint32N(size)
 	for i := range size {
 		addr := br.address(2 + (start+i)%size)
-		if _, err := os.Lstat(m.path("lease", addr.String())); err == nil {
+		if _, err := os.Lstat(s.path("lease", addr.String())); err == nil {
 			continue
 		}
-		if err := m.hold(id, addr); err != nil {
+		if err := s.hold(id, addr); err != nil {
 			return addr, err
 		}
-		err := os.Symlink(id, m.path("lease", addr.String()))
+		err := os.Symlink(id, s.path("lease", addr.String()))
 		if err == nil {
 			return addr, nil
 		}
-		if err := os.Remove(m.path("holder", id)); err != nil {
+		if err := os.Remove(s.path("holder", id)); err != nil {
 			return addr, err
 		}
 		if !errors.Is(err, fs.ErrExist) {
@@ -41,23 +41,23 @@ func (m *Manager) lease(id string, br bridge) (netip.Addr, error) {
 	return netip.Addr{}, api.Errorf(api.Exhausted, "no free address in %s: stop some containers, or use the network %s or %s", br.V4.Masked(), modeHost, modeNone)
 }
 
-func (m *Manager) hold(id string, addr netip.Addr) error {
-	err := os.Symlink(addr.String(), m.path("holder", id))
+func (s *segment) hold(id string, addr netip.Addr) error {
+	err := os.Symlink(addr.String(), s.path("holder", id))
 	if errors.Is(err, fs.ErrExist) { // an earlier life of the container was not detached
-		if err := m.unpublish(id); err != nil {
+		if err := s.unpublish(id); err != nil {
 			return err
 		}
-		if err := m.release(id); err != nil {
+		if err := s.release(id); err != nil {
 			return err
 		}
-		err = os.Symlink(addr.String(), m.path("holder", id))
+		err = os.Symlink(addr.String(), s.path("holder", id))
 	}
 	return err
 }
 
 // release gives the container's address back, if it has one.
-func (m *Manager) release(id string) error {
-	holder := m.path("holder", id)
+func (s *segment) release(id string) error {
+	holder := s.path("holder", id)
 	addr, err := os.Readlink(holder)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -65,8 +65,8 @@ func (m *Manager) release(id string) error {
 	if err != nil {
 		return err
 	}
-	m.forgetNeighbour(addr)
-	lease := m.path("lease", addr)
+	s.forgetNeighbour(addr)
+	lease := s.path("lease", addr)
 	if owner, err := os.Readlink(lease); err == nil && owner == id {
 		if err := os.Remove(lease); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -79,20 +79,35 @@ func (m *Manager) release(id string) error {
 }
 
 // forgetNeighbour takes back what connect told the host. It is tidiness only: see there.
-func (m *Manager) forgetNeighbour(addr string) {
-	br, ok := m.load()
+func (s *segment) forgetNeighbour(addr string) {
+	br, ok := s.load()
 	v4, err := netip.ParseAddr(addr)
 	if !ok || err != nil || !v4.Is4() || !br.V4.Contains(v4) {
 		return
 	}
+	var addrs []netip.Addr
+	for _, a := range br.addresses(v4) {
+		addrs = append(addrs, a.Addr())
+	}
+	br.forget(addrs)
+}
+
+// forgetNeighbours is forgetNeighbour for who knows all the addresses.
+func (s *segment) forgetNeighbours(addrs []netip.Addr) {
+	if br, ok := loadBridge(s.path("bridge")); ok {
+		br.forget(addrs)
+	}
+}
+
+func (b *bridge) forget(addrs []netip.Addr) {
 	rt, err := netlink.Dial(unix.NETLINK_ROUTE)
 	if err != nil {
 		return
 	}
 	defer rt.Close()
 	var r netlink.Request
-	for _, a := range br.addresses(v4) {
-		r.DelNeighbour(br.Index, a.Addr())
+	for _, a := range addrs {
+		r.DelNeighbour(b.Index, a)
 	}
-	_ = rt.Do(&r, nil) // what stays is right for the next container with the address: connect
+	_ = rt.Do(&r, nil) // what stays is right for the next container with the address, or replaced by it: connect
 }

@@ -125,41 +125,46 @@ func peerIndex(inside *netlink.Conn) (uint32, error) {
 	return l.Index, err
 }
 
-// connect makes the pair of interfaces between the bridge and the namespace. With hairpin the bridge may send back to the container what
-// came from it: br_netfilter, if it is loaded, makes the bridge itself translate what a container sends to its own published port.
+// connect makes the pair of interfaces between the bridge and the namespace, inside under the given name and, unless that is taken, index; 0 is any. With hairpin the
+// bridge may send back to the container what came from it: br_netfilter, if it is loaded, makes the bridge itself translate what a container sends to its own published port.
 //
 // Host and container are told each other's MAC for good. So no first packet waits for a question that is lost because the kernel on the other
 // side does not listen yet, which would be a second, and no other container can give a false answer. An entry that a lost container
-// leaves is right for the next one with its address, since the MAC follows from that.
-func (m *Manager) connect(rt *netlink.Conn, br *bridge, ns *os.File, addrs []netip.Prefix, hairpin bool) (port string, err error) {
-	index := uint32(firstPeerIndex)
+// leaves is right for the next one with its address, since the MAC follows from that, or it is replaced.
+func (s *segment) connect(rt *netlink.Conn, br *bridge, ns *os.File, inside place, hairpin bool) (port string, err error) {
+	index := inside.index
 	for try := range 8 {
 		v := netlink.Veth{
 			Name: fmt.Sprintf("veth%08x", rand.Uint32()), Master: br.Index, MTU: br.MTU,
-			Peer: containerInterface, PeerIndex: index, PeerNS: int(ns.Fd()), PeerMAC: macOf(addrs[0].Addr()),
+			Peer: inside.name, PeerIndex: index, PeerNS: int(ns.Fd()), PeerMAC: inside.mac,
 		}
 		var r netlink.Request
 		r.AddVeth(v)
-		for _, a := range addrs {
+		for _, a := range inside.addrs {
 			r.AddNeighbour(br.Index, a.Addr(), v.PeerMAC)
 		}
 		if hairpin {
 			r.SetHairpin(v.Name)
 		}
+		if br.is(flagApart) {
+			r.IsolatePort(v.Name)
+		}
 		err = rt.Do(&r, nil)
 		switch {
 		case errors.Is(err, unix.EXFULL):
 			return "", api.Errorf(api.Exhausted, "bridge %s has its %d containers, the most that Linux allows one: stop some, or use the network %s or %s",
-				m.name, netlink.PortLimit, modeHost, modeNone)
+				s.name, netlink.PortLimit, modeHost, modeNone)
 		case errors.Is(err, unix.EEXIST), errors.Is(err, unix.EBUSY):
-			index += 16
+			if index != 0 {
+				index += 16
+			}
 		case try == 0 && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV)): // somebody removed the bridge
-			again, serr := m.setup()
+			again, serr := s.setup()
 			if serr != nil {
 				return "", serr
 			}
 			if again.V4 != br.V4 {
-				return "", api.Errorf(api.Unavailable, "bridge %s was made anew with another subnet: try again", m.name)
+				return "", api.Errorf(api.Unavailable, "bridge %s was made anew with another subnet: try again", s.name)
 			}
 			*br = again
 		default:
@@ -169,32 +174,50 @@ func (m *Manager) connect(rt *netlink.Conn, br *bridge, ns *os.File, addrs []net
 	return "", err
 }
 
+// place is an interface as it is to be in a container.
+type place struct {
+	name     string
+	index    uint32 // wanted; 0: any
+	mac      netlink.MAC
+	addrs    []netip.Prefix // IPv4 first
+	gateways []netip.Addr   // one for each address
+	leads    bool           // out: what is for nobody else goes there; else only what is for the subnet
+}
+
 // configure gives the container its addresses and routes, all in one system call. The addresses come without a route to the
 // subnet, so that what goes to other containers passes the host; see the package comment.
-func configure(inside *netlink.Conn, addrs []netip.Prefix, gateways []netip.Addr) error {
-	err := configureIndex(inside, firstPeerIndex, addrs, gateways)
+func (p *place) configure(inside *netlink.Conn) error {
+	index := p.index
+	err := error(unix.ENODEV)
+	if index != 0 {
+		err = p.configureIndex(inside, index)
+	}
 	if err == nil || !errors.Is(err, unix.ENODEV) {
 		return err
 	}
-	index, err := peerIndex(inside)
+	l, err := inside.LinkByName(p.name) // it has another index than it was wanted to have
 	if err != nil {
 		return err
 	}
-	return configureIndex(inside, index, addrs, gateways)
+	return p.configureIndex(inside, l.Index)
 }
 
-func configureIndex(inside *netlink.Conn, index uint32, addrs []netip.Prefix, gateways []netip.Addr) error {
+func (p *place) configureIndex(inside *netlink.Conn, index uint32) error {
 	var r netlink.Request
 	r.SetUp(loopbackIndex)
 	r.SetUp(index)
-	for i, a := range addrs {
+	for i, a := range p.addrs {
 		flags := uint32(unix.IFA_F_NOPREFIXROUTE)
 		if a.Addr().Is6() {
 			flags |= unix.IFA_F_NODAD
 		}
 		r.AddAddress(index, a, flags)
-		r.AddDefaultRoute(index, gateways[i])
-		r.AddNeighbour(index, gateways[i], macOf(gateways[0]))
+		if p.leads {
+			r.AddDefaultRoute(index, p.gateways[i])
+		} else {
+			r.AddRoute(index, a, p.gateways[i])
+		}
+		r.AddNeighbour(index, p.gateways[i], macOf(p.gateways[0]))
 	}
 	return inside.Do(&r, nil)
 }

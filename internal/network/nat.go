@@ -15,11 +15,14 @@ import (
 )
 
 // The sets of the table. Published ports are in the maps: any4 and any6 for all addresses of the host, host4 and host6 for one. The sets self4 and
-// self6 have each container with published ports as a pair of source and destination, to find one that talks to itself.
+// self6 have each container with published ports as a pair of source and destination, to find one that talks to itself. The names of all bridges are in
+// bridges, those of internal ones in internal, and those that let their containers reach one another in inside, as a pair of where from and where to.
 const (
 	setAny4, setAny6   = "any4", "any6"
 	setHost4, setHost6 = "host4", "host6"
 	setSelf4, setSelf6 = "self4", "self6"
+
+	setBridges, setInternal, setInside = "bridges", "internal", "inside"
 )
 
 // table is the one table of a Brig, in family inet: its rules serve IPv4 and IPv6.
@@ -44,8 +47,11 @@ type element struct {
 // elements are what the table needs to know of a published port.
 func (p mapping) elements() []element {
 	proto := byte(unix.IPPROTO_TCP)
-	if p.Protocol == "udp" {
+	switch p.Protocol {
+	case "udp":
 		proto = unix.IPPROTO_UDP
+	case "sctp":
+		proto = unix.IPPROTO_SCTP
 	}
 	service := append([]byte{proto, 0, 0, 0}, portField(p.Host.Port())...)
 	data := append(p.Container.Addr().AsSlice(), portField(p.Container.Port())...)
@@ -99,7 +105,7 @@ func (m *Manager) publish(nft *netlink.Conn, id string, ports []mapping) error {
 	}
 	err := m.addElements(nft, ports)
 	if errors.Is(err, unix.ENOENT) { // the table went away since join looked
-		_, err = m.setup()
+		err = m.restoreTable(nft)
 	} else if errors.Is(err, unix.EEXIST) {
 		err = m.takeOver(nft, id, ports)
 	}
@@ -107,6 +113,19 @@ func (m *Manager) publish(nft *netlink.Conn, id string, ports []mapping) error {
 		return err
 	}
 	return forgetFlows(nft, ports)
+}
+
+// restoreTable makes the table again, with all that is on record, where something has removed it.
+func (m *Manager) restoreTable(nft *netlink.Conn) error {
+	l, err := lock.Take(m.path("lock"))
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	if has, err := nft.HasTable(m.table()); err != nil || has {
+		return err
+	}
+	return m.makeTable(nft, nil)
 }
 
 func (m *Manager) addElements(nft *netlink.Conn, ports []mapping) error {

@@ -11,6 +11,12 @@
 // time, when the last process or descriptor is gone. That is why [Manager.Detach] does not remove the interface: the kernel would
 // make it wait for 20 ms. Detach gives back what lies on the disk and in nftables, and without published ports that is two symbolic links and two neighbour entries.
 //
+// # Networks of one's own
+//
+// A network of one's own is a bridge like the default one, of the same table, or an interface of the host's whose wire containers share: see [Manager.Create]. Its
+// record is durable, all else is made when the first container comes. A container may be on several: the first that leads out is its default route, and published ports lead there. On them containers
+// find one another by names, which the container's keeper looks up: Attach makes its sockets, and package namedir says what it reads.
+//
 // # Between containers
 //
 // A container's address carries the prefix of the whole subnet, but no route comes with it: everything goes through the gateway, the
@@ -30,11 +36,12 @@
 // # On disk
 //
 // Under STATE/network: bridge is written when all is ready, holder/ID (a link to the address) and lease/ADDRESS (a link to the ID) are made in
-// that order and removed in the reverse one, ports/ID says what a container publishes. Under ROOT/network: bridge.json, the
-// subnets, so that containers have the same ones after a reboot.
+// that order and removed in the reverse one, ports/ID says what a container publishes. Networks of one's own have the same below own/NETWORK, with names beside, and
+// member/ID, a container's networks, is made before and removed after what it has there. Under ROOT/network: bridge.json, the
+// subnets, so that containers have the same ones after a reboot, and NAME.json, the networks.
 //
-// Lock order: STATE/network/lock, then the machine's lock. Both are taken only to make or remove the bridge, and the
-// former to take elements out of the table, never to attach.
+// Lock order: ROOT/network/.lock, STATE/network/lock, then the machine's lock. The first is taken to make a network, the others only to make or remove a bridge, and the
+// second to take elements out of the table, none to attach.
 package network
 
 import (
@@ -107,7 +114,12 @@ func (m *Manager) Attach(ctx context.Context, id string, spec api.NetworkSpec) (
 	}
 	switch spec.Mode {
 	case "", modeBridge:
+		if len(spec.Networks) > 0 {
+			return m.attachOwn(id, spec)
+		}
 		return m.attachBridge(id, spec)
+	case api.NetworkOwn:
+		return m.attachOwn(id, spec)
 	case modeNone, modeHost:
 		if len(spec.Ports) > 0 {
 			return nil, api.Errorf(api.InvalidArgument, "network %s cannot publish ports: leave out -p, or use the network %s", spec.Mode, modeBridge)
@@ -142,12 +154,15 @@ func (m *Manager) attachBridge(id string, spec api.NetworkSpec) (*api.Link, erro
 	}
 	defer rt.Close()
 	defer nft.Close()
-	br, addr, err := m.join(id, nft)
+	s := m.ground()
+	br, addrs, err := s.join(nft, func(br bridge) ([]netip.Prefix, error) {
+		addr, err := s.lease(id, br)
+		return br.addresses(addr), err
+	}, func() { s.release(id) })
 	if err != nil {
 		return nil, err
 	}
 	u.Add(func() { m.Detach(context.Background(), id) })
-	addrs := br.addresses(addr)
 
 	ports, held, err := m.reserve(id, spec.Ports, addrs)
 	if err != nil {
@@ -161,11 +176,15 @@ func (m *Manager) attachBridge(id string, spec api.NetworkSpec) (*api.Link, erro
 	}
 	defer inside.Close()
 	u.Add(func() { ns.Close() })
-	port, err := m.connect(rt, &br, ns, addrs, len(ports) > 0)
+	p := place{name: containerInterface, index: firstPeerIndex, addrs: addrs, gateways: br.gateways(), leads: true}
+	if p.mac, err = chooseMAC(spec.MAC, addrs); err != nil {
+		return nil, err
+	}
+	port, err := s.connect(rt, &br, ns, p, len(ports) > 0)
 	if err != nil {
 		return nil, err
 	}
-	if err := configure(inside, addrs, br.gateways()); err != nil {
+	if err := p.configure(inside); err != nil {
 		return nil, err
 	}
 	if err := settle(rt, inside, br, port, addrs); err != nil {
@@ -174,11 +193,9 @@ func (m *Manager) attachBridge(id string, spec api.NetworkSpec) (*api.Link, erro
 	if err := m.publish(nft, id, ports); err != nil {
 		return nil, err
 	}
-	mac := macOf(addr)
 	link := &api.Link{
 		Network: modeBridge, NetNS: ns, Held: held,
-		Interface: containerInterface, MAC: fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]),
-		Addresses: addrs, Gateways: br.gateways(),
+		Interface: p.name, MAC: macText(p.mac), Addresses: addrs, Gateways: p.gateways,
 	}
 	for _, p := range ports {
 		link.Ports = append(link.Ports, p.spec())
@@ -188,32 +205,32 @@ func (m *Manager) attachBridge(id string, spec api.NetworkSpec) (*api.Link, erro
 	return link, nil
 }
 
-// join leases an address on the bridge, which is made or mended where need be.
-func (m *Manager) join(id string, nft *netlink.Conn) (bridge, netip.Addr, error) {
-	br, ok := m.load()
+// join leases addresses on the bridge, which is made or mended where need be.
+func (s *segment) join(nft *netlink.Conn, lease func(bridge) ([]netip.Prefix, error), release func()) (bridge, []netip.Prefix, error) {
+	br, ok := s.load()
 	for range 4 {
 		if !ok {
 			var err error
-			if br, err = m.setup(); err != nil {
-				return br, netip.Addr{}, err
+			if br, err = s.setup(); err != nil {
+				return br, nil, err
 			}
 		}
-		addr, err := m.lease(id, br)
+		addrs, err := lease(br)
 		if err != nil {
-			return br, addr, err
+			return br, nil, err
 		}
 		// Close removes the record of the bridge first and looks for leases then; we lease first and look for the record then. The table
 		// may be gone too: `nft flush ruleset` is how many a firewall starts.
-		now, there := m.load()
+		now, there := s.load()
 		if there && now == br {
-			if has, err := nft.HasTable(m.table()); err == nil && has {
-				return br, addr, nil
+			if has, err := nft.HasTable(s.table()); err == nil && has {
+				return br, addrs, nil
 			}
 		}
-		m.release(id)
+		release()
 		ok = false
 	}
-	return br, netip.Addr{}, api.Errorf(api.Unavailable, "bridge %s is being removed and made again all the time: try later", m.name)
+	return br, nil, api.Errorf(api.Unavailable, "bridge %s is being removed and made again all the time: try later", s.name)
 }
 
 // Detach gives back the container's address, host ports and rules. It may be called again, from any process, and for a container that
@@ -231,12 +248,18 @@ func (m *Manager) Detach(ctx context.Context, id string) error {
 	if err := unix.Unlink(m.draft(id)); err != nil && err != unix.ENOENT {
 		return &fs.PathError{Op: "unlink", Path: m.draft(id), Err: err}
 	}
-	return m.release(id)
+	if err := m.ground().release(id); err != nil {
+		return err
+	}
+	return m.leaveAll(id)
 }
 
-// Leases lists the containers that hold an address, for the sweeper: of those that are gone, Detach gives it back.
-func (m *Manager) Leases() ([]string, error) {
-	entries, err := os.ReadDir(m.path("holder"))
+// Leases lists the containers that hold an address on the default bridge: of those that are gone, Detach gives it back.
+func (m *Manager) Leases() ([]string, error) { return m.ground().holders() }
+
+// holders lists the containers that hold an address of the segment.
+func (s *segment) holders() ([]string, error) {
+	entries, err := os.ReadDir(s.path("holder"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -88,8 +88,8 @@ func (m *Manager) reserve(id string, specs []api.PortSpec, container []netip.Pre
 
 // hostAddresses are the addresses that a port is published on: those of both families, unless one was given.
 func hostAddresses(s api.PortSpec, v6 bool) ([]netip.Addr, error) {
-	if s.Protocol != "tcp" && s.Protocol != "udp" {
-		return nil, api.Errorf(api.InvalidArgument, "publish port %d: protocol %q: there are tcp and udp", s.ContainerPort, s.Protocol)
+	if s.Protocol != "tcp" && s.Protocol != "udp" && s.Protocol != "sctp" {
+		return nil, api.Errorf(api.InvalidArgument, "publish port %d: protocol %q: there are tcp, udp and sctp", s.ContainerPort, s.Protocol)
 	}
 	if s.ContainerPort == 0 {
 		return nil, api.Errorf(api.InvalidArgument, "publish port 0 of the container: there is none, ports are 1 to 65535")
@@ -156,14 +156,20 @@ func bindGroup(group []mapping) ([]*os.File, error) {
 // about to end. Nothing ever arrives there, since the table translates first, except connections to ::1 with NoLoopback: these shall be
 // refused, so that clients go on to 127.0.0.1, hence that socket gives up listening.
 func bind(p mapping) (f *os.File, port uint16, err error) {
-	family, typ := unix.AF_INET, unix.SOCK_STREAM
+	family, typ, protocol := unix.AF_INET, unix.SOCK_STREAM, 0
 	if p.Host.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	if p.Protocol == "udp" {
+	switch p.Protocol {
+	case "udp":
 		typ = unix.SOCK_DGRAM
+	case "sctp":
+		protocol = unix.IPPROTO_SCTP
 	}
-	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC, protocol)
+	if err == unix.EPROTONOSUPPORT && p.Protocol == "sctp" {
+		return nil, 0, api.Errorf(api.Unsupported, "publish port %d/sctp: this kernel has no SCTP: load its module sctp, or use tcp or udp", p.Container.Port())
+	}
 	if err != nil {
 		return nil, 0, err
 	}

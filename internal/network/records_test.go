@@ -26,8 +26,8 @@ func TestRecordsComeBack(t *testing.T) {
 	if err := jsonscan.Decode(data, &got, readMappings); err != nil || !reflect.DeepEqual(got, ports) {
 		t.Errorf("%s became %+v, %v", data, got, err)
 	}
-	if n := reflect.TypeFor[subnetFile]().NumField(); n != len(subnetNames) {
-		t.Errorf("a subnet file has %d fields, %d are read", n, len(subnetNames))
+	if n := reflect.TypeFor[subnetFile]().NumField(); n != len(subnetFileNames) {
+		t.Errorf("a subnet file has %d fields, %d are read", n, len(subnetFileNames))
 	}
 	subnets := subnetFile{netip.MustParsePrefix("10.0.0.0/16"), netip.MustParsePrefix("fd00::/64")}
 	if data, err = record.Marshal(subnets); err != nil {

@@ -77,7 +77,7 @@ func TestDockerUser(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer nft.Close()
-			if err := m.unpassDocker(nft); err != nil {
+			if err := unpassDocker(nft, m.name); err != nil {
 				t.Fatal(err)
 			}
 			after := run(t, "", "nft", "list", "chain", "ip", "filter", "DOCKER-USER")

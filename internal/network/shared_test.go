@@ -98,7 +98,7 @@ func TestBrigsDifferInSubnets(t *testing.T) {
 	wg.Wait()
 	var nets []netip.Prefix
 	for _, m := range all {
-		br, ok := m.load()
+		br, ok := m.ground().load()
 		if !ok {
 			t.Fatal("no bridge")
 		}
@@ -130,7 +130,7 @@ func TestKilledSetup(t *testing.T) {
 		time.Sleep(time.Duration(i) * 500 * time.Microsecond)
 		cmd.Process.Kill()
 		cmd.Wait()
-		if _, ok := m.load(); !ok {
+		if _, ok := m.ground().load(); !ok {
 			unfinished++
 		}
 		name, l := attach(t, m, api.PortSpec{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"})
@@ -241,14 +241,14 @@ func TestAttachAgainWithoutDetach(t *testing.T) {
 
 func TestThousandLeases(t *testing.T) {
 	m := manager(t)
-	br, err := m.setup()
+	br, err := m.ground().setup()
 	if err != nil {
 		t.Fatal(err)
 	}
 	seen := make(map[netip.Addr]bool)
 	start := time.Now()
 	for range 1000 {
-		addr, err := m.lease(id.New(), br)
+		addr, err := m.ground().lease(id.New(), br)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -261,20 +261,20 @@ func TestThousandLeases(t *testing.T) {
 	if err := m.Close(context.Background()); !errors.Is(err, api.Conflict) {
 		t.Errorf("Close with leases: %v", err)
 	}
-	if now, ok := m.load(); !ok || now != br {
+	if now, ok := m.ground().load(); !ok || now != br {
 		t.Errorf("a refused Close changed the bridge: %+v %v", now, ok)
 	}
 }
 
 func TestSmallSubnetIsUsedUp(t *testing.T) {
 	m := manager(t)
-	if _, err := m.setup(); err != nil {
+	if _, err := m.ground().setup(); err != nil {
 		t.Fatal(err)
 	}
 	br := bridge{V4: netip.MustParsePrefix("10.1.2.9/29")}
 	seen := make(map[netip.Addr]bool)
 	for range br.size() {
-		a, err := m.lease(id.New(), br)
+		a, err := m.ground().lease(id.New(), br)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -283,7 +283,7 @@ func TestSmallSubnetIsUsedUp(t *testing.T) {
 	if seen[netip.MustParseAddr("10.1.2.15")] || seen[netip.MustParseAddr("10.1.2.9")] || len(seen) != 5 {
 		t.Errorf("addresses of %s: %v", br.V4, seen)
 	}
-	if _, err := m.lease(id.New(), br); !errors.Is(err, api.Exhausted) {
+	if _, err := m.ground().lease(id.New(), br); !errors.Is(err, api.Exhausted) {
 		t.Errorf("sixth lease: %v", err)
 	}
 }
@@ -311,7 +311,7 @@ func TestMends(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer rt.Close()
-	br, _ := m.load()
+	br, _ := m.ground().load()
 	r = netlink.Request{}
 	r.DelLink(br.Index)
 	if err := rt.Do(&r, nil); err != nil {

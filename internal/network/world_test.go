@@ -32,6 +32,10 @@ func manager(t testing.TB) *Manager {
 		if err != nil {
 			t.Error(err)
 		}
+		members, _ := os.ReadDir(m.path("member"))
+		for _, e := range members {
+			ids = append(ids, e.Name())
+		}
 		for _, id := range ids {
 			if err := m.Detach(context.Background(), id); err != nil {
 				t.Error(err)
@@ -49,8 +53,18 @@ func manager(t testing.TB) *Manager {
 		}
 		defer rt.Close()
 		defer nft.Close()
-		if l, err := rt.LinkByName(m.name); !errors.Is(err, unix.ENODEV) {
-			t.Errorf("Close left the bridge: %v %v", l, err)
+		networks, err := m.Networks()
+		if err != nil {
+			t.Error(err)
+		}
+		bridges := []string{m.name}
+		for i := range networks {
+			bridges = append(bridges, bridgeOf(&networks[i]))
+		}
+		for _, name := range bridges {
+			if l, err := rt.LinkByName(name); !errors.Is(err, unix.ENODEV) {
+				t.Errorf("Close left the bridge: %v %v", l, err)
+			}
 		}
 		if has, err := nft.HasTable(m.table()); has || err != nil {
 			t.Errorf("Close left the table: %v %v", has, err)
@@ -268,7 +282,7 @@ func quickNeighbours(name string) error {
 	return nil
 }
 
-// helper is what the test binary does when a test starts it as another process: attach ROOT STATE ID [PORT], detach ROOT STATE ID.
+// helper is what the test binary does when a test starts it as another process: attach ROOT STATE LOCK ID, own ROOT STATE LOCK ID NETWORK…, detach ROOT STATE LOCK ID.
 func helper(args []string) int {
 	m := Open(args[1], args[2])
 	m.machine = args[3]
@@ -280,6 +294,15 @@ func helper(args []string) int {
 			return 1
 		}
 		fmt.Println(l.Addresses[0], l.Addresses[len(l.Addresses)-1])
+	case "own":
+		spec := api.NetworkSpec{Mode: api.NetworkOwn, Names: []string{"victim"}, Ports: []api.PortSpec{{ContainerPort: 80, Protocol: "tcp"}}}
+		for _, n := range args[5:] {
+			spec.Networks = append(spec.Networks, api.EndpointSpec{Network: n})
+		}
+		if _, err := m.Attach(context.Background(), args[4], spec); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 	case "detach":
 		if err := m.Detach(context.Background(), args[4]); err != nil {
 			fmt.Fprintln(os.Stderr, err)

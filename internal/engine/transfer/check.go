@@ -317,7 +317,7 @@ func canonical(f meta.ImageFile) bool {
 		return true //nolint:nilerr // removed meanwhile
 	}
 	want, err := record.Marshal(f.Image)
-	return err == nil && (meta.Signed(b) || bytes.Equal(b, want))
+	return err == nil && (record.Signed(b) || bytes.Equal(b, want))
 }
 
 // sameAs makes the record again from manifest and config.
@@ -515,7 +515,7 @@ func (c *checker) containers() error {
 			continue
 		}
 		c.report.Containers++
-		if b, err := os.ReadFile(path); err == nil && !meta.Signed(b) {
+		if b, err := os.ReadFile(path); err == nil && !record.Signed(b) {
 			if want, err := record.Marshal(rec); err != nil || !bytes.Equal(b, want) {
 				c.add(api.Problem{Kind: "container", Name: rec.Name, Path: path, Trouble: "it was written by no Brig"})
 			}

@@ -16,9 +16,9 @@ import (
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"brig/api"
+	"brig/internal/base/record"
 	"brig/internal/image/imagetest"
 	"brig/internal/store/garbage"
-	"brig/internal/store/meta"
 )
 
 // TestLoadByForeignDigest: an archive cannot have its image stand for a digest that is another's, neither docker's nor a layout.
@@ -276,7 +276,7 @@ func TestNewerStore(t *testing.T) {
 	if _, _, _, err := w.do(api.TransferRequest{Op: "save", Refs: []string{img.ID}, File: file}); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(w.root, "version"), meta.Sign([]byte(`{"layout":1000}`)), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(w.root, "version"), record.Sign([]byte(`{"layout":1000}`)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	stream, _, _ := session(t, layers(1, 1000)...)

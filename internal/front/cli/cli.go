@@ -126,10 +126,20 @@ type Engine interface {
 	ActOnPod(ctx context.Context, name string, what api.PodAction, o api.StopOptions) error
 	// RemovePod removes a pod with its containers; seconds is what they are given to end, nil: none.
 	RemovePod(ctx context.Context, name string, force bool, seconds *int) error
+	// CreateNetwork makes a network; api.AlreadyExists where there is one of its name.
+	CreateNetwork(ctx context.Context, n api.Network) (api.Network, error)
+	// InspectNetwork finds a network by name or ID; Networks lists them, those that are always there too.
+	InspectNetwork(ctx context.Context, name string) (api.Network, error)
+	Networks(ctx context.Context) ([]api.Network, error)
+	RemoveNetwork(ctx context.Context, name string) error
+	// ConnectNetwork and DisconnectNetwork put a container on a network and take it off, also one that runs.
+	ConnectNetwork(ctx context.Context, network, container string, place api.EndpointSpec) error
+	DisconnectNetwork(ctx context.Context, network, container string, force bool) error
 	// The prunes return what they removed also with an error.
 	PruneContainers(ctx context.Context, o api.PruneOptions) (api.PruneReport, error)
 	PruneImages(ctx context.Context, o api.PruneOptions) (api.PruneReport, error)
 	PruneVolumes(ctx context.Context, o api.PruneOptions) (api.PruneReport, error)
+	PruneNetworks(ctx context.Context, o api.PruneOptions) (api.PruneReport, error)
 	// Check reads the whole store and, with repair, sets right what it can.
 	Check(ctx context.Context, repair, insecure bool, s api.Streams) (api.CheckReport, error)
 	// StoreLimit is what the store may take, in bytes; 0: no limit.
@@ -281,6 +291,7 @@ func commands() []entry {
 		{"rename", (*app).rename}, {"restart", (*app).restart}, {"pause", (*app).pause}, {"unpause", (*app).unpause}, {"port", (*app).port},
 		{"top", (*app).top}, {"diff", (*app).diff}, {"stats", (*app).stats}, {"update", (*app).update}, {"cp", (*app).cp}, {"events", (*app).events},
 		{"container", (*app).containerGroup}, {"pod", (*app).podGroup}, {"image", (*app).imageGroup}, {"volume", (*app).volumeGroup}, {"secret", (*app).secretGroup},
+		{"network", (*app).networkGroup},
 	}
 }
 

@@ -21,10 +21,11 @@ func (a *app) events() *cobra.Command {
 	stream := true
 	cmd := &cobra.Command{
 		Use:   "events [OPTIONS]",
-		Short: "Get events of containers, images and volumes as they happen",
+		Short: "Get events of containers, images, volumes and networks as they happen",
 		Long: "Get events as they happen, and with --since those that were. What happened is kept until the next boot, the last megabytes of it.\n" +
 			"Events of containers are create, start, kill, oom, die, stop, restart, pause, unpause, rename, update, commit, destroy, exec_create, exec_start\n" +
-			"and exec_die; of images pull, push, load, import, save, tag, untag and delete; of volumes create and destroy.",
+			"and exec_die; of images pull, push, load, import, save, tag, untag and delete; of volumes create and destroy; of networks create, connect,\n" +
+			"disconnect and destroy.",
 		Example:           "  brig events --since 10m\n  brig events --filter event=die --filter label=tier=front\n  brig events --since 1h --until 0s --format json",
 		Args:              maxArgs(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -48,7 +49,7 @@ func (a *app) events() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	list(f, "filter", "f", "Filter output based on conditions provided: container, event, image, label, type, volume", filter.add("container", "event", "image", "label", "type", "volume"))
+	list(f, "filter", "f", "Filter output based on conditions provided: container, event, image, label, network, type, volume", filter.add("container", "event", "image", "label", "network", "type", "volume"))
 	parsed(f, "format", "", "string", "Format output using a custom template: 'json' or a Go template", assign(&format, plain))
 	at := func(s string) (time.Time, error) { return parseTime(s, time.Now()) }
 	parsed(f, "since", "", "string", "Show all events created since timestamp", assign(&o.Since, at))
@@ -59,15 +60,23 @@ func (a *app) events() *cobra.Command {
 
 // event reports whether an event passes every filter.
 func (f filters) event(e *api.Event) bool {
-	return f.any("container", func(v string) bool { return e.Type == "" && (e.Attributes["name"] == v || strings.HasPrefix(e.ID, v)) }) &&
+	return f.any("container", func(v string) bool {
+		return typeOf(e) == "container" && (e.Attributes["name"] == v || strings.HasPrefix(e.ID, v)) || v != "" && strings.HasPrefix(e.Attributes["container"], v)
+	}) &&
 		f.any("event", func(v string) bool { return e.Action == v || strings.HasPrefix(e.Action, v+":") }) &&
 		f.any("image", func(v string) bool {
-			return e.Type != "volume" && tagged(first(e.Attributes["image"], e.Attributes["name"])) == tagged(v)
+			return e.Type != "volume" && e.Type != "network" && tagged(first(e.Attributes["image"], e.Attributes["name"])) == tagged(v)
 		}) &&
 		f.any("volume", func(v string) bool { return e.Type == "volume" && e.ID == v }) &&
-		f.any("type", func(v string) bool { return v == first(e.Type, "container") }) &&
+		f.any("type", func(v string) bool { return v == typeOf(e) }) &&
+		f.any("network", func(v string) bool {
+			return typeOf(e) == "network" && (e.Attributes["name"] == v || strings.HasPrefix(e.ID, v))
+		}) &&
 		f.labelled(e.Attributes)
 }
+
+// typeOf is what an event happened to.
+func typeOf(e *api.Event) string { return first(e.Type, "container") }
 
 // eventView is an event in the form of the Docker Engine API.
 type eventView struct {
@@ -89,7 +98,7 @@ type eventActor struct {
 
 func viewEvent(e *api.Event) eventView {
 	return eventView{
-		Status: e.Action, ID: e.ID, From: e.Attributes["image"], Type: first(e.Type, "container"), Action: e.Action, Actor: eventActor{e.ID, e.Attributes},
+		Status: e.Action, ID: e.ID, From: e.Attributes["image"], Type: typeOf(e), Action: e.Action, Actor: eventActor{e.ID, e.Attributes},
 		Scope: "local", Time: e.Time.Unix(), TimeNano: e.Time.UnixNano(),
 	}
 }
@@ -104,7 +113,7 @@ func eventPrinter(out io.Writer, format string) (func(*api.Event) error, error) 
 				all = append(all, k+"="+v)
 			}
 			slices.Sort(all)
-			_, err := fmt.Fprintf(out, "%s %s %s %s (%s)\n", e.Time.Local().Format(logTime), first(e.Type, "container"), e.Action, e.ID, strings.Join(all, ", "))
+			_, err := fmt.Fprintf(out, "%s %s %s %s (%s)\n", e.Time.Local().Format(logTime), typeOf(e), e.Action, e.ID, strings.Join(all, ", "))
 			return err
 		}, nil
 	case "json", "{{json .}}":

@@ -25,6 +25,7 @@ type fake struct {
 	request    api.TransferRequest
 	reply      api.TransferReply
 	containers []api.Container
+	networks   []api.Network
 	imgs       []api.Image
 	detail     api.ImageDetail // but for the image and its names
 	log        []api.LogEntry
@@ -287,6 +288,43 @@ func (f *fake) PruneImages(_ context.Context, o api.PruneOptions) (api.PruneRepo
 func (f *fake) PruneVolumes(context.Context, api.PruneOptions) (api.PruneReport, error) {
 	f.call("prune volumes")
 	return f.pruned, nil
+}
+
+func (f *fake) PruneNetworks(context.Context, api.PruneOptions) (api.PruneReport, error) {
+	f.call("prune networks")
+	return f.pruned, nil
+}
+
+func (f *fake) CreateNetwork(_ context.Context, n api.Network) (api.Network, error) {
+	f.call("create network %s %s %v %t %t %t %v %v", n.Name, n.Driver, n.Subnets, n.IPv4Only, n.Internal, n.NoDNS, n.Labels, n.Options)
+	n.ID = testID
+	return n, f.fails[n.Name]
+}
+
+func (f *fake) InspectNetwork(_ context.Context, name string) (api.Network, error) {
+	for _, n := range f.networks {
+		if n.Name == name {
+			return n, nil
+		}
+	}
+	return api.Network{}, api.Errorf(api.NotFound, "network %s not found", name)
+}
+
+func (f *fake) Networks(context.Context) ([]api.Network, error) { return f.networks, f.err }
+
+func (f *fake) RemoveNetwork(_ context.Context, name string) error {
+	f.call("remove network %s", name)
+	return f.fails[name]
+}
+
+func (f *fake) ConnectNetwork(_ context.Context, network, container string, e api.EndpointSpec) error {
+	f.call("connect %s %s %v", network, container, e)
+	return f.err
+}
+
+func (f *fake) DisconnectNetwork(_ context.Context, network, container string, force bool) error {
+	f.call("disconnect %s %s %t", network, container, force)
+	return f.err
 }
 
 func (f *fake) Check(_ context.Context, repair, insecure bool, _ api.Streams) (api.CheckReport, error) {

@@ -131,10 +131,16 @@ func (f filters) matches(c *api.Container, names []*regexp.Regexp) bool {
 			return slices.ContainsFunc(c.Spec.Mounts, func(m api.MountSpec) bool { return m.Source == v || m.Target == v })
 		}) &&
 		f.any("pod", func(v string) bool { return c.Spec.Pod != "" && strings.HasPrefix(c.Spec.Pod, v) }) &&
-		f.any("network", func(v string) bool { return networkName(c) == v }) &&
+		f.any("network", func(v string) bool { return onNetwork(c, v) }) &&
 		f.any("publish", func(v string) bool { return c.Link != nil && hasPort(c.Link.Ports, v) }) &&
 		f.any("expose", func(v string) bool { return hasPort(exposedPorts(c), v) }) &&
 		f.labelled(c.Spec.Labels) && f.notLabelled(c.Spec.Labels)
+}
+
+// onNetwork reports whether a container is on a network, by its name or, while it runs, its ID.
+func onNetwork(c *api.Container, network string) bool {
+	return slices.Contains(networkNames(c), network) ||
+		c.Link != nil && len(network) >= 12 && slices.ContainsFunc(c.Link.Endpoints, func(e api.Endpoint) bool { return strings.HasPrefix(e.NetworkID, network) })
 }
 
 // notLabelled reports whether labels have none of those of the filter label!.

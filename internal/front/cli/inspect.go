@@ -14,7 +14,7 @@ import (
 func (a *app) inspect() *cobra.Command {
 	var kind string
 	cmd := a.inspectCommand(&kind)
-	parsed(cmd.Flags(), "type", "", "string", "Only inspect objects of the given type: container or image", assign(&kind, parseKind))
+	parsed(cmd.Flags(), "type", "", "string", "Only inspect objects of the given type: container, image or network", assign(&kind, parseKind))
 	return cmd
 }
 
@@ -39,7 +39,7 @@ func (a *app) inspectCommand(kind *string) *cobra.Command {
 	p := picking(nil)
 	cmd := &cobra.Command{
 		Use:               "inspect [OPTIONS] NAME|ID [NAME|ID...]",
-		Short:             "Return low-level information on containers and images",
+		Short:             "Return low-level information on containers, images and networks",
 		Example:           "  brig inspect web\n  brig inspect -f '{{.State.Status}} {{.NetworkSettings.IPAddress}}' web\n  brig inspect --type image debian:12",
 		Args:              p.args,
 		ValidArgsFunction: a.completeObjects,
@@ -79,15 +79,15 @@ func (a *app) inspectCommand(kind *string) *cobra.Command {
 
 func parseKind(s string) (string, error) {
 	switch s {
-	case "container", "image":
+	case "container", "image", "network":
 		return s, nil
 	}
-	return "", errors.New("use container or image")
+	return "", errors.New("use container, image or network")
 }
 
-// lookUp returns what inspect prints of a container or, where none has the name, an image; kind asks for one of them.
+// lookUp returns what inspect prints of a container or, where none has the name, an image or else a network; kind asks for one of them.
 func (a *app) lookUp(ctx context.Context, name, kind string, size bool) (any, error) {
-	if kind != "image" {
+	if kind == "" || kind == "container" {
 		c, err := a.engine().Inspect(ctx, name)
 		if err == nil {
 			view := containerView(&c, a.options.Root)
@@ -106,10 +106,19 @@ func (a *app) lookUp(ctx context.Context, name, kind string, size bool) (any, er
 			return nil, err
 		}
 	}
-	if kind != "container" {
+	if kind == "" || kind == "image" {
 		img, err := a.engine().ImageDetail(ctx, name)
 		if err == nil {
 			return imageView(&img), nil
+		}
+		if !errors.Is(err, api.NotFound) {
+			return nil, err
+		}
+	}
+	if kind == "" || kind == "network" {
+		n, err := a.engine().InspectNetwork(ctx, name)
+		if err == nil {
+			return viewOfNetwork(&n), nil
 		}
 		if !errors.Is(err, api.NotFound) {
 			return nil, err

@@ -39,6 +39,7 @@ type podFlags struct {
 	shareParent        bool
 	share              string
 	idFile             string
+	networks           networkSet
 }
 
 func (a *app) podCreate() *cobra.Command {
@@ -103,7 +104,7 @@ func (o *podFlags) declare(a *app, f *pflag.FlagSet) {
 		n.Ports = append(n.Ports, ports...)
 		return err
 	})
-	parsed(f, "network", "", "network", "Connect the pod to a network: bridge, none, host or container:NAME", assign(&n.Mode, parseNetwork))
+	o.networks.declare(f)
 	f.StringVarP(&s.Hostname, "hostname", "h", "", "Host name of the pod (default: its name)")
 	list(f, "add-host", "", "Add a custom host-to-IP mapping (host:ip)", appendTo(&n.AddHosts, parseHost))
 	list(f, "dns", "", "Set custom DNS servers", appendTo(&n.DNS, parseIP))
@@ -136,6 +137,9 @@ func (o *podFlags) finish(f *pflag.FlagSet, args []string) (err error) {
 		if m.Source == "" {
 			return fmt.Errorf("volume %s: a pod's volumes need a name, or a folder of the host: each container has anonymous ones of its own", m.Target)
 		}
+	}
+	if err := o.networks.enter(&s.Network); err != nil {
+		return err
 	}
 	s.NoInfra, s.NoShareParent = !o.infra, !o.shareParent
 	if s.NoInfra && f.Changed("share") && o.share != "none" && o.share != "" {

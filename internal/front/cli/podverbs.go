@@ -462,7 +462,7 @@ func (a *app) podList() *cobra.Command {
 func podRowOf(p *api.Pod, now time.Time, trunc bool) podRow {
 	r := podRow{
 		ID: p.ID, Name: p.Spec.Name, Status: string(p.Status), Created: ago(now, p.Created), InfraID: p.Infra, Labels: labelText(p.Spec.Labels), labels: p.Spec.Labels,
-		Networks: first(p.Spec.Network.Mode, "bridge"), Namespace: strings.Join(p.Spec.Share, ","), NumberOfContainers: len(p.Containers),
+		Networks: strings.Join(namesOfNetworks(&p.Spec.Network), ","), Namespace: strings.Join(p.Spec.Share, ","), NumberOfContainers: len(p.Containers),
 	}
 	if !p.Spec.NoShareParent {
 		r.Cgroup = p.Spec.CgroupParent + "/brig-pod-" + p.ID
@@ -559,7 +559,7 @@ func podViewOf(p *api.Pod) podView {
 		CreateCgroup: !s.NoShareParent, CgroupParent: s.CgroupParent, CreateInfra: !s.NoInfra, InfraContainerID: p.Infra, SharedNamespaces: list0(s.Share),
 		NumContainers: len(p.Containers), Containers: []podContainer{},
 		InfraConfig: podInfra{
-			PortBindings: map[string][]portBinding{}, HostNetwork: s.Network.Mode == api.NamespaceHost, NetworkMode: first(s.Network.Mode, "bridge"),
+			PortBindings: map[string][]portBinding{}, HostNetwork: s.Network.Mode == api.NamespaceHost, NetworkMode: append(namesOfNetworks(&s.Network), "")[0],
 			DNSServer: list0(s.Network.DNS), DNSSearch: list0(s.Network.Search), DNSOption: list0(s.Network.DNSOptions), NoManageHosts: s.Network.NoHosts, HostAdd: []string{},
 		},
 	}

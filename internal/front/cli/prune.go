@@ -138,7 +138,7 @@ func (a *app) systemPrune() *cobra.Command {
 
 // systemWarning says what will go.
 func (p *pruneFlags) systemWarning(volumes bool) string {
-	lines := []string{"WARNING! This will remove:", "  - all stopped containers"}
+	lines := []string{"WARNING! This will remove:", "  - all stopped containers", "  - all networks not used by at least one container"}
 	if volumes {
 		lines = append(lines, "  - all anonymous volumes not used by at least one container")
 	}
@@ -162,6 +162,11 @@ func (a *app) pruneSystem(ctx context.Context, o api.PruneOptions, volumes bool)
 	e := a.engine()
 	total, err := e.PruneContainers(ctx, o)
 	errs := []error{err}
+	if ctx.Err() == nil {
+		r, err := e.PruneNetworks(ctx, o)
+		total.Networks = r.Networks
+		errs = append(errs, err)
+	}
 	if volumes && ctx.Err() == nil {
 		r, err := e.PruneVolumes(ctx, o)
 		total.Volumes, total.Reclaimed = r.Volumes, total.Reclaimed+r.Reclaimed
@@ -181,7 +186,7 @@ func (a *app) printPruned(r api.PruneReport) {
 	for _, part := range []struct {
 		title string
 		lines []string
-	}{{"Deleted Containers:", r.Containers}, {"Deleted Volumes:", r.Volumes}, {"Deleted Images:", r.Images}} {
+	}{{"Deleted Containers:", r.Containers}, {"Deleted Volumes:", r.Volumes}, {"Deleted Networks:", r.Networks}, {"Deleted Images:", r.Images}} {
 		if len(part.lines) > 0 {
 			a.printf("%s\n%s\n\n", part.title, strings.Join(part.lines, "\n"))
 		}

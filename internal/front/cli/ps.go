@@ -230,7 +230,7 @@ func psRowOf(c *api.Container, now time.Time, trunc bool) psRow {
 	r := psRow{
 		ID: c.ID, Names: c.Name, Image: c.ImageName, State: string(c.State.Status), Status: statusText(c, now),
 		CreatedAt: c.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"), RunningFor: ago(now, c.Created),
-		Labels: labelText(c.Spec.Labels), Networks: networkName(c), Size: "0B", labels: c.Spec.Labels,
+		Labels: labelText(c.Spec.Labels), Networks: strings.Join(networkNames(c), ","), Size: "0B", labels: c.Spec.Labels,
 	}
 	command := commandText(c.Args)
 	if trunc {
@@ -300,12 +300,20 @@ func statusText(c *api.Container, now time.Time) string {
 	return "Created"
 }
 
-// networkName is what a container's network is called.
-func networkName(c *api.Container) string {
-	if c.Spec.Network.Mode == "" {
-		return "bridge"
+// firstNetwork is what the network is called that is no network of one's own.
+func firstNetwork(c *api.Container) string { return first(c.Spec.Network.Mode, "bridge") }
+
+// networkNames are what a container's networks are called.
+func networkNames(c *api.Container) []string { return namesOfNetworks(&c.Spec.Network) }
+
+func namesOfNetworks(s *api.NetworkSpec) (names []string) {
+	if s.Mode != api.NetworkOwn {
+		names = append(names, first(s.Mode, "bridge"))
 	}
-	return c.Spec.Network.Mode
+	for _, n := range s.Networks {
+		names = append(names, n.Network)
+	}
+	return names
 }
 
 // labelText writes labels as KEY=VALUE, sorted, with commas between.

@@ -31,6 +31,7 @@ type specFlags struct {
 	noHealth           bool
 	logOptions         []string
 	cidfile            string
+	networks           networkSet
 	quiet              bool
 	podman             podmanFlags
 	podFile            string
@@ -59,9 +60,11 @@ func (a *app) addSpecFlags(cmd *cobra.Command) *specFlags {
 		s.Network.Ports = append(s.Network.Ports, ports...)
 		return err
 	})
-	parsed(f, "network", "", "network", "Connect a container to a network: bridge, none, host or container:NAME", assign(&s.Network.Mode, parseNetwork))
-	parsed(f, "net", "", "network", "Connect a container to a network", assign(&s.Network.Mode, parseNetwork))
+	o.networks.declare(f)
+	parsed(f, "net", "", "network", "Connect a container to a network", o.networks.add)
+	list(f, "net-alias", "", "Add network-scoped alias for the container", appendTo(&o.networks.place.Aliases, plain))
 	_ = f.MarkHidden("net")
+	_ = f.MarkHidden("net-alias")
 	f.StringVarP(&s.Hostname, "hostname", "h", "", "Container host name")
 	list(f, "add-host", "", "Add a custom host-to-IP mapping (host:ip)", appendTo(&s.Network.AddHosts, parseHost))
 	list(f, "dns", "", "Set custom DNS servers", appendTo(&s.Network.DNS, parseIP))
@@ -237,6 +240,9 @@ func (o *specFlags) finish(f *pflag.FlagSet, args []string) (api.ContainerSpec, 
 			return s, fmt.Errorf("duplicate mount point: %s: mount one thing there", m.Target)
 		}
 		seen[m.Target] = true
+	}
+	if err := o.networks.enter(&s.Network); err != nil {
+		return s, err
 	}
 	if err := o.podman.apply(&s); err != nil {
 		return s, err

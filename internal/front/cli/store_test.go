@@ -55,8 +55,8 @@ func TestPrune(t *testing.T) {
 		{[]string{"container", "prune", "-f", "--filter", "label=a=b", "--filter", "label!=c", "--filter", "until=1h"}, []string{"prune containers [a=b] [c] true"}},
 		{[]string{"image", "prune", "-f"}, []string{"prune images false []"}},
 		{[]string{"image", "prune", "-af", "--filter", "label=x"}, []string{"prune images true [x]"}},
-		{[]string{"system", "prune", "-f"}, []string{"prune containers [] [] false", "prune images false []"}},
-		{[]string{"system", "prune", "-af", "--volumes"}, []string{"prune containers [] [] false", "prune volumes", "prune images true []"}},
+		{[]string{"system", "prune", "-f"}, []string{"prune containers [] [] false", "prune networks", "prune images false []"}},
+		{[]string{"system", "prune", "-af", "--volumes"}, []string{"prune containers [] [] false", "prune networks", "prune volumes", "prune images true []"}},
 	} {
 		f := &fake{pruned: pruned}
 		if r := brig(t, f, c.args...); r.code != 0 || !slices.Equal(f.calls, c.calls) {
@@ -68,7 +68,7 @@ func TestPrune(t *testing.T) {
 	// What was removed is told although something else failed.
 	f.err = api.Errorf(api.Corrupt, "a record")
 	r := brig(t, f, "system", "prune", "-f")
-	if r.code != 1 || !strings.Contains(r.out, "Deleted Containers:\na\nb\n") || r.errOut != "brig: a record\n" || len(f.calls) != 3 {
+	if r.code != 1 || !strings.Contains(r.out, "Deleted Containers:\na\nb\n") || r.errOut != "brig: a record\n" || len(f.calls) != 4 {
 		t.Errorf("%+v, %v", r, f.calls)
 	}
 }
@@ -84,7 +84,7 @@ func TestPruneAsks(t *testing.T) {
 		}
 	}
 	r := brigWith(t, &fake{}, api.Streams{Stdin: strings.NewReader("n\n")}, "system", "prune", "-a", "--volumes", "--filter", "label=x")
-	for _, line := range []string{"  - all stopped containers\n", "  - all anonymous volumes not used by at least one container\n", "  - all images without at least one container associated to them\n", "  - label=x\n"} {
+	for _, line := range []string{"  - all stopped containers\n", "  - all networks not used by at least one container\n", "  - all anonymous volumes not used by at least one container\n", "  - all images without at least one container associated to them\n", "  - label=x\n"} {
 		if !strings.Contains(r.out, line) {
 			t.Errorf("no %q in\n%s", line, r.out)
 		}

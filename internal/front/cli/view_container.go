@@ -178,13 +178,18 @@ type inspectNetwork struct {
 }
 
 type inspectEndpoint struct {
+	IPAMConfig          *inspectIPAM `json:",omitempty"`
+	Aliases             []string     `json:",omitempty"`
 	MacAddress          string
+	NetworkID           string `json:",omitempty"`
+	EndpointID          string `json:",omitempty"`
 	Gateway             string
 	IPAddress           string
 	IPPrefixLen         int
 	IPv6Gateway         string
 	GlobalIPv6Address   string
 	GlobalIPv6PrefixLen int
+	DNSNames            []string `json:",omitempty"`
 }
 
 // dockerTime writes a time as docker does, the zero one included, which scripts compare with.
@@ -240,8 +245,11 @@ func hostConfigView(s *api.ContainerSpec) inspectHostConfig {
 		v.LogConfig.Config = map[string]string{}
 	}
 	v.RestartPolicy = inspectRestart{first(s.Restart.Name, api.RestartNo), s.Restart.Max}
-	if v.NetworkMode == "" {
+	switch {
+	case v.NetworkMode == "":
 		v.NetworkMode = "bridge"
+	case v.NetworkMode == api.NetworkOwn && len(s.Network.Networks) > 0:
+		v.NetworkMode = s.Network.Networks[0].Network
 	}
 	v.IpcMode, v.PidMode, v.UTSMode, v.CgroupnsMode = first(s.Namespaces.IPC, api.NamespacePrivate), s.Namespaces.PID, s.Namespaces.UTS, s.Namespaces.CgroupNS
 	v.CgroupParent, v.VolumesFrom, v.GroupAdd, v.DeviceCgroupRules, v.PublishAllPorts = s.CgroupParent, s.VolumesFrom, s.Groups, s.DeviceRules, s.Network.PublishAll
@@ -397,33 +405,39 @@ func mergeEnv(base, over []string) []string {
 
 func networkView(c *api.Container) inspectNetwork {
 	v := inspectNetwork{Ports: map[string][]portBinding{}, Networks: map[string]inspectEndpoint{}}
-	var e inspectEndpoint
-	if l := c.Link; l != nil {
-		for port := range c.ImageConfig.ExposedPorts {
-			if !strings.Contains(port, "/") {
-				port += "/tcp"
-			}
-			v.Ports[port] = nil // exposed, not published
-		}
-		for _, p := range l.Ports {
-			addBinding(v.Ports, p)
-		}
-		e.MacAddress = l.MAC
-		for _, prefix := range l.Addresses {
-			e.add(prefix)
-		}
-		for _, g := range l.Gateways {
-			if g.Is4() {
-				e.Gateway = g.String()
-			} else {
-				e.IPv6Gateway = g.String()
-			}
-		}
+	asked := c.Spec.Network
+	if asked.Mode != api.NetworkOwn {
+		v.Networks[firstNetwork(c)] = inspectEndpoint{}
 	}
-	name := networkName(c)
-	v.Networks[name] = e
-	if name == "bridge" {
-		v.inspectEndpoint = e
+	for i := range asked.Networks { // as it is to be; below as it is
+		v.Networks[asked.Networks[i].Network] = viewOfPlace(c, &api.Endpoint{}, &asked.Networks[i])
+	}
+	l := c.Link
+	if l == nil {
+		return v
+	}
+	for port := range c.ImageConfig.ExposedPorts {
+		if !strings.Contains(port, "/") {
+			port += "/tcp"
+		}
+		v.Ports[port] = nil // exposed, not published
+	}
+	for _, p := range l.Ports {
+		addBinding(v.Ports, p)
+	}
+	for _, e := range l.All() {
+		name := e.Network
+		var spec *api.EndpointSpec
+		if e.NetworkID == "" {
+			name = firstNetwork(c)
+		} else if i := slices.IndexFunc(asked.Networks, func(s api.EndpointSpec) bool { return s.Network == name }); i >= 0 {
+			spec = &asked.Networks[i]
+		}
+		view := viewOfPlace(c, &e, spec)
+		v.Networks[name] = view
+		if name == "bridge" {
+			v.inspectEndpoint = view
+		}
 	}
 	return v
 }

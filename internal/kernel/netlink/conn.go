@@ -72,6 +72,9 @@ func (c *Conn) Do(r *Request, each func(typ uint16, data []byte)) error {
 			waiting++
 		}
 	}
+	if len(r.buf) > largeRequest { // half of what a socket may have under way is the kernel's own
+		_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 2*len(r.buf)) // else sending says so
+	}
 	for {
 		err := unix.Sendto(c.fd, r.buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 		if err == nil {
@@ -114,6 +117,9 @@ func (c *Conn) Do(r *Request, each func(typ uint16, data []byte)) error {
 	}
 	return nil
 }
+
+// largeRequest is what every socket takes in one message, in bytes: a good part of net.core.wmem_default.
+const largeRequest = 64 << 10
 
 func dumps(msg []byte) bool {
 	return binary.NativeEndian.Uint16(msg[6:])&(unix.NLM_F_ACK|unix.NLM_F_DUMP) == unix.NLM_F_DUMP

@@ -35,12 +35,13 @@ const (
 	TypeIPv6    DataType = 8
 	TypeProto   DataType = 12
 	TypeService DataType = 13
+	TypeIfname  DataType = 41
 )
 
 // size in a concatenation: each field fills whole 32-bit registers.
 func size(types []DataType) (n uint32) {
 	for _, t := range types {
-		if t == TypeIPv6 {
+		if t == TypeIPv6 || t == TypeIfname {
 			n += 12
 		}
 		n += 4
@@ -70,8 +71,15 @@ func (r *Request) nft(t Table, what string, typ, flags uint16) {
 
 // Batch makes the messages that body adds one transaction: all or nothing. Its last message should ask for an acknowledgement, the
 // others need not: a refusal comes in any case.
-func (r *Request) Batch(body func()) {
+func (r *Request) Batch(body func()) { r.BatchAt(0, body) }
+
+// BatchAt is Batch for who has looked at what is there: the transaction is refused with ERESTART where nftables have changed since the generation that
+// [Conn.Generation] told. 0 is any generation.
+func (r *Request) BatchAt(generation uint32, body func()) {
 	r.Start("nftables transaction", unix.NFNL_MSG_BATCH_BEGIN, 0, nfgen(0, unix.NFNL_SUBSYS_NFTABLES))
+	if generation != 0 {
+		r.Net32(unix.NFNL_BATCH_GENID, generation)
+	}
 	body()
 	if last := &r.messages[len(r.messages)-1]; !last.ack {
 		last.ack = true
@@ -145,6 +153,24 @@ func (r *Request) element(t Table, what string, typ, flags uint16, set string, e
 			}
 		})
 	})
+}
+
+// Generation is a number that each change of nftables in this network namespace changes, whoever makes it. It is never 0.
+func (c *Conn) Generation() (uint32, error) {
+	var r Request
+	r.nft(Table{}, "generation of nftables", unix.NFT_MSG_GETGEN, unix.NLM_F_ACK)
+	var generation uint32
+	err := c.Do(&r, func(_ uint16, b []byte) {
+		if len(b) < 4 {
+			return
+		}
+		Attributes(b[4:], func(attr uint16, v []byte) {
+			if attr == unix.NFTA_GEN_ID && len(v) == 4 {
+				generation = binary.BigEndian.Uint32(v)
+			}
+		})
+	})
+	return generation, err
 }
 
 // HasTable reports whether the table exists.

@@ -97,6 +97,30 @@ func Payload(base, offset, n uint32, to Reg) Expr {
 	})
 }
 
+// SetPort writes a port that a register holds into the header of TCP or UDP, at the offset of its source or its destination; checksum is the offset of the
+// checksum there, which is mended.
+func SetPort(from Reg, offset, checksum uint32) Expr {
+	return expr("payload", func(r *Request) {
+		r.Net32(unix.NFTA_PAYLOAD_SREG, from.number())
+		r.Net32(unix.NFTA_PAYLOAD_BASE, unix.NFT_PAYLOAD_TRANSPORT_HEADER)
+		r.Net32(unix.NFTA_PAYLOAD_OFFSET, offset)
+		r.Net32(unix.NFTA_PAYLOAD_LEN, 2)
+		r.Net32(unix.NFTA_PAYLOAD_CSUM_TYPE, unix.NFT_PAYLOAD_CSUM_INET)
+		r.Net32(unix.NFTA_PAYLOAD_CSUM_OFFSET, checksum)
+	})
+}
+
+// Load puts data into a register.
+func Load(to Reg, data []byte) Expr {
+	return expr("immediate", func(r *Request) {
+		r.Net32(unix.NFTA_IMMEDIATE_DREG, to.number())
+		r.Nest(unix.NFTA_IMMEDIATE_DATA, func() { r.Bytes(unix.NFTA_DATA_VALUE, data) })
+	})
+}
+
+// NoTracking keeps the packet out of connection tracking; it is for chains of a priority below -200.
+func NoTracking() Expr { return expr("notrack", func(*Request) {}) }
+
 // LocalDestination loads the type of the destination address, unix.RTN_LOCAL for the host's own.
 func LocalDestination(to Reg) Expr {
 	return expr("fib", func(r *Request) {

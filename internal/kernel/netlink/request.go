@@ -94,6 +94,11 @@ func (r *Request) String(attr uint16, s string) {
 // Uint8 adds a byte.
 func (r *Request) Uint8(attr uint16, v uint8) { r.Bytes(attr, []byte{v}) }
 
+// Uint16 adds a number in the machine's byte order.
+func (r *Request) Uint16(attr uint16, v uint16) {
+	r.Bytes(attr, binary.NativeEndian.AppendUint16(nil, v))
+}
+
 // Uint32 adds a number in the machine's byte order, as rtnetlink has them.
 func (r *Request) Uint32(attr uint16, v uint32) {
 	r.Bytes(attr, binary.NativeEndian.AppendUint32(nil, v))

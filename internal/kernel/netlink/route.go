@@ -98,6 +98,16 @@ func (r *Request) SetHairpin(port string) {
 	})
 }
 
+// IsolatePort keeps a port of a bridge from those that are isolated too: frames pass between it and the host alone.
+func (r *Request) IsolatePort(port string) {
+	r.Start("isolate "+port, unix.RTM_NEWLINK, unix.NLM_F_ACK, ifinfo(0, 0, 0))
+	r.String(unix.IFLA_IFNAME, port)
+	r.Nest(unix.IFLA_LINKINFO, func() {
+		r.String(unix.IFLA_INFO_SLAVE_KIND, "bridge")
+		r.Nest(unix.IFLA_INFO_SLAVE_DATA, func() { r.Uint8(unix.IFLA_BRPORT_ISOLATED, 1) })
+	})
+}
+
 // SetUp takes an interface into service.
 func (r *Request) SetUp(index uint32) {
 	r.Start("set interface up", unix.RTM_SETLINK, unix.NLM_F_ACK, ifinfo(index, unix.IFF_UP, unix.IFF_UP))
@@ -142,6 +152,24 @@ func (r *Request) AddDefaultRoute(index uint32, gateway netip.Addr) {
 	r.Start("add default route through "+gateway.String(), unix.RTM_NEWROUTE, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL,
 		rtmsg(family(gateway), 0, unix.RT_TABLE_MAIN, unix.RTN_UNICAST, unix.RTNH_F_ONLINK))
 	r.Bytes(unix.RTA_GATEWAY, gateway.AsSlice())
+	r.Uint32(unix.RTA_OIF, index)
+}
+
+// AddRoute sends what is for a range through a gateway that is reached on the interface itself, or with no gateway to who is there.
+func (r *Request) AddRoute(index uint32, dst netip.Prefix, gateway netip.Addr) {
+	flags, scope := uint32(unix.RTNH_F_ONLINK), uint8(unix.RT_SCOPE_UNIVERSE)
+	if !gateway.IsValid() {
+		flags, scope = 0, unix.RT_SCOPE_LINK
+	}
+	h := rtmsg(family(dst.Addr()), uint8(dst.Bits()), unix.RT_TABLE_MAIN, unix.RTN_UNICAST, flags)
+	h[6] = scope
+	r.Start("add route to "+dst.String(), unix.RTM_NEWROUTE, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL, h)
+	if dst.Bits() > 0 {
+		r.Bytes(unix.RTA_DST, dst.Masked().Addr().AsSlice())
+	}
+	if gateway.IsValid() {
+		r.Bytes(unix.RTA_GATEWAY, gateway.AsSlice())
+	}
 	r.Uint32(unix.RTA_OIF, index)
 }
 

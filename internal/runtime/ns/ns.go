@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -98,7 +99,7 @@ func (s *sandbox) handOver(b runtime.Bundle) (*wire.Request, error) {
 	if link.NetNS != nil {
 		fds = append(fds, int(link.NetNS.Fd()))
 	}
-	for _, f := range link.Held {
+	for _, f := range append(slices.Clone(link.Resolver), link.Held...) {
 		fds = append(fds, int(f.Fd()))
 	}
 	if err := s.owner.SendFDs(fds); err != nil {
@@ -107,10 +108,10 @@ func (s *sandbox) handOver(b runtime.Bundle) (*wire.Request, error) {
 	if link.NetNS != nil { // from now on the shim alone keeps the namespace alive
 		link.NetNS.Close()
 	}
-	for _, f := range link.Held {
+	for _, f := range append(slices.Clone(link.Resolver), link.Held...) {
 		f.Close()
 	}
-	return &wire.Request{Op: "add", ID: b.ID, Bundle: b, NetNS: link.NetNS != nil}, nil
+	return &wire.Request{Op: "add", ID: b.ID, Bundle: b, NetNS: link.NetNS != nil, Names: link.Names}, nil
 }
 
 // Find reads the container's record. That of a container whose process has ended is still found, until the sandbox is closed.

@@ -106,6 +106,24 @@ func (c *Client) SendFDs(fds []int) error {
 	return nil
 }
 
+// Resolve has the shim of the sandbox in dir answer look-ups of names, from a folder of networks, on two sockets. api.InvalidArgument from one that does not know how.
+func Resolve(ctx context.Context, dir, names string, sockets []*os.File) error {
+	c, err := Dial(dir)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var fds []int
+	for _, f := range sockets {
+		fds = append(fds, int(f.Fd()))
+	}
+	if err := c.SendFDs(fds); err != nil {
+		return err
+	}
+	_, err = c.Call(ctx, &wire.Request{Op: "resolve", Names: names})
+	return err
+}
+
 // Call sends requests, all at once, and waits for their replies. It returns the first that is an error, else the last.
 func (c *Client) Call(ctx context.Context, requests ...*wire.Request) (rep wire.Reply, err error) {
 	if ctx.Err() != nil {

@@ -26,6 +26,7 @@ type conn struct {
 	stdin    *stream // whose input it gives
 	stalled  bool    // not read from, until stdin has room
 	gone     bool
+	given    []int // descriptors for its next request; the owner's are the server's
 }
 
 func (s *server) addConn(fd int) *conn {
@@ -62,7 +63,10 @@ func (c *conn) event(events uint32) {
 	c.frames()
 }
 
-// takeFDs keeps descriptors that the owner sent; anybody else's are closed.
+// mostGiven is how many descriptors a request of anybody but the owner may come with.
+const mostGiven = 2
+
+// takeFDs keeps descriptors that the owner sent for good; anybody else's are for his next request.
 func (c *conn) takeFDs(oob []byte) {
 	msgs, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
@@ -77,9 +81,9 @@ func (c *conn) takeFDs(oob []byte) {
 			c.s.fds = append(c.s.fds, fds...)
 			continue
 		}
-		for _, fd := range fds {
-			unix.Close(fd)
-		}
+		n := min(len(fds), mostGiven-len(c.given))
+		c.given = append(c.given, fds[:n]...)
+		closeAll(fds[n:])
 	}
 }
 
@@ -224,6 +228,8 @@ func (c *conn) close() {
 	}
 	c.gone = true
 	delete(c.s.conns, c)
+	closeAll(c.given)
+	c.given = nil
 	if c.attached != nil {
 		c.attached.detach(c)
 	}

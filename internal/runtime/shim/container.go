@@ -93,6 +93,9 @@ func (s *server) add(r *wire.Request) (wire.Reply, error) {
 	}
 	s.containers[r.ID] = c
 	s.reap = r.Bundle.Reap
+	if r.Names != "" && len(s.fds) >= 3 { // the namespace, and two sockets in it
+		s.resolve(s.fds[1], s.fds[2], r.Names)
+	}
 	return wire.Reply{Pid: made.Pid}, nil
 }
 

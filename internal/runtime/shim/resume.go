@@ -27,6 +27,9 @@ func (s *server) renew() {
 			return
 		}
 	}
+	if r := s.resolver; r != nil && len(r.asks)+len(r.clients) > 0 {
+		return
+	}
 	s.renewed = true
 	fd, err := unix.MemfdCreate("shim", 0)
 	if err != nil {
@@ -61,6 +64,9 @@ func (s *server) save() []byte {
 	saved := wire.Saved{ListenerFD: s.listener, FDs: s.fds, Reap: s.reap}
 	for _, c := range s.containers {
 		saved.Containers = append(saved.Containers, c.save())
+	}
+	if r := s.resolver; r != nil {
+		saved.Resolver, saved.Names = [2]int{r.udp, r.tcp}, r.dir
 	}
 	return saved.Encode()
 }
@@ -108,6 +114,9 @@ func resume(dir, arg string) error {
 		s.containers[c.id] = c
 		c.run()
 		c.watchHealth(c.healthSpec)
+	}
+	if saved.Names != "" {
+		s.resolve(saved.Resolver[0], saved.Resolver[1], saved.Names)
 	}
 	s.accept()
 	return s.loop()

@@ -35,6 +35,9 @@ type server struct {
 	cleaned    bool     // the owner has said so
 	renewed    bool     // has executed itself anew
 	trash      []string // folders to remove at the end, after the owner has gone on
+
+	resolver *resolver // nil: the container asks others for names
+	rest     int       // how long all has to be quiet, in milliseconds, before memory is given back
 }
 
 // Main runs a shim in the current process: args are the sandbox's folder; descriptor 3 is the owner's connection, 4 the lock.
@@ -79,7 +82,7 @@ func newServer(dir string) (*server, error) {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
 	return &server{
-		ep: ep, dir: dir, lock: 4,
+		ep: ep, dir: dir, lock: 4, rest: idleAfter,
 		handlers:   make(map[int]func(uint32)),
 		conns:      make(map[*conn]bool),
 		containers: make(map[string]*container),
@@ -153,7 +156,7 @@ func (s *server) loop() error {
 	for !s.finished() {
 		timeout, probing := -1, false
 		if !s.idle {
-			timeout = idleAfter
+			timeout = s.rest
 		}
 		if wait := s.nextProbe(); wait >= 0 && (timeout < 0 || wait < timeout) {
 			timeout, probing = wait, true
@@ -166,7 +169,7 @@ func (s *server) loop() error {
 			return os.NewSyscallError("epoll_wait", err)
 		}
 		if n == 0 && !s.idle && !probing {
-			s.idle = true
+			s.idle, s.rest = true, idleAfter
 			s.renew()
 			giveBack()
 			continue
@@ -181,25 +184,34 @@ func (s *server) loop() error {
 	return s.end()
 }
 
-// nextProbe is in how many milliseconds something is to be done about a container's health, -1: never.
+// nextProbe is in how many milliseconds something is to be done about a container's health, or about a look-up of a name, -1: never.
 func (s *server) nextProbe() int {
 	wait := -1
+	sooner := func(at time.Time) {
+		if at.IsZero() {
+			return
+		}
+		ms := max(0, int((time.Until(at)+time.Millisecond-1)/time.Millisecond))
+		if wait < 0 || ms < wait {
+			wait = ms
+		}
+	}
 	for _, c := range s.containers {
-		if c.health == nil {
-			continue
+		if c.health != nil {
+			sooner(c.health.next())
 		}
-		if at := c.health.next(); !at.IsZero() {
-			ms := max(0, int((time.Until(at)+time.Millisecond-1)/time.Millisecond))
-			if wait < 0 || ms < wait {
-				wait = ms
-			}
-		}
+	}
+	if s.resolver != nil {
+		sooner(s.resolver.next())
 	}
 	return wait
 }
 
-// tick does what is due for the containers' health. The memory that it takes is given back when all is quiet again.
+// tick does what is due for the containers' health, and for look-ups of names. The memory that it takes is given back when all is quiet again.
 func (s *server) tick() {
+	if s.resolver != nil {
+		s.resolver.tick(time.Now())
+	}
 	for _, c := range s.containers {
 		if c.health != nil && c.health.tick(time.Now()) {
 			s.idle = false
@@ -274,6 +286,8 @@ func (s *server) handle(c *conn, payload []byte) {
 		rep, err = s.attach(c, r)
 	case "exec":
 		rep, err = s.exec(c, r)
+	case "resolve":
+		err = s.resolveOn(c, r)
 	default:
 		err = api.Errorf(api.InvalidArgument, "shim: unknown request %q", r.Op)
 	}

@@ -11,7 +11,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
-	"brig/internal/store/meta"
+	"brig/internal/base/record"
 )
 
 const (
@@ -99,10 +99,10 @@ func (s Stores) readSmall(name string, v any, next string) error {
 	if err != nil {
 		return err
 	}
-	if err = meta.Verify(b); err == nil {
+	if err = record.Verify(b); err == nil {
 		err = json.Unmarshal(b, v)
 	}
-	if err == nil && !meta.Signed(b) {
+	if err == nil && !record.Signed(b) {
 		err = errors.New("it has no checksum")
 	}
 	if err != nil {
@@ -116,5 +116,5 @@ func (s Stores) writeSmall(name string, v any) error {
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(filepath.Join(s.Root, name), meta.Sign(b), 0o600, atomicfile.Durable)
+	return atomicfile.Write(filepath.Join(s.Root, name), record.Sign(b), 0o600, atomicfile.Durable)
 }

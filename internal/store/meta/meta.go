@@ -22,11 +22,8 @@
 package meta
 
 import (
-	"bytes"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"io/fs"
 	"os"
@@ -54,7 +51,7 @@ func write(path string, v any, sync atomicfile.Sync) error {
 	if err != nil {
 		return err
 	}
-	b = Sign(b)
+	b = record.Sign(b)
 	if len(b) > maxRecord {
 		return api.Errorf(api.InvalidArgument, "%s: %d bytes, more than the %d that a record may have", path, len(b), maxRecord)
 	}
@@ -85,59 +82,13 @@ func read[T any](path string, v *T, decode func(*jsonscan.Scanner, *T)) error {
 			buf = append(buf, 0)[:len(buf)]
 		}
 	}
-	if err := Verify(buf); err != nil {
+	if err := record.Verify(buf); err != nil {
 		return &api.Error{Kind: api.Corrupt, Msg: path + ": the record is damaged (see `brig system check --repair`)", Err: err}
 	}
 	if err := jsonscan.Decode(buf, v, decode); err != nil {
 		return &api.Error{Kind: api.Corrupt, Msg: path + ": not a record (see `brig system check --repair`)", Err: err}
 	}
 	return nil
-}
-
-// The member that a signed record begins with: {"sum":"0123456789abcdef","name":…
-const (
-	sumHead   = `{"sum":"`
-	sumDigits = 16
-	sumTail   = `",`
-)
-
-// Sign puts the checksum of a JSON object, of which there is more than {}, before its first member.
-func Sign(b []byte) []byte {
-	if len(b) <= len(`{}`) || b[0] != '{' {
-		return b
-	}
-	signed := make([]byte, 0, len(sumHead)+sumDigits+len(sumTail)+len(b))
-	signed = append(signed, sumHead...)
-	signed = hex.AppendEncode(signed, checksum(b))
-	signed = append(signed, sumTail...)
-	return append(signed, b[1:]...)
-}
-
-// Signed reports whether a record has a checksum.
-func Signed(b []byte) bool { return bytes.HasPrefix(b, []byte(sumHead)) }
-
-// Verify holds a record against its checksum, where it has one.
-func Verify(b []byte) error {
-	rest, ok := bytes.CutPrefix(b, []byte(sumHead))
-	if !ok {
-		return nil
-	}
-	if len(rest) < sumDigits+len(sumTail) || string(rest[sumDigits:sumDigits+len(sumTail)]) != sumTail {
-		return errors.New("its checksum is cut short")
-	}
-	whole := make([]byte, 0, len(rest))
-	whole = append(append(whole, '{'), rest[sumDigits+len(sumTail):]...)
-	if got := hex.EncodeToString(checksum(whole)); got != string(rest[:sumDigits]) {
-		return fmt.Errorf("its checksum is %s, not %s", got, rest[:sumDigits])
-	}
-	return nil
-}
-
-// checksum has no table that a process would have to make first: a CRC's costs 0.4 ms, this one 4 µs for a record.
-func checksum(b []byte) []byte {
-	h := fnv.New64a()
-	h.Write(b)
-	return h.Sum(nil)
 }
 
 // readNames lists a folder; one that is not there is empty.

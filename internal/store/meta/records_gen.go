@@ -352,7 +352,7 @@ func readState(s *jsonscan.Scanner, v *api.State) {
 	}
 }
 
-var linkNames = [...]string{"network", "interface", "mac", "addresses", "gateways", "dns", "search", "dnsOptions", "ports"}
+var linkNames = [...]string{"network", "names", "interface", "mac", "addresses", "gateways", "dns", "search", "dnsOptions", "ports", "endpoints"}
 
 func readLink(s *jsonscan.Scanner, v *api.Link) {
 	for more := s.Object(); more; more = s.More() {
@@ -360,21 +360,25 @@ func readLink(s *jsonscan.Scanner, v *api.Link) {
 		case 0:
 			jsonscan.String(s, &v.Network)
 		case 1:
-			jsonscan.String(s, &v.Interface)
+			jsonscan.String(s, &v.Names)
 		case 2:
-			jsonscan.String(s, &v.MAC)
+			jsonscan.String(s, &v.Interface)
 		case 3:
-			jsonscan.List(s, &v.Addresses, func(s *jsonscan.Scanner, v *netip.Prefix) { jsonscan.Text(s, v) })
+			jsonscan.String(s, &v.MAC)
 		case 4:
-			jsonscan.List(s, &v.Gateways, func(s *jsonscan.Scanner, v *netip.Addr) { jsonscan.Text(s, v) })
+			jsonscan.List(s, &v.Addresses, func(s *jsonscan.Scanner, v *netip.Prefix) { jsonscan.Text(s, v) })
 		case 5:
-			jsonscan.List(s, &v.DNS, jsonscan.String[string])
+			jsonscan.List(s, &v.Gateways, func(s *jsonscan.Scanner, v *netip.Addr) { jsonscan.Text(s, v) })
 		case 6:
-			jsonscan.List(s, &v.Search, jsonscan.String[string])
+			jsonscan.List(s, &v.DNS, jsonscan.String[string])
 		case 7:
-			jsonscan.List(s, &v.DNSOptions, jsonscan.String[string])
+			jsonscan.List(s, &v.Search, jsonscan.String[string])
 		case 8:
+			jsonscan.List(s, &v.DNSOptions, jsonscan.String[string])
+		case 9:
 			jsonscan.List(s, &v.Ports, readPortSpec)
+		case 10:
+			jsonscan.List(s, &v.Endpoints, readEndpoint)
 		default:
 			s.Skip()
 		}
@@ -440,7 +444,7 @@ func readUserNS(s *jsonscan.Scanner, v *api.UserNS) {
 	}
 }
 
-var networkSpecNames = [...]string{"mode", "ports", "dns", "addHosts", "search", "dnsOptions", "noHosts", "expose", "publishAll"}
+var networkSpecNames = [...]string{"mode", "ports", "dns", "addHosts", "search", "dnsOptions", "noHosts", "expose", "publishAll", "networks", "mac"}
 
 func readNetworkSpec(s *jsonscan.Scanner, v *api.NetworkSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -463,6 +467,10 @@ func readNetworkSpec(s *jsonscan.Scanner, v *api.NetworkSpec) {
 			jsonscan.List(s, &v.Expose, jsonscan.String[string])
 		case 8:
 			jsonscan.Bool(s, &v.PublishAll)
+		case 9:
+			jsonscan.List(s, &v.Networks, readEndpointSpec)
+		case 10:
+			jsonscan.String(s, &v.MAC)
 		default:
 			s.Skip()
 		}
@@ -747,6 +755,35 @@ func readPortSpec(s *jsonscan.Scanner, v *api.PortSpec) {
 	}
 }
 
+var endpointNames = [...]string{"network", "networkID", "driver", "interface", "mac", "addresses", "gateways", "names", "internal"}
+
+func readEndpoint(s *jsonscan.Scanner, v *api.Endpoint) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(endpointNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Network)
+		case 1:
+			jsonscan.String(s, &v.NetworkID)
+		case 2:
+			jsonscan.String(s, &v.Driver)
+		case 3:
+			jsonscan.String(s, &v.Interface)
+		case 4:
+			jsonscan.String(s, &v.MAC)
+		case 5:
+			jsonscan.List(s, &v.Addresses, func(s *jsonscan.Scanner, v *netip.Prefix) { jsonscan.Text(s, v) })
+		case 6:
+			jsonscan.List(s, &v.Gateways, func(s *jsonscan.Scanner, v *netip.Addr) { jsonscan.Text(s, v) })
+		case 7:
+			jsonscan.List(s, &v.Names, jsonscan.String[string])
+		case 8:
+			jsonscan.Bool(s, &v.Internal)
+		default:
+			s.Skip()
+		}
+	}
+}
+
 var iDRangeNames = [...]string{"inside", "outside", "size"}
 
 func readIDRange(s *jsonscan.Scanner, v *api.IDRange) {
@@ -773,6 +810,27 @@ func readHostSpec(s *jsonscan.Scanner, v *api.HostSpec) {
 			jsonscan.String(s, &v.Name)
 		case 1:
 			jsonscan.String(s, &v.IP)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var endpointSpecNames = [...]string{"network", "aliases", "ipv4", "ipv6", "mac"}
+
+func readEndpointSpec(s *jsonscan.Scanner, v *api.EndpointSpec) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(endpointSpecNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Network)
+		case 1:
+			jsonscan.List(s, &v.Aliases, jsonscan.String[string])
+		case 2:
+			jsonscan.String(s, &v.IPv4)
+		case 3:
+			jsonscan.String(s, &v.IPv6)
+		case 4:
+			jsonscan.String(s, &v.MAC)
 		default:
 			s.Skip()
 		}

@@ -122,6 +122,8 @@ func readAll(s garbage.Stores, d digest.Digest) error {
 //	image ID        "untagged"
 //	container NAME  created, exited 0
 //	pod NAME        Created
+//	network NAME    "there"
+//	network NAME of CONTAINER  "on" where the container is on it
 //	volume NAME     "fresh", or "used" and the digest of the image's file that was copied into it
 type facts map[string]string
 
@@ -177,6 +179,28 @@ func tell(root, state, thing string) string {
 			return err.Error()
 		}
 		return "used " + digest.FromBytes(file).String()
+	case "network":
+		name, container, of := strings.Cut(name, " of ")
+		if of {
+			c, err := e.Inspect(context.Background(), container)
+			switch {
+			case errors.Is(err, api.NotFound):
+				return ""
+			case err != nil:
+				return err.Error()
+			case slices.ContainsFunc(c.Spec.Network.Networks, func(n api.EndpointSpec) bool { return n.Network == name }):
+				return "on"
+			}
+			return ""
+		}
+		_, err := e.InspectNetwork(context.Background(), name)
+		switch {
+		case errors.Is(err, api.NotFound):
+			return ""
+		case err != nil:
+			return err.Error()
+		}
+		return "there"
 	}
 	panic("unknown thing " + thing)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"brig/api"
@@ -74,6 +75,14 @@ func (w *world) stories() []story {
 		{name: "pod", steps: []step{
 			{args: []string{"pod", "create", "--replace", "--network", "none", "--name", "pp"}, effect: facts{"pod pp": "Created"}, remade: true},
 			{args: []string{"pod", "rm", "pp"}, effect: facts{"pod pp": ""}, once: true},
+		}},
+		{name: "network", setup: []step{pull("one"), {args: []string{"create", "--network", "none", "--name", "first", img("one")}, effect: facts{"container first": "created"}}}, steps: []step{
+			{args: []string{"network", "create", "--ignore", "blue"}, effect: facts{"network blue": "there"}},
+			{args: []string{"network", "create", "--ignore", "red"}, effect: facts{"network red": "there"}},
+			{args: []string{"create", "--network", "blue", "--name", "second", img("one")}, effect: facts{"container second": "created", "network blue of second": "on"}},
+			{args: []string{"network", "connect", "red", "second"}, effect: facts{"network red of second": "on"}, once: true},
+			{args: []string{"network", "disconnect", "blue", "second"}, effect: facts{"network blue of second": ""}, once: true},
+			{args: []string{"network", "rm", "blue"}, effect: facts{"network blue": ""}, once: true},
 		}},
 		{name: "packed", packed: true, setup: []step{pull("one")}, steps: []step{
 			pull("huge"),
@@ -185,5 +194,8 @@ func (s step) again(root, state string) (bool, error) {
 
 // same reports whether a command that was not done in this process ended as it should.
 func (s step) ended(r machine.Result) bool {
-	return r.Code == 0 || s.once && strings.Contains(strings.ToLower(r.Err), "no such")
+	said := strings.ToLower(r.Err)
+	return r.Code == 0 || s.once && slices.ContainsFunc([]string{"no such", "not found", "already exists in network", "is not connected"}, func(words string) bool {
+		return strings.Contains(said, words)
+	})
 }

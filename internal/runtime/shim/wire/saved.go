@@ -12,6 +12,8 @@ type Saved struct {
 	FDs        []int
 	Reap       []string
 	Containers []SavedContainer
+	Resolver   [2]int // the sockets on which look-ups of names come in, UDP and TCP
+	Names      string // see Request; empty: there are none
 }
 
 // SavedContainer is a container of it, which runs.
@@ -45,6 +47,9 @@ func (s *Saved) Encode() []byte {
 	for i := range s.Containers {
 		v.putContainer(&s.Containers[i])
 	}
+	v.putInt(int64(s.Resolver[0]))
+	v.putInt(int64(s.Resolver[1]))
+	v.putString(s.Names)
 	return v.b
 }
 
@@ -77,6 +82,7 @@ func DecodeSaved(b []byte) *Saved {
 	for n := v.count(); v.more(&n); {
 		s.Containers = append(s.Containers, v.container())
 	}
+	s.Resolver, s.Names = [2]int{v.int(), v.int()}, v.string()
 	return s
 }
 

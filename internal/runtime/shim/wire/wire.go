@@ -41,7 +41,7 @@ const (
 
 // Request asks the shim for something.
 type Request struct {
-	Op string // add, start, attach, exec, wait
+	Op string // add, start, attach, exec, wait, resolve
 	ID string // container
 
 	Bundle runtime.Bundle // add
@@ -54,6 +54,10 @@ type Request struct {
 	User    string       // exec
 	Detach  bool         // exec: no streams, no exit status
 	Tools   string       // exec: a folder that the process finds at api.ToolsDir; empty: none
+
+	// Names is the folder of the container's networks: the shim answers look-ups of names from it. add: the second and the third descriptor are the sockets
+	// on which they come in; resolve: the two that came with the request are. Empty: it does not answer.
+	Names string
 }
 
 // Reply answers a Request.
@@ -135,6 +139,7 @@ func (r *Request) Encode() ([]byte, error) {
 	v.putString(string(process))
 	v.putBundle(&r.Bundle)
 	v.putString(r.Tools) // behind all that older shims read
+	v.putString(r.Names)
 	return v.b, nil
 }
 
@@ -214,6 +219,7 @@ func DecodeRequest(b []byte) (*Request, error) {
 	}
 	r.Bundle = v.bundle()
 	r.Tools = v.string()
+	r.Names = v.string()
 	return r, nil
 }
 
