@@ -31,7 +31,7 @@ func (e *Engine) tidy(ctx context.Context, id string) error {
 	if e.isRunning(id) || e.waitedFor(id) {
 		return nil
 	}
-	if err := e.reap(ctx, id, nil); !errors.Is(err, errNotKept) {
+	if err := e.reap(ctx, id); !errors.Is(err, errNotKept) {
 		return err
 	}
 	return nil
@@ -131,9 +131,9 @@ func (e *Engine) claim(ctx context.Context, c *api.Container, force, instead boo
 }
 
 // reap is tidy for who holds the container's lock.
-func (e *Engine) reap(ctx context.Context, id string, t *trash) error {
+func (e *Engine) reap(ctx context.Context, id string) error {
 	c, err := e.meta.Container(id)
-	return e.reapKnown(ctx, &c, id, err == nil && c.State.Status != api.StatusDead, t)
+	return e.reapKnown(ctx, &c, id, err == nil && c.State.Status != api.StatusDead, nil)
 }
 
 // reapKnown is reap for who has the record, or knows that there is none.

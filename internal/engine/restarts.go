@@ -162,17 +162,17 @@ func (e *Engine) round(ctx context.Context, id string) (again bool, err error) {
 	}
 	c, err := e.meta.Container(id)
 	if err != nil || !restartable(&c) || !e.due(&c, e.lastExit(id), false) {
-		if err := e.reap(ctx, id, nil); !errors.Is(err, errNotKept) {
+		if err := e.reap(ctx, id); !errors.Is(err, errNotKept) {
 			return false, err
 		}
 		return false, nil
 	}
 	room, err := e.enterWaiting(id)
 	if err != nil {
-		return false, errors.Join(err, e.reap(ctx, id, nil))
+		return false, errors.Join(err, e.reap(ctx, id))
 	}
 	defer room.leave()
-	if err := e.reap(ctx, id, nil); err != nil && !errors.Is(err, errNotKept) {
+	if err := e.reap(ctx, id); err != nil && !errors.Is(err, errNotKept) {
 		return false, err
 	}
 	r := e.readRestarts(id)

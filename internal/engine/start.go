@@ -92,7 +92,7 @@ func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Se
 		}
 		return e.Attach(ctx, c.ID, *a)
 	}
-	if err := e.reap(ctx, c.ID, nil); err != nil { // what an earlier run left
+	if err := e.reap(ctx, c.ID); err != nil { // what an earlier run left
 		return nil, err
 	}
 	if c, err = e.meta.Container(c.ID); err != nil { // that was all of it

@@ -408,7 +408,7 @@ func (e *Engine) removeBroken(ctx context.Context, id string) error {
 	if err := ns.DeleteCgroup(e.cgroupPath(&api.Container{ID: id})); err != nil {
 		return err
 	}
-	if err := e.reap(ctx, id, nil); err != nil {
+	if err := e.reap(ctx, id); err != nil {
 		return err
 	}
 	return e.removeAll(&api.Container{}, id, false, nil)

@@ -16,7 +16,7 @@ func (a *app) commit() *cobra.Command {
 		Use:               "commit [OPTIONS] CONTAINER [REPOSITORY[:TAG]]",
 		Short:             "Create a new image from a container's changes",
 		Example:           "  brig commit web web:patched\n  brig commit -m 'with curl' -c 'CMD [\"bash\"]' -c 'ENV DEBUG=1' web web:debug",
-		Args:              rangeArgs(1, 2),
+		Args:              oneOrTwoArgs,
 		ValidArgsFunction: a.completeContainer(nil),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 2 {

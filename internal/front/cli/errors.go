@@ -96,13 +96,11 @@ func maxArgs(n int) cobra.PositionalArgs {
 	}
 }
 
-func rangeArgs(lo, hi int) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if lo <= len(args) && len(args) <= hi {
-			return nil
-		}
-		return argsError(cmd, fmt.Sprintf("at least %d and at most %s", lo, count(hi)))
+func oneOrTwoArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 1 || len(args) == 2 {
+		return nil
 	}
+	return argsError(cmd, "at least 1 and at most "+count(2))
 }
 
 func exactArgs(n int) cobra.PositionalArgs {

@@ -15,7 +15,7 @@ func (a *app) importImage() *cobra.Command {
 		Use:     "import [OPTIONS] file|URL|- [REPOSITORY[:TAG]]",
 		Short:   "Import the contents from a tarball to create a filesystem image",
 		Example: "  brig import rootfs.tar.gz base:1\n  tar -C rootfs -c . | brig import -c 'CMD [\"/bin/sh\"]' - base:2\n  brig import https://example.com/rootfs.tar.xz",
-		Args:    rangeArgs(1, 2),
+		Args:    oneOrTwoArgs,
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 0 {
 				return nil, cobra.ShellCompDirectiveDefault

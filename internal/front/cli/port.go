@@ -27,7 +27,7 @@ func (a *app) port() *cobra.Command {
 		if p.all {
 			return p.args(cmd, args)
 		}
-		return p.shifted(rangeArgs(1, 2))(cmd, args)
+		return p.shifted(oneOrTwoArgs)(cmd, args)
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if p.all {

@@ -22,7 +22,7 @@ func (a *app) push() *cobra.Command {
 			"With ssh://HOST the image goes to the Brig of another machine instead, by the system's ssh: no registry is needed, and only\n" +
 			"what that machine lacks is sent. The image, which may be named by its ID too, and the machine may stand in either order.",
 		Example:           "  brig push registry.example.com/team/app:1\n  brig push -a registry.example.com/team/app\n  brig push app:1 ssh://root@build.example.com",
-		Args:              rangeArgs(1, 2),
+		Args:              oneOrTwoArgs,
 		ValidArgsFunction: a.completeImages,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Insecure = !verify

@@ -74,7 +74,9 @@ func (w *world) stories() []story {
 		}},
 		{name: "pod", steps: []step{
 			{args: []string{"pod", "create", "--replace", "--network", "none", "--name", "pp"}, effect: facts{"pod pp": "Created"}, remade: true},
+			{args: []string{"pod", "create", "--replace", "--network", "none", "--name", "qq"}, effect: facts{"pod qq": "Created"}, remade: true},
 			{args: []string{"pod", "rm", "pp"}, effect: facts{"pod pp": ""}, once: true},
+			{args: []string{"pod", "rm", "qq"}, effect: facts{"pod qq": ""}, once: true},
 		}},
 		{name: "network", setup: []step{pull("one"), {args: []string{"create", "--network", "none", "--name", "first", img("one")}, effect: facts{"container first": "created"}}}, steps: []step{
 			{args: []string{"network", "create", "--ignore", "blue"}, effect: facts{"network blue": "there"}},
