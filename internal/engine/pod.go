@@ -126,7 +126,7 @@ func (e *Engine) CreatePod(ctx context.Context, spec api.PodSpec) (p api.Pod, er
 	var u undo.Stack
 	defer u.Run()
 	if !spec.NoInfra {
-		infra, err := e.createInfra(ctx, &p)
+		infra, err := e.createInfra(&p)
 		if err != nil {
 			return p, err
 		}
@@ -170,7 +170,7 @@ func (e *Engine) namePod(spec *api.PodSpec) error {
 }
 
 // createInfra makes the container that holds the pod's namespaces. It has no rights: all it does is to wait.
-func (e *Engine) createInfra(ctx context.Context, p *api.Pod) (api.Container, error) {
+func (e *Engine) createInfra(p *api.Pod) (api.Container, error) {
 	s := &p.Spec
 	c := api.Container{ID: id.New(), Name: s.InfraName, Created: p.Created, ImageName: "(infra)", Args: []string{"brig-init"}}
 	if c.Name == "" {

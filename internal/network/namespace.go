@@ -119,12 +119,6 @@ func loopback(inside *netlink.Conn) error {
 	return inside.Do(&r, nil)
 }
 
-// peerIndex is the index that connect gave eth0; it is asked for only if it is not the usual one.
-func peerIndex(inside *netlink.Conn) (uint32, error) {
-	l, err := inside.LinkByName(containerInterface)
-	return l.Index, err
-}
-
 // connect makes the pair of interfaces between the bridge and the namespace, inside under the given name and, unless that is taken, index; 0 is any. With hairpin the
 // bridge may send back to the container what came from it: br_netfilter, if it is loaded, makes the bridge itself translate what a container sends to its own published port.
 //

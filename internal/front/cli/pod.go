@@ -33,7 +33,6 @@ func (a *app) podGroup() *cobra.Command {
 // podFlags are those of pod create, on their way to an api.PodSpec.
 type podFlags struct {
 	spec               api.PodSpec
-	container          api.ContainerSpec // for what both have
 	labels, labelFiles []string
 	infra, replace     bool
 	shareParent        bool

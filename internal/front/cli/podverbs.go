@@ -317,9 +317,9 @@ func (a *app) podTop() *cobra.Command {
 			return minArgs(1)(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			pods, words := args, []string(nil)
+			var pods, words []string
 			if p.latest {
-				pods, words = nil, args
+				words = args
 			} else {
 				pods, words = args[:1], args[1:]
 			}

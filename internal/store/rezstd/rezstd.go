@@ -208,7 +208,7 @@ func (z *Reader) frameHead() error {
 		if err := z.room(0); err != nil {
 			return err
 		}
-		if b, err = z.take(3); err != nil {
+		if _, err := z.take(3); err != nil {
 			return err
 		}
 		z.skip = binary.LittleEndian.Uint32(z.stream[len(z.stream)-4:])
@@ -219,7 +219,7 @@ func (z *Reader) frameHead() error {
 		return fmt.Errorf("%w: magic number %#x", errCorrupt, magic)
 	}
 	n := headerLength(b[4])
-	if b, err = z.take(n - 5); err != nil {
+	if _, err := z.take(n - 5); err != nil {
 		return err
 	}
 	b = z.stream[len(z.stream)-n:]
