@@ -23,7 +23,7 @@ func needLoop(t *testing.T) {
 		t.Skip("needs /dev/loop-control")
 	}
 	if err := Check(Min); err != nil {
-		t.Skip(err)
+		t.Skip("a sized folder cannot be made here: ", err)
 	}
 }
 
