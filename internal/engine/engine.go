@@ -23,8 +23,14 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
 
 	"brig/api"
+	"brig/internal/kernel/cgroup"
 	"brig/internal/network"
 	"brig/internal/runtime/ns"
 	"brig/internal/store/content"
@@ -44,6 +50,7 @@ type Engine struct {
 	snapshot *snapshot.Store
 	network  *network.Manager
 	driver   *ns.Driver
+	cgroups  func() (*cgroup.Layout, error) // looked at once: for a list of containers
 }
 
 // New makes an engine. root holds what survives a reboot, state what does not; both are made when first needed.
@@ -56,6 +63,7 @@ func New(root, state, version string) *Engine {
 		snapshot: snapshot.Open(filepath.Join(root, "snapshot")).In(state),
 		network:  network.Open(root, state),
 		driver:   &ns.Driver{Program: sibling("brig-oci")},
+		cgroups:  sync.OnceValues(cgroup.Detect),
 	}
 }
 
@@ -110,20 +118,38 @@ func (e *Engine) List(ctx context.Context) ([]api.Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	list := make([]api.Container, 0, len(ids))
-	for _, id := range ids {
-		c, err := e.meta.Container(id)
-		if err != nil { // removed meanwhile, or half made: rm -f of its ID still cleans it
-			if errors.Is(err, api.NotFound) {
-				continue
-			}
-			c = api.Container{ID: id, State: api.State{Status: api.StatusDead}}
-			list = append(list, c)
-			continue
-		}
-		e.fillState(&c)
-		list = append(list, c)
+	if len(ids) > listedAtOnce {
+		defer debug.SetGCPercent(debug.SetGCPercent(400)) // all of it stays in use
 	}
+	list := make([]api.Container, len(ids))
+	var next atomic.Int64
+	var readers sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), 1+len(ids)/listedAtOnce) {
+		readers.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(ids)) && ctx.Err() == nil; i = next.Add(1) - 1 {
+				list[i] = e.listed(ids[i])
+			}
+		})
+	}
+	readers.Wait()
+	list = slices.DeleteFunc(list, func(c api.Container) bool { return c.ID == "" })
 	sortNewestFirst(list)
 	return list, ctx.Err()
+}
+
+// listedAtOnce is how many containers make up for the start of a thread that reads them.
+const listedAtOnce = 50
+
+// listed is a container with its present state; one without an ID has been removed meanwhile.
+func (e *Engine) listed(id string) api.Container {
+	c, err := e.meta.Container(id)
+	switch {
+	case err == nil:
+		e.fillState(&c)
+	case errors.Is(err, api.NotFound):
+		return api.Container{}
+	default: // half made: rm -f of its ID still cleans it
+		c = api.Container{ID: id, State: api.State{Status: api.StatusDead}}
+	}
+	return c
 }

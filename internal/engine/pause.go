@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"brig/api"
-	"brig/internal/kernel/cgroup"
 )
 
 // Pause makes all processes of a running container stand still.
@@ -49,7 +48,11 @@ func (e *Engine) Unpause(ctx context.Context, name string) error {
 
 // paused reports whether a running container stands still.
 func (e *Engine) paused(c *api.Container) bool {
-	g, err := cgroup.Load(e.cgroupPath(c))
+	layout, err := e.cgroups()
+	if err != nil {
+		return false
+	}
+	g, err := layout.Load(e.cgroupPath(c))
 	if err != nil {
 		return false
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -233,11 +235,15 @@ func (e *Engine) removeAll(c *api.Container, id string, volumes bool, t *trash) 
 	return e.meta.RemoveContainer(id)
 }
 
+// sweptAlways is how many sandboxes a sweep looks at however short its time: some tenths of a millisecond.
+const sweptAlways = 64
+
 // sweep reaps what processes that died have left. It looks at the sandboxes only, of which there is one for each container that runs; the
-// first time after a boot also at the records, for what --rm would have removed.
+// first time after a boot also at the records, for what --rm would have removed. When ctx has ended it looks at sweptAlways at most, and since it begins anywhere
+// all get their turn.
 func (e *Engine) sweep(ctx context.Context) {
 	parent := filepath.Join(e.state, "sandbox")
-	if swept := filepath.Join(parent, ".swept"); !exists(swept) && e.sweepRecords(ctx) == nil {
+	if swept := filepath.Join(parent, ".swept"); !exists(swept) && e.sweepRecords(context.WithoutCancel(ctx)) == nil {
 		_ = writePlain(swept, nil, 0o600) // without it the next command looks again
 	}
 	d, err := os.Open(parent)
@@ -251,8 +257,12 @@ func (e *Engine) sweep(ctx context.Context) {
 	}
 	e.emptyTrash()
 	e.sweepWaiting()
-	for _, id := range names {
-		if strings.HasPrefix(id, ".") || ctx.Err() != nil {
+	begin := rand.IntN(len(names) + 1)
+	for i, id := range slices.Concat(names[begin:], names[:begin]) {
+		if i >= sweptAlways && ctx.Err() != nil {
+			return
+		}
+		if strings.HasPrefix(id, ".") {
 			continue
 		}
 		dir := filepath.Join(parent, id)
@@ -262,7 +272,7 @@ func (e *Engine) sweep(ctx context.Context) {
 		if s, err := shim.ReadState(dir); err == nil && running(s) {
 			continue // its shim was killed, it runs on
 		}
-		e.sweepOne(ctx, id, dir)
+		e.sweepOne(context.WithoutCancel(ctx), id, dir)
 	}
 }
 

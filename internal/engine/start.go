@@ -48,18 +48,22 @@ func (e *Engine) Run(ctx context.Context, spec api.ContainerSpec, a *api.Attach,
 	}
 	if a == nil {
 		l.leave()
-		e.sweep(ctx)
+		short, end := context.WithCancel(ctx)
+		end()
+		e.sweep(short)
 		return c, nil, nil
 	}
 	swept := make(chan struct{})
+	running, ended := context.WithCancel(context.WithoutCancel(ctx))
 	go func() { // in the shadow of the container's own time
 		defer close(swept)
-		e.sweep(context.WithoutCancel(ctx))
+		e.sweep(running)
 	}()
 	s := e.session(l, *a)
 	wait := s.Wait
 	s.Wait = func(ctx context.Context) (api.Exit, error) {
 		exit, err := wait(ctx)
+		ended()
 		select { // what it has begun it finishes; with nothing to sweep it has long been done
 		case <-swept:
 		case <-time.After(claimLimit):

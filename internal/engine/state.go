@@ -1,13 +1,14 @@
 package engine
 
 import (
-	"encoding/json"
+	"cmp"
 	"os"
 	"path/filepath"
 	"slices"
 
 	"brig/api"
 	"brig/internal/kernel/proc"
+	"brig/internal/network"
 	"brig/internal/runtime/ns"
 	"brig/internal/runtime/shim"
 )
@@ -89,8 +90,8 @@ func readLink(dir string) *api.Link {
 	if err != nil {
 		return nil
 	}
-	l := new(api.Link)
-	if json.Unmarshal(data, l) != nil {
+	l, err := network.DecodeLink(data)
+	if err != nil {
 		return nil
 	}
 	return l
@@ -106,5 +107,5 @@ func (e *Engine) isRunning(id string) bool {
 func (e *Engine) occupied(id string) bool { return ns.Alive(e.sandboxDir(id)) }
 
 func sortNewestFirst(list []api.Container) {
-	slices.SortStableFunc(list, func(a, b api.Container) int { return b.Created.Compare(a.Created) })
+	slices.SortFunc(list, func(a, b api.Container) int { return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.ID, b.ID)) })
 }

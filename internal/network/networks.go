@@ -118,6 +118,15 @@ func (m *Manager) freeBridgeName(name string, others []api.Network) error {
 	return nil
 }
 
+// DecodeLink reads a container's link as the engine writes it down: JSON.
+func DecodeLink(data []byte) (*api.Link, error) {
+	l := new(api.Link)
+	if err := jsonscan.Decode(data, l, readLink); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
 // readRecord reads the record of a network; fs.ErrNotExist, or api.Corrupt.
 func (m *Manager) readRecord(name string) (n api.Network, err error) {
 	path := m.recordPath(name)

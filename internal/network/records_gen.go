@@ -3,6 +3,8 @@
 package network
 
 import (
+	"net/netip"
+
 	"brig/api"
 	"brig/internal/base/jsonscan"
 )
@@ -38,6 +40,39 @@ func readNetwork(s *jsonscan.Scanner, v *api.Network) {
 	}
 }
 
+var linkNames = [...]string{"network", "names", "interface", "mac", "addresses", "gateways", "dns", "search", "dnsOptions", "ports", "endpoints"}
+
+func readLink(s *jsonscan.Scanner, v *api.Link) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(linkNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Network)
+		case 1:
+			jsonscan.String(s, &v.Names)
+		case 2:
+			jsonscan.String(s, &v.Interface)
+		case 3:
+			jsonscan.String(s, &v.MAC)
+		case 4:
+			jsonscan.List(s, &v.Addresses, func(s *jsonscan.Scanner, v *netip.Prefix) { jsonscan.Text(s, v) })
+		case 5:
+			jsonscan.List(s, &v.Gateways, func(s *jsonscan.Scanner, v *netip.Addr) { jsonscan.Text(s, v) })
+		case 6:
+			jsonscan.List(s, &v.DNS, jsonscan.String[string])
+		case 7:
+			jsonscan.List(s, &v.Search, jsonscan.String[string])
+		case 8:
+			jsonscan.List(s, &v.DNSOptions, jsonscan.String[string])
+		case 9:
+			jsonscan.List(s, &v.Ports, readPortSpec)
+		case 10:
+			jsonscan.List(s, &v.Endpoints, readEndpoint)
+		default:
+			s.Skip()
+		}
+	}
+}
+
 var subnetNames = [...]string{"prefix", "gateway", "range"}
 
 func readSubnet(s *jsonscan.Scanner, v *api.Subnet) {
@@ -49,6 +84,54 @@ func readSubnet(s *jsonscan.Scanner, v *api.Subnet) {
 			jsonscan.Text(s, &v.Gateway)
 		case 2:
 			jsonscan.Text(s, &v.Range)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var portSpecNames = [...]string{"hostIP", "hostPort", "containerPort", "protocol"}
+
+func readPortSpec(s *jsonscan.Scanner, v *api.PortSpec) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(portSpecNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.HostIP)
+		case 1:
+			jsonscan.Uint(s, &v.HostPort)
+		case 2:
+			jsonscan.Uint(s, &v.ContainerPort)
+		case 3:
+			jsonscan.String(s, &v.Protocol)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var endpointNames = [...]string{"network", "networkID", "driver", "interface", "mac", "addresses", "gateways", "names", "internal"}
+
+func readEndpoint(s *jsonscan.Scanner, v *api.Endpoint) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(endpointNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Network)
+		case 1:
+			jsonscan.String(s, &v.NetworkID)
+		case 2:
+			jsonscan.String(s, &v.Driver)
+		case 3:
+			jsonscan.String(s, &v.Interface)
+		case 4:
+			jsonscan.String(s, &v.MAC)
+		case 5:
+			jsonscan.List(s, &v.Addresses, func(s *jsonscan.Scanner, v *netip.Prefix) { jsonscan.Text(s, v) })
+		case 6:
+			jsonscan.List(s, &v.Gateways, func(s *jsonscan.Scanner, v *netip.Addr) { jsonscan.Text(s, v) })
+		case 7:
+			jsonscan.List(s, &v.Names, jsonscan.String[string])
+		case 8:
+			jsonscan.Bool(s, &v.Internal)
 		default:
 			s.Skip()
 		}

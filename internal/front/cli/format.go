@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -73,6 +74,9 @@ func printRows[T any](out io.Writer, format, usual string, titles header, rows [
 	if err != nil {
 		return err
 	}
+	whole := bufio.NewWriter(out) // a tabwriter writes cell by cell
+	defer func() { err = errors.Join(err, whole.Flush()) }()
+	out = whole
 	if isTable {
 		tab := tabwriter.NewWriter(out, 10, 1, 3, ' ', 0) // docker's widths
 		defer func() { err = errors.Join(err, tab.Flush()) }()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,13 +48,15 @@ func parseStat(data []byte) (ticks uint64, state byte, err error) {
 }
 
 // BootID is a name that is new at every boot: random(4).
-func BootID() string {
+func BootID() string { return bootID() }
+
+var bootID = sync.OnceValue(func() string {
 	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
 	}
 	return strings.TrimSpace(string(data))
-}
+})
 
 // ThreadID is the calling thread's number in the PID namespace of that procfs, which need not be the thread's own.
 func ThreadID(procfs int) (string, error) {

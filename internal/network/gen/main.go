@@ -1,4 +1,4 @@
-// Command gen writes records_gen.go, the functions that read the records of networks.
+// Command gen writes records_gen.go, the functions that read the records of networks and of containers' links to them.
 //
 //	go run ./gen    # in internal/network
 package main
@@ -28,6 +28,6 @@ func source() ([]byte, error) {
 	return gen.Source(gen.Options{
 		Command: "internal/network/gen",
 		Package: "network",
-		Roots:   []reflect.Type{reflect.TypeFor[api.Network]()},
+		Roots:   []reflect.Type{reflect.TypeFor[api.Network](), reflect.TypeFor[api.Link]()},
 	})
 }
