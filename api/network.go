@@ -105,6 +105,12 @@ type Link struct {
 	// none where the container asks others.
 	Resolver []*os.File `json:"-"`
 	Names    string     `json:"names,omitempty"`
+	// Bridges is the network namespace in which a normal user's bridges are, which the sandbox keeps open too, and BridgesFile the file in which it says so; none
+	// where they are the host's, or the container is on none.
+	Bridges     *os.File `json:"-"`
+	BridgesFile string   `json:"-"`
+	// Host are the host's addresses as a container sees them that reaches it by no gateway, if they were asked for.
+	Host []netip.Addr `json:"-"`
 
 	// The place on the default bridge, where there is one.
 	Interface  string         `json:"interface,omitempty"` // in the container: eth0

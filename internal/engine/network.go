@@ -21,20 +21,9 @@ import (
 // bridgeNetwork is the default bridge among the networks.
 const bridgeNetwork = "bridge"
 
-// noRootless refuses networks of one's own without root's rights.
-func noRootless(what string) error {
-	if rootless.Active() {
-		return api.Errorf(api.Unsupported, "%s: networks of one's own take root's rights: leave --network out for a network of the container's own, or run as root", what)
-	}
-	return nil
-}
-
 // CreateNetwork makes a network. api.AlreadyExists for one of that name, which stays as it is.
 func (e *Engine) CreateNetwork(_ context.Context, n api.Network) (api.Network, error) {
 	if err := garbage.Open(e.root).CheckVersion(); err != nil {
-		return n, err
-	}
-	if err := noRootless("network " + n.Name); err != nil {
 		return n, err
 	}
 	n, err := e.network.Create(n)
@@ -198,9 +187,6 @@ func (e *Engine) nameNetworks(s *api.NetworkSpec) error {
 	if len(s.Networks) == 0 {
 		return nil
 	}
-	if err := noRootless("network " + s.Networks[0].Network); err != nil {
-		return err
-	}
 	s.Networks = slices.Clone(s.Networks)
 	for i := range s.Networks {
 		n, err := e.network.Network(s.Networks[i].Network)
@@ -256,9 +242,6 @@ func (e *Engine) ConnectNetwork(ctx context.Context, name, container string, pla
 	if err != nil {
 		return err
 	}
-	if err := noRootless("network " + n.Name); err != nil {
-		return err
-	}
 	c.Spec.Network = spec
 	undo := func() error { return nil }
 	if e.isRunning(c.ID) {
@@ -289,7 +272,7 @@ func (e *Engine) ConnectNetwork(ctx context.Context, name, container string, pla
 func withPlace(c *api.Container, place api.EndpointSpec) (api.NetworkSpec, error) {
 	s := c.Spec.Network
 	s.Networks = slices.Clone(s.Networks)
-	onBridge := s.Mode == "" || s.Mode == bridgeNetwork
+	onBridge := isOnBridge(&s)
 	switch {
 	case c.State.Status == api.StatusDead:
 		return s, api.Errorf(api.Conflict, "container %s is dead: all that can be done with it is `brig rm -f %s`", c.ID, c.ID)
@@ -312,6 +295,11 @@ func withPlace(c *api.Container, place api.EndpointSpec) (api.NetworkSpec, error
 	}
 	s.Networks = append(s.Networks, place)
 	return s, nil
+}
+
+// isOnBridge reports whether a container is on the default bridge: the network of those that name none, but for a normal user's, which then are on one of their own.
+func isOnBridge(s *api.NetworkSpec) bool {
+	return s.Mode == bridgeNetwork || s.Mode == "" && !rootless.Active()
 }
 
 // liveNetwork is a running container's network.
@@ -363,23 +351,38 @@ func (e *Engine) connectLive(ctx context.Context, c *api.Container, place api.En
 		*n.link = before
 		return e.rewriteFiles(c, n)
 	}
-	if len(n.link.Resolver) > 0 {
-		err = shim.Resolve(ctx, n.dir, n.link.Names, n.link.Resolver)
-		for _, f := range n.link.Resolver {
-			f.Close()
+	if err := handToKeeper(ctx, n); err != nil {
+		if errors.Is(err, api.InvalidArgument) {
+			err = api.Errorf(api.Unsupported, "network %s: the keeper of container %s is one of an older Brig, which cannot do its part: start the container anew first", place.Network, c.Name)
 		}
-		n.link.Resolver = nil
-		if err != nil {
-			if errors.Is(err, api.InvalidArgument) {
-				err = api.Errorf(api.Unsupported, "network %s: the keeper of container %s is one of an older Brig, which answers no look-ups of names: start the container anew first", place.Network, c.Name)
-			}
-			return nil, errors.Join(err, undo())
-		}
+		return nil, errors.Join(err, undo())
 	}
 	if err := e.rewriteFiles(c, n); err != nil {
 		return nil, errors.Join(err, undo())
 	}
 	return undo, nil
+}
+
+// handToKeeper gives a container's keeper what it has to keep of its new place: see api.Link.
+func handToKeeper(ctx context.Context, n *liveNetwork) (err error) {
+	l := n.link
+	sockets, held := l.Resolver, l.Held
+	if l.Bridges != nil {
+		held = append([]*os.File{l.Bridges}, held...)
+	}
+	l.Resolver, l.Held, l.Bridges = nil, nil, nil
+	defer func() {
+		for _, f := range append(sockets, held...) {
+			f.Close()
+		}
+	}()
+	if len(held) > 0 {
+		err = shim.Hold(ctx, n.dir, l.BridgesFile, held)
+	}
+	if err == nil && len(sockets) > 0 {
+		err = shim.Resolve(ctx, n.dir, l.Names, sockets)
+	}
+	return err
 }
 
 // rewriteFiles writes down what a running container's network has become. Of its hosts file only lines for its own addresses are added and taken away: the
@@ -420,16 +423,13 @@ func (e *Engine) DisconnectNetwork(ctx context.Context, name, container string, 
 	defer l.Release()
 	s := c.Spec.Network
 	s.Networks = slices.DeleteFunc(slices.Clone(s.Networks), func(e api.EndpointSpec) bool { return e.Network == n.Name })
-	switch onBridge := s.Mode == "" || s.Mode == bridgeNetwork; {
+	switch onBridge := isOnBridge(&s); {
 	case n.Name == "host" || s.Mode == "host":
 		return api.Errorf(api.InvalidArgument, "container cannot be disconnected from host network or connected to host network")
 	case n.Name == bridgeNetwork && onBridge:
 		s.Mode, s.MAC = api.NetworkOwn, ""
 	case len(s.Networks) == len(c.Spec.Network.Networks):
 		return api.Errorf(api.Conflict, "container %s is not connected to network %s", c.ID, n.Name)
-	}
-	if err := noRootless("network " + n.Name); err != nil {
-		return err
 	}
 	c.Spec.Network = s
 	// The record first: what is not done to one that is killed now is done at its next start.

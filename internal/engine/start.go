@@ -283,6 +283,9 @@ func closeLink(l *api.Link) {
 	for _, f := range append(slices.Clone(l.Resolver), l.Held...) {
 		f.Close()
 	}
+	if l.Bridges != nil {
+		l.Bridges.Close()
+	}
 }
 
 func wanted(a *api.Attach) runtime.Streams {

@@ -11,13 +11,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/lock"
-	"brig/internal/base/rootless"
 	"brig/internal/kernel/netlink"
 
 	"golang.org/x/sys/unix"
@@ -255,20 +255,20 @@ func (s *segment) makeBridge(rt *netlink.Conn) (bridge, error) {
 		return bridge{}, api.Errorf(api.Conflict, "an interface of this name exists and is no bridge: rename or remove it")
 	}
 	br := bridge{NetNS: namespaceInode(), Name: s.name}
-	routes, err := rt.Routes()
+	routes, err := s.usedRoutes(rt, old.Index)
 	if err != nil {
 		return br, err
 	}
 	if s.own != nil {
-		err = s.ownSubnet(&br, routes, old.Index)
+		err = s.ownSubnet(&br, routes)
 	} else {
-		br.V4, br.V6, err = s.subnet(routes, old.Index)
+		br.V4, br.V6, err = s.subnet(routes, old.Index != 0)
 	}
 	if err != nil {
 		return br, err
 	}
 	if br.MTU == 0 {
-		br.MTU = uplinkMTU(rt, routes)
+		br.MTU = s.uplinkMTU(rt, routes)
 	}
 
 	var r netlink.Request
@@ -317,10 +317,23 @@ func (b *bridge) number(rt *netlink.Conn) error {
 	return eventually(func() (bool, error) { return rt.IsLocal(b.V6.Addr()) })
 }
 
+// usedRoutes are the host's routes, those of the bridge itself left out; own is its index, if it exists. From a normal user's bridges nothing goes to the host, but
+// what a container has a route to through a bridge it cannot reach elsewhere.
+func (s *segment) usedRoutes(rt *netlink.Conn, own uint32) ([]netlink.Route, error) {
+	if s.user {
+		return hostRoutes()
+	}
+	routes, err := rt.Routes()
+	return slices.DeleteFunc(routes, func(r netlink.Route) bool { return own != 0 && r.Index == own }), err
+}
+
 // uplinkMTU is the MTU of the interface that the default route leaves by, or Ethernet's: a larger one inside would lose packets on
 // hosts whose own link is a tunnel or a cloud's overlay.
-func uplinkMTU(rt *netlink.Conn, routes []netlink.Route) uint32 {
+func (m *Manager) uplinkMTU(rt *netlink.Conn, routes []netlink.Route) uint32 {
 	const ethernet = 1500
+	if m.user { // nothing leaves by the bridge
+		return ethernet
+	}
 	for _, r := range routes {
 		if r.Dst.Bits() == 0 && r.Index != 0 {
 			if l, err := rt.LinkByIndex(r.Index); err == nil && l.Flags&unix.IFF_LOOPBACK == 0 && l.MTU >= 1280 && l.MTU < ethernet {
@@ -337,12 +350,21 @@ func (m *Manager) Close(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if rootless.Active() {
-		return m.endHelpers()
+	if m.user {
+		if err := m.endHelpers(); err != nil {
+			return err
+		}
 	}
+	if _, err := os.Lstat(m.path("lock")); errors.Is(err, fs.ErrNotExist) { // there never was a bridge
+		return os.RemoveAll(m.dir)
+	}
+	return m.where(m.closeBridges)
+}
+
+func (m *Manager) closeBridges() error {
 	l, err := lock.Take(m.path("lock"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // never used
+		return nil // somebody else has closed them
 	}
 	if err != nil {
 		return err

@@ -207,6 +207,12 @@ func gatewayOf(l *api.Link) (addrs []string) {
 	if l.Network == modeHost {
 		return []string{"127.0.0.1"}
 	}
+	for _, a := range l.Host {
+		addrs = append(addrs, a.String())
+	}
+	if len(addrs) > 0 || l.BridgesFile != "" { // a gateway in the hub is not the host
+		return addrs
+	}
 	for _, e := range l.All() {
 		if e.Internal || len(e.Gateways) == 0 {
 			continue

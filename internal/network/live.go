@@ -20,11 +20,44 @@ import (
 
 // Connect puts a container that runs, in the namespace ns, on one more network, and changes its link accordingly: e is its place there, or that on the default bridge. spec
 // is what the container asks for, the new place among it. Where it has come to the first network with names, link.Resolver are sockets for its keeper.
-// Nothing has changed on error.
-func (m *Manager) Connect(_ context.Context, id string, ns *os.File, link *api.Link, spec api.NetworkSpec, e api.EndpointSpec) (err error) {
+// Without root's rights link.Bridges and link.Held are for the keeper too. Nothing has changed on error.
+func (m *Manager) Connect(ctx context.Context, id string, ns *os.File, link *api.Link, spec api.NetworkSpec, e api.EndpointSpec) error {
 	if err := checkID(id); err != nil {
 		return err
 	}
+	now := *link
+	if err := m.where(func() error { return m.connect(id, ns, &now, spec, e) }); err != nil {
+		return err
+	}
+	if m.user {
+		if err := m.connectUser(ctx, id, ns, link, &now, spec); err != nil {
+			closeAll(now.Resolver)
+			back := now
+			return errors.Join(err, m.Disconnect(context.WithoutCancel(ctx), id, ns, &back, spec, e.Network))
+		}
+	}
+	*link = now
+	return nil
+}
+
+// connectUser completes what a normal user's container has come to: a way out, where it had none.
+func (m *Manager) connectUser(ctx context.Context, id string, ns *os.File, before, now *api.Link, spec api.NetworkSpec) (err error) {
+	if now.Bridges, err = m.hub.share(); err != nil {
+		return err
+	}
+	now.BridgesFile = m.path(hubFile)
+	if !leadsOut(before) && leadsOut(now) {
+		now.NetNS = ns
+		err = m.carry(ctx, id, now, spec, now.Ports)
+		now.NetNS = nil
+	}
+	if err != nil {
+		now.Bridges.Close()
+	}
+	return err
+}
+
+func (m *Manager) connect(id string, ns *os.File, link *api.Link, spec api.NetworkSpec, e api.EndpointSpec) (err error) {
 	p, done, err := m.enter(id, ns)
 	if err != nil {
 		return err
@@ -34,7 +67,7 @@ func (m *Manager) Connect(_ context.Context, id string, ns *os.File, link *api.L
 	defer u.Run()
 	now := *link
 	now.Endpoints = slices.Clone(link.Endpoints)
-	at := place{leads: !leadsOut(link)}
+	at := place{leads: !m.user && !leadsOut(link)}
 	if at.name, err = freeName(p.inside); err != nil {
 		return err
 	}
@@ -45,6 +78,7 @@ func (m *Manager) Connect(_ context.Context, id string, ns *os.File, link *api.L
 		if err := m.plugGround(p, at, e.MAC, &now); err != nil {
 			return err
 		}
+		now.Network = modeBridge
 	} else {
 		n, err := m.readRecord(e.Network)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -74,7 +108,7 @@ func (m *Manager) Connect(_ context.Context, id string, ns *os.File, link *api.L
 		}
 	}
 	if err == nil {
-		if before, _ := exposed(link); before == nil {
+		if before, _ := exposed(link); before == nil && !m.user {
 			err = m.moveAll(p, &now)
 		}
 	}
@@ -93,11 +127,21 @@ func (m *Manager) Disconnect(_ context.Context, id string, ns *os.File, link *ap
 	if err := checkID(id); err != nil {
 		return err
 	}
+	if err := m.where(func() error { return m.disconnect(id, ns, link, spec, network) }); err != nil {
+		return err
+	}
+	if m.user && !leadsOut(link) {
+		return m.endHelper(id)
+	}
+	return nil
+}
+
+func (m *Manager) disconnect(id string, ns *os.File, link *api.Link, spec api.NetworkSpec, network string) error {
 	now := *link
 	name := ""
 	if network == modeBridge {
 		name = link.Interface
-		now.Interface, now.MAC, now.Addresses, now.Gateways = "", "", nil, nil
+		now.Network, now.Interface, now.MAC, now.Addresses, now.Gateways = api.NetworkOwn, "", "", nil, nil
 	} else if i := slices.IndexFunc(link.Endpoints, func(e api.Endpoint) bool { return e.Network == network }); i >= 0 {
 		name = link.Endpoints[i].Interface
 		now.Endpoints = slices.Delete(slices.Clone(link.Endpoints), i, i+1)
@@ -129,7 +173,7 @@ func (m *Manager) Disconnect(_ context.Context, id string, ns *os.File, link *ap
 		return err
 	}
 	*link = now
-	if len(before) > 0 && len(after) > 0 && before[0] != after[0] {
+	if len(before) > 0 && len(after) > 0 && before[0] != after[0] && !m.user {
 		if err := m.moveAll(p, link); err != nil {
 			return err
 		}
@@ -138,6 +182,9 @@ func (m *Manager) Disconnect(_ context.Context, id string, ns *os.File, link *ap
 		if err := forwardOf(link, spec.DNS).Write(link.Names); err != nil {
 			return err
 		}
+	}
+	if m.user { // the way out is as it was
+		return nil
 	}
 	return leadAgain(p.inside, link)
 }

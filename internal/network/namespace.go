@@ -74,21 +74,9 @@ func namespace(given *os.File) (ns *os.File, inside *netlink.Conn, err error) {
 	return newNamespace(rt, given)
 }
 
-// awayNamespace is newNamespace for who may not come back: without root's rights a thread can leave the host's network, but not return. So
-// it is one that then ends.
+// awayNamespace is newNamespace for who may not come back.
 func awayNamespace() (ns *os.File, inside *netlink.Conn, err error) {
-	done := make(chan struct{})
-	go func() {
-		runtime.LockOSThread()              // and never unlocked
-		if unix.Gettid() == unix.Getpid() { // the main thread is not ended, but parked: while it is locked here another one is used
-			ns, inside, err = awayNamespace()
-			runtime.UnlockOSThread()
-		} else {
-			ns, inside, err = leave()
-		}
-		close(done)
-	}()
-	<-done
+	aside(func() { ns, inside, err = leave() })
 	return ns, inside, err
 }
 

@@ -75,17 +75,21 @@ type Manager struct {
 	dir      string // boot-lived
 	subnets  string // durable file
 	machine  string // lock file of all Brigs of the machine
+	user     bool   // without root's rights: bridges are in the hub, and the way out of a container is another
+	hub      hub
 	resolv   string // the host's resolv.conf
 	resolved string // the one with the real servers, where resolv is systemd-resolved's stub
 }
 
 // Open returns the room of the Brig with these folders. It does no input or output.
 func Open(root, state string) *Manager {
+	user := rootless.Active()
 	return &Manager{
 		name:     bridgeName(state),
 		dir:      filepath.Join(state, "network"),
 		subnets:  filepath.Join(root, "network", "bridge.json"),
-		machine:  "/run/brig-subnet.lock",
+		machine:  machineLock(state, user),
+		user:     user,
 		resolv:   "/etc/resolv.conf",
 		resolved: "/run/systemd/resolve/resolv.conf",
 	}
@@ -106,11 +110,11 @@ func (m *Manager) Attach(ctx context.Context, id string, spec api.NetworkSpec) (
 	if err := checkDNS(spec.DNS); err != nil {
 		return nil, err
 	}
-	switch user := rootless.Active(); {
-	case user && (spec.Mode == "" || spec.Mode == modePasta || spec.Mode == modeSlirp):
-		return m.attachUser(ctx, id, spec.Mode, spec)
-	case user && spec.Mode == modeBridge:
-		return nil, api.Errorf(api.Unsupported, "network %s takes root's rights: leave --network out for a network of the container's own", modeBridge)
+	switch spec.Mode {
+	case "", modeBridge, api.NetworkOwn, modePasta, modeSlirp:
+		if m.user {
+			return m.attachUser(ctx, id, spec)
+		}
 	}
 	switch spec.Mode {
 	case "", modeBridge:
@@ -176,7 +180,7 @@ func (m *Manager) attachBridge(id string, spec api.NetworkSpec) (*api.Link, erro
 	}
 	defer inside.Close()
 	u.Add(func() { ns.Close() })
-	p := place{name: containerInterface, index: firstPeerIndex, addrs: addrs, gateways: br.gateways(), leads: true}
+	p := place{name: containerInterface, index: firstPeerIndex, addrs: addrs, gateways: br.gateways(), leads: !m.user}
 	if p.mac, err = chooseMAC(spec.MAC, addrs); err != nil {
 		return nil, err
 	}
@@ -239,9 +243,28 @@ func (m *Manager) Detach(ctx context.Context, id string) error {
 	if err := checkID(id); err != nil {
 		return err
 	}
-	if rootless.Active() {
-		return m.endHelper(id)
+	if m.user {
+		if err := m.endHelper(id); err != nil {
+			return err
+		}
+		if !m.holds(id) { // the usual case
+			return nil
+		}
 	}
+	return m.whereIfAny(func() error { return m.detach(id) })
+}
+
+// holds reports whether the container may have something of a bridge.
+func (m *Manager) holds(id string) bool {
+	for _, path := range []string{m.path("holder", id), m.path("member", id)} {
+		if _, err := os.Lstat(path); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *Manager) detach(id string) error {
 	if err := m.unpublish(id); err != nil {
 		return fmt.Errorf("ports of container %s: %w", id, err)
 	}

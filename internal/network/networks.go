@@ -68,6 +68,9 @@ func (m *Manager) Create(n api.Network) (api.Network, error) {
 	if err := checkOptions(&n); err != nil {
 		return n, err
 	}
+	if m.user && n.Driver != api.DriverBridge {
+		return n, api.Errorf(api.Unsupported, "network %s: the driver %s puts containers on a wire of the host's, which takes root's rights there: use the driver bridge, or run as root", n.Name, n.Driver)
+	}
 	dir := filepath.Dir(m.subnets)
 	if err := atomicfile.MakeDir(dir); err != nil {
 		return n, err
@@ -303,6 +306,12 @@ func (m *Manager) removeSegment(n *api.Network) error {
 	if _, err := os.Lstat(s.dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	return m.where(s.dismantle)
+}
+
+// dismantle is removeSegment for one that has been used.
+func (s *segment) dismantle() error {
+	m, n := s.Manager, s.own
 	l, err := lock.Take(m.path("lock"))
 	if err != nil {
 		return err

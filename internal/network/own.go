@@ -58,14 +58,18 @@ func (m *Manager) attachOwn(id string, spec api.NetworkSpec) (*api.Link, error) 
 	p := &plugging{id: id, rt: rt, nft: nft, inside: inside, ns: ns}
 	link := &api.Link{Network: spec.Mode, NetNS: ns}
 	next := uint32(0)
+	if m.user && alone(spec.Mode) {
+		beAlone(link)
+		next++ // its interface is the first, and made later
+	}
 	name := func() (string, uint32) {
 		next++
 		return fmt.Sprintf("eth%d", next-1), firstPeerIndex + next - 1
 	}
-	leads := true
-	if spec.Mode != api.NetworkOwn {
+	leads := !m.user
+	if link.Interface == "" && spec.Mode != api.NetworkOwn {
 		link.Network = modeBridge
-		at := place{leads: true}
+		at := place{leads: leads}
 		at.name, at.index = name()
 		if err := m.plugGround(p, at, spec.MAC, link); err != nil {
 			return nil, err
@@ -291,23 +295,13 @@ func (m *Manager) publishAt(p *plugging, link *api.Link, specs []api.PortSpec) e
 	if len(specs) == 0 {
 		return nil
 	}
-	addrs, n := exposed(link)
+	addrs, _ := exposed(link)
 	if addrs == nil {
-		return api.Errorf(api.InvalidArgument, "no port can be published: none of the container's networks is a bridge that leads out: leave out -p, or connect it to one that is")
+		return noPorts()
 	}
-	if n != "" {
-		rec, err := m.readRecord(n)
-		if err != nil {
-			return err
-		}
-		if only := rec.Options[optionBinding]; only != "" {
-			specs = slices.Clone(specs)
-			for i := range specs {
-				if specs[i].HostIP == "" {
-					specs[i].HostIP = only
-				}
-			}
-		}
+	specs, err := m.bound(link, specs)
+	if err != nil {
+		return err
 	}
 	ports, held, err := m.reserve(p.id, specs, addrs)
 	if err != nil {
@@ -322,6 +316,31 @@ func (m *Manager) publishAt(p *plugging, link *api.Link, specs []api.PortSpec) e
 		link.Ports = append(link.Ports, q.spec())
 	}
 	return nil
+}
+
+func noPorts() error {
+	return api.Errorf(api.InvalidArgument, "no port can be published: none of the container's networks is a bridge that leads out: leave out -p, or connect it to one that is")
+}
+
+// bound are ports with the host's address that the network which they lead to has for those without one.
+func (m *Manager) bound(link *api.Link, specs []api.PortSpec) ([]api.PortSpec, error) {
+	_, n := exposed(link)
+	if n == "" || len(specs) == 0 {
+		return specs, nil
+	}
+	rec, err := m.readRecord(n)
+	if err != nil {
+		return nil, err
+	}
+	if only := rec.Options[optionBinding]; only != "" {
+		specs = slices.Clone(specs)
+		for i := range specs {
+			if specs[i].HostIP == "" {
+				specs[i].HostIP = only
+			}
+		}
+	}
+	return specs, nil
 }
 
 // exposed are the addresses that published ports lead to, and the network of one's own that they are on, if it is one; nil: there is no such place.

@@ -119,7 +119,10 @@ func (m *Manager) hostSubnets() ([]netip.Prefix, error) {
 	if err != nil {
 		return nil, err
 	}
-	used := taken(routes, 0)
+	used := taken(routes)
+	if m.user {
+		used = append(used, userAddress().Masked()) // each container's way out
+	}
 	for _, r := range routes { // IPv6 addresses and routes, but for what every interface has
 		if a := r.Dst.Addr(); a.Is6() && r.Dst.Bits() >= 16 && !a.IsLinkLocalUnicast() && !a.IsMulticast() && !a.IsLoopback() {
 			used = append(used, r.Dst)
@@ -146,8 +149,8 @@ func subnetsOf(networks []api.Network) (list []netip.Prefix) {
 	return list
 }
 
-// ownSubnet fills in what the record says of a network's bridge. own is the index of the bridge, if it exists.
-func (s *segment) ownSubnet(br *bridge, routes []netlink.Route, own uint32) error {
+// ownSubnet fills in what the record says of a network's bridge. routes are those of others than the bridge.
+func (s *segment) ownSubnet(br *bridge, routes []netlink.Route) error {
 	for _, n := range s.own.Subnets {
 		p := netip.PrefixFrom(n.Gateway, n.Prefix.Bits())
 		if n.Prefix.Addr().Is6() {
@@ -155,7 +158,7 @@ func (s *segment) ownSubnet(br *bridge, routes []netlink.Route, own uint32) erro
 			continue
 		}
 		br.V4 = p
-		if !free(n.Prefix, taken(routes, own)) {
+		if !free(n.Prefix, taken(routes)) {
 			return api.Errorf(api.Conflict, "network %s: its subnet %s has come to be used by another interface or route of the host: make the network anew", s.own.Name, n.Prefix)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -20,9 +21,9 @@ import (
 const slirpLimit = 10 * time.Second
 
 // startSlirp starts slirp4netns. It ends when the other end of a pipe is closed, which the sandbox holds as long as it lives.
-func startSlirp(path string) func(*Manager, context.Context, string, *api.Link, []mapping) error {
-	return func(m *Manager, ctx context.Context, id string, link *api.Link, ports []mapping) error {
-		for _, p := range ports {
+func startSlirp(path string) func(*Manager, context.Context, carried) error {
+	return func(m *Manager, ctx context.Context, to carried) error {
+		for _, p := range to.ports {
 			if p.Host.Addr().Is6() {
 				return api.Errorf(api.Unsupported, "publish on [%s]: slirp4netns publishes on IPv4 only: install pasta (Debian's package passt), or leave the address out", p.Host.Addr())
 			}
@@ -40,14 +41,11 @@ func startSlirp(path string) func(*Manager, context.Context, string, *api.Link, 
 			return err
 		}
 		defer ready.Close()
-		socket := m.path("helper", id[:min(12, len(id))]) // a socket's name may not be longer than 107 bytes
+		socket := m.slirpSocket(to.id)
 		_ = unix.Unlink(socket)
-		args := []string{"--configure", "--mtu=65520", "--disable-host-loopback", "--enable-sandbox", "--ready-fd=4", "--exit-fd=5"}
-		if len(ports) > 0 {
-			args = append(args, "--api-socket="+socket)
-		}
-		cmd := exec.Command(path, append(args, "--netns-type=path", "/proc/self/fd/3", containerInterface)...)
-		cmd.ExtraFiles = []*os.File{link.NetNS, tell, exit}
+		args := []string{"--configure", "--mtu=65520", "--disable-host-loopback", "--enable-sandbox", "--ready-fd=4", "--exit-fd=5", "--api-socket=" + socket}
+		cmd := exec.Command(path, append(args, "--netns-type=path", "/proc/self/fd/3", to.name)...)
+		cmd.ExtraFiles = []*os.File{to.link.NetNS, tell, exit}
 		cmd.Dir = "/"
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		words, err := os.CreateTemp(m.path("helper"), ".slirp-")
@@ -63,24 +61,32 @@ func startSlirp(path string) func(*Manager, context.Context, string, *api.Link, 
 		if err != nil {
 			return fmt.Errorf("slirp4netns, which carries the container's network: %w", err)
 		}
-		go cmd.Wait() //nolint:errcheck // it outlives this process
+		go cmd.Wait()                                        //nolint:errcheck // it outlives this process
+		note := []byte(strconv.Itoa(cmd.Process.Pid) + "\n") // for who takes the container off its networks while it runs
+		if err := os.WriteFile(m.path("helper", to.id), note, 0o600); err != nil {
+			return err
+		}
 		_ = ready.SetReadDeadline(time.Now().Add(slirpLimit))
 		var b [1]byte
 		if n, err := ready.Read(b[:]); n != 1 {
 			said, _ := os.ReadFile(words.Name())
 			return api.Errorf(api.Unavailable, "slirp4netns, which carries the container's network: not ready: %w: %s", err, strings.TrimSpace(string(said)))
 		}
-		for _, p := range ports {
+		for _, p := range to.ports {
 			if err := forwardPort(socket, p); err != nil {
 				return err
 			}
 		}
 		_ = unix.Unlink(socket) // nobody asks it again
-		link.Held = append(link.Held, hold)
+		to.link.Held = append(to.link.Held, hold)
 		u.Release()
 		return ctx.Err()
 	}
 }
+
+// slirpSocket is where a container's slirp4netns takes orders while it is started: a socket's name may not be longer than 107 bytes. It also says in the
+// program's command line whose it is.
+func (m *Manager) slirpSocket(id string) string { return m.path("helper", id[:min(12, len(id))]) }
 
 // forwardPort asks slirp4netns for one port: its manual, "API SOCKET".
 func forwardPort(socket string, p mapping) error {

@@ -38,9 +38,9 @@ func readSubnets(s *jsonscan.Scanner, v *subnetFile) {
 }
 
 // subnet returns the subnets of the bridge: those of last time, if nothing on the host has come to use the IPv4 one since, else free ones,
-// which are written down. own is the index of the bridge, if it exists.
-func (s *segment) subnet(routes []netlink.Route, own uint32) (v4, v6 netip.Prefix, err error) {
-	used := taken(routes, own)
+// which are written down. routes are those of others than the bridge, which exists already or not.
+func (s *segment) subnet(routes []netlink.Route, exists bool) (v4, v6 netip.Prefix, err error) {
+	used := taken(routes)
 	var f subnetFile
 	data, err := os.ReadFile(s.subnets)
 	if err == nil {
@@ -54,7 +54,7 @@ func (s *segment) subnet(routes []netlink.Route, own uint32) (v4, v6 netip.Prefi
 	if f.V4.IsValid() && f.V4.Addr().Is4() && f.V4.Bits() <= 29 && f.V6.IsValid() && f.V6.Addr().Is6() && f.V6.Bits() <= 96 && free(f.V4, used) {
 		return f.V4, f.V6, nil
 	}
-	if ids, err := s.holders(); own != 0 && (err != nil || len(ids) > 0) {
+	if ids, err := s.holders(); exists && (err != nil || len(ids) > 0) {
 		return v4, v6, api.Errorf(api.Conflict, "its subnet is in use by another interface, or %s was removed, while containers run: stop them, and start them again", s.subnets)
 	}
 	networks, err := s.Networks()
@@ -84,10 +84,10 @@ func (s *segment) subnet(routes []netlink.Route, own uint32) (v4, v6 netip.Prefi
 
 // taken lists the IPv4 ranges that the host uses: addresses, and routes that are no default routes. VPNs cut their default route into two
 // halves, and no private range is shorter than eight bits.
-func taken(routes []netlink.Route, own uint32) []netip.Prefix {
+func taken(routes []netlink.Route) []netip.Prefix {
 	var used []netip.Prefix
 	for _, r := range routes {
-		if r.Dst.Addr().Is4() && r.Dst.Bits() >= 8 && (own == 0 || r.Index != own) {
+		if r.Dst.Addr().Is4() && r.Dst.Bits() >= 8 {
 			used = append(used, r.Dst)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,9 +21,9 @@ import (
 	"brig/internal/base/undo"
 )
 
-// Without root's rights nobody can put an interface into the host's network. What a container sends is then carried by a program in user space that
-// makes connections of the user's own of it, and the other way round for published ports: pasta where it is installed, else slirp4netns. The
-// container has a network of its own, on which nobody else is.
+// Without root's rights nobody can put an interface into the host's network. What a container sends to the world is then carried by a program in user space that
+// makes connections of the user's own of it, and the other way round for published ports: pasta where it is installed, else slirp4netns. That is
+// the container's own, on which nobody else is; for one another there are bridges in the user's hub.
 const (
 	modePasta = "pasta"
 	modeSlirp = "slirp4netns"
@@ -36,57 +37,177 @@ const (
 	userDNS     = "10.0.2.3" // slirp4netns's way to the host's name servers, also those on its loopback
 )
 
-// attachUser is Attach for a normal user and a network of the container's own. mode is the program that was asked for, empty for any.
-func (m *Manager) attachUser(ctx context.Context, id, mode string, spec api.NetworkSpec) (*api.Link, error) {
-	program, err := carrier(mode)
-	if err != nil {
-		return nil, err
-	}
+// wayOut is the interface of the way out in a container that is on bridges, slirp4netns's name for it.
+const wayOut = "tap0"
+
+// alone reports whether a normal user's container asks for a network that nobody else is on.
+func alone(mode string) bool { return mode == "" || mode == modePasta || mode == modeSlirp }
+
+// attachUser is Attach for a normal user. A container on bridges has interfaces to these as root's have, in the user's hub, and beside them a way out of its own, unless all of
+// them are internal.
+func (m *Manager) attachUser(ctx context.Context, id string, spec api.NetworkSpec) (*api.Link, error) {
 	var u undo.Stack
 	defer u.Run()
-	ports, err := m.claim(id, spec.Ports)
+	var link *api.Link
+	var err error
+	if alone(spec.Mode) && len(spec.Networks) == 0 {
+		link, err = m.attachAlone(spec)
+	} else {
+		link, err = m.attachHub(id, spec)
+		u.Add(func() { m.Detach(context.Background(), id) })
+	}
 	if err != nil {
 		return nil, err
 	}
+	u.Add(func() { closeLink(link) })
+	if !leadsOut(link) {
+		if len(spec.Ports) > 0 {
+			return nil, noPorts()
+		}
+		u.Release()
+		return link, nil
+	}
+	ports, err := m.bound(link, spec.Ports)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.carry(ctx, id, link, spec, ports); err != nil {
+		return nil, err
+	}
+	u.Release()
+	return link, nil
+}
+
+// attachAlone makes a namespace for a container that is on no bridge.
+func (m *Manager) attachAlone(spec api.NetworkSpec) (*api.Link, error) {
 	ns, inside, err := namespace(nil)
 	if err != nil {
 		return nil, err
 	}
 	defer inside.Close()
-	u.Add(func() { ns.Close() })
 	if err := loopback(inside); err != nil {
+		ns.Close()
 		return nil, err
 	}
-	link := &api.Link{Network: program.name, NetNS: ns, Interface: containerInterface, Addresses: []netip.Prefix{userAddress()}}
-	for _, p := range ports {
-		link.Ports = append(link.Ports, p.spec())
-	}
+	link := &api.Link{NetNS: ns}
+	beAlone(link)
 	m.addDNS(link, spec, true)
-	if err := os.MkdirAll(m.path("helper"), 0o700); err != nil {
-		return nil, err
-	}
-	err = program.start(m, ctx, id, link, ports)
-	if errors.Is(err, errNoRoute) && mode == "" {
-		if slirp, serr := carrier(modeSlirp); serr == nil {
-			link.Network = slirp.name
-			err = slirp.start(m, ctx, id, link, ports)
+	return link, nil
+}
+
+// beAlone enters the place that nobody else is on. The program that carries the packets gives the network its name.
+func beAlone(link *api.Link) {
+	link.Network, link.Interface, link.Addresses = modePasta, containerInterface, []netip.Prefix{userAddress()}
+}
+
+// attachHub puts a container on bridges of the hub.
+func (m *Manager) attachHub(id string, spec api.NetworkSpec) (link *api.Link, err error) {
+	spec.Ports = nil // the way out has them
+	err = m.where(func() error {
+		if spec.Mode == modeBridge && len(spec.Networks) == 0 {
+			link, err = m.attachBridge(id, spec)
+		} else {
+			link, err = m.attachOwn(id, spec)
 		}
-	}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	if link.Network == modeSlirp && len(spec.DNS) == 0 {
+	if link.Bridges, err = m.hub.share(); err != nil {
+		closeLink(link)
+		return nil, err
+	}
+	link.BridgesFile = m.path(hubFile)
+	return link, nil
+}
+
+func closeLink(l *api.Link) {
+	closeAll(append(append([]*os.File{l.NetNS}, l.Resolver...), l.Held...))
+	if l.Bridges != nil {
+		l.Bridges.Close()
+	}
+}
+
+// carry starts the program that carries what a container has to say to others than its networks, and what is said to its published ports.
+func (m *Manager) carry(ctx context.Context, id string, link *api.Link, spec api.NetworkSpec, specs []api.PortSpec) error {
+	mode := "" // any
+	name := wayOut
+	if alone(spec.Mode) {
+		mode, name = spec.Mode, link.Interface
+	}
+	program, err := carrier(mode)
+	if err != nil {
+		return err
+	}
+	ports, err := m.claim(id, specs)
+	if err != nil {
+		return err
+	}
+	link.Ports = nil
+	for _, p := range ports {
+		link.Ports = append(link.Ports, p.spec())
+	}
+	if err := os.MkdirAll(m.path("helper"), 0o700); err != nil {
+		return err
+	}
+	to := carried{id: id, link: link, name: name, ports: ports}
+	err = program.start(m, ctx, to)
+	if errors.Is(err, errNoRoute) && mode == "" {
+		if slirp, serr := carrier(modeSlirp); serr == nil {
+			program = slirp
+			err = program.start(m, ctx, to)
+		}
+	}
+	if err != nil {
+		return errors.Join(err, m.endHelper(id))
+	}
+	if alone(spec.Mode) {
+		link.Network = program.name
+	}
+	if program.name == modeSlirp && len(spec.DNS) == 0 && link.Names == "" {
 		link.DNS = []string{userDNS}
 	}
-	u.Release()
-	return link, nil
+	if slices.ContainsFunc(spec.AddHosts, func(h api.HostSpec) bool { return h.IP == hostGateway }) {
+		link.Host = hostAddress()
+	}
+	return nil
+}
+
+// hostAddress is the address by which the host speaks to the world, none if it does not. A container reaches it by its way out: the programs leave out the loopback alone.
+func hostAddress() []netip.Addr {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(fd)
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: [4]byte{203, 0, 113, 1}, Port: 9}); err != nil { // of TEST-NET-3, RFC 5737; nothing is sent
+		return nil
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return nil
+	}
+	a := netip.AddrFrom4(sa.(*unix.SockaddrInet4).Addr)
+	if a.IsLoopback() || a.IsUnspecified() {
+		return nil
+	}
+	return []netip.Addr{a}
 }
 
 // program carries a container's packets. start returns when the first can pass.
 type program struct {
 	name  string
 	path  string
-	start func(m *Manager, ctx context.Context, id string, link *api.Link, ports []mapping) error
+	start func(m *Manager, ctx context.Context, to carried) error
+}
+
+// carried is what a program is started for.
+type carried struct {
+	id    string
+	link  *api.Link
+	name  string // of the interface that it makes
+	ports []mapping
 }
 
 // carrier finds the program of that name, or with mode empty the best that is installed.
@@ -128,15 +249,15 @@ func (m *Manager) claim(id string, specs []api.PortSpec) ([]mapping, error) {
 var errNoRoute = errors.New("the host has no route to other networks")
 
 // startPasta starts passt's pasta. It goes to the background by itself when all is there, and notes its PID in helper/ID.
-func startPasta(path string) func(*Manager, context.Context, string, *api.Link, []mapping) error {
-	return func(m *Manager, ctx context.Context, id string, link *api.Link, ports []mapping) error {
+func startPasta(path string) func(*Manager, context.Context, carried) error {
+	return func(m *Manager, ctx context.Context, to carried) error {
 		args := []string{
-			"--quiet", "--config-net", "--no-netns-quit", "--no-map-gw", "--ns-ifname", containerInterface,
+			"--quiet", "--config-net", "--no-netns-quit", "--no-map-gw", "--ns-ifname", to.name,
 			"--address", userAddress().Addr().String(), "--netmask", strconv.Itoa(userAddress().Bits()), "--gateway", userGateway,
-			"--tcp-ns", "none", "--udp-ns", "none", "--pid", m.path("helper", id),
+			"--tcp-ns", "none", "--udp-ns", "none", "--pid", m.path("helper", to.id),
 		}
 		published := map[string]bool{}
-		for _, p := range ports {
+		for _, p := range to.ports {
 			spec := strconv.Itoa(int(p.Host.Port())) + ":" + strconv.Itoa(int(p.Container.Port()))
 			if a := p.Host.Addr(); !a.IsUnspecified() {
 				spec = a.String() + "/" + spec
@@ -150,7 +271,7 @@ func startPasta(path string) func(*Manager, context.Context, string, *api.Link, 
 			}
 		}
 		cmd := exec.CommandContext(ctx, path, append(args, "--netns", "/proc/self/fd/3")...)
-		cmd.ExtraFiles = []*os.File{link.NetNS}
+		cmd.ExtraFiles = []*os.File{to.link.NetNS}
 		cmd.Dir = "/"
 		var told bytes.Buffer
 		cmd.Stderr = &told
@@ -158,7 +279,6 @@ func startPasta(path string) func(*Manager, context.Context, string, *api.Link, 
 		defer runtime.UnlockOSThread()
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL}
 		if err := cmd.Run(); err != nil {
-			m.endHelper(id) //nolint:errcheck // it tells what it could not do
 			said := pastaSaid(told.String())
 			if strings.Contains(said, "External interface not usable") {
 				return fmt.Errorf("pasta: %w: use --network %s, %s or %s", errNoRoute, modeSlirp, modeNone, modeHost)
@@ -194,7 +314,7 @@ func (m *Manager) endHelper(id string) error {
 	if pid, err := strconv.Atoi(strings.TrimSpace(string(data))); err == nil && pid > 1 {
 		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
 			line := commandLine(pid)
-			if bytes.Contains(line, []byte(file+"\x00")) {
+			if bytes.Contains(line, []byte(file+"\x00")) || bytes.Contains(line, []byte("--api-socket="+m.slirpSocket(id)+"\x00")) {
 				unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) //nolint:errcheck // it has ended
 				waitEnd(fd)
 			}
@@ -228,7 +348,7 @@ func (m *Manager) endHelpers() error {
 			}
 		}
 	}
-	return os.RemoveAll(m.dir)
+	return nil
 }
 
 // waitEnd waits for the end of a process that was killed, which gives its ports back; a second at most.

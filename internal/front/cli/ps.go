@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"brig/api"
+	"brig/internal/base/rootless"
 )
 
 // psOptions are the flags of ps.
@@ -301,14 +302,22 @@ func statusText(c *api.Container, now time.Time) string {
 }
 
 // firstNetwork is what the network is called that is no network of one's own.
-func firstNetwork(c *api.Container) string { return first(c.Spec.Network.Mode, "bridge") }
+func firstNetwork(c *api.Container) string { return first(c.Spec.Network.Mode, defaultNetwork()) }
+
+// defaultNetwork is what the network is called of a container that names none: without root's rights it is one of the container's own.
+func defaultNetwork() string {
+	if rootless.Active() {
+		return "pasta"
+	}
+	return "bridge"
+}
 
 // networkNames are what a container's networks are called.
 func networkNames(c *api.Container) []string { return namesOfNetworks(&c.Spec.Network) }
 
 func namesOfNetworks(s *api.NetworkSpec) (names []string) {
 	if s.Mode != api.NetworkOwn {
-		names = append(names, first(s.Mode, "bridge"))
+		names = append(names, first(s.Mode, defaultNetwork()))
 	}
 	for _, n := range s.Networks {
 		names = append(names, n.Network)

@@ -247,7 +247,7 @@ func hostConfigView(s *api.ContainerSpec) inspectHostConfig {
 	v.RestartPolicy = inspectRestart{first(s.Restart.Name, api.RestartNo), s.Restart.Max}
 	switch {
 	case v.NetworkMode == "":
-		v.NetworkMode = "bridge"
+		v.NetworkMode = defaultNetwork()
 	case v.NetworkMode == api.NetworkOwn && len(s.Network.Networks) > 0:
 		v.NetworkMode = s.Network.Networks[0].Network
 	}
@@ -435,7 +435,7 @@ func networkView(c *api.Container) inspectNetwork {
 		}
 		view := viewOfPlace(c, &e, spec)
 		v.Networks[name] = view
-		if name == "bridge" {
+		if e.NetworkID == "" {
 			v.inspectEndpoint = view
 		}
 	}

@@ -102,6 +102,9 @@ func (s *sandbox) handOver(b runtime.Bundle) (*wire.Request, error) {
 	for _, f := range append(slices.Clone(link.Resolver), link.Held...) {
 		fds = append(fds, int(f.Fd()))
 	}
+	if link.Bridges != nil {
+		fds = append(fds, int(link.Bridges.Fd()))
+	}
 	if err := s.owner.SendFDs(fds); err != nil {
 		return nil, err
 	}
@@ -111,7 +114,10 @@ func (s *sandbox) handOver(b runtime.Bundle) (*wire.Request, error) {
 	for _, f := range append(slices.Clone(link.Resolver), link.Held...) {
 		f.Close()
 	}
-	return &wire.Request{Op: "add", ID: b.ID, Bundle: b, NetNS: link.NetNS != nil, Names: link.Names}, nil
+	if link.Bridges != nil {
+		link.Bridges.Close()
+	}
+	return &wire.Request{Op: "add", ID: b.ID, Bundle: b, NetNS: link.NetNS != nil, Names: link.Names, Bridges: link.BridgesFile}, nil
 }
 
 // Find reads the container's record. That of a container whose process has ended is still found, until the sandbox is closed.

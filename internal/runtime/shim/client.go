@@ -108,19 +108,30 @@ func (c *Client) SendFDs(fds []int) error {
 
 // Resolve has the shim of the sandbox in dir answer look-ups of names, from a folder of networks, on two sockets. api.InvalidArgument from one that does not know how.
 func Resolve(ctx context.Context, dir, names string, sockets []*os.File) error {
+	return give(ctx, dir, &wire.Request{Op: "resolve", Names: names}, sockets)
+}
+
+// Hold has the shim of the sandbox in dir keep descriptors open as long as it lives; the first is the network namespace of the user's bridges, which others find by
+// the file. api.InvalidArgument from one that does not know how.
+func Hold(ctx context.Context, dir, bridges string, files []*os.File) error {
+	return give(ctx, dir, &wire.Request{Op: "hold", Bridges: bridges}, files)
+}
+
+// give sends descriptors and the request that they are for.
+func give(ctx context.Context, dir string, r *wire.Request, files []*os.File) error {
 	c, err := Dial(dir)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	var fds []int
-	for _, f := range sockets {
+	for _, f := range files {
 		fds = append(fds, int(f.Fd()))
 	}
 	if err := c.SendFDs(fds); err != nil {
 		return err
 	}
-	_, err = c.Call(ctx, &wire.Request{Op: "resolve", Names: names})
+	_, err = c.Call(ctx, r)
 	return err
 }
 

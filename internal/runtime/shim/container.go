@@ -68,6 +68,11 @@ func (s *server) add(r *wire.Request) (wire.Reply, error) {
 	if r.NetNS && len(s.fds) > 0 {
 		req.NetNS = s.fds[0]
 	}
+	if n := len(s.fds); r.Bridges != "" && n > 0 {
+		if err := s.holdBridges(s.fds[n-1], r.Bridges); err != nil {
+			return wire.Reply{}, err
+		}
+	}
 	terminal := spec.Process != nil && spec.Process.Terminal
 	if terminal {
 		c.in, c.out = -1, [2]int{-1, -1}

@@ -61,7 +61,7 @@ func inherit(fds []int, flag int) {
 }
 
 func (s *server) save() []byte {
-	saved := wire.Saved{ListenerFD: s.listener, FDs: s.fds, Reap: s.reap}
+	saved := wire.Saved{ListenerFD: s.listener, FDs: s.fds, Reap: s.reap, Bridges: s.bridges}
 	for _, c := range s.containers {
 		saved.Containers = append(saved.Containers, c.save())
 	}
@@ -104,7 +104,7 @@ func resume(dir, arg string) error {
 	}
 	s.renewed = true
 	saved := wire.DecodeSaved(data[:n])
-	s.listener, s.fds, s.reap = saved.ListenerFD, saved.FDs, saved.Reap
+	s.listener, s.fds, s.reap, s.bridges = saved.ListenerFD, saved.FDs, saved.Reap, saved.Bridges
 	inherit(append([]int{s.lock, s.listener}, s.fds...), unix.FD_CLOEXEC)
 	if rootless.Active() {
 		unix.CloseOnExec(memberFD)

@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"time"
 	"unsafe"
@@ -30,6 +31,7 @@ type server struct {
 	containers map[string]*container
 	execs      map[*stream]bool
 	fds        []int // received: network namespace, held ports; kept until the end
+	bridges    bool  // among them is the network namespace of the user's bridges: see holdBridges
 	reap       []string
 	idle       bool     // memory has been given back since the last event that used it
 	cleaned    bool     // the owner has said so
@@ -243,7 +245,7 @@ func (s *server) end() error {
 			c.release()
 		}
 	}
-	for _, fd := range s.fds {
+	for _, fd := range slices.Backward(s.fds) { // the file that says what is held before what is held
 		unix.Close(fd)
 	}
 	if s.cleaned || len(s.reap) == 0 {
@@ -288,6 +290,8 @@ func (s *server) handle(c *conn, payload []byte) {
 		rep, err = s.exec(c, r)
 	case "resolve":
 		err = s.resolveOn(c, r)
+	case "hold":
+		err = s.hold(c, r)
 	default:
 		err = api.Errorf(api.InvalidArgument, "shim: unknown request %q", r.Op)
 	}

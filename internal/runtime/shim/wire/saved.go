@@ -14,6 +14,7 @@ type Saved struct {
 	Containers []SavedContainer
 	Resolver   [2]int // the sockets on which look-ups of names come in, UDP and TCP
 	Names      string // see Request; empty: there are none
+	Bridges    bool   // the network namespace of the user's bridges is held, in the file that says so
 }
 
 // SavedContainer is a container of it, which runs.
@@ -50,6 +51,7 @@ func (s *Saved) Encode() []byte {
 	v.putInt(int64(s.Resolver[0]))
 	v.putInt(int64(s.Resolver[1]))
 	v.putString(s.Names)
+	v.putBool(s.Bridges)
 	return v.b
 }
 
@@ -82,7 +84,7 @@ func DecodeSaved(b []byte) *Saved {
 	for n := v.count(); v.more(&n); {
 		s.Containers = append(s.Containers, v.container())
 	}
-	s.Resolver, s.Names = [2]int{v.int(), v.int()}, v.string()
+	s.Resolver, s.Names, s.Bridges = [2]int{v.int(), v.int()}, v.string(), v.bool()
 	return s
 }
 

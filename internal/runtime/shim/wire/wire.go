@@ -41,7 +41,7 @@ const (
 
 // Request asks the shim for something.
 type Request struct {
-	Op string // add, start, attach, exec, wait, resolve
+	Op string // add, start, attach, exec, wait, resolve, hold
 	ID string // container
 
 	Bundle runtime.Bundle // add
@@ -58,6 +58,9 @@ type Request struct {
 	// Names is the folder of the container's networks: the shim answers look-ups of names from it. add: the second and the third descriptor are the sockets
 	// on which they come in; resolve: the two that came with the request are. Empty: it does not answer.
 	Names string
+	// Bridges is the file by which others find the network namespace of a normal user's bridges: the shim keeps that open, and says so in the file. add: the last
+	// descriptor sent is the namespace; hold: the first of those that came with the request is, and the others are kept too. Empty: there is none.
+	Bridges string
 }
 
 // Reply answers a Request.
@@ -140,6 +143,7 @@ func (r *Request) Encode() ([]byte, error) {
 	v.putBundle(&r.Bundle)
 	v.putString(r.Tools) // behind all that older shims read
 	v.putString(r.Names)
+	v.putString(r.Bridges)
 	return v.b, nil
 }
 
@@ -220,6 +224,7 @@ func DecodeRequest(b []byte) (*Request, error) {
 	r.Bundle = v.bundle()
 	r.Tools = v.string()
 	r.Names = v.string()
+	r.Bridges = v.string()
 	return r, nil
 }
 
