@@ -80,6 +80,7 @@ type ContainerSpec struct {
 	Limits       Resources         `json:"limits,omitzero"`
 	CgroupParent string            `json:"cgroupParent,omitempty"` // absolute, in every hierarchy; empty: their roots
 	CgroupConf   map[string]string `json:"cgroupConf,omitempty"`   // files of a group of version 2
+	Systemd      SystemdMode       `json:"systemd,omitempty"`      // whether it is set up for systemd
 	DeviceRules  []string          `json:"deviceRules,omitempty"`  // --device-cgroup-rule, as typed: c 1:3 rwm
 	Ulimits      []Ulimit          `json:"ulimits,omitempty"`
 	CapAdd       []string          `json:"capAdd,omitempty"`
@@ -205,6 +206,15 @@ const (
 	RestartAlways        = "always"         // also after a boot, whoever stopped it
 	RestartUnlessStopped = "unless-stopped" // unless a user stopped it
 	RestartOnFailure     = "on-failure"     // when its exit code is not 0
+)
+
+// SystemdMode says whether a container is set up for systemd as its first process: podman's --systemd.
+type SystemdMode string
+
+// The modes. Empty: it is where its command looks like systemd's; in a record, it is not.
+const (
+	SystemdAlways SystemdMode = "always"
+	SystemdFalse  SystemdMode = "false"
 )
 
 // MountSpec is one -v, --mount or --tmpfs.

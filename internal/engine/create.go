@@ -132,6 +132,9 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 	if err := check(&c.Spec); err != nil {
 		return c, err
 	}
+	if err := e.resolveSystemd(&c, out); err != nil {
+		return c, err
+	}
 	if err := e.checkSecrets(&c.Spec); err != nil {
 		return c, err
 	}

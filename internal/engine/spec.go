@@ -81,6 +81,9 @@ func (e *Engine) ociSpec(c *api.Container, join *joined) (*specs.Spec, error) {
 	for k, v := range s.Annotations {
 		o.Annotations[k] = v
 	}
+	if entrusted(s) {
+		o.Annotations[oci.AnnotationCgroup] = oci.CgroupEntrusted
+	}
 	o.Linux.Sysctl = s.Sysctls
 	if s.OOMScoreAdj != 0 {
 		o.Process.OOMScoreAdj = &s.OOMScoreAdj
@@ -188,6 +191,9 @@ func environment(c *api.Container) []string {
 	if s.TTY {
 		env = append(env, "TERM=xterm")
 	}
+	if s.Systemd == api.SystemdAlways {
+		env = append(env, systemdEnv(c)...)
+	}
 	env = mergeEnv(mergeEnv(env, s.BaseEnv), c.ImageConfig.Env)
 	return mergeEnv(mergeEnv(env, expandEnv(s.MergeEnv, env)), s.Env)
 }
@@ -267,7 +273,13 @@ func (e *Engine) mounts(c *api.Container, join *joined) ([]specs.Mount, error) {
 		{Type: "sysfs", Source: "sysfs", Destination: "/sys", Options: sysOpts},
 		{Type: "cgroup", Source: "cgroup", Destination: "/sys/fs/cgroup", Options: sysOpts},
 	}
+	if entrusted(s) {
+		list[len(list)-1] = entrustedCgroup
+	}
 	list = append(list, ipcMounts(s, join)...)
+	if s.Systemd == api.SystemdAlways {
+		list = append(list, systemdMounts()...)
+	}
 	dir := e.meta.Dir(e.netFiles(c))
 	for _, f := range []string{"resolv.conf", "hostname", "hosts"} {
 		if f == "hosts" && s.Network.NoHosts {

@@ -186,7 +186,7 @@ func nameVolumes(c *api.Container) (anonymous map[string]bool, err error) {
 		}
 	}
 	for target := range c.ImageConfig.Volumes {
-		if covered[filepath.Clean(target)] || c.Spec.ImageVolume == api.ImageVolumeIgnore {
+		if covered[filepath.Clean(target)] || c.Spec.ImageVolume == api.ImageVolumeIgnore || hasOwn(&c.Spec, filepath.Join("/", target)) {
 			continue
 		}
 		if c.Spec.ImageVolume == api.ImageVolumeTmpfs {

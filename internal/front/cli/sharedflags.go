@@ -212,6 +212,15 @@ func (p *podmanFlags) declare(s *api.ContainerSpec, f *pflag.FlagSet) {
 		}
 		return fmt.Errorf("invalid cgroups mode %q", v)
 	})
+	parsed(f, "systemd", "", "string", "Set the container up for systemd: always, false, or true where its command looks like it (default true)", assign(&s.Systemd, func(v string) (api.SystemdMode, error) {
+		switch v {
+		case "true":
+			return "", nil
+		case "false", "always":
+			return api.SystemdMode(v), nil
+		}
+		return "", fmt.Errorf("invalid systemd value %q: use always, true or false", v)
+	}))
 	list(f, "device-cgroup-rule", "", "Add a rule to the cgroup allowed devices list", appendTo(&s.DeviceRules, plain))
 	parsed(f, "authfile", "", "string", "File of the credentials for the pull", assign(&s.AuthFile, plain))
 	f.BoolVar(&p.tlsVerify, "tls-verify", true, "Require HTTPS and a valid certificate of the registry, for the pull")

@@ -79,6 +79,9 @@ func execute(c *call) (int, error) {
 	}
 	p.Env = inheritListen(p.Env)
 	group, err := c.execGroup(e)
+	if err == nil && oci.Entrusted(s.Annotations) && !c.has("cgroup") {
+		group, err = group.Nested(e.Pid) // its own group hands controllers down, and holds no process
+	}
 	if err != nil {
 		return 0, err
 	}

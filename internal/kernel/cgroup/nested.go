@@ -34,13 +34,7 @@ func (g *Group) Nested(pid int) (*Group, error) {
 	if !ok || now != dir && !strings.HasPrefix(now, dir+"/") || strings.HasSuffix(now, " (deleted)") {
 		return nil, api.Errorf(api.Conflict, "process %d is in cgroup %s, which is not in %s any more", pid, path, g.path)
 	}
-	n := &Group{l: g.l, path: g.path, dirs: append([]string(nil), g.dirs...), rootless: g.rootless}
-	for i := range n.dirs {
-		if &n.l.mounts[i] == m {
-			n.dirs[i] = now
-		}
-	}
-	return n, nil
+	return g.with(now), nil
 }
 
 // Chown gives the v2 folder to a user, with those of its files that may be delegated (cgroups(7), "Cgroup delegation"), so that the root
@@ -51,6 +45,11 @@ func (g *Group) Chown(uid int) error {
 	if dir == "" || !g.l.V2() {
 		return nil
 	}
+	return delegate(dir, uid)
+}
+
+// delegate gives a version 2 folder to a user, with the files that may be his.
+func delegate(dir string, uid int) error {
 	names := []string{"cgroup.procs", "cgroup.subtree_control", "cgroup.threads"}
 	if b, err := readFile("/sys/kernel/cgroup/delegate"); err == nil { // Linux 4.15
 		names = strings.Fields(string(b))

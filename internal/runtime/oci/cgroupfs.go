@@ -15,6 +15,18 @@ import (
 	"brig/internal/kernel/mount"
 )
 
+// AnnotationCgroup with the value CgroupEntrusted gives the container a part of its version 2 cgroup to rule, with a group for its first process in it
+// (cgroup.Group.Entrust): for who mounts it writable, as type cgroup2, with a cgroup namespace of the container's own.
+const (
+	AnnotationCgroup = "org.brig.cgroup"
+	CgroupEntrusted  = "entrusted"
+)
+
+// Entrusted reports whether a configuration's annotations ask for that.
+func Entrusted(annotations map[string]string) bool {
+	return annotations[AnnotationCgroup] == CgroupEntrusted
+}
+
 // mountCgroup shows the container its own groups, as if they were the roots of the hierarchies: on version 2, or where type cgroup2 asks for that alone,
 // one folder; on version 1 and hybrid a tmpfs with a folder a hierarchy and links for controllers that share one. With a cgroup namespace
 // of its own that is all that a container could mount itself; without one it is less than what /proc/self/cgroup names.

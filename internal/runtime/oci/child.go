@@ -15,6 +15,7 @@ type child struct {
 	cgroupTasks []int // v1 "tasks" files to join by writing "0"
 	cgroupNS    bool  // unshare the cgroup namespace after joining
 	cgroupNSFD  int   // or join this one; 0: neither
+	cgroupInit  int   // "cgroup.procs" file to go on to then, by writing "0"; 0: none
 	userNS      int   // user namespace to join, 0: none
 
 	procs []childProc // what must be made by a process of the new PID namespace
@@ -260,6 +261,11 @@ func runChild(c *child) (int32, syscall.Errno) {
 	if c.cgroupNSFD > 0 {
 		if _, _, e := syscall.RawSyscall(unix.SYS_SETNS, uintptr(c.cgroupNSFD), unix.CLONE_NEWCGROUP, 0); e != 0 {
 			return stageCgroupNS, e
+		}
+	}
+	if c.cgroupInit > 0 {
+		if _, _, e := syscall.RawSyscall(unix.SYS_WRITE, uintptr(c.cgroupInit), uintptr(unsafe.Pointer(&zero)), 1); e != 0 {
+			return stageCgroup, e
 		}
 	}
 	if s, e := applyAttributes(&c.attr); e != 0 { // some ask for rights in the first user namespace

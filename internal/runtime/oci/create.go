@@ -115,7 +115,7 @@ func create(req *Request, links *netDevices) (*Process, *place, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		p, err := createStaged(req, where.group, links)
+		p, err := createStaged(req, where.inside(), links)
 		return p, where, err
 	}
 	there := onThread
@@ -131,7 +131,7 @@ func create(req *Request, links *netDevices) (*Process, *place, error) {
 			if err != nil {
 				return nil, err
 			}
-			return where.group, nil
+			return where.inside(), nil
 		}, links)
 		return err
 	})
@@ -258,6 +258,9 @@ func (b *builder) fork(c *child) (*Process, error) {
 	name := b.spec.Process.Args[0]
 	if staged := b.req.staged; staged != nil {
 		c.cgroupTasks, c.sibling = staged.tasks, true
+		if n := len(staged.tasks) - 1; Entrusted(b.spec.Annotations) {
+			c.cgroupTasks, c.cgroupInit = staged.tasks[:n], staged.tasks[n]
+		}
 		return launch(c, -1, name)
 	}
 	if b.group == nil {
@@ -274,6 +277,14 @@ func (b *builder) fork(c *child) (*Process, error) {
 			}
 		}
 	}()
+	if Entrusted(b.spec.Annotations) {
+		f, err := b.group.InitFile()
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		c.cgroupInit = int(f.Fd())
+	}
 	return launch(c, c.join(tasks, unified), name)
 }
 

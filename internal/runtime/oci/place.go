@@ -5,6 +5,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"brig/api"
 	"brig/internal/base/weak"
 	"brig/internal/kernel/cgroup"
 	"brig/internal/kernel/resctrl"
@@ -14,6 +15,7 @@ import (
 // place is where a container's processes are counted and limited.
 type place struct {
 	group *cgroup.Group // nil: the caller may make none
+	own   *cgroup.Group // the part of group that the container rules, nil: none
 	scope *systemd.Scope
 	rdt   *resctrl.Group
 
@@ -36,6 +38,9 @@ func beginPlace(req *Request) func() (*place, error) {
 	go func() {
 		defer close(done)
 		if p.group, err = layout.Create(req.CgroupPath(), limits(req.Spec.Linux.Resources)); err != nil {
+			p = nil
+		} else if err = p.entrust(req.Spec); err != nil {
+			p.remove()
 			p = nil
 		}
 	}()
@@ -71,6 +76,10 @@ func makePlace(req *Request) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := p.entrust(req.Spec); err != nil {
+		p.remove()
+		return nil, err
+	}
 	if rdt := req.Spec.Linux.IntelRdt; rdt != nil {
 		tree, err := resctrl.Find()
 		if err == nil {
@@ -82,6 +91,32 @@ func makePlace(req *Request) (*place, error) {
 		}
 	}
 	return p, nil
+}
+
+// entrust makes the part of the group that the container rules, where the configuration asks for it.
+func (p *place) entrust(s *specs.Spec) (err error) {
+	if !Entrusted(s.Annotations) {
+		return nil
+	}
+	if p.group == nil {
+		return api.Errorf(api.Unsupported, "annotation %s: the container has no control group", AnnotationCgroup)
+	}
+	root := 0
+	for _, m := range s.Linux.UIDMappings {
+		if m.ContainerID == 0 {
+			root = int(m.HostID)
+		}
+	}
+	p.own, err = p.group.Entrust(root)
+	return err
+}
+
+// inside is the group as the container's processes are in it and see it.
+func (p *place) inside() *cgroup.Group {
+	if p.own != nil {
+		return p.own
+	}
+	return p.group
 }
 
 // settle puts the process in, as far as it does not go by itself, and lets go of what held the place for it.

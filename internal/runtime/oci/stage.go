@@ -40,7 +40,7 @@ type order struct {
 
 	Gate       bool
 	RootFD     bool
-	Tasks      int   // files of cgroups to join by writing "0"
+	Tasks      int   // files of cgroups to join by writing "0"; the last is the first process's own, where the container rules its cgroup
 	Namespaces []int // which of linux.namespaces have a descriptor
 	NetNS      bool
 	Sources    []int // which of mounts have their source as a detached mount
@@ -125,6 +125,14 @@ func (o *order) collect(req *Request, group *cgroup.Group, fds *[]int) (join []i
 		if o.Tasks, err = openTasks(group, add); err != nil {
 			return nil, err
 		}
+		if Entrusted(req.Spec.Annotations) {
+			f, err := openInit(group)
+			if err != nil {
+				return nil, err
+			}
+			add(f)
+			o.Tasks++
+		}
 	}
 	for i, n := range req.Spec.Linux.Namespaces {
 		if n.Path == "" || n.Type == specs.UserNamespace {
@@ -184,6 +192,16 @@ func openTasks(group *cgroup.Group, add func(int)) (n int, err error) {
 		n++
 	}
 	return n, nil
+}
+
+func openInit(group *cgroup.Group) (int, error) {
+	f, err := group.InitFile()
+	if err != nil {
+		return -1, err
+	}
+	defer f.Close()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, firstFD)
+	return fd, os.NewSyscallError("fcntl", err)
 }
 
 // cloneRoot makes a detached copy of the root's mount, which can be attached in a namespace whose root user could not reach the folder.

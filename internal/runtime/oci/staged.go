@@ -73,6 +73,9 @@ func buildStaged(control int) (*Process, error) {
 		if group, err = cgroup.Load(o.Cgroup); err != nil {
 			return nil, err
 		}
+		if Entrusted(o.Spec.Annotations) {
+			group = group.Payload()
+		}
 	}
 	var p *Process
 	err = onThread(func() (err error) {

@@ -297,12 +297,19 @@ func (s *server) exec(conn *conn, r *wire.Request) (wire.Reply, error) {
 
 // spawn makes one more process in the container, up to the point where it would execute.
 func (c *container) spawn(r *wire.Request) (*stream, error) {
-	filter, err := bundleSeccomp(c.bundle)
+	part, err := bundlePart(c.bundle)
+	if err != nil {
+		return nil, err
+	}
+	filter, err := oci.FilterOf(part.Annotations, part.Seccomp())
 	if err != nil {
 		return nil, err
 	}
 	t := &stream{s: c.s, in: -1, out: [2]int{-1, -1}, once: true}
 	group, err := c.group()
+	if err == nil && group != nil && oci.Entrusted(part.Annotations) {
+		group, err = group.Nested(c.proc.Pid) // its own group hands controllers down, and holds no process
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -339,15 +346,15 @@ func (c *container) spawn(r *wire.Request) (*stream, error) {
 	return t, nil
 }
 
-// bundleSeccomp reads only the filter of a bundle's config.json: the shim keeps no configuration in memory.
-func bundleSeccomp(dir string) (oci.Filter, error) {
+// bundlePart reads only what an exec needs of a bundle's config.json: the shim keeps no configuration in memory.
+func bundlePart(dir string) (*config.Part, error) {
 	data, err := os.ReadFile(filepath.Join(dir, "config.json"))
 	if err != nil {
-		return oci.Filter{}, err
+		return nil, err
 	}
 	part, err := config.DecodePart(data)
 	if err != nil {
-		return oci.Filter{}, api.Errorf(api.InvalidArgument, "bundle %s: %w", dir, err)
+		return nil, api.Errorf(api.InvalidArgument, "bundle %s: %w", dir, err)
 	}
-	return oci.FilterOf(part.Annotations, part.Seccomp())
+	return part, nil
 }
