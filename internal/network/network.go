@@ -33,6 +33,11 @@
 // For one foreign firewall there is an exception: where Docker is installed, its policy drops all that it does not forward itself, and
 // DOCKER-USER is the chain that it offers others to be let through, so two rules are put there. No other table is touched.
 //
+// # Without root
+//
+// A normal user's bridges, and the table, are in a network namespace of their own, the hub, on a thread in which all of the above runs: see [hub]. Nothing leads out of it. The way out of a container,
+// and in to its ports, is an interface beside those to bridges, whose packets a program carries.
+//
 // # On disk
 //
 // Under STATE/network: bridge is written when all is ready, holder/ID (a link to the address) and lease/ADDRESS (a link to the ID) are made in
@@ -41,7 +46,7 @@
 // subnets, so that containers have the same ones after a reboot, and NAME.json, the networks.
 //
 // Lock order: ROOT/network/.lock, STATE/network/lock, then the machine's lock. The first is taken to make a network, the others only to make or remove a bridge, and the
-// second to take elements out of the table, none to attach.
+// second to take elements out of the table, none to attach. hub.lock, by which a normal user's process finds the hub, is held by itself.
 package network
 
 import (

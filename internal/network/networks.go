@@ -71,6 +71,9 @@ func (m *Manager) Create(n api.Network) (api.Network, error) {
 	if m.user && n.Driver != api.DriverBridge {
 		return n, api.Errorf(api.Unsupported, "network %s: the driver %s puts containers on a wire of the host's, which takes root's rights there: use the driver bridge, or run as root", n.Name, n.Driver)
 	}
+	if m.user && off(&n, optionMasquerade) {
+		return n, api.Errorf(api.Unsupported, "network option %s: without root's rights what leaves a container is sent by a program of the user's, from the host's address: leave the option out", optionMasquerade)
+	}
 	dir := filepath.Dir(m.subnets)
 	if err := atomicfile.MakeDir(dir); err != nil {
 		return n, err

@@ -282,7 +282,7 @@ func quickNeighbours(name string) error {
 	return nil
 }
 
-// helper is what the test binary does when a test starts it as another process: attach ROOT STATE LOCK ID, own ROOT STATE LOCK ID NETWORK…, detach ROOT STATE LOCK ID.
+// helper is what the test binary does when a test starts it as another process: attach ROOT STATE LOCK ID, own ROOT STATE LOCK ID NETWORK…, detach ROOT STATE LOCK ID, hub ROOT STATE LOCK.
 func helper(args []string) int {
 	m := Open(args[1], args[2])
 	m.machine = args[3]
@@ -300,6 +300,11 @@ func helper(args []string) int {
 			spec.Networks = append(spec.Networks, api.EndpointSpec{Network: n})
 		}
 		if _, err := m.Attach(context.Background(), args[4], spec); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	case "hub":
+		if err := holdHub(m); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
