@@ -29,7 +29,7 @@ FAR_PACKAGES   := curl redis-tools openssh-server
 GUEST_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
 
 # What looks different to another kernel, with cgroup v2 alone: make test-guest runs it there.
-GUEST_TESTS    ?= ./internal/runtime/... ./internal/kernel/... ./internal/front/oci ./test/escape
+GUEST_TESTS    ?= ./internal/runtime/... ./internal/kernel/... ./internal/front/oci ./test/escape ./test/debian
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest build install uninstall commands demo test check lint bench fuzz test-debian test-fault test-powercut test-escape test-trust conform conform-registry guest guest-shell test-guest clean
@@ -121,7 +121,7 @@ fuzz: ## every fuzz target for FUZZTIME
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -c6-); do \
 	    echo "$$dir $$f"; $(GO) test -ldflags=-race -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s ./$$dir; done; done
 
-test-debian: setup-debian build ## a whole Debian: apt-get, nginx, redis under load; needs a package mirror
+test-debian: setup-debian build ## a whole Debian: apt-get, nginx, redis under load, systemd; needs a package mirror
 	BRIG_TEST_DEBIAN=1 $(GO) test -count=1 -v -timeout 20m ./test/debian
 
 test-fault: setup build ## kills, crowds and full disks, five times as many as in make test

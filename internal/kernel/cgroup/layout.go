@@ -12,8 +12,8 @@
 //   - Another process may take a group up again with Load: all state is in the kernel.
 //
 // Files are opened by their paths, with plain system calls: a process makes one group, so that descriptors kept of ten mounts would
-// cost more than they save, and os.OpenFile would register each file with the poller. The hierarchies are no container's to
-// write (they are mounted read-only inside, or as a namespace of their own), so that no symbolic link can stand in the way.
+// cost more than they save, and os.OpenFile would register each file with the poller. No symbolic link can stand in the way: these file
+// systems know none. What a container may make in them is below its own group, and bounded in depth (payload.go).
 package cgroup
 
 import (

@@ -18,6 +18,7 @@ type stream struct {
 	in      int    // write end of standard input, or the terminal; -1: none or closed
 	out     [2]int // read ends of stdout and stderr; the terminal is out[0]; -1: none or ended
 	tty     bool
+	hung    bool // no process has the terminal open, as before the first and between two of systemd's looks at /dev/console
 	once    bool // standard input ends with the first client that had it
 	log     *logger
 	tap     func([]byte) // gets all output, nil: nobody does
@@ -98,9 +99,19 @@ func (t *stream) read(i int) bool {
 	switch {
 	case err == unix.EAGAIN || err == unix.EINTR:
 		return false
-	case err != nil || n == 0: // a terminal says EIO when its last process has gone
+	case err == unix.EIO && t.tty: // nobody has it open; somebody may open it again, until the process has ended
+		if !t.hung {
+			t.hung = true
+			t.watchAgain(i)
+		}
+		return false
+	case err != nil || n == 0:
 		t.closeOut(i)
 		return false
+	}
+	if t.hung {
+		t.hung = false
+		t.watchAgain(i)
 	}
 	t.s.idle = false
 	t.log.write(i+1, buf[:n])
@@ -134,10 +145,8 @@ func (t *stream) pause() {
 		return
 	}
 	t.paused = true
-	for _, fd := range t.out {
-		if fd >= 0 {
-			t.s.rewatch(fd, 0)
-		}
+	for i := range t.out {
+		t.watchAgain(i)
 	}
 }
 
@@ -146,15 +155,27 @@ func (t *stream) resume() {
 		return
 	}
 	t.paused = false
-	for i, fd := range t.out {
-		if fd >= 0 {
-			t.s.rewatch(fd, t.outEvents(i))
-		}
+	for i := range t.out {
+		t.watchAgain(i)
+	}
+}
+
+// watchAgain is for who has changed what outEvents says.
+func (t *stream) watchAgain(i int) {
+	if t.out[i] >= 0 {
+		t.s.rewatch(t.out[i], t.outEvents(i))
 	}
 }
 
 func (t *stream) outEvents(i int) uint32 {
-	events := uint32(unix.EPOLLIN)
+	events := uint32(0)
+	if t.hung {
+		events = unix.EPOLLET // EPOLLHUP, which cannot be left out, would come without end
+	}
+	if t.paused {
+		return events
+	}
+	events |= unix.EPOLLIN
 	if t.tty && i == 0 && len(t.pending) > 0 {
 		events |= unix.EPOLLOUT
 	}
@@ -224,9 +245,7 @@ func (t *stream) waitWritable(on bool) {
 				}
 			}
 		}
-		if !t.paused {
-			t.s.rewatch(t.in, t.outEvents(0))
-		}
+		t.watchAgain(0)
 		return
 	}
 	_, watched := t.s.handlers[t.in]
