@@ -86,8 +86,9 @@ type HostSpec struct {
 
 // PortSpec publishes one port of the container.
 type PortSpec struct {
-	HostIP        string `json:"hostIP,omitempty"`   // empty: all addresses, IPv4 and IPv6
-	HostPort      uint16 `json:"hostPort,omitempty"` // 0: a free one
+	HostIP        string `json:"hostIP,omitempty"`      // empty: all addresses, IPv4 and IPv6
+	HostPort      uint16 `json:"hostPort,omitempty"`    // 0: a free one
+	HostPortEnd   uint16 `json:"hostPortEnd,omitempty"` // the last of a range, from HostPort on, of which the first free one is taken; 0: HostPort alone
 	ContainerPort uint16 `json:"containerPort"`
 	Protocol      string `json:"protocol"` // tcp, udp or sctp
 }

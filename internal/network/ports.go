@@ -77,7 +77,11 @@ func (m *Manager) reserve(id string, specs []api.PortSpec, container []netip.Pre
 			}
 			group[i] = p
 		}
-		files, err := bindGroup(group)
+		files, err := bindGroup(group, s.HostPortEnd)
+		if s.HostPortEnd != 0 && errors.Is(err, unix.EADDRINUSE) {
+			return nil, held, api.Errorf(api.Conflict, "publish port %d/%s: all ports of the host from %d to %d are in use: choose another range, or stop one of the programs that have them (ss -anp shows them)",
+				s.ContainerPort, s.Protocol, s.HostPort, s.HostPortEnd)
+		}
 		if err != nil {
 			return nil, held, m.explain(id, err)
 		}
@@ -119,37 +123,37 @@ type bindError struct {
 func (e *bindError) Error() string { return "bind " + e.port.Host.String() + ": " + e.err.Error() }
 func (e *bindError) Unwrap() error { return e.err }
 
-// bindGroup binds one port in each family and fills in its number where it was left to the kernel: the same for all.
-func bindGroup(group []mapping) ([]*os.File, error) {
-	random := group[0].Host.Port() == 0
+// bindGroup binds one port in each family and fills in its number where it was left to the kernel, or is to be the first free one up to last: the same for all.
+func bindGroup(group []mapping, last uint16) ([]*os.File, error) {
+	first := group[0].Host.Port()
 	for try := 0; ; try++ {
-		var files []*os.File
-		var err error
-		for i := range group {
-			want := group[i].Host.Port()
-			if random && i > 0 {
-				want = group[0].Host.Port()
-			} else if random {
-				want = 0
-			}
-			group[i].Host = netip.AddrPortFrom(group[i].Host.Addr(), want)
-			var f *os.File
-			var port uint16
-			if f, port, err = bind(group[i]); err != nil {
-				err = &bindError{group[i], err}
-				break
-			}
-			files = append(files, f)
-			group[i].Host = netip.AddrPortFrom(group[i].Host.Addr(), port)
+		files, err := bindAll(group, first)
+		if err == nil || !errors.Is(err, unix.EADDRINUSE) {
+			return files, err
 		}
-		if err == nil {
-			return files, nil
-		}
-		closeAll(files)
-		if !random || !errors.Is(err, unix.EADDRINUSE) || try == 32 {
+		switch {
+		case first == 0 && try < 32: // the kernel chose one that is taken in the other family
+		case first != 0 && first < last:
+			first++
+		default:
 			return nil, err
 		}
 	}
+}
+
+// bindAll binds one port in each family, 0: any.
+func bindAll(group []mapping, port uint16) (files []*os.File, err error) {
+	for i := range group {
+		group[i].Host = netip.AddrPortFrom(group[i].Host.Addr(), port)
+		var f *os.File
+		if f, port, err = bind(group[i]); err != nil {
+			closeAll(files)
+			return nil, &bindError{group[i], err}
+		}
+		files = append(files, f)
+		group[i].Host = netip.AddrPortFrom(group[i].Host.Addr(), port)
+	}
+	return files, nil
 }
 
 // bind takes a host port. A TCP socket listens, which ss shows; SO_REUSEADDR forgives it the connections of a former server that are

@@ -196,8 +196,8 @@ func parseHost(s string) (api.HostSpec, error) {
 	return api.HostSpec{Name: name, IP: ip}, nil
 }
 
-// parsePorts reads [[IP:][HOST-PORTS]:]CONTAINER-PORTS[/PROTOCOL]. Ports may be ranges of equal length; an IPv6 address may stand
-// in brackets.
+// parsePorts reads [[IP:][HOST-PORTS]:]CONTAINER-PORTS[/PROTOCOL]. Ports may be ranges of equal length, or one port of the container a range of the host's, of which
+// it gets a free one; an IPv6 address may stand in brackets.
 func parsePorts(s string) ([]api.PortSpec, error) {
 	rest, protocol, found := strings.Cut(s, "/")
 	if !found {
@@ -235,10 +235,10 @@ func parsePorts(s string) ([]api.PortSpec, error) {
 		if hostFirst, hostLast, err = portRange(host); err != nil {
 			return nil, fmt.Errorf("invalid hostPort: %s", host)
 		}
+		if first == last && hostLast > hostFirst {
+			return []api.PortSpec{{HostIP: ip, HostPort: uint16(hostFirst), HostPortEnd: uint16(hostLast), ContainerPort: uint16(first), Protocol: protocol}}, nil
+		}
 		if hostLast-hostFirst != last-first {
-			if first == last {
-				return nil, api.Errorf(api.Unsupported, "publish %s: a free port out of a range is not supported: name one host port, or none", s)
-			}
 			return nil, fmt.Errorf("invalid ranges specified for container and host Ports: %s and %s", container, host)
 		}
 	}

@@ -327,6 +327,9 @@ func addBinding(m map[string][]portBinding, p api.PortSpec) {
 	if p.HostPort != 0 {
 		port = strconv.Itoa(int(p.HostPort))
 	}
+	if p.HostPortEnd != 0 {
+		port += "-" + strconv.Itoa(int(p.HostPortEnd))
+	}
 	m[key] = append(m[key], portBinding{HostIP: p.HostIP, HostPort: port})
 }
 
