@@ -69,7 +69,7 @@ func Find(file *os.File) (*os.File, error) {
 			continue // freed meanwhile
 		}
 		info, err := unix.IoctlLoopGetStatus64(int(dev.Fd())) // asked while it is open: now it stays
-		if err == nil && info.Device == uint64(st.Dev) && info.Inode == st.Ino {
+		if err == nil && info.Device == st.Dev && info.Inode == st.Ino {
 			return dev, nil
 		}
 		dev.Close()
