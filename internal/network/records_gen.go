@@ -90,7 +90,7 @@ func readSubnet(s *jsonscan.Scanner, v *api.Subnet) {
 	}
 }
 
-var portSpecNames = [...]string{"hostIP", "hostPort", "containerPort", "protocol"}
+var portSpecNames = [...]string{"hostIP", "hostPort", "hostPortEnd", "containerPort", "protocol"}
 
 func readPortSpec(s *jsonscan.Scanner, v *api.PortSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -100,8 +100,10 @@ func readPortSpec(s *jsonscan.Scanner, v *api.PortSpec) {
 		case 1:
 			jsonscan.Uint(s, &v.HostPort)
 		case 2:
-			jsonscan.Uint(s, &v.ContainerPort)
+			jsonscan.Uint(s, &v.HostPortEnd)
 		case 3:
+			jsonscan.Uint(s, &v.ContainerPort)
+		case 4:
 			jsonscan.String(s, &v.Protocol)
 		default:
 			s.Skip()
