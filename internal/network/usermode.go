@@ -151,6 +151,9 @@ func (m *Manager) carry(ctx context.Context, id string, link *api.Link, spec api
 	if err := os.MkdirAll(m.path("helper"), 0o700); err != nil {
 		return err
 	}
+	if err := os.WriteFile(m.path("helper", id), nil, 0o600); err != nil { // see endHelper
+		return err
+	}
 	to := carried{id: id, link: link, name: name, ports: ports}
 	err = program.start(m, ctx, to)
 	if errors.Is(err, errNoRoute) && mode == "" {
@@ -301,7 +304,7 @@ func pastaSaid(text string) string {
 }
 
 // endHelper ends the program that carried a container's packets. The file holds its number; whether that is still its own its command line tells, which
-// names the file.
+// names the file. Who was killed while he started it has left an empty file: then it is looked for.
 func (m *Manager) endHelper(id string) error {
 	file := m.path("helper", id)
 	data, err := os.ReadFile(file)
@@ -312,28 +315,71 @@ func (m *Manager) endHelper(id string) error {
 		return err
 	}
 	if pid, err := strconv.Atoi(strings.TrimSpace(string(data))); err == nil && pid > 1 {
-		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
-			line := commandLine(pid)
-			if bytes.Contains(line, []byte(file+"\x00")) || bytes.Contains(line, []byte("--api-socket="+m.slirpSocket(id)+"\x00")) {
-				unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) //nolint:errcheck // it has ended
-				waitEnd(fd)
+		m.kill(id, pid, commandLine)
+	} else if err := m.killUnknown(id); err != nil {
+		return err
+	}
+	if err := os.Remove(file); !os.IsNotExist(err) {
+		return err
+	}
+	return nil
+}
+
+// kill ends a process if it is the container's program by its command line, and reports whether it was.
+func (m *Manager) kill(id string, pid int, lineOf func(int) []byte) bool {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	line := lineOf(pid)
+	if !bytes.Contains(line, []byte(m.path("helper", id)+"\x00")) && !bytes.Contains(line, []byte(m.slirpSocket(id)+"\x00")) {
+		return false
+	}
+	unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) //nolint:errcheck // it has ended
+	waitEnd(fd)
+	return true
+}
+
+// killUnknown ends all processes that are the container's program: it goes to the background by making another of itself.
+func (m *Manager) killUnknown(id string) error {
+	const tries = 10
+	for range tries {
+		found := false
+		entries, err := os.ReadDir("/proc")
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if pid, err := strconv.Atoi(e.Name()); err == nil && pid > 1 && pid != os.Getpid() {
+				found = m.kill(id, pid, commandLineNow) || found
 			}
-			unix.Close(fd)
+		}
+		if !found {
+			return nil
 		}
 	}
-	return os.Remove(file)
+	return nil
 }
 
 // commandLine is the command line of a process. One that is just being executed has none for a moment, one that has ended has none at all.
 func commandLine(pid int) []byte {
 	for range 20 {
-		if line, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline"); err != nil || len(line) > 0 {
+		if line, err := os.ReadFile(commandLineOf(pid)); err != nil || len(line) > 0 {
 			return line
 		}
 		time.Sleep(time.Millisecond)
 	}
 	return nil
 }
+
+// commandLineNow is commandLine for who asks of many, among them the kernel's, which have none.
+func commandLineNow(pid int) []byte {
+	line, _ := os.ReadFile(commandLineOf(pid))
+	return line
+}
+
+func commandLineOf(pid int) string { return "/proc/" + strconv.Itoa(pid) + "/cmdline" }
 
 // endHelpers is endHelper for all.
 func (m *Manager) endHelpers() error {

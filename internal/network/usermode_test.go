@@ -40,14 +40,16 @@ func TestPastaSaid(t *testing.T) {
 	}
 }
 
-// TestEndHelper: the process that the file names is ended only if it is the one that was started with that file.
+// TestEndHelper: the process that the file names is ended only if it is the one that was started with that file; and that one also where whoever started it was killed
+// before its number stood there.
 func TestEndHelper(t *testing.T) {
 	m := Open(t.TempDir(), t.TempDir())
 	if err := os.MkdirAll(m.path("helper"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	for _, mine := range []bool{true, false} {
-		id := "c" + strconv.FormatBool(mine)
+	for _, c := range []struct{ mine, noted bool }{{true, true}, {false, true}, {true, false}, {false, false}} {
+		mine := c.mine
+		id := "c" + strconv.FormatBool(mine) + strconv.FormatBool(c.noted)
 		arg := m.path("helper", "other")
 		if mine {
 			arg = m.path("helper", id)
@@ -60,7 +62,11 @@ func TestEndHelper(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(m.path("helper", id), []byte(strconv.Itoa(cmd.Process.Pid)+"\n"), 0o600); err != nil {
+		note := ""
+		if c.noted {
+			note = strconv.Itoa(cmd.Process.Pid) + "\n"
+		}
+		if err := os.WriteFile(m.path("helper", id), []byte(note), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if err := m.endHelper(id); err != nil {
