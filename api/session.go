@@ -62,9 +62,10 @@ type ExecSpec struct {
 	TTY         bool
 	Detach      bool
 	Privileged  bool
-	Tools       string     // an image of one layer whose files the command finds below ToolsDir; empty: none
-	DetachKeys  []byte     // nil: ctrl-p ctrl-q
-	Size        WindowSize // at first; on SIGWINCH ask Streams.Terminal again
+	Tools       string      // an image of one layer whose files the command finds below ToolsDir; empty: none
+	Network     NetworkSpec // with Tools, of a container that does not run; zero: none
+	DetachKeys  []byte      // nil: ctrl-p ctrl-q
+	Size        WindowSize  // at first; on SIGWINCH ask Streams.Terminal again
 }
 
 // ToolsImage is where tools come from if nothing else is said, and ToolsDir where a command finds them in its container.

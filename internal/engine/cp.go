@@ -5,16 +5,21 @@ import (
 	"errors"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"brig/api"
 	"brig/internal/base/lock"
 	"brig/internal/runtime/shim"
 )
 
-// CopyFiles copies files from one place to another; a place's container is a name here. Nobody starts, ends or removes a container meanwhile that is written to
-// or does not run.
+// copyingName is a lock in a container's folder that is shared by who writes to files of it while it runs: see [Engine.copiesEnd].
+const copyingName = "copying"
+
+// CopyFiles copies files from one place to another; a place's container is a name here. Nobody starts or removes a container meanwhile that does not run. One that runs may
+// be ended and removed: then what is copied into it ends with an error, and what is copied from it when it is removed.
 func (e *Engine) CopyFiles(ctx context.Context, from, to api.CopyPlace, followLink, archive bool, s api.Streams) error {
 	var locks []*lock.Lock
 	defer func() {
@@ -51,7 +56,36 @@ func (e *Engine) CopyFiles(ctx context.Context, from, to api.CopyPlace, followLi
 		}
 	}
 	_, err := e.transferHolding(ctx, api.TransferRequest{Op: "cp", Source: &from, Target: &to, FollowLink: followLink, Archive: archive}, s, nil, files)
+	if from.Pid > 0 && !e.stillThere(from.Container) {
+		return api.Errorf(api.Conflict, "container %.12s was removed while files were copied from it: what has been copied need not be all", from.Container)
+	}
 	return err
+}
+
+// stillThere reports whether a container has not been removed, nor is it being removed.
+func (e *Engine) stillThere(id string) bool {
+	l, err := e.lockContainer(id)
+	if err != nil {
+		return false
+	}
+	defer l.Release()
+	return exists(e.meta.Dir(id))
+}
+
+// copiesEnd returns when nobody writes any more to files of a container that has just ended. They see its end, and stop; who still has not after claimLimit has been
+// stopped himself: api.Conflict.
+func (e *Engine) copiesEnd(ctx context.Context, id string) error {
+	for deadline := time.Now().Add(claimLimit); lock.Held(filepath.Join(e.meta.Dir(id), copyingName)); {
+		if time.Now().After(deadline) {
+			return api.Errorf(api.Conflict, "container %.12s: another process that copies files into it does not get on: end that `brig cp` first", id)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+	return nil
 }
 
 // openPlace finds out how a container can be entered.
@@ -76,11 +110,11 @@ func (e *Engine) openPlace(ctx context.Context, p *api.CopyPlace, write bool) (*
 	if state, err := shim.ReadState(e.sandboxDir(c.ID)); err == nil && running(state) {
 		p.Pid, p.Ticks = state.Pid, state.StartTicks
 		p.UIDMap, p.GIDMap = c.Spec.UserNS.UIDMap, c.Spec.UserNS.GIDMap
+		defer l.Release()
 		if !write { // it may end: what is open stays
-			l.Release()
-			l = lock.None()
+			return lock.None(), nil
 		}
-		return l, nil
+		return lock.Shared(filepath.Join(e.meta.Dir(c.ID), copyingName))
 	}
 	p.Root, err = e.snapshot.PrepareSized(c.ID, c.Layers, c.Spec.StorageSize, durability(&c))
 	if errors.Is(err, api.AlreadyExists) {

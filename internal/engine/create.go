@@ -33,12 +33,7 @@ func (e *Engine) Create(ctx context.Context, spec api.ContainerSpec, out api.Str
 		}
 		var u undo.Stack
 		defer u.Run()
-		done, err := e.claimIDs(&c, &u)
-		if err != nil {
-			return err
-		}
-		defer done()
-		if err := e.record(ctx, &c, &u); err != nil {
+		if err := e.down(ctx, &c, &u); err != nil {
 			return err
 		}
 		for _, d := range c.Layers { // from now on they stay, if they are there
@@ -233,6 +228,9 @@ func (e *Engine) record(ctx context.Context, c *api.Container, u *undo.Stack) er
 	}
 	u.Add(func() { e.meta.RemoveContainer(c.ID) })
 	u.Add(func() { e.removeAnonymous(c) })
+	if c.Spec.Pod != "" && !exists(e.podPath(c.Spec.Pod)) { // who removes a pod looks for its containers once more when it has no name any more
+		return api.Errorf(api.Conflict, "pod %.12s is being removed by another process", c.Spec.Pod)
+	}
 	if err := e.checkNetworks(c); err != nil {
 		return err
 	}

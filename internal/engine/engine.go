@@ -3,18 +3,19 @@
 //
 // # Who may do what when
 //
-// There is no daemon, so any number of engines work on one root and state at a time. A container has two locks, both flock(2):
+// There is no daemon, so any number of engines work on one root and state at a time. A container has three locks, all flock(2):
 //
-//	ROOT/container/ID/lock   who changes the container: start, reap, remove
-//	STATE/sandbox/ID/lock    who lives in the sandbox: the shim, and the clean-up that may take its place
+//	ROOT/container/ID/lock     who changes the container: start, reap, remove
+//	STATE/sandbox/ID/lock      who lives in the sandbox: the shim, and the clean-up that may take its place
+//	ROOT/container/ID/copying  shared: who copies files into it while it runs, and ends when it does
 //
-// The first is taken before the second. What a dead process left is found by a sandbox folder whose lock nobody holds and whose process is dead:
+// The first is taken before the others. What a dead process left is found by a sandbox folder whose lock nobody holds and whose process is dead:
 // sweep reaps those. Making a sandbox folder and taking its lock happens under a shared lock of STATE/sandbox/.lock, which sweep takes for itself to
 // tell a folder that is being made from one that was left.
 //
 // # What a container's state is
 //
-// It is derived, never stored: no sandbox folder: created, or exited when there is an exit.json. A sandbox folder with a live process: running.
+// It is derived, never stored: no sandbox folder: created, or exited when an exit.json tells of a run. A sandbox folder with a live process: running.
 // Anything else: what died on the way, which the next reap turns into exited, or removes when --rm was asked.
 package engine
 

@@ -20,15 +20,24 @@ import (
 	"brig/internal/runtime/oci"
 )
 
-// Exec runs one more process in a running container and waits for it, unless it is detached.
+// Exec runs one more process in a running container and waits for it, unless it is detached. With tools it is in a container of its own where that one does not run.
 func (e *Engine) Exec(ctx context.Context, name string, x api.ExecSpec, s api.Streams) (api.Exit, error) {
 	c, err := e.meta.Container(name)
 	if err != nil {
 		return api.Exit{}, err
 	}
 	ct, err := e.running(ctx, &c)
+	if x.Tools != "" && errors.Is(err, api.Conflict) {
+		return e.debugEnded(ctx, &c, &x, s)
+	}
 	if err != nil {
 		return api.Exit{}, err
+	}
+	if len(x.Network.Networks) > 0 || x.Network.Mode != "" {
+		return api.Exit{}, api.Errorf(api.Conflict, "container %s is running, and its network is the shell's: leave --network out", c.Name)
+	}
+	if x.Tools != "" && x.User == "" {
+		x.User = "0"
 	}
 	if err := e.notPaused(&c, "execute a command in it"); err != nil {
 		return api.Exit{}, err

@@ -52,6 +52,9 @@ func (e *Engine) userMount(c *api.Container, m *api.MountSpec) (specs.Mount, err
 			mode = "rro" // what is mounted below the source is read-only too, as in Docker 25 and later
 		}
 		o.Type, o.Source, o.Options = "bind", m.Source, append([]string{bind, propagation, mode}, m.Flags...)
+		if m.Subpath != "" { // of a volume that another container has
+			o.Options = append(o.Options, oci.OptionSubpath+"="+m.Subpath)
+		}
 		return o, idMap(&o, c, m)
 	case "volume":
 		o.Type, o.Source, o.Options = "bind", e.volumeData(m.Source), append([]string{"rbind", "rprivate", mode}, m.Flags...)

@@ -26,10 +26,19 @@ import (
 
 // A pod is a record below pod/ and containers that name it. What they share, its infra container holds: an ordinary container of no image, whose
 // program is Brig's own init. Who starts a container of the pod starts that first; it is stopped with the pod, and ends with it. Pods are few: who
-// looks for one reads them all. pod/.lock is held by who makes or removes one.
+// looks for one reads them all. pod/.lock is held by who makes or removes one. Meanwhile the record has another name, by which it is no pod's:
+//
+//	pod/ID.new   its infra container is being made; from one that was killed it is taken back
+//	pod/ID.gone  its containers are being removed; from one that was killed the rest of them goes
+
+const (
+	podSuffix  = ".json"
+	newSuffix  = ".new"
+	goneSuffix = ".gone"
+)
 
 func (e *Engine) podDir() string           { return filepath.Join(e.root, "pod") }
-func (e *Engine) podPath(id string) string { return filepath.Join(e.podDir(), id+".json") }
+func (e *Engine) podPath(id string) string { return filepath.Join(e.podDir(), id+podSuffix) }
 func podGroup(p *api.Pod) string           { return path.Join("/", p.Spec.CgroupParent, "brig-pod-"+p.ID) }
 func shares(p *api.Pod, what string) bool  { return slices.Contains(p.Spec.Share, what) }
 func noPod(name string) error              { return api.Errorf(api.NotFound, "no such pod: %s", name) }
@@ -40,9 +49,16 @@ func (e *Engine) lockPods() (*lock.Lock, error) {
 	return lock.Take(filepath.Join(e.podDir(), ".lock"))
 }
 
+// podAside is where a pod's record is while it is being made or removed.
+func (e *Engine) podAside(id, suffix string) string { return filepath.Join(e.podDir(), id+suffix) }
+
 // readPod reads a record by its whole ID.
 func (e *Engine) readPod(podID string) (p api.Pod, err error) {
-	data, err := os.ReadFile(e.podPath(podID))
+	return readPodFile(podID, e.podPath(podID))
+}
+
+func readPodFile(podID, path string) (p api.Pod, err error) {
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return p, err
 	}
@@ -53,7 +69,7 @@ func (e *Engine) readPod(podID string) (p api.Pod, err error) {
 		err = errors.New("it is the record of another")
 	}
 	if err != nil {
-		return p, &api.Error{Kind: api.Corrupt, Msg: "pod " + podID + ": its record is damaged: remove the file " + e.podPath(podID) + ", then its containers", Err: err}
+		return p, &api.Error{Kind: api.Corrupt, Msg: "pod " + podID + ": its record is damaged: remove the file " + path + ", then its containers", Err: err}
 	}
 	return p, nil
 }
@@ -65,7 +81,7 @@ func (e *Engine) podIDs() (ids []string, err error) {
 		return nil, err
 	}
 	for _, entry := range entries {
-		if name, ok := strings.CutSuffix(entry.Name(), ".json"); ok && id.Valid(name) {
+		if name, ok := strings.CutSuffix(entry.Name(), podSuffix); ok && id.Valid(name) {
 			ids = append(ids, name)
 		}
 	}
@@ -119,29 +135,106 @@ func (e *Engine) CreatePod(ctx context.Context, spec api.PodSpec) (p api.Pod, er
 		return p, err
 	}
 	defer l.Release()
+	if err := e.sweepPodsHeld(ctx); err != nil { // what one that was killed has left may have the name
+		return p, err
+	}
 	if err := e.namePod(&spec); err != nil {
 		return p, err
 	}
 	p = api.Pod{ID: id.New(), Created: time.Now().UTC(), Spec: spec}
-	var u undo.Stack
-	defer u.Run()
 	if !spec.NoInfra {
-		infra, err := e.createInfra(&p)
-		if err != nil {
-			return p, err
-		}
-		p.Infra = infra.ID
-		u.Add(func() { _ = e.remove(context.WithoutCancel(ctx), infra.ID, true, true) }) // else it can be removed by hand, as no pod is there
+		p.Infra = id.New()
 	}
 	data, err := record.Marshal(p)
 	if err != nil {
 		return p, err
 	}
-	if err := atomicfile.Write(e.podPath(p.ID), record.Sign(data), 0o600, atomicfile.Durable); err != nil {
+	var u undo.Stack
+	defer u.Run()
+	aside := e.podAside(p.ID, newSuffix)
+	if err := atomicfile.Write(aside, record.Sign(data), 0o600, atomicfile.Durable); err != nil {
+		return p, err
+	}
+	u.Add(func() { _ = os.Remove(aside) }) // else it is swept
+	if !spec.NoInfra {
+		if err := e.createInfra(&p); err != nil {
+			return p, err
+		}
+		u.Add(func() { _ = e.remove(context.WithoutCancel(ctx), p.Infra, true, true) })
+	}
+	if err := os.Rename(aside, e.podPath(p.ID)); err != nil {
+		return p, err
+	}
+	u.Add(func() { _ = os.Remove(e.podPath(p.ID)) })
+	if err := atomicfile.SyncDir(e.podDir()); err != nil {
 		return p, err
 	}
 	u.Release()
 	return p, nil
+}
+
+// sweepPods ends what processes began that were killed while they made or removed a pod.
+func (e *Engine) sweepPods(ctx context.Context) {
+	aside := func(entry os.DirEntry) bool {
+		name := entry.Name()
+		return strings.HasSuffix(name, newSuffix) || strings.HasSuffix(name, goneSuffix)
+	}
+	if entries, err := os.ReadDir(e.podDir()); err != nil || !slices.ContainsFunc(entries, aside) {
+		return
+	}
+	l, err := lock.Try(filepath.Join(e.podDir(), ".lock"))
+	if err != nil {
+		return // somebody is at it
+	}
+	defer l.Release()
+	_ = e.sweepPodsHeld(ctx) // else the next command tries again
+}
+
+// sweepPodsHeld is sweepPods for who holds the lock.
+func (e *Engine) sweepPodsHeld(ctx context.Context) error {
+	entries, err := os.ReadDir(e.podDir())
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		path := filepath.Join(e.podDir(), entry.Name())
+		podID, isNew := strings.CutSuffix(entry.Name(), newSuffix)
+		if isNew && id.Valid(podID) {
+			p, err := readPodFile(podID, path)
+			if err == nil && p.Infra != "" {
+				if err := e.remove(ctx, p.Infra, true, true); err != nil && !errors.Is(err, api.NotFound) {
+					return err
+				}
+			}
+		} else if podID, ok := strings.CutSuffix(entry.Name(), goneSuffix); ok && id.Valid(podID) {
+			if err := e.removePodsContainers(ctx, podID); err != nil {
+				return err
+			}
+		} else {
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// removePodsContainers removes all containers of a pod, that which holds the namespaces last.
+func (e *Engine) removePodsContainers(ctx context.Context, podID string) error {
+	all, err := e.List(ctx)
+	if err != nil {
+		return err
+	}
+	p := api.Pod{ID: podID}
+	fillPod(&p, all)
+	slices.SortStableFunc(p.Containers, func(x, y api.Container) int { return infraOrder(&x) - infraOrder(&y) })
+	for i := range p.Containers {
+		if err := e.remove(ctx, p.Containers[i].ID, true, true); err != nil && !errors.Is(err, api.NotFound) {
+			return err
+		}
+	}
+	return nil
 }
 
 // namePod finds a name, or looks whether the one that was given is free.
@@ -170,9 +263,9 @@ func (e *Engine) namePod(spec *api.PodSpec) error {
 }
 
 // createInfra makes the container that holds the pod's namespaces. It has no rights: all it does is to wait.
-func (e *Engine) createInfra(p *api.Pod) (api.Container, error) {
+func (e *Engine) createInfra(p *api.Pod) error {
 	s := &p.Spec
-	c := api.Container{ID: id.New(), Name: s.InfraName, Created: p.Created, ImageName: "(infra)", Args: []string{"brig-init"}}
+	c := api.Container{ID: p.Infra, Name: s.InfraName, Created: p.Created, ImageName: "(infra)", Args: []string{"brig-init"}}
 	if c.Name == "" {
 		c.Name = p.ID[:12] + "-infra"
 	}
@@ -189,22 +282,22 @@ func (e *Engine) createInfra(p *api.Pod) (api.Container, error) {
 		c.Spec.CgroupParent = podGroup(p)
 	}
 	if err := e.nameNetworks(&c.Spec.Network); err != nil {
-		return c, err
+		return err
 	}
 	if err := e.resolve(&c); err != nil {
-		return c, err
+		return err
 	}
 	if err := check(&c.Spec); err != nil {
-		return c, err
+		return err
 	}
 	if err := e.meta.CreateContainer(c, atomicfile.Durable); err != nil {
-		return c, err
+		return err
 	}
 	if err := e.checkNetworks(&c); err != nil {
-		return c, errors.Join(err, e.meta.RemoveContainer(c.ID))
+		return errors.Join(err, e.meta.RemoveContainer(c.ID))
 	}
 	e.note(happened(&c, "create"))
-	return c, nil
+	return nil
 }
 
 // intoPod gives a container what its pod shares.
@@ -409,29 +502,50 @@ func (e *Engine) RemovePod(ctx context.Context, name string, force bool, seconds
 		return err
 	}
 	defer l.Release()
-	p, err := e.InspectPod(ctx, name)
-	if err != nil {
+	if err := e.sweepPodsHeld(ctx); err != nil {
 		return err
 	}
-	for i := range p.Containers {
-		c := &p.Containers[i]
-		if s := c.State.Status; !force && !c.Spec.Infra && (s == api.StatusRunning || s == api.StatusPaused || s == api.StatusRestarting) {
-			return api.Errorf(api.Conflict, "pod %s has containers that run, %s among them: stop it with `brig pod stop %s`, or remove it with `brig pod rm -f %s`", p.Spec.Name, c.Name, p.Spec.Name, p.Spec.Name)
-		}
+	p, err := e.InspectPod(ctx, name)
+	if err == nil && !force {
+		err = noneRuns(&p)
+	}
+	if err != nil {
+		return err
 	}
 	if seconds != nil {
 		if err := e.ActOnPod(ctx, p.ID, api.PodStop, api.StopOptions{Timeout: seconds}); err != nil {
 			return err
 		}
 	}
-	slices.SortStableFunc(p.Containers, func(x, y api.Container) int { return infraOrder(&x) - infraOrder(&y) })
-	for i := range p.Containers {
-		if err := e.remove(ctx, p.Containers[i].ID, true, true); err != nil && !errors.Is(err, api.NotFound) {
-			return err
-		}
+	// From now on nobody makes a container in it: who has just done so and does not find the pod any more takes it back.
+	aside := e.podAside(p.ID, goneSuffix)
+	if err := os.Rename(e.podPath(p.ID), aside); err != nil {
+		return err
 	}
-	if err := os.Remove(e.podPath(p.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	all, err := e.List(ctx)
+	if err == nil && !force {
+		fillPod(&p, all)
+		err = noneRuns(&p)
+	}
+	if err == nil {
+		err = e.removePodsContainers(ctx, p.ID)
+	}
+	if err != nil {
+		return errors.Join(err, os.Rename(aside, e.podPath(p.ID)))
+	}
+	if err := os.Remove(aside); err != nil {
 		return err
 	}
 	return atomicfile.SyncDir(e.podDir())
+}
+
+// noneRuns refuses a pod of which a container runs beside that which holds the namespaces.
+func noneRuns(p *api.Pod) error {
+	for i := range p.Containers {
+		c := &p.Containers[i]
+		if s := c.State.Status; !c.Spec.Infra && (s == api.StatusRunning || s == api.StatusPaused || s == api.StatusRestarting) {
+			return api.Errorf(api.Conflict, "pod %s has containers that run, %s among them: stop it with `brig pod stop %s`, or remove it with `brig pod rm -f %s`", p.Spec.Name, c.Name, p.Spec.Name, p.Spec.Name)
+		}
+	}
+	return nil
 }

@@ -214,6 +214,9 @@ func (e *Engine) keepExit(id, dir string) error {
 
 // removeAll removes what a container keeps on the disk.
 func (e *Engine) removeAll(c *api.Container, id string, volumes bool, t *trash) error {
+	if t == nil || c.Spec.StorageSize > 0 { // a folder can be moved while it is written to
+		_ = e.copiesEnd(context.Background(), id) // who writes nevertheless writes to nothing
+	}
 	if t != nil {
 		if err := e.snapshot.Discard(id, t.place(e.rootTrash(), id, "snapshot")); err != nil {
 			return err
@@ -257,6 +260,7 @@ func (e *Engine) sweep(ctx context.Context) {
 	}
 	e.emptyTrash()
 	e.sweepWaiting()
+	e.sweepPods(context.WithoutCancel(ctx))
 	begin := rand.IntN(len(names) + 1)
 	for i, id := range slices.Concat(names[begin:], names[:begin]) {
 		if i >= sweptAlways && ctx.Err() != nil {

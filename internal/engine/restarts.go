@@ -177,7 +177,7 @@ func (e *Engine) round(ctx context.Context, id string) (again bool, err error) {
 	}
 	r := e.readRestarts(id)
 	r.Wait = min(max(2*r.Wait, firstWait), longWait)
-	if exit := e.lastExit(id); exit != nil && !exit.StartedAt.IsZero() && exit.Exit.At.Sub(exit.StartedAt) >= gotOn {
+	if exit := e.lastExit(id); exit != nil && exit.NotAgain == "" && !exit.StartedAt.IsZero() && exit.Exit.At.Sub(exit.StartedAt) >= gotOn {
 		r.Wait = firstWait
 	}
 	r.Count++
@@ -195,7 +195,7 @@ func (e *Engine) round(ctx context.Context, id string) (again bool, err error) {
 		return false, nil //nolint:nilerr // then there is nothing to start
 	}
 	if err := e.stillTrusted(ctx, &c); err != nil {
-		return false, e.noteFailure(id, err)
+		return false, e.noteFailure(id, e.lastExit(id), err)
 	}
 	data, err := json.Marshal(r)
 	if err != nil {
@@ -204,17 +204,22 @@ func (e *Engine) round(ctx context.Context, id string) (again bool, err error) {
 	if err := atomicfile.Write(e.restartsPath(id), data, 0o600, atomicfile.Volatile); err != nil {
 		return false, err
 	}
-	started, err := e.launch(ctx, &c, nil, false, nil)
+	last := e.lastExit(id)
+	started, err := e.launch(ctx, &c, nil, false, e.snapshot)
 	if err != nil {
-		return true, e.noteFailure(id, err)
+		return true, e.noteFailure(id, last, err)
 	}
 	started.leave()
 	return false, nil
 }
 
-// noteFailure keeps why a container could not be started again, as the exit of a run that never was.
-func (e *Engine) noteFailure(id string, cause error) error {
-	r := shim.ExitRecord{Exit: api.Exit{Code: 125, Error: cause.Error(), At: time.Now().UTC()}}
+// noteFailure keeps why a container could not be started, as the exit of a run that never was. last is how its last run ended, nil: there was none, and it has not
+// left the state created.
+func (e *Engine) noteFailure(id string, last *shim.ExitRecord, cause error) error {
+	r := shim.ExitRecord{Exit: api.Exit{Code: 125, Error: cause.Error(), At: time.Now().UTC()}, NotAgain: cause.Error()}
+	if last != nil {
+		r.StartedAt = last.StartedAt
+	}
 	switch {
 	case errors.Is(cause, api.CommandNotFound):
 		r.Exit.Code = 127
@@ -227,7 +232,7 @@ func (e *Engine) noteFailure(id string, cause error) error {
 // noteNotAgain keeps why a container could not be started by who asked for it, beside how its last run ended if there was one.
 func (e *Engine) noteNotAgain(id string, last *shim.ExitRecord, cause error) error {
 	if last == nil || last.StartedAt.IsZero() {
-		return e.noteFailure(id, cause)
+		return e.noteFailure(id, last, cause)
 	}
 	r := *last
 	r.NotAgain = cause.Error()

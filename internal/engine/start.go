@@ -22,6 +22,7 @@ import (
 	"brig/internal/runtime/ns"
 	"brig/internal/runtime/oci"
 	"brig/internal/store/garbage"
+	"brig/internal/store/snapshot"
 )
 
 // Logs rotate by default, or they fill the disk.
@@ -30,13 +31,14 @@ const (
 	logMaxFiles = 3
 )
 
-// Run is create and start in one: the hot path. With a == nil the container runs detached.
+// Run is create and start in one: the hot path. With a == nil the container runs detached. Where it was made and could not be started it stays, unless it is one
+// with AutoRemove, in the state created: then the error comes with the container in that state.
 func (e *Engine) Run(ctx context.Context, spec api.ContainerSpec, a *api.Attach, out api.Streams) (api.Container, *api.Session, error) {
 	var c api.Container
 	var l *launched
 	err := e.untilThere(&c, func(b *bringing) (err error) {
 		if c, err = e.newContainer(ctx, spec, out, b); err == nil {
-			l, err = e.launch(ctx, &c, a, true, b.lowers)
+			l, err = e.launch(ctx, &c, a, true, e.snapshot.With(b.lowers))
 		}
 		if err == nil && b.hold != nil {
 			_, _ = b.hold.WriteString(e.sandboxDir(c.ID)) // without it nobody is told why a read fails
@@ -109,7 +111,7 @@ func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Se
 		return nil, err
 	}
 	last := e.lastExit(c.ID)
-	l, err := e.launch(ctx, &c, a, false, nil)
+	l, err := e.launch(ctx, &c, a, false, e.snapshot)
 	if err != nil {
 		if ctx.Err() == nil {
 			_ = e.noteNotAgain(c.ID, last, err) // for why and inspect; the caller is told anyhow
@@ -135,29 +137,34 @@ type launched struct {
 func (l *launched) leave() { l.owner.Leave() }
 
 // launch takes a container from its record to a running process. fresh: the record is not written yet either; else the caller holds the
-// container's lock. lowers are layers that are not in the store, see [snapshot.Store.With].
-func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fresh bool, lowers map[string]string) (*launched, error) {
+// container's lock. layers is the store, perhaps with more than is in it: see [snapshot.Store.With] and [snapshot.Store.Over].
+func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fresh bool, layers *snapshot.Store) (l *launched, err error) {
 	cl := lock.None()
 	defer func() { cl.Release() }() // after what is undone
-	var u undo.Stack
+	var made, u undo.Stack          // the container, and what its run takes
+	defer made.Run()
+	recorded := false
+	defer func() {
+		if recorded && err != nil && stays(ctx, c, err) {
+			made.Release()
+			c.State = api.State{Status: api.StatusCreated}
+			_ = e.noteFailure(c.ID, nil, err) // for why and inspect; the caller is told anyhow
+			e.note(happened(c, "create"))
+		}
+	}()
 	defer u.Run()
 
-	for _, id := range c.Spec.Requires {
-		if e.isRunning(id) {
-			continue
-		}
-		if _, err := e.Start(ctx, id, nil); err != nil {
-			return nil, api.Errorf(api.KindOf(err), "container %s requires %.12s: %w", c.Name, id, err)
-		}
-	}
-	join, err := e.joinOthers(c)
+	join, err := e.withOthers(ctx, c)
 	if err != nil {
+		if fresh && stays(ctx, c, err) {
+			recorded = e.down(ctx, c, &made) == nil
+		}
 		return nil, err
 	}
 	defer join.close()
 	done := func() {}
 	if fresh {
-		if done, err = e.claimIDs(c, &u); err != nil {
+		if done, err = e.claimIDs(c, &made); err != nil {
 			return nil, err
 		}
 		defer done()
@@ -167,13 +174,14 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 		return nil, err
 	}
 	if fresh {
-		if err := e.record(ctx, c, &u); err != nil {
+		if err := e.record(ctx, c, &made); err != nil {
 			return nil, err
 		}
+		recorded = true
 		done()
 		cl, err = lock.Take(filepath.Join(e.meta.Dir(c.ID), "lock"))
 		if errors.Is(err, os.ErrNotExist) {
-			cl = lock.None()
+			cl, recorded = lock.None(), false
 			return nil, api.Errorf(api.Conflict, "container %s was removed by another process before it was started", c.Name)
 		}
 		if err != nil {
@@ -182,12 +190,17 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 		}
 	}
 
-	bundle, err := e.bundle(c, a, join, lowers)
+	if !fresh {
+		if err := e.copiesEnd(ctx, c.ID); err != nil { // else two have its root mounted
+			return nil, err
+		}
+	}
+	bundle, err := e.bundle(c, a, join, layers)
 	if err != nil {
 		return nil, err
 	}
 	if fresh {
-		u.Add(func() { e.snapshot.Remove(c.ID) })
+		made.Add(func() { e.snapshot.Remove(c.ID) })
 	}
 	u.Add(func() { e.closeSandbox(ctx, c, sb) }) // first of all: a shim that still writes would be in the way of who removes
 	lk, err := link()
@@ -197,7 +210,7 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 	if err := e.writeFiles(c, dir, lk); err != nil {
 		return nil, err
 	}
-	l := &launched{c: c, owner: sb.(runtime.Owned), wants: wanted(a)}
+	l = &launched{c: c, owner: sb.(runtime.Owned), wants: wanted(a)}
 	if l.stream, err = sb.(runtime.Runner).Run(ctx, bundle, l.wants); err != nil {
 		return nil, err
 	}
@@ -207,6 +220,7 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 		}
 	}
 	u.Release()
+	made.Release()
 	// It runs. Where a volume's record cannot be written, the next container looks whether the volume is empty, and finds the files.
 	_ = e.markVolumesUsed(c)
 	if fresh {
@@ -215,6 +229,35 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 		e.note(happened(c, "start"))
 	}
 	return l, nil
+}
+
+// stays reports whether a new container that could not be started is kept, as docker keeps it. Not when the caller has given up, and not when its image was removed
+// meanwhile: then it is made anew.
+func stays(ctx context.Context, c *api.Container, err error) bool {
+	return !c.Spec.AutoRemove && ctx.Err() == nil && !errors.Is(err, api.Corrupt)
+}
+
+// down writes a new container down, for who does not start it now.
+func (e *Engine) down(ctx context.Context, c *api.Container, u *undo.Stack) error {
+	done, err := e.claimIDs(c, u)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return e.record(ctx, c, u)
+}
+
+// withOthers starts the containers that must run before this one, and opens the namespaces that it shares with others.
+func (e *Engine) withOthers(ctx context.Context, c *api.Container) (*joined, error) {
+	for _, id := range c.Spec.Requires {
+		if e.isRunning(id) {
+			continue
+		}
+		if _, err := e.Start(ctx, id, nil); err != nil {
+			return nil, api.Errorf(api.KindOf(err), "container %s requires %.12s: %w", c.Name, id, err)
+		}
+	}
+	return e.joinOthers(c)
 }
 
 // openSandbox makes the sandbox's folder, starts its shim and, meanwhile, attaches it to the network.
@@ -296,7 +339,7 @@ func wanted(a *api.Attach) runtime.Streams {
 }
 
 // bundle prepares the root and writes config.json.
-func (e *Engine) bundle(c *api.Container, a *api.Attach, join *joined, lowers map[string]string) (runtime.Bundle, error) {
+func (e *Engine) bundle(c *api.Container, a *api.Attach, join *joined, layers *snapshot.Store) (runtime.Bundle, error) {
 	dir := e.meta.Dir(c.ID)
 	b := runtime.Bundle{
 		ID: c.ID, Dir: dir,
@@ -309,10 +352,6 @@ func (e *Engine) bundle(c *api.Container, a *api.Attach, join *joined, lowers ma
 	var err error
 	if b.Log, err = logSpec(dir, c.ID, c.Name, c.Spec.Log); err != nil {
 		return b, err
-	}
-	layers := e.snapshot
-	if lowers != nil {
-		layers = layers.With(lowers)
 	}
 	b.Root, err = layers.PrepareSized(c.ID, c.Layers, c.Spec.StorageSize, durability(c))
 	if errors.Is(err, api.AlreadyExists) { // of an earlier run

@@ -50,6 +50,8 @@ func (e *Engine) fillState(c *api.Container) {
 	switch {
 	case exit != nil && restartable(c) && (e.waitedFor(c.ID) || e.occupied(c.ID) && e.due(c, exit, false)):
 		c.State = api.State{Status: api.StatusRestarting, StartedAt: exit.StartedAt, Exit: &exit.Exit}
+	case exit != nil && exit.StartedAt.IsZero():
+		c.State = api.State{Status: api.StatusCreated, Exit: &exit.Exit, Error: exit.NotAgain}
 	case exit != nil:
 		c.State = api.State{Status: api.StatusExited, StartedAt: exit.StartedAt, Exit: &exit.Exit, Error: exit.NotAgain}
 	case ending:

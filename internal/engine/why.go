@@ -40,6 +40,9 @@ func (e *Engine) Why(ctx context.Context, name string) (api.Why, error) {
 		}
 		return said("running", "it runs")
 	case api.StatusCreated:
+		if c.State.Exit != nil { // it was tried
+			break
+		}
 		return said("created", "it has not been started: `brig start %s`", c.Name)
 	case api.StatusDead:
 		return said("dead", "it was half made or half removed by a process that died: `brig rm -f %s` clears it away", c.ID)

@@ -8,10 +8,12 @@ import (
 	"os"
 	"path"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/undo"
 	"brig/internal/store/pack"
 	"brig/internal/store/snapshot/extract"
 )
@@ -23,16 +25,18 @@ func (t *Transfer) CopyFiles(ctx context.Context, r api.TransferRequest) (api.Tr
 	if r.Source == nil || r.Target == nil {
 		return none, api.Errorf(api.InvalidArgument, "cp: source or target is missing")
 	}
+	var u undo.Stack
+	defer func() { u.Run() }()
 	from, err := t.openEnd(r.Source)
 	if err != nil {
 		return none, err
 	}
-	defer from.close()
+	u.Add(from.close)
 	to, err := t.openEnd(r.Target)
 	if err != nil {
 		return none, err
 	}
-	defer to.close()
+	u.Add(to.close)
 	if err := to.actAsRoot(); err != nil {
 		return none, err
 	}
@@ -40,11 +44,34 @@ func (t *Transfer) CopyFiles(ctx context.Context, r api.TransferRequest) (api.Tr
 	if err := c.look(r.FollowLink); err != nil {
 		return none, err
 	}
-	defer c.close()
+	u.Add(c.close)
 	w := t.warnings()
 	defer w.end()
-	return none, c.run(ctx, t, w)
+	ctx, leave, err := to.whileRunning(ctx)
+	if err != nil {
+		return none, err
+	}
+	u.Add(leave)
+	done := make(chan error, 1)
+	go func() { done <- c.run(ctx, t, w) }()
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		select {
+		case err = <-done:
+		case <-time.After(copyGrace): // it waits for who gives it the archive, or takes it
+			u.Release() // what it has open it keeps, until this process ends
+			return none, context.Cause(ctx)
+		}
+	}
+	if err != nil && to.hasEnded() {
+		err = to.ended()
+	}
+	return none, err
 }
+
+// copyGrace is how long a copy has that is to stop.
+const copyGrace = 200 * time.Millisecond
 
 // copying is one copy. Descriptors are -1 for a stream.
 type copying struct {
@@ -167,7 +194,7 @@ func isFolder(fd int) (bool, error) {
 // run moves the bytes.
 func (c *copying) run(ctx context.Context, t *Transfer, w *warnings) error {
 	if c.from.stream {
-		return c.unpack(ctx, bufio.NewReaderSize(t.Stdin, 256<<10))
+		return c.unpack(ctx, bufio.NewReaderSize(whileReader{ctx, t.Stdin}, 256<<10))
 	}
 	o := pack.Options{Warn: w.warn, Sparse: true, Skip: c.from.skip, Owner: c.from.inside()}
 	if c.to.stream {
@@ -185,12 +212,25 @@ func (c *copying) run(ctx context.Context, t *Transfer, w *warnings) error {
 		pw.CloseWithError(err)
 		packed <- err
 	}()
-	err := c.unpack(ctx, bufio.NewReaderSize(pr, 256<<10))
+	err := c.unpack(ctx, bufio.NewReaderSize(whileReader{ctx, pr}, 256<<10))
 	pr.CloseWithError(errors.New("the other end has failed")) // the packer does not wait for a reader
 	if perr := <-packed; perr != nil && err == nil {
 		return perr
 	}
 	return err
+}
+
+// whileReader reads as long as a context lasts.
+type whileReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r whileReader) Read(p []byte) (int, error) {
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
+	}
+	return r.r.Read(p)
 }
 
 func (c *copying) pack(ctx context.Context, out io.Writer, o pack.Options) error {

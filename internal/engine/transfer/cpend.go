@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -23,6 +24,8 @@ type copyEnd struct {
 	stream    bool
 	container bool
 	still     bool          // one that does not run
+	id        string        // of the container
+	process   int           // its first one, a pidfd; -1: it does not run
 	typed     string        // for messages
 	path      string        // absolute and clean
 	slash     bool          // it must be a folder
@@ -37,7 +40,7 @@ type copyEnd struct {
 // openEnd opens an end. A container that runs is entered by its first process's root, with all that is mounted there; for one that does not run its root
 // file system is mounted, with its volumes, where nobody else sees it.
 func (t *Transfer) openEnd(c *api.CopyPlace) (*copyEnd, error) {
-	p := &copyEnd{typed: c.Path, root: -1, container: c.Container != "", end: func() {}}
+	p := &copyEnd{typed: c.Path, root: -1, process: -1, container: c.Container != "", id: c.Container, end: func() {}}
 	if !p.container {
 		if c.Path == "-" {
 			p.stream = true
@@ -71,16 +74,68 @@ func (t *Transfer) openEnd(c *api.CopyPlace) (*copyEnd, error) {
 // enter opens the root of a process.
 func (p *copyEnd) enter(c *api.CopyPlace) error {
 	dir := "/proc/" + strconv.Itoa(c.Pid)
+	process, err := unix.PidfdOpen(c.Pid, 0)
+	if err != nil {
+		return errEnded()
+	}
 	fd, err := unix.Open(dir+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil || !proc.Alive(c.Pid, c.Ticks) { // checked after it is open: it cannot become another's any more
+	if err != nil || !proc.Alive(c.Pid, c.Ticks) { // checked after both are open: they cannot become another's any more
 		if err == nil {
 			unix.Close(fd)
 		}
-		return api.Errorf(api.Conflict, "it has just ended: try again")
+		unix.Close(process)
+		return errEnded()
 	}
-	p.root = fd
+	p.root, p.process = fd, process
 	p.special = specialDevices(dir + "/mountinfo")
 	return nil
+}
+
+func errEnded() error { return api.Errorf(api.Conflict, "it has just ended: try again") }
+
+// whileRunning returns a context that ends with the container's first process, for who writes to it.
+func (p *copyEnd) whileRunning(ctx context.Context) (context.Context, func(), error) {
+	if p.process < 0 {
+		return ctx, func() {}, nil
+	}
+	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("eventfd", err)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		fds := []unix.PollFd{{Fd: int32(p.process), Events: unix.POLLIN}, {Fd: int32(stop), Events: unix.POLLIN}}
+		for {
+			if _, err := unix.Poll(fds, -1); err != unix.EINTR {
+				break
+			}
+		}
+		if fds[0].Revents != 0 {
+			cancel(p.ended())
+		}
+	}()
+	return ctx, func() {
+		_, _ = unix.Write(stop, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+		<-left
+		unix.Close(stop)
+		cancel(nil)
+	}, nil
+}
+
+// ended is the error of a copy whose container goes away under it.
+func (p *copyEnd) ended() error {
+	return api.Errorf(api.Conflict, "container %.12s ended while files were copied into it: start it and copy again", p.id)
+}
+
+// hasEnded reports whether the container that was entered does not run any more.
+func (p *copyEnd) hasEnded() bool {
+	if p.process < 0 {
+		return false
+	}
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(p.process), Events: unix.POLLIN}}, 0)
+	return err == nil && n > 0
 }
 
 // specialDevices are those of file systems whose files are made up by the kernel: they tell no size, and reading some of them waits, or does something.
@@ -210,8 +265,10 @@ func (p *copyEnd) about(err error) error {
 }
 
 func (p *copyEnd) close() {
-	if p.root >= 0 {
-		unix.Close(p.root)
+	for _, fd := range []int{p.root, p.process} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
 	}
 	p.end()
 }

@@ -65,9 +65,15 @@ func (a *app) doRun(cmd *cobra.Command, o *specFlags, spec api.ContainerSpec, at
 		return runError(cmd, errors.Join(err, keep("")))
 	}
 	c, session, err := a.engine().Run(cmd.Context(), spec, at, a.quietly(o.quiet))
+	if err != nil && c.State.Status == api.StatusCreated { // it is there, to be looked at
+		if at == nil {
+			a.printf("%s\n", c.ID)
+		}
+		return runError(cmd, errors.Join(err, keep(c.ID)))
+	}
 	if err != nil {
 		undo()
-		return runError(cmd, errors.Join(err, keep(c.ID)))
+		return runError(cmd, errors.Join(err, keep("")))
 	}
 	if err := keep(c.ID); err != nil {
 		a.errorf("container ID file: %s", err) // it runs already

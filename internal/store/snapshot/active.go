@@ -48,6 +48,9 @@ func (s *Store) PrepareSized(id string, diffIDs []string, size int64, sync atomi
 	if err != nil {
 		return nil, err
 	}
+	if s.below != "" {
+		paths = append(paths, s.below)
+	}
 	if err := s.makeActive(id, paths, size, sync); err != nil {
 		return nil, err
 	}

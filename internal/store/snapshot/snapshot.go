@@ -42,10 +42,23 @@ import (
 type Store struct {
 	dir, state string
 	elsewhere  map[string]string // see With
+	below      string            // see Over
 }
 
 // With is the store with layers that are mounted elsewhere, by diff ID.
-func (s *Store) With(elsewhere map[string]string) *Store { return &Store{s.dir, s.state, elsewhere} }
+func (s *Store) With(elsewhere map[string]string) *Store {
+	o := *s
+	o.elsewhere = elsewhere
+	return &o
+}
+
+// Over is the store with one more folder right below the writable layers that it prepares: what a container that does not run has changed, see [Store.Upper],
+// for another to see. Nothing is written to it.
+func (s *Store) Over(dir string) *Store {
+	o := *s
+	o.below = dir
+	return &o
+}
 
 // Open names the folder. It does no I/O; folders are made, 0700, by the first write.
 func Open(dir string) *Store { return &Store{dir: dir} }
