@@ -54,6 +54,11 @@ func (s *server) add(r *wire.Request) (wire.Reply, error) {
 	if err != nil {
 		return wire.Reply{}, api.Errorf(api.InvalidArgument, "bundle %s: %w", r.Bundle.Dir, err)
 	}
+	if s.placeless != nil {
+		if err := goWithout(spec, s.placeless); err != nil {
+			return wire.Reply{}, err
+		}
+	}
 	c := &container{id: r.ID, bundle: r.Bundle.Dir, exitPath: r.Bundle.ExitPath, durable: r.Bundle.Durable}
 	c.s, c.once, c.ended = s, r.Bundle.StdinOnce, c.onExit
 	if spec.Linux != nil {
@@ -102,6 +107,19 @@ func (s *server) add(r *wire.Request) (wire.Reply, error) {
 		s.resolve(s.fds[1], s.fds[2], r.Names)
 	}
 	return wire.Reply{Pid: made.Pid}, nil
+}
+
+// goWithout has a normal user's container that asks for no limit do without a control group, where the user's systemd did not make one.
+func goWithout(spec *specs.Spec, why error) error {
+	if spec.Linux == nil {
+		return nil
+	}
+	if field := cgroup.Asks(spec.Linux.Resources); field != "" {
+		return api.Errorf(api.KindOf(why), "%s: %w", field, why)
+	}
+	spec.Linux.CgroupsPath = ""
+	spec.Mounts = slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool { return m.Type == "cgroup" })
+	return nil
 }
 
 func rootPath(bundle string, spec *specs.Spec) string {
