@@ -66,7 +66,7 @@ func (s *Subtree) joinScope(dir string) error {
 		if err = c.StartOwnScope(unit, "Containers of Brig"); err == nil {
 			break
 		}
-		if time.Now().After(deadline) {
+		if !errors.Is(err, api.AlreadyExists) || time.Now().After(deadline) {
 			return err
 		}
 	}
