@@ -32,7 +32,10 @@ GUEST_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
 GUEST_TESTS    ?= ./internal/runtime/... ./internal/kernel/... ./internal/front/oci ./test/escape ./test/debian
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest build install uninstall commands demo test check lint bench fuzz test-debian test-fault test-powercut test-escape test-trust conform conform-registry guest guest-shell test-guest clean
+# The stories, there: so many clones of the guest share them out, two at a time.
+STORY_PARTS    ?= 12
+
+.PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest build install uninstall commands demo test check lint bench fuzz test-debian test-fault test-powercut test-escape test-trust conform conform-registry guest guest-shell test-guest test-guest-stories clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -141,6 +144,10 @@ guest-shell: setup-guest ## a shell in it; what it changes is gone afterwards
 test-guest: build setup-guest ## the tests of GUEST_TESTS, run in it
 	@$(GO) run ./test/guest/cmd/guest build
 	$(GO) run ./test/guest/cmd/guest test $(GUEST_TESTS)
+
+test-guest-stories: build setup-guest ## the stories of the command line in it, root's and a normal user's, among STORY_PARTS clones
+	@$(GO) run ./test/guest/cmd/guest build
+	$(GO) run ./test/guest/cmd/guest test -parts $(STORY_PARTS) -timeout 60m ./test/script
 
 test-escape: setup build ## known escapes, races of a minute each and loops of a thousand
 	BRIG_ESCAPE_SECONDS=60 $(GO) test -count=1 -v -timeout 60m ./test/escape

@@ -33,4 +33,6 @@ type SandboxSpec struct {
 	Dir string // boot-lived folder of the sandbox, made by the caller, 0700
 	// Link yields the network; the driver asks when it needs it, so that sandbox and network are made at the same time. Nil for Find.
 	Link func() (*Link, error)
+	// Subtree is the one of the control groups that a normal user's containers have theirs in (internal/kernel/delegated: Subtree.Arg); "": none.
+	Subtree string
 }

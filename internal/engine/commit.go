@@ -32,7 +32,7 @@ func (e *Engine) Commit(ctx context.Context, name string, o api.CommitOptions, s
 		}
 		switch {
 		case !e.isRunning(c.ID):
-		case rootless.Active():
+		case rootless.Active() && !isGroup(e.cgroupPath(&c)):
 			fmt.Fprintf(s.Stderr, "WARNING: Container %s runs on while it is committed: without root's rights it has no control group to be paused by\n", c.Name)
 		default:
 			if r.Freeze, thaw, err = e.freezing(&c); err != nil {
@@ -52,6 +52,12 @@ func (e *Engine) Commit(ctx context.Context, name string, o api.CommitOptions, s
 		return api.Image{}, api.Errorf(api.NotFound, "commit of container %s: brig-image made no image", c.Name)
 	}
 	return rep.Images[0], nil
+}
+
+// isGroup reports whether a container has a control group at this path: one of a normal user's may have none.
+func isGroup(path string) bool {
+	_, err := cgroup.Load(path)
+	return err == nil
 }
 
 // freezing returns the control group of a running container that brig-image is to freeze, and what lets it run again; none where it stands still already.

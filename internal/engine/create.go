@@ -124,7 +124,7 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 	if c.Args, err = command(&c.Spec, img.Config.Entrypoint, img.Config.Cmd); err != nil {
 		return c, err
 	}
-	if err := check(&c.Spec); err != nil {
+	if err := e.check(&c.Spec); err != nil {
 		return c, err
 	}
 	if err := e.resolveSystemd(&c, out); err != nil {
@@ -246,7 +246,7 @@ func durability(c *api.Container) atomicfile.Sync {
 }
 
 // check says now what could not be done at start.
-func check(s *api.ContainerSpec) error {
+func (e *Engine) check(s *api.ContainerSpec) error {
 	if err := checkUserNS(s); err != nil {
 		return err
 	}
@@ -266,7 +266,7 @@ func check(s *api.ContainerSpec) error {
 		return err
 	}
 	if rootless.Active() {
-		if err := checkRootless(s); err != nil {
+		if err := e.checkRootless(s); err != nil {
 			return err
 		}
 	}

@@ -30,6 +30,11 @@ func (e *Engine) Info(ctx context.Context) (api.Info, error) {
 	}
 	if rootless.Active() { // docker's words
 		i.SecurityOptions, i.CgroupDriver = append(i.SecurityOptions, "name=rootless"), "none"
+		if tree, err := e.subtree(); err != nil {
+			i.Warnings = append(i.Warnings, "containers have no control group: "+err.Error())
+		} else if i.CgroupDriver = "cgroupfs"; tree.Scope {
+			i.CgroupDriver = "systemd"
+		}
 	}
 	list, err := e.List(ctx)
 	if err != nil {

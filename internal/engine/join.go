@@ -53,7 +53,7 @@ func (e *Engine) resolveNamespaces(s *api.ContainerSpec) error {
 		}
 		*n.mode = api.NamespaceContainer + c.ID
 	}
-	if p := s.Namespaces.PID; rootless.Active() && p != "" && p != api.NamespacePrivate {
+	if p := s.Namespaces.PID; p != "" && p != api.NamespacePrivate && !e.hasGroups() {
 		return api.Errorf(api.Unsupported, "--pid %s: a container without root's rights ends with its PID namespace, since it has no control group: it needs one of its own", p)
 	}
 	return nil

@@ -127,7 +127,7 @@ func (e *Engine) CreatePod(ctx context.Context, spec api.PodSpec) (p api.Pod, er
 	if spec.NoInfra {
 		spec.Share = nil
 	}
-	if rootless.Active() && slices.Contains(spec.Share, api.SharePID) {
+	if rootless.Active() && slices.Contains(spec.Share, api.SharePID) && !e.hasGroups() {
 		return p, api.Errorf(api.Unsupported, "--share pid: a container without root's rights ends with its PID namespace, since it has no control group: it needs one of its own")
 	}
 	l, err := e.lockPods()
@@ -278,7 +278,7 @@ func (e *Engine) createInfra(p *api.Pod) error {
 	} else if c.Spec.Hostname == "" && s.UTS == "" {
 		c.Spec.Hostname = s.Name
 	}
-	if !s.NoShareParent && !rootless.Active() {
+	if !s.NoShareParent && e.hasGroups() {
 		c.Spec.CgroupParent = podGroup(p)
 	}
 	if err := e.nameNetworks(&c.Spec.Network); err != nil {
@@ -287,7 +287,7 @@ func (e *Engine) createInfra(p *api.Pod) error {
 	if err := e.resolve(&c); err != nil {
 		return err
 	}
-	if err := check(&c.Spec); err != nil {
+	if err := e.check(&c.Spec); err != nil {
 		return err
 	}
 	if err := e.meta.CreateContainer(c, atomicfile.Durable); err != nil {
@@ -307,7 +307,7 @@ func (e *Engine) intoPod(s *api.ContainerSpec) error {
 		return err
 	}
 	s.Pod = p.ID
-	if !p.Spec.NoShareParent && !rootless.Active() && s.CgroupParent == "" {
+	if !p.Spec.NoShareParent && s.CgroupParent == "" && e.hasGroups() {
 		s.CgroupParent = podGroup(&p)
 	}
 	for _, m := range p.Spec.Mounts {
@@ -346,12 +346,14 @@ func (e *Engine) intoPod(s *api.ContainerSpec) error {
 	return nil
 }
 
-// removeParent removes the parent in common of a pod's control groups when the last of these has gone. The next that is started makes it again.
-func removeParent(c *api.Container) {
-	if !strings.Contains(c.Spec.CgroupParent, "brig-pod-") {
+// removeParent removes the parent in common of a pod's control groups when the last of these, which was at the path group, has gone. The next that
+// is started makes it again.
+func removeParent(group string) {
+	parent := path.Dir(group)
+	if !strings.HasPrefix(path.Base(parent), "brig-pod-") {
 		return
 	}
-	if g, err := cgroup.Load(c.Spec.CgroupParent); err == nil {
+	if g, err := cgroup.Load(parent); err == nil {
 		g.RemoveEmpty()
 	}
 }

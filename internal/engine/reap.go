@@ -152,7 +152,7 @@ func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, kno
 		return err
 	}
 	if c.Spec.Pod != "" {
-		removeParent(c)
+		removeParent(group)
 	}
 	if err := e.network.Detach(ctx, id); err != nil {
 		return err

@@ -10,7 +10,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"brig/api"
-	"brig/internal/base/rootless"
 	"brig/internal/runtime/shim"
 )
 
@@ -126,9 +125,6 @@ func checkMore(s *api.ContainerSpec) error {
 		case g == api.KeepGroups && len(s.Groups) > 1:
 			return api.Errorf(api.InvalidArgument, "the '--group-add %s' option is not allowed with any other --group-add options", api.KeepGroups)
 		}
-	}
-	if rootless.Active() && s.CgroupParent != "" {
-		return api.Errorf(api.Unsupported, "--cgroup-parent: a container without root's rights has no control group: leave the flag out, or run as root")
 	}
 	if p := s.CgroupParent; p != "" && strings.Contains("/"+p+"/", "/../") {
 		return api.Errorf(api.InvalidArgument, "cgroup parent %q: it may not lead upwards", p)

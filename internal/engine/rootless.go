@@ -16,6 +16,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/rootless"
+	"brig/internal/kernel/delegated"
 	"brig/internal/kernel/userns"
 )
 
@@ -118,26 +119,110 @@ func inForeground() bool {
 	return err == nil && group == unix.Getpgrp()
 }
 
-// checkRootless refuses what takes root of the machine.
-func checkRootless(s *api.ContainerSpec) error {
-	for _, limit := range []struct {
-		flag string
-		set  bool
-	}{{"--memory", s.Limits.Memory != 0}, {"--cpus", s.Limits.NanoCPUs != 0}, {"--pids-limit", s.Limits.Pids > 0}} {
-		if limit.set {
-			return api.Errorf(api.Unsupported, "%s: a container without root's rights has no control group that could keep the limit: leave the flag out, or run as root", limit.flag)
+// subtree is where a normal user's containers have their control groups.
+func (e *Engine) subtree() (*delegated.Subtree, error) {
+	uid, ok := rootless.UID()
+	if !ok {
+		return nil, api.Errorf(api.Unsupported, "root's containers need no subtree of their own")
+	}
+	return delegated.Find(uid, e.state)
+}
+
+// groupName is the file in a sandbox's folder that has the path of its container's control group, where a normal user has one.
+const groupName = "cgroup"
+
+// chooseGroup finds a place for the control group of a normal user's container that is about to be started, and writes down where that is: another
+// command may find another. It returns what the keeper is told.
+func (e *Engine) chooseGroup(c *api.Container) (arg string, err error) {
+	tree, err := e.subtree()
+	if err != nil {
+		return "", nil //nolint:nilerr // it does without; what cannot, checkRootless has refused
+	}
+	group := tree.Group(c.Spec.CgroupParent, "brig-"+c.ID)
+	return tree.Arg(), writePlain(filepath.Join(e.sandboxDir(c.ID), groupName), []byte(group), 0o600)
+}
+
+// rootlessGroup is what chooseGroup has written down, "" for a container that has no group, or does not run.
+func (e *Engine) rootlessGroup(id string) string {
+	group, err := os.ReadFile(filepath.Join(e.sandboxDir(id), groupName))
+	if err != nil {
+		return ""
+	}
+	return string(group)
+}
+
+// hasGroups reports whether a container that is started now has a control group.
+func (e *Engine) hasGroups() bool {
+	if !rootless.Active() {
+		return true
+	}
+	_, err := e.subtree()
+	return err == nil
+}
+
+// checkRootless refuses what nothing could keep here.
+func (e *Engine) checkRootless(s *api.ContainerSpec) error {
+	asked := limited(s)
+	if len(asked) == 0 {
+		return nil
+	}
+	tree, err := e.subtree()
+	if err != nil {
+		return api.Errorf(api.Unsupported, "%s: a container without root's rights has no control group here: %w: or leave the flag out, or run as root", asked[0].flag, err)
+	}
+	for _, a := range asked {
+		if a.controller != "" && !tree.Has(a.controller) {
+			return api.Errorf(api.Unsupported, "%s: %w", a.flag, tree.Lacks(a.controller))
 		}
 	}
 	return nil
 }
 
-// rootlessMounts are a container's own mounts without root: no control groups, the terminals' group only where it is mapped, and with the host's
-// network the host's /sys, since the kernel shows the devices of a namespace to its owner only.
-func rootlessMounts(list []specs.Mount, hostNetwork bool) []specs.Mount {
-	list = slices.DeleteFunc(list, func(m specs.Mount) bool { return m.Type == "cgroup" })
+// asked is a flag that asks for something of a control group, and the controller of version 2 that does it.
+type asked struct{ flag, controller string }
+
+// limited are the flags of a container that do.
+func limited(s *api.ContainerSpec) (list []asked) {
+	l := &s.Limits
+	for _, f := range [...]struct {
+		set  bool
+		flag asked
+	}{
+		{l.Memory != 0, asked{"--memory", "memory"}}, {l.MemoryReservation != 0, asked{"--memory-reservation", "memory"}},
+		{l.MemorySwap != 0, asked{"--memory-swap", "memory"}}, {l.MemorySwappiness != nil, asked{"--memory-swappiness", "memory"}},
+		{l.OOMKillDisable, asked{"--oom-kill-disable", "memory"}}, {l.NanoCPUs != 0, asked{"--cpus", "cpu"}}, {l.CPUQuota != 0, asked{"--cpu-quota", "cpu"}},
+		{l.CPUPeriod != 0, asked{"--cpu-period", "cpu"}}, {l.CPUShares != 0, asked{"--cpu-shares", "cpu"}}, {l.CPUs != "", asked{"--cpuset-cpus", "cpuset"}},
+		{l.MemoryNodes != "", asked{"--cpuset-mems", "cpuset"}}, {l.Pids > 0, asked{"--pids-limit", "pids"}}, {l.BlkioWeight != 0, asked{"--blkio-weight", "io"}},
+		{len(l.DeviceWeights) > 0, asked{"--blkio-weight-device", "io"}}, {s.CgroupParent != "", asked{"--cgroup-parent", ""}},
+	} {
+		if f.set {
+			list = append(list, f.flag)
+		}
+	}
+	for what := range l.DeviceRates {
+		list = append(list, asked{"--device-" + what, "io"})
+	}
+	for file := range s.CgroupConf {
+		controller, _, _ := strings.Cut(file, ".")
+		if controller == "cgroup" { // cgroup.freeze, cgroup.max.depth: every group has them
+			controller = ""
+		}
+		list = append(list, asked{"--cgroup-conf " + file, controller})
+	}
+	return list
+}
+
+// rootlessMounts are a container's own mounts without root: a control group if it has one, and that to read only, the terminals' group only where it is mapped, and with
+// the host's network the host's /sys, since the kernel shows the devices of a namespace to its owner only.
+func rootlessMounts(list []specs.Mount, group, hostNetwork bool) []specs.Mount {
+	if !group {
+		list = slices.DeleteFunc(list, func(m specs.Mount) bool { return m.Type == "cgroup" })
+	}
 	for i := range list {
 		m := &list[i]
 		switch {
+		case m.Type == "cgroup" && !slices.Contains(m.Options, "ro"):
+			m.Options = append(slices.Clone(m.Options), "ro")
 		case m.Type == "devpts" && !userns.Mapped("gid", ttyGroup):
 			m.Options = withoutGroup(m.Options)
 		case m.Type == "sysfs" && hostNetwork:

@@ -251,10 +251,10 @@ func command(s *api.ContainerSpec, entrypoint, cmd []string) ([]string, error) {
 }
 
 // cgroupPath is where a container's groups are, below every hierarchy. They have no parent of their own, which would be left when the last is removed, unless the user names one.
-// Rootless containers have none.
+// Those of a normal user are in the subtree that was found when the container was started: rootless.go.
 func (e *Engine) cgroupPath(c *api.Container) string {
 	if rootless.Active() {
-		return ""
+		return e.rootlessGroup(c.ID)
 	}
 	return path.Join("/", c.Spec.CgroupParent, "brig-"+c.ID)
 }
@@ -288,7 +288,7 @@ func (e *Engine) mounts(c *api.Container, join *joined) ([]specs.Mount, error) {
 		list = append(list, specs.Mount{Type: "bind", Source: filepath.Join(dir, f), Destination: "/etc/" + f, Options: []string{"bind", "rprivate"}})
 	}
 	if rootless.Active() {
-		list = rootlessMounts(list, s.Network.Mode == "host")
+		list = rootlessMounts(list, e.cgroupPath(c) != "", s.Network.Mode == "host")
 	}
 	var user []specs.Mount
 	for i := range s.Mounts {

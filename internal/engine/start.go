@@ -16,6 +16,7 @@ import (
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/lock"
 	"brig/internal/base/record"
+	"brig/internal/base/rootless"
 	"brig/internal/base/undo"
 	"brig/internal/network"
 	"brig/internal/runtime"
@@ -305,7 +306,13 @@ func (e *Engine) openSandbox(ctx context.Context, c *api.Container, join *joined
 			e.network.Detach(context.WithoutCancel(ctx), c.ID)
 		}
 	})
-	sb, err := e.driver.Open(ctx, api.SandboxSpec{ID: c.ID, Dir: dir, Link: link})
+	spec := api.SandboxSpec{ID: c.ID, Dir: dir, Link: link}
+	if rootless.Active() {
+		if spec.Subtree, err = e.chooseGroup(c); err != nil {
+			return "", nil, nil, err
+		}
+	}
+	sb, err := e.driver.Open(ctx, spec)
 	if err != nil {
 		return "", nil, nil, err
 	}

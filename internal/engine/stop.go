@@ -380,11 +380,12 @@ func (e *Engine) remove(ctx context.Context, name string, force, volumes bool) e
 
 // removeEnded removes a container that does not run, for who holds its lock.
 func (e *Engine) removeEnded(ctx context.Context, c *api.Container, volumes bool) error {
-	if err := ns.DeleteCgroup(e.cgroupPath(c)); err != nil {
+	group := e.cgroupPath(c)
+	if err := ns.DeleteCgroup(group); err != nil {
 		return err
 	}
 	if c.Spec.Pod != "" {
-		removeParent(c)
+		removeParent(group)
 	}
 	if err := e.network.Detach(ctx, c.ID); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"brig/api"
+	"brig/internal/base/rootless"
 	"brig/internal/kernel/cgroup"
 )
 
@@ -28,6 +29,11 @@ func (e *Engine) Update(ctx context.Context, name string, change api.Resources, 
 	r, err := settings(&c.Spec.Limits, &old)
 	if err != nil {
 		return api.Errorf(api.KindOf(err), "cannot update container %s: %w", c.Name, err)
+	}
+	if rootless.Active() {
+		if err := e.checkRootless(&c.Spec); err != nil {
+			return api.Errorf(api.KindOf(err), "cannot update container %s: %w", c.Name, err)
+		}
 	}
 	if restart != nil {
 		c.Spec.Restart = *restart

@@ -8,13 +8,16 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+
+	"brig/test/machine"
 )
 
-// packages are Debian's, in the guest: an init, what tests of a runtime stand beside, and what Brig calls.
+// packages are Debian's, in the guest: an init, with what a user's own needs, what tests of a runtime stand beside, and what Brig and its stories call.
 var packages = []string{
-	"systemd-sysv", "dbus", "kmod", "procps", "strace", "iproute2", "nftables", "iptables", "uidmap", "busybox-static", "apparmor",
-	"criu", "runc", "crun",
+	"systemd-sysv", "dbus", "libpam-systemd", "dbus-user-session", "kmod", "procps", "strace", "iproute2", "nftables", "iptables", "uidmap", "busybox-static", "apparmor",
+	"criu", "runc", "crun", "passt", "slirp4netns", "xz-utils", "bzip2",
 }
 
 // kernelPackage depends on the newest kernel for virtual machines.
@@ -60,6 +63,17 @@ var rootFiles = []struct{ path, text string }{
 	{"etc/systemd/system/e2scrub_reap.service", ""},
 	{"etc/systemd/system/fstrim.timer", ""},
 	{"etc/systemd/system/systemd-tmpfiles-clean.timer", ""},
+	{"etc/systemd/user/systemd-tmpfiles-clean.timer", ""},
+	{"var/lib/systemd/linger/brigtest", "\n"}, // its systemd runs though it is not logged in
+}
+
+// setUp are commands in the root file system.
+var setUp = [][]string{
+	{"systemctl", "enable", "-q", "guest-agent.service"},
+	{"useradd", "-m", "-s", "/bin/bash", "-u", "1000", "user"},
+	{"groupadd", "-g", strconv.Itoa(machine.UserID), "brigtest"},
+	{"useradd", "-r", "-M", "-u", strconv.Itoa(machine.UserID), "-g", "brigtest", "brigtest"}, // without ranges of ids: test/machine/user.go adds them
+	{"apt-get", "clean"},
 }
 
 // leftOut are paths that nobody reads in the guest.
@@ -71,7 +85,7 @@ func (b *builder) base(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	name := "base-" + keyOf(deb, fmt.Sprint(packages, rootFiles, leftOut, diskSize))
+	name := "base-" + keyOf(deb, fmt.Sprint(packages, rootFiles, leftOut, setUp, diskSize))
 	if _, err := os.Stat(filepath.Join(b.cache, name)); err == nil {
 		b.say("the root file system is there: %s, %s", name, deb)
 		return name, nil
@@ -181,7 +195,7 @@ func unpackKernel(ctx context.Context, tmp, root, pkg string) error {
 	return errors.Join(os.RemoveAll(files), os.Remove(debs[0]))
 }
 
-// configure writes rootFiles, enables the agent, and adds a user for what is not root's.
+// configure writes rootFiles and runs setUp, which adds users for what is not root's.
 func configure(ctx context.Context, root string) error {
 	for _, f := range rootFiles {
 		path := filepath.Join(root, f.path)
@@ -201,11 +215,7 @@ func configure(ctx context.Context, root string) error {
 			return err
 		}
 	}
-	for _, args := range [][]string{
-		{"systemctl", "enable", "-q", "guest-agent.service"},
-		{"useradd", "-m", "-s", "/bin/bash", "-u", "1000", "user"},
-		{"apt-get", "clean"},
-	} {
+	for _, args := range setUp {
 		if _, err := output(ctx, "", "chroot", append([]string{root}, args...)...); err != nil {
 			return err
 		}

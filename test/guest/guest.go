@@ -123,6 +123,7 @@ func (img *Image) start(ctx context.Context, payload *os.File) (*Guest, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.slow = img.accel == "tcg"
 	g := &Guest{Client: wire.NewClient(m.agent), vm: m}
 	if err := img.resume(m); err != nil {
 		g.Close()
@@ -171,6 +172,7 @@ type vm struct {
 	agent   *os.File // the other end of the agent's port
 	qmp     *os.File // of QEMU's monitor
 	console *tail
+	slow    bool          // it is translated
 	ended   chan struct{} // closed when the process is gone
 }
 

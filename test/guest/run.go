@@ -12,10 +12,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"brig/test/guest/wire"
+	"brig/test/machine"
 )
 
 const (
@@ -29,8 +31,12 @@ const (
 // TestOptions are of Test.
 type TestOptions struct {
 	Run     string        // tests to run, as go test's -run; "": all
-	Timeout time.Duration // of a package
+	Timeout time.Duration // of a package, or of a part of one
+	Parts   int           // clones that share out a package's tests, where these know how (test/machine/part.go); 0: one
 }
+
+// atOnce is how many parts run at a time: a guest has two processors of its own.
+const atOnce = 2
 
 // Test runs the tests of packages, given as for go list, each package in a clone of its own and in its folder of the source tree. bin/
 // comes along. It writes what go test -v would, then what was skipped and why, and returns 1 if a test has failed.
@@ -46,9 +52,7 @@ func Test(ctx context.Context, out io.Writer, o TestOptions, pkgs ...string) (in
 	var skipped, failed []string
 	for _, dir := range dirs {
 		begun := time.Now()
-		watch := &watcher{out: out, pkg: dir}
-		err := testPackage(ctx, root, dir, o, watch)
-		watch.flush()
+		watches, err := testPackage(ctx, root, dir, o, out)
 		took := time.Since(begun).Seconds()
 		switch {
 		case err == nil:
@@ -58,9 +62,10 @@ func Test(ctx context.Context, out io.Writer, o TestOptions, pkgs ...string) (in
 		default:
 			fmt.Fprintf(out, "FAIL\t%s\t%.1fs in the guest: %v\n", dir, took, err)
 			failed = append(failed, dir)
-			failed = append(failed, watch.failed...)
 		}
-		skipped = append(skipped, watch.skipped...)
+		for _, w := range watches {
+			skipped, failed = append(skipped, w.skipped...), append(failed, w.failed...)
+		}
 	}
 	for _, s := range skipped {
 		fmt.Fprintln(out, "skipped in the guest:", s)
@@ -92,16 +97,16 @@ func packageDirs(ctx context.Context, root string, patterns []string) ([]string,
 	return dirs, nil
 }
 
-// testPackage builds the tests of one package and runs them in a fresh clone.
-func testPackage(ctx context.Context, root, dir string, o TestOptions, out io.Writer) error {
+// testPackage builds the tests of one package and runs them in a fresh clone, or several: what one says is then told when it has ended.
+func testPackage(ctx context.Context, root, dir string, o TestOptions, out io.Writer) ([]*watcher, error) {
 	tmp, err := os.MkdirTemp("", "guest")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer os.RemoveAll(tmp)
 	binary := filepath.Join(tmp, "test")
 	if _, err := output(ctx, root, "go", "test", "-c", "-o", binary, "./"+dir); err != nil {
-		return err
+		return nil, err
 	}
 	if o.Timeout == 0 {
 		o.Timeout = 10 * time.Minute
@@ -110,17 +115,48 @@ func testPackage(ctx context.Context, root, dir string, o TestOptions, out io.Wr
 	if o.Run != "" {
 		args = append(args, "-test.run="+o.Run)
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.Timeout+time.Minute)
-	defer cancel()
-	code, err := runBinary(ctx, root, dir, binary, args, out)
-	if err == nil && code != 0 {
-		err = fmt.Errorf("exit status %d", code)
+	run := func(w *watcher, env ...string) error {
+		ctx, cancel := context.WithTimeout(ctx, o.Timeout+time.Minute)
+		defer cancel()
+		code, err := runBinary(ctx, root, dir, binary, args, w, env...)
+		w.flush()
+		if err == nil && code != 0 {
+			err = fmt.Errorf("exit status %d", code)
+		}
+		return err
 	}
-	return err
+	if o.Parts <= 1 {
+		w := &watcher{out: out, pkg: dir}
+		return []*watcher{w}, run(w)
+	}
+	watches, errs := make([]*watcher, o.Parts), make([]error, o.Parts)
+	turns := make(chan struct{}, atOnce)
+	var telling sync.Mutex
+	var all sync.WaitGroup
+	for i := range o.Parts {
+		all.Go(func() {
+			turns <- struct{}{}
+			defer func() { <-turns }()
+			var said bytes.Buffer
+			watches[i] = &watcher{out: &said, pkg: dir}
+			begun, part := time.Now(), fmt.Sprintf("%d/%d", i+1, o.Parts)
+			if errs[i] = run(watches[i], machine.PartEnv+"="+part); errs[i] != nil {
+				errs[i] = fmt.Errorf("part %s: %w", part, errs[i])
+			}
+			telling.Lock()
+			defer telling.Unlock()
+			fmt.Fprintf(out, "%s# part %s of %s: %.1fs in the guest\n", said.Bytes(), part, dir, time.Since(begun).Seconds())
+		})
+	}
+	all.Wait()
+	return watches, errors.Join(errs...)
 }
 
+// tcgFactor is how many times slower a guest is that QEMU translates, on a machine that has more to do.
+const tcgFactor = "10"
+
 // runBinary runs a test binary of the package in folder dir, in a fresh clone that has the source tree and bin/.
-func runBinary(ctx context.Context, root, dir, binary string, args []string, out io.Writer) (int, error) {
+func runBinary(ctx context.Context, root, dir, binary string, args []string, out io.Writer, env ...string) (int, error) {
 	programs, err := buildPrograms(ctx, root, dir)
 	if err != nil {
 		return -1, err
@@ -139,10 +175,12 @@ func runBinary(ctx context.Context, root, dir, binary string, args []string, out
 		return -1, err
 	}
 	defer g.Close()
+	env = append(env, insideEnv+"=1", programsEnv+"="+programsDir, binEnv+"="+sourceDir+"/bin")
+	if g.vm.slow {
+		env = append(env, machine.SlowEnv+"="+tcgFactor)
+	}
 	return g.Client.Run(ctx, wire.Command{
-		Args: append([]string{"./guest.test"}, args...),
-		Dir:  filepath.Join(sourceDir, dir),
-		Env:  []string{insideEnv + "=1", programsEnv + "=" + programsDir, binEnv + "=" + sourceDir + "/bin"},
+		Args: append([]string{"./guest.test"}, args...), Dir: filepath.Join(sourceDir, dir), Env: env,
 	}, wire.IO{Out: out, Err: out})
 }
 
@@ -265,7 +303,7 @@ func Run(t *testing.T, pkgs ...string) {
 	}
 	for _, dir := range dirs {
 		t.Run(dir, func(t *testing.T) {
-			if err := testPackage(t.Context(), root, dir, TestOptions{}, t.Output()); err != nil {
+			if _, err := testPackage(t.Context(), root, dir, TestOptions{}, t.Output()); err != nil {
 				t.Error(err)
 			}
 		})

@@ -142,5 +142,9 @@ func (u *User) Folders(parent string, setenv func(key, value string)) (run strin
 	}
 	setenv("XDG_DATA_HOME", data)
 	setenv("XDG_RUNTIME_DIR", run)
+	bus := fmt.Sprintf("/run/user/%d/bus", u.ID)
+	if _, err := os.Stat(bus); err == nil { // the machine itself knows this user, and its systemd runs
+		setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path="+bus)
+	}
 	return run, nil
 }

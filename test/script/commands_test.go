@@ -30,7 +30,7 @@ import (
 )
 
 // patience bounds every wait of a story's command.
-const patience = 10 * time.Second
+func patience() time.Duration { return machine.Patience(10 * time.Second) }
 
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"exit":       cmdExit,
@@ -45,7 +45,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 
 // program prepares a command for a terminal in the story's folder and environment, ended after a minute.
 func program(ts *testscript.TestScript, argv []string) (*exec.Cmd, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), machine.Patience(time.Minute))
 	env := environ(ts)
 	path := argv[0]
 	if !strings.Contains(path, "/") {
@@ -65,7 +65,7 @@ func program(ts *testscript.TestScript, argv []string) (*exec.Cmd, context.Cance
 // environ is what a story's programs see; testscript does not hand its own list out.
 func environ(ts *testscript.TestScript) []string {
 	var env []string
-	for _, key := range []string{"PATH", "HOME", "WORK", "TMPDIR", "BRIG_ROOT", "BRIG_STATE", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "IMAGE", "REGISTRY", "FROM_HOST"} {
+	for _, key := range []string{"PATH", "HOME", "WORK", "TMPDIR", "BRIG_ROOT", "BRIG_STATE", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "IMAGE", "DBUS_SESSION_BUS_ADDRESS", "REGISTRY", "FROM_HOST"} {
 		if v := ts.Getenv(key); v != "" {
 			env = append(env, key+"="+v)
 		}
@@ -102,24 +102,24 @@ func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	pattern, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience()); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		err = ts.Exec(args[1], args[2:]...)
 		if pattern.MatchString(ts.ReadFile("stdout") + ts.ReadFile("stderr")) {
 			return
 		}
 	}
-	ts.Fatalf("no match for %q in %s; last: %v", args[0], patience, err)
+	ts.Fatalf("no match for %q in %s; last: %v", args[0], patience(), err)
 }
 
 func cmdFetch(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: [!] fetch URL")
 	}
-	limit := patience / 2
+	limit := patience() / 2
 	if neg {
 		limit = time.Second
 	}
-	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Timeout: machine.Patience(time.Second), Transport: &http.Transport{DisableKeepAlives: true}}
 	var last error
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		var resp *http.Response
@@ -208,7 +208,7 @@ func cmdPty(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		switch verb {
 		case "expect":
-			if err := term.Expect(text, patience); err != nil {
+			if err := term.Expect(text, patience()); err != nil {
 				ts.Fatalf("%v", err)
 			}
 		case "send":

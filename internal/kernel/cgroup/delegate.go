@@ -18,6 +18,26 @@ type Delegation struct {
 	Err error
 }
 
+// Own is the group of version 2 that this process is in, as a path of linux.cgroupsPath.
+func (l *Layout) Own() (string, error) {
+	m := l.unifiedMount()
+	text, err := readFile("/proc/self/cgroup")
+	if err != nil {
+		return "", err
+	}
+	own, ok := ownPath(text, m)
+	if !ok || strings.HasPrefix(own, "/..") {
+		return "", api.Errorf(api.Unsupported, "/proc/self/cgroup does not say where this process is in %s", m.dir)
+	}
+	if m.root != "" {
+		own = strings.TrimPrefix(own, m.root)
+	}
+	return filepath.Clean("/" + own), nil
+}
+
+// Dir is the folder of a group on version 2.
+func (l *Layout) Dir(path string) string { return l.unifiedMount().dir + filepath.Clean("/"+path) }
+
 // Delegated looks, and makes nothing, whether this process may make a group at path and start a process in it (cgroups(7), "Cgroup
 // delegation"): the nearest group above that exists must be this user's to write, as must cgroup.procs of the nearest one that holds both
 // this process and the new group.

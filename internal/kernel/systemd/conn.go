@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	base "brig/internal/base/rootless"
 )
 
 const (
@@ -46,12 +49,32 @@ func Booted() bool {
 	return unix.Lstat("/run/systemd/system", &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
-// Dial connects to systemd: the system's, or with rootless the user's own. The buses are tried in the order of the environment, the
-// usual socket, and systemd's private socket, which a machine without a D-Bus daemon has too.
+// Dial connects to systemd for --systemd-cgroup: the system's, or with rootless the user's own.
 func Dial(rootless bool) (*Conn, error) {
 	if !Booted() {
 		return nil, api.Errorf(api.Unsupported, "--systemd-cgroup: systemd does not run this machine (/run/systemd/system is not there): leave the option out")
 	}
+	c, err := connect(rootless)
+	if err != nil {
+		return nil, api.Errorf(api.KindOf(err), "--systemd-cgroup: %w", err)
+	}
+	return c, nil
+}
+
+// DialUser connects to the user's own systemd.
+func DialUser() (*Conn, error) { return connect(true) }
+
+// Reachable reports whether there is a socket that Dial would try. Whether it is answered only Dial can tell.
+func Reachable(rootless bool) bool {
+	return Booted() && slices.ContainsFunc(addresses(rootless), func(a address) bool {
+		var st unix.Stat_t
+		return strings.HasPrefix(a.path, "@") || unix.Stat(a.path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK
+	})
+}
+
+// connect tries the buses in the order of the environment, the usual socket, and systemd's private socket, which a machine without a D-Bus
+// daemon has too.
+func connect(rootless bool) (*Conn, error) {
 	var last error
 	for _, a := range addresses(rootless) {
 		c, err := dial(a.path, a.private)
@@ -70,7 +93,7 @@ func Dial(rootless bool) (*Conn, error) {
 	if rootless {
 		hint = "log in through PAM, so that user@.service runs, and install dbus-user-session"
 	}
-	return nil, api.Errorf(api.Unavailable, "--systemd-cgroup: no connection to systemd: %w: %s", last, hint)
+	return nil, api.Errorf(api.Unavailable, "no connection to systemd: %w: %s", last, hint)
 }
 
 type address struct {
@@ -94,7 +117,11 @@ func addresses(rootless bool) (list []address) {
 		return list
 	}
 	usual, private := "", ""
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+	dir := os.Getenv("XDG_RUNTIME_DIR")
+	if uid, ok := base.UID(); ok && dir == "" {
+		dir = "/run/user/" + strconv.Itoa(uid)
+	}
+	if dir != "" {
 		usual, private = dir+"/bus", dir+"/systemd/private"
 	}
 	add("DBUS_SESSION_BUS_ADDRESS", usual, private)

@@ -174,6 +174,14 @@ func (f *fake) answer(c *Conn, m *message, args []any) {
 		}
 		f.units[name] = props
 		job()
+	case "AttachProcessesToUnit":
+		u := f.units[args[0].(string)]
+		if u == nil {
+			fail("org.freedesktop.systemd1.NoSuchUnit")
+			return
+		}
+		u["attached"] = args[1:]
+		reply("")
 	case "StopUnit":
 		if f.units[args[0].(string)] == nil {
 			fail("org.freedesktop.systemd1.NoSuchUnit")

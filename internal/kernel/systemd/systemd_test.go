@@ -349,6 +349,30 @@ func TestStart(t *testing.T) {
 }
 
 // The keeper lives until it is closed, and until its maker dies.
+// TestOwnScope: the first process starts the scope that others are taken into.
+func TestOwnScope(t *testing.T) {
+	f := newFake(t)
+	c, u := f.dial(), Unit{"user.slice", "brig-key.scope"}
+	if err := c.Attach(u.Name, "/keepers"); !errors.Is(err, api.Unavailable) {
+		t.Errorf("into none: %v", err)
+	}
+	if err := c.StartOwnScope(u, "what it is"); err != nil {
+		t.Fatal(err)
+	}
+	got := f.unit(u.Name)
+	for name, want := range map[string]any{"Delegate": true, "Slice": "user.slice", "PIDs": []any{uint64(0)}, "TasksMax": infinity, "Description": "what it is"} {
+		if !reflect.DeepEqual(got[name], want) {
+			t.Errorf("%s is %v, want %v", name, got[name], want)
+		}
+	}
+	if err := f.dial().StartOwnScope(u, ""); !errors.Is(err, api.AlreadyExists) {
+		t.Errorf("twice: %v", err)
+	}
+	if err := c.Attach(u.Name, "/keepers"); err != nil || !reflect.DeepEqual(got["attached"], []any{"/keepers", []any{uint64(0)}}) {
+		t.Errorf("%v, %v", got["attached"], err)
+	}
+}
+
 func TestKeeper(t *testing.T) {
 	k, err := newKeeper()
 	if err != nil {

@@ -240,6 +240,31 @@ func (c *Conn) start(u Unit, list []Property) error {
 	return err
 }
 
+// StartOwnScope starts a scope with this process in it, which divides it by itself. api.AlreadyExists where it runs.
+func (c *Conn) StartOwnScope(u Unit, description string) error {
+	return c.start(u, []Property{
+		{"Description", description},
+		{"Slice", u.Slice},
+		{"Delegate", true},
+		{"PIDs", []uint32{thisProcess}},
+		{"MemoryAccounting", true}, {"CPUAccounting", true}, {"IOAccounting", true}, {"TasksAccounting", true},
+		{"TasksMax", infinity},
+		{"DefaultDependencies", false}, // see scopeProperties
+		{"CollectMode", "inactive-or-failed"},
+	})
+}
+
+// thisProcess is who sends the message, in whatever PID namespace it is (org.freedesktop.systemd1(5), AttachProcessesToUnit).
+const thisProcess = 0
+
+// Attach moves this process into a group below that of a unit which runs; sub begins with a slash.
+func (c *Conn) Attach(unit, sub string) error {
+	if _, err := c.method("AttachProcessesToUnit", "ssau", unit, sub, []uint32{thisProcess}); err != nil {
+		return api.Errorf(api.Unavailable, "systemd: it does not take this process into %s: %w", unit, err)
+	}
+	return nil
+}
+
 // result waits for the job that a method answered with.
 func (c *Conn) result(answer []any) (string, error) {
 	if len(answer) != 1 {

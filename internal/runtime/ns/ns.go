@@ -45,7 +45,7 @@ func (*Driver) Needs() runtime.Needs { return runtime.Needs{} }
 
 // Open starts a shim and returns while it starts.
 func (d *Driver) Open(_ context.Context, spec api.SandboxSpec) (runtime.Sandbox, error) {
-	c, err := shim.Spawn(d.Program, spec.Dir)
+	c, err := shim.Spawn(d.Program, spec.Dir, spec.Subtree)
 	if err != nil {
 		return nil, err
 	}

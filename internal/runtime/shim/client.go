@@ -56,8 +56,8 @@ func newClient(fd int) *Client {
 	return &Client{f: os.NewFile(uintptr(fd), SocketName)}
 }
 
-// Spawn starts a shim for the sandbox in dir and returns the owner's connection. program is brig-oci.
-func Spawn(program, dir string) (*Client, error) {
+// Spawn starts a shim for the sandbox in dir and returns the owner's connection. program is brig-oci; subtree is as in [api.SandboxSpec].
+func Spawn(program, dir, subtree string) (*Client, error) {
 	// Not Try: who asks whether it is held, holds it for a moment. Nobody else takes the lock of a sandbox that is being made.
 	l, err := lock.Take(filepath.Join(dir, LockName))
 	if err != nil {
@@ -73,7 +73,11 @@ func Spawn(program, dir string) (*Client, error) {
 	if member := rootless.Membership(); member >= 0 {
 		fds = append(fds, member)
 	}
-	pid, err := forkExec(program, []string{"brig-oci", "shim", dir}, fds)
+	argv := []string{"brig-oci", "shim", dir}
+	if subtree != "" {
+		argv = append(argv, subtree)
+	}
+	pid, err := forkExec(program, argv, fds)
 	if err != nil {
 		unix.Close(pair[0])
 		return nil, fmt.Errorf("starting %s: %w", program, err)

@@ -54,11 +54,16 @@ func (s *server) add(r *wire.Request) (wire.Reply, error) {
 	if err != nil {
 		return wire.Reply{}, api.Errorf(api.InvalidArgument, "bundle %s: %w", r.Bundle.Dir, err)
 	}
+	if s.placeless != nil {
+		if err := goWithout(spec, s.placeless); err != nil {
+			return wire.Reply{}, err
+		}
+	}
 	c := &container{id: r.ID, bundle: r.Bundle.Dir, exitPath: r.Bundle.ExitPath, durable: r.Bundle.Durable}
 	c.s, c.once, c.ended = s, r.Bundle.StdinOnce, c.onExit
 	if spec.Linux != nil {
 		c.cgroupPath = spec.Linux.CgroupsPath
-		c.ownPIDs = slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace && n.Path == "" })
+		c.ownPIDs = ownPIDs(spec)
 	}
 	c.log, c.healthSpec = openLog(r.Bundle.Log), r.Bundle.Health
 	req := &oci.Request{
@@ -102,6 +107,27 @@ func (s *server) add(r *wire.Request) (wire.Reply, error) {
 		s.resolve(s.fds[1], s.fds[2], r.Names)
 	}
 	return wire.Reply{Pid: made.Pid}, nil
+}
+
+// ownPIDs reports whether a container has a PID namespace of its own.
+func ownPIDs(spec *specs.Spec) bool {
+	return slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace && n.Path == "" })
+}
+
+// goWithout has a normal user's container that asks for no limit do without a control group, where the user's systemd did not make one.
+func goWithout(spec *specs.Spec, why error) error {
+	if spec.Linux == nil {
+		return nil
+	}
+	if field := cgroup.Asks(spec.Linux.Resources); field != "" {
+		return api.Errorf(api.KindOf(why), "%s: %w", field, why)
+	}
+	if !ownPIDs(spec) {
+		return api.Errorf(api.KindOf(why), "a PID namespace that is not the container's own: %w", why) // its processes could not be ended all
+	}
+	spec.Linux.CgroupsPath = ""
+	spec.Mounts = slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool { return m.Type == "cgroup" })
+	return nil
 }
 
 func rootPath(bundle string, spec *specs.Spec) string {

@@ -14,6 +14,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/rootless"
+	"brig/internal/kernel/delegated"
 	"brig/internal/kernel/userns"
 	"brig/internal/runtime/shim/wire"
 )
@@ -38,6 +39,8 @@ type server struct {
 	renewed    bool     // has executed itself anew
 	trash      []string // folders to remove at the end, after the owner has gone on
 
+	placeless error // why containers have no control group here though they were to; see container.go:goWithout
+
 	resolver *resolver // nil: the container asks others for names
 	rest     int       // how long all has to be quiet, in milliseconds, before memory is given back
 }
@@ -48,6 +51,12 @@ func Main(args []string) error {
 	setName("brig-shim")
 	if len(args) == 3 && args[1] == resumeArg {
 		return resume(args[0], args[2])
+	}
+	var subtree *delegated.Subtree
+	if len(args) == 2 {
+		if t, ok := delegated.Parse(args[1]); ok {
+			subtree, args = t, args[:1]
+		}
 	}
 	if len(args) != 1 {
 		return fmt.Errorf("usage: brig-oci shim DIR (started by brig, with descriptors 3 and 4)")
@@ -74,6 +83,9 @@ func Main(args []string) error {
 	s.owner = s.addConn(3)
 	if err := s.listen(); err != nil {
 		return err
+	}
+	if subtree != nil {
+		s.placeless = subtree.Join()
 	}
 	return s.loop()
 }

@@ -3,7 +3,7 @@
 //	guest build [-measure]         what make guest does; how long ten restores take
 //	guest run [-C DIR] -- CMD…     a command in a fresh clone: its streams, its exit status
 //	guest sh                       a shell in a fresh clone, gone at its end
-//	guest test [-run REGEXP] PKG…  the tests of packages, each in a fresh clone
+//	guest test [-run REGEXP] PKG…  the tests of packages, each in a fresh clone, or shared out among several
 package main
 
 import (
@@ -22,7 +22,7 @@ import (
 	"brig/test/guest/wire"
 )
 
-const usage = "guest build [-measure] | run [-C DIR] [--] CMD… | sh | test [-run REGEXP] [-timeout DURATION] PKG…"
+const usage = "guest build [-measure] | run [-C DIR] [--] CMD… | sh | test [-run REGEXP] [-timeout DURATION] [-parts N] PKG…"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
@@ -63,9 +63,10 @@ func run(ctx context.Context, args []string) (int, error) {
 	case "test":
 		set := flag.NewFlagSet("test", flag.ExitOnError)
 		pattern := set.String("run", "", "tests to run, a regular expression")
-		timeout := set.Duration("timeout", 20*time.Minute, "of a package")
+		timeout := set.Duration("timeout", 20*time.Minute, "of a package, or of a part of one")
+		parts := set.Int("parts", 1, "clones that share out the tests of a package which knows how, two of them at a time")
 		set.Parse(args[1:])
-		return guest.Test(ctx, os.Stdout, guest.TestOptions{Run: *pattern, Timeout: *timeout}, set.Args()...)
+		return guest.Test(ctx, os.Stdout, guest.TestOptions{Run: *pattern, Timeout: *timeout, Parts: *parts}, set.Args()...)
 	}
 	return 2, fmt.Errorf("%s: no such command: %s", args[0], usage)
 }
