@@ -14,6 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// sector is what a disk writes whole, bytes. ext4 counts on it for its superblock, whose checksum covers 1024: cut after 512 of them it does not mount.
+const sector = 4096
+
 // diskName is the file that a loop device shows as a disk.
 const diskName = "disk"
 
@@ -66,7 +69,7 @@ func (w *world) recordDisk(s story) *recording {
 	if err := os.Truncate(file, 48<<20); err != nil {
 		w.t.Fatal(err)
 	}
-	w.tool("mke2fs", "-q", "-F", "-t", "ext4", "-J", "size=4", "-E", "lazy_itable_init=0,lazy_journal_init=0", file)
+	w.tool("mke2fs", "-q", "-F", "-t", "ext4", "-b", fmt.Sprint(sector), "-J", "size=4", "-E", "lazy_itable_init=0,lazy_journal_init=0", file)
 	disk := w.place("ext4")
 	w.tool("mount", "-o", "loop,commit=1", file, disk)
 	root, state := filepath.Join(disk, rootName), w.place("state")
@@ -102,7 +105,6 @@ func (w *world) recordDisk(s story) *recording {
 
 // tryDisk is try for a disk: what a cut leaves is mounted.
 func (w *world) tryDisk(r *recording, c *Cutter, p point, full bool) (wrong []string) {
-	const sector = 512
 	t := c.Cut(p.n, p.rule, rand.New(rand.NewPCG(p.seed, 0)), sector)
 	dir, disk, state := w.place("cut"), w.place("ext4"), w.place("state")
 	defer os.RemoveAll(dir)
