@@ -95,7 +95,7 @@ type PortSpec struct {
 
 // Link is a container's place on a network: what the network room hands to the runtime.
 type Link struct {
-	Network string `json:"network"` // bridge, none, host or NetworkOwn
+	Network string `json:"network"` // bridge, none, host or NetworkOwn; without root's rights also pasta or slirp4netns, on which nobody else is
 
 	// NetNS is the network namespace that the sandbox runs in; nil for the host's own (mode host).
 	// The namespace, and the interface in it, live as long as a process or an open file holds it.

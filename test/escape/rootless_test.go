@@ -129,3 +129,69 @@ func TestRootlessStateIsOnesOwn(t *testing.T) {
 		t.Error(r)
 	}
 }
+
+// A normal user's bridges are in a namespace of their own: nobody but the containers on a network reaches it, not those of another Brig that have a network of the same name and
+// addresses, and no container reaches into the namespace. The probe is seen to work in one that has been given the capability: doc/adr/0009-rootless-networks.md.
+func TestRootlessBridgesAreApart(t *testing.T) {
+	brig, folders := asUser(t)
+	home := filepath.Dir(filepath.Dir(folders[0]))
+	data, err := os.ReadFile(probe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(home, "probe"), data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(home, "probe"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	theirs := func(args ...string) result {
+		return brig(append([]string{"--root", folders[0] + "-2", "--state", folders[1] + "-2"}, args...)...)
+	}
+	defer func() {
+		if r := theirs("system", "reset", "--force"); r.code != 0 {
+			t.Error(r)
+		}
+	}()
+	good := func(r result) {
+		t.Helper()
+		if r.code != 0 {
+			t.Fatal(r)
+		}
+	}
+	for _, b := range []func(...string) result{brig, theirs} {
+		good(b("network", "create", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64", "blue"))
+		good(b("network", "create", "--internal", "quiet"))
+	}
+	good(brig("run", "-d", "--name", "web", "--network", "name=blue,ip=10.77.0.10,ip6=fd77::10", "brig/base", "httpd", "-f", "-h", "/etc"))
+	good(theirs("run", "-d", "--network", "name=blue,ip=10.77.0.11", "brig/base", "sleep", "100"))
+	for _, url := range []string{"http://10.77.0.10/hostname", "http://[fd77::10]/hostname", "http://web/hostname"} {
+		ask := []string{"brig/base", "sh", "-c", "timeout 2 wget -qO- " + url + "; exit $?"}
+		good(brig(append([]string{"run", "--rm", "--network", "blue"}, ask...)...))
+		for _, args := range [][]string{{}, {"--network", "quiet"}, {"--network", "bridge"}, {"--network", "host"}} {
+			if r := brig(append(append([]string{"run", "--rm"}, args...), ask...)...); r.code == 0 || r.out != "" {
+				t.Errorf("%q reaches %s: %s", args, url, r)
+			}
+		}
+		if r := theirs(append([]string{"run", "--rm", "--network", "blue"}, ask...)...); r.code == 0 || r.out != "" {
+			t.Errorf("another Brig reaches %s: %s", url, r)
+		}
+	}
+	// With routes of its own making, through the gateway that it has.
+	r := brig("run", "--rm", "--network", "quiet", "--cap-add", "NET_ADMIN", "brig/base", "sh", "-c", `
+		gateway=$(ip route | sed -n 's/.* via \([0-9.]*\) .*/\1/p')
+		ip route add default via $gateway dev eth0 onlink && echo routed
+		timeout 3 wget -qO- http://10.77.0.10/hostname; ping -c 1 -W 1 10.77.0.1; ping -c 1 -W 1 192.0.2.1; true`)
+	if !strings.HasPrefix(r.out, "routed") || strings.Contains(r.out, " 1 packets received") || strings.Count(r.out, "\n") > 12 {
+		t.Errorf("from an internal network: %s", r)
+	}
+	look := func(args ...string) result {
+		return brig(append(append([]string{"run", "--rm", "--network", "blue", "-v", home + "/probe:/probe:ro"}, args...), "brig/base", "/probe", "peers")...)
+	}
+	if r := look(); r.code != 0 || strings.Contains(r.out, "HOLE") || !strings.Contains(r.out, "refused 0") {
+		t.Errorf("a container reaches into the bridges' namespace: %s", r)
+	}
+	if r := look("--cap-add", "NET_ADMIN"); !strings.Contains(r.out, "HOLE") {
+		t.Errorf("the probe finds nothing where there is something: %s", r)
+	}
+}

@@ -2,6 +2,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"os/exec"
@@ -31,6 +32,43 @@ func main() {
 		memory(os.Args[1] == "rss-quiet", os.Args[2:])
 	case "fds":
 		descriptors()
+	case "peers":
+		peers()
+	}
+}
+
+// peers asks for the interfaces of the network namespaces in which the other ends of this one's are: "HOLE" names one that answers.
+func peers() {
+	for nsid := range 8 {
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		const header, body = unix.SizeofNlMsghdr, unix.SizeofIfInfomsg
+		msg := make([]byte, header+body+8)
+		binary.NativeEndian.PutUint32(msg, uint32(len(msg)))
+		binary.NativeEndian.PutUint16(msg[4:], unix.RTM_GETLINK)
+		binary.NativeEndian.PutUint16(msg[6:], unix.NLM_F_REQUEST)
+		binary.NativeEndian.PutUint32(msg[header+4:], 1) // lo, which every one has
+		binary.NativeEndian.PutUint16(msg[header+body:], 8)
+		binary.NativeEndian.PutUint16(msg[header+body+2:], unix.IFLA_TARGET_NETNSID)
+		binary.NativeEndian.PutUint32(msg[header+body+4:], uint32(nsid))
+		answer := make([]byte, 8192)
+		err = unix.Sendto(fd, msg, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		n := 0
+		if err == nil {
+			n, _, err = unix.Recvfrom(fd, answer, 0)
+		}
+		unix.Close(fd)
+		switch {
+		case err != nil || n < header+4:
+			fmt.Println(nsid, err)
+		case binary.NativeEndian.Uint16(answer[4:]) == unix.RTM_NEWLINK:
+			fmt.Println("HOLE", nsid)
+		default:
+			fmt.Println("refused", nsid, unix.Errno(-int32(binary.NativeEndian.Uint32(answer[header:]))))
+		}
 	}
 }
 
