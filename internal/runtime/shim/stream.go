@@ -102,7 +102,7 @@ func (t *stream) read(i int) bool {
 		t.closeOut(i)
 		return false
 	}
-	t.s.idle = false
+	t.s.busy()
 	t.log.write(i+1, buf[:n])
 	if t.tap != nil {
 		t.tap(buf[:n])
