@@ -34,12 +34,11 @@ func (e *Engine) Logs(ctx context.Context, name string, o api.LogOptions, emit f
 	if err != nil {
 		return err
 	}
-	if spec.Path == "" || spec.Driver == api.LogJournald || spec.Driver == api.LogSyslog {
-		hint := ""
-		if spec.Driver == api.LogJournald {
-			hint = ": ask the journal, `journalctl CONTAINER_NAME=" + c.Name + "`"
-		}
-		return api.Errorf(api.Unsupported, "configured logging driver %q of container %s does not support reading%s", c.Spec.Log.Driver, c.Name, hint)
+	if spec.Path == "" || spec.Driver == api.LogSyslog {
+		return api.Errorf(api.Unsupported, "configured logging driver %q of container %s does not support reading", c.Spec.Log.Driver, c.Name)
+	}
+	if spec.Driver == api.LogJournald {
+		return e.journal(ctx, &c, o, emit)
 	}
 	parse := parseJSONRecord
 	if spec.Driver == api.LogK8sFile {

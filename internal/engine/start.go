@@ -146,10 +146,9 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 	defer made.Run()
 	recorded := false
 	defer func() {
-		if recorded && err != nil && stays(ctx, c, err) {
+		if recorded && err != nil && stays(ctx, c, err) && e.noteFailure(c.ID, nil, err) == nil {
 			made.Release()
 			c.State = api.State{Status: api.StatusCreated}
-			_ = e.noteFailure(c.ID, nil, err) // for why and inspect; the caller is told anyhow
 			e.note(happened(c, "create"))
 		}
 	}()
@@ -232,10 +231,19 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 	return l, nil
 }
 
-// stays reports whether a new container that could not be started is kept, as docker keeps it. Not when the caller has given up, and not when its image was removed
-// meanwhile: then it is made anew.
+// stays reports whether a new container that could not be started is kept, as docker keeps it. Not when the caller has given up, nor when its image was removed
+// meanwhile: then it is made anew; and not when the disk is full or broken: then the same command succeeds as soon as it is well.
 func stays(ctx context.Context, c *api.Container, err error) bool {
-	return !c.Spec.AutoRemove && ctx.Err() == nil && !errors.Is(err, api.Corrupt)
+	if c.Spec.AutoRemove || ctx.Err() != nil || errors.Is(err, api.Corrupt) {
+		return false
+	}
+	said := err.Error() // a keeper tells in words
+	for _, e := range [...]unix.Errno{unix.ENOSPC, unix.EDQUOT, unix.EIO, unix.EROFS} {
+		if strings.Contains(said, e.Error()) {
+			return false
+		}
+	}
+	return true
 }
 
 // down writes a new container down, for who does not start it now.

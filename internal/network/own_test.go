@@ -306,10 +306,10 @@ func TestOwnAddresses(t *testing.T) {
 		t.Errorf("a fifth: %v", err)
 	}
 	member := m.path("member", wanted)
-	if got, there := namedir.Find(member, "many"); !there || len(got) != 8 {
+	if got, there := new(namedir.Finder).Find(member, []byte("many")); !there || len(got) != 8 {
 		t.Error(got, there)
 	}
-	if got, there := namedir.Find(member, "alias.blue"); !there || len(got) != 2 {
+	if got, there := new(namedir.Finder).Find(member, []byte("alias.blue")); !there || len(got) != 2 {
 		t.Error(got, there)
 	}
 	if name, there := namedir.Whose(member, netip.MustParseAddr("fd77::99")); name != "web.blue" || !there {
@@ -465,7 +465,7 @@ func TestKilledAttach(t *testing.T) {
 		if left, err := os.ReadDir(m.path("ports")); err != nil || len(left) > 0 {
 			t.Fatalf("killed after %d: left ports: %v %v", i, left, err)
 		}
-		if addrs, there := namedir.Find(l.Names, "stays"); !there || len(addrs) != 4 {
+		if addrs, there := new(namedir.Finder).Find(l.Names, []byte("stays")); !there || len(addrs) != 4 {
 			t.Fatal(addrs, there)
 		}
 	}

@@ -145,7 +145,7 @@ func TestConnect(t *testing.T) {
 	}
 	wantSource(t, "by the second", red.NetNS, "tcp", to(1), red.Endpoints[0].Addresses[1].Addr().String())
 	wantSource(t, "by the internal", quiet.NetNS, "tcp", to(2), quiet.Endpoints[0].Addresses[1].Addr().String())
-	if _, there := namedir.Find(red.Names, "site"); !there {
+	if _, there := new(namedir.Finder).Find(red.Names, []byte("site")); !there {
 		t.Error("no alias")
 	}
 	if err := m.Connect(ctx, name, l.NetNS, l, spec, api.EndpointSpec{Network: "red"}); api.KindOf(err) != api.Conflict {
@@ -182,16 +182,16 @@ func TestConnect(t *testing.T) {
 	if err := m.Rename(name, "web", "web2", l); err != nil {
 		t.Fatal(err)
 	}
-	if _, there := namedir.Find(quiet.Names, "web2"); !there {
+	if _, there := new(namedir.Finder).Find(quiet.Names, []byte("web2")); !there {
 		t.Error("not found by its new name")
 	}
-	if _, there := namedir.Find(quiet.Names, "web"); there {
+	if _, there := new(namedir.Finder).Find(quiet.Names, []byte("web")); there {
 		t.Error("found by its old name")
 	}
 	if err := m.Detach(ctx, name); err != nil {
 		t.Fatal(err)
 	}
-	if _, there := namedir.Find(quiet.Names, "web2"); there {
+	if _, there := new(namedir.Finder).Find(quiet.Names, []byte("web2")); there {
 		t.Error("found though it has left")
 	}
 }

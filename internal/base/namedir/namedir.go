@@ -15,7 +15,6 @@ package namedir
 
 import (
 	"errors"
-	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -38,8 +37,8 @@ const (
 const maxName = 253
 
 // Valid reports whether a name can be asked for and be a file's: of labels of 1 to 63 bytes, with nothing in it that leads out of a folder.
-func Valid(name string) bool {
-	if name == "" || len(name) > maxName {
+func Valid[T string | []byte](name T) bool {
+	if len(name) == 0 || len(name) > maxName {
 		return false
 	}
 	label := 0
@@ -146,36 +145,6 @@ func parse(text string) (addrs []netip.Addr) {
 	return addrs
 }
 
-// Find looks a name up on all networks of the container whose folder is given, with or without the name of a network behind it. there says that somebody has it, of
-// whatever family the addresses are. Whose address comes first changes from time to time.
-func Find(member, name string) (addrs []netip.Addr, there bool) {
-	if !Valid(name) {
-		return nil, false
-	}
-	name = Fold(name)
-	for _, network := range list(member) {
-		if network[0] == '.' {
-			continue
-		}
-		short := name
-		if rest, ok := strings.CutSuffix(name, "."+Fold(network)); ok && !exists(member+"/"+network+"/"+nameDir+"/"+name) {
-			short = rest
-		}
-		folder := member + "/" + network + "/" + nameDir + "/" + short
-		ids := list(folder)
-		if len(ids) == 0 {
-			continue
-		}
-		start := rand.IntN(len(ids))
-		for i := range ids {
-			if text, err := os.Readlink(folder + "/" + ids[(start+i)%len(ids)]); err == nil { // else it has left meanwhile
-				addrs, there = append(addrs, parse(text)...), true
-			}
-		}
-	}
-	return addrs, there
-}
-
 // Whose finds who has an address on a network of the container: its own name and the network's.
 func Whose(member string, addr netip.Addr) (name string, there bool) {
 	for _, network := range list(member) {
@@ -216,11 +185,6 @@ func list(dir string) (names []string) {
 		}
 		_, _, names = unix.ParseDirent(buf[:n], -1, names)
 	}
-}
-
-func exists(path string) bool {
-	var st unix.Stat_t
-	return unix.Lstat(path, &st) == nil
 }
 
 // Forward says what becomes of a look-up that no container of the networks can answer. The zero value asks the host's own servers, from the host.

@@ -48,14 +48,14 @@ func TestFind(t *testing.T) {
 		"nobody": -1, "web.red": -1, "": -1, ".": -1, "..": -1, "../lease": -1, "../../x": -1, "web/one": -1, "a..b": -1, ".web": -1, "web.": -1,
 		"web\x00": -1, strings.Repeat("x", 64): -1, strings.Repeat("x.", 130): -1, "blue": -1,
 	} {
-		got, there := Find(member, name)
+		got, there := new(Finder).Find(member, []byte(name))
 		if there != (want >= 0) || len(got) != max(want, 0) {
 			t.Errorf("%q: %v %t, want %d", name, got, there, want)
 		}
 	}
 	first := map[netip.Addr]bool{}
 	for range 100 {
-		got, _ := Find(member, "shared")
+		got, _ := new(Finder).Find(member, []byte("shared"))
 		first[got[0]] = true
 	}
 	if len(first) != 2 {
@@ -65,7 +65,7 @@ func TestFind(t *testing.T) {
 	if err := Add(dir, "shared", "two", addresses("10.0.0.9")); err != nil {
 		t.Fatal(err)
 	}
-	if got, _ := Find(member, "shared"); !slices.Contains(got, netip.MustParseAddr("10.0.0.9")) || len(got) != 3 {
+	if got, _ := new(Finder).Find(member, []byte("shared")); !slices.Contains(got, netip.MustParseAddr("10.0.0.9")) || len(got) != 3 {
 		t.Error(got)
 	}
 	for range 2 {
@@ -73,7 +73,7 @@ func TestFind(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got, there := Find(member, "shared"); !there || len(got) != 1 {
+	if got, there := new(Finder).Find(member, []byte("shared")); !there || len(got) != 1 {
 		t.Error(got, there)
 	}
 	if err := Remove(dir, "shared", "two"); err != nil {
@@ -121,13 +121,13 @@ func TestNamesAreShared(t *testing.T) {
 						t.Error(err)
 					}
 				}
-				if _, there := Find(member, "other"); !there {
+				if _, there := new(Finder).Find(member, []byte("other")); !there {
 					t.Error("a name that was added is not there")
 				}
 				if err := Remove(dir, "other", id); err != nil {
 					t.Error(err)
 				}
-				if _, there := Find(member, "web"); !there {
+				if _, there := new(Finder).Find(member, []byte("web")); !there {
 					t.Error("a name that somebody has is not there")
 				}
 			}
@@ -151,6 +151,36 @@ func TestForward(t *testing.T) {
 	}
 }
 
+// TestFindAllocatesNothing: thousands of look-ups a second leave a keeper's heap alone.
+func TestFindAllocatesNothing(t *testing.T) {
+	member, dir := t.TempDir(), t.TempDir()
+	if err := os.Symlink(dir, filepath.Join(member, "blue")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, nameDir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"a", "b"} {
+		if err := Add(dir, "web", id, []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := new(Finder)
+	for _, name := range []string{"web", "WEB.blue", "nobody"} {
+		buf := make([]byte, len(name))
+		find := func() {
+			copy(buf, name)
+			if _, there := f.Find(member, buf); there == (name == "nobody") {
+				t.Errorf("%s: %t", name, there)
+			}
+		}
+		find()
+		if n := testing.AllocsPerRun(100, find); n > 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
+
 func FuzzFind(f *testing.F) {
 	f.Add("web.blue")
 	f.Add("../x")
@@ -159,7 +189,7 @@ func FuzzFind(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, name string) {
-		if got, there := Find(member, name); there {
+		if got, there := new(Finder).Find(member, []byte(name)); there {
 			t.Errorf("%q: %v", name, got)
 		}
 	})

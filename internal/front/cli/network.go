@@ -180,7 +180,7 @@ type networkRow struct {
 func (r networkRow) Label(key string) string { return r.labels[key] }
 
 func (a *app) networkList() *cobra.Command {
-	var quiet, noTrunc bool
+	var quiet, noTrunc, noHeading bool
 	var format string
 	filter := filters{}
 	cmd := &cobra.Command{
@@ -213,10 +213,14 @@ func (a *app) networkList() *cobra.Command {
 					Internal: strconv.FormatBool(n.Internal), Labels: labelText(n.Labels), Name: n.Name, Scope: "local", labels: n.Labels,
 				})
 			}
-			if quiet && format == "" {
+			usual := "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}"
+			switch {
+			case quiet && format == "":
 				format = "{{.ID}}"
+			case noHeading && format == "":
+				format = usual
 			}
-			return printRows(a.streams.Stdout, format, "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}", header{
+			return printRows(a.streams.Stdout, format, usual, header{
 				"ID": "NETWORK ID", "Name": "NAME", "Driver": "DRIVER", "Scope": "SCOPE", "IPv4": "IPV4", "IPv6": "IPV6", "Internal": "INTERNAL", "Labels": "LABELS", "CreatedAt": "CREATED AT",
 			}, rows)
 		},
@@ -226,6 +230,7 @@ func (a *app) networkList() *cobra.Command {
 		filter.add("dangling", "driver", "id", "label", "name", "scope", "type"))
 	f.StringVar(&format, "format", "", formatHelp)
 	f.BoolVar(&noTrunc, "no-trunc", false, "Do not truncate the output")
+	f.BoolVarP(&noHeading, "noheading", "n", false, "Do not print headers")
 	f.BoolVarP(&quiet, "quiet", "q", false, "Only display network IDs")
 	return cmd
 }

@@ -45,7 +45,9 @@ func (l *logger) connect() error {
 
 // send sends a line. One that the program does not take is lost: a log never holds the container up.
 func (l *logger) send(stream int, line []byte, now time.Time) {
-	if n := len(line); n > 0 && line[n-1] == '\n' {
+	n := len(line)
+	whole := n > 0 && line[n-1] == '\n'
+	if whole {
 		line = line[:n-1]
 	}
 	severity := 6 // informational; 3: error
@@ -53,7 +55,7 @@ func (l *logger) send(stream int, line []byte, now time.Time) {
 		severity = 3
 	}
 	if l.spec.Driver == api.LogJournald {
-		l.buf = appendJournal(l.buf[:0], l.spec.Tag, severity, line)
+		l.buf = appendJournal(l.buf[:0], l.spec.Tag, severity, line, whole)
 	} else {
 		l.buf = appendSyslog(l.buf[:0], l.spec.Facility<<3|severity, l.spec.Tag, line, now)
 	}
@@ -70,9 +72,12 @@ func (l *logger) send(stream int, line []byte, now time.Time) {
 	l.buf = l.buf[:0]
 }
 
-// appendJournal writes an entry of journald's native protocol; fields are NAME=VALUE, each ended by a newline.
-func appendJournal(b []byte, fields string, severity int, line []byte) []byte {
+// appendJournal writes an entry of journald's native protocol; fields are NAME=VALUE, each ended by a newline. What is not a whole line is marked as docker marks it.
+func appendJournal(b []byte, fields string, severity int, line []byte, whole bool) []byte {
 	b = append(b, fields...)
+	if !whole {
+		b = append(b, "CONTAINER_PARTIAL_MESSAGE=true\n"...)
+	}
 	b = append(b, "PRIORITY="...)
 	b = strconv.AppendInt(b, int64(severity), 10)
 	b = append(b, "\nMESSAGE\n"...) // its length follows, since it may be of any bytes

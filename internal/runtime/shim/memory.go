@@ -15,16 +15,21 @@ type memoryRange struct{ start, length uintptr }
 
 // giveBack returns the memory that setting a container up took: the heap's free pages, and the mapped pages of the program's own file, which
 // the kernel maps again from its cache if they are ever needed. An idle shim is what every container costs. The caller sleeps next.
-func giveBack() {
-	ranges := programRanges()
-	for i := range ranges {
-		narrowFaults(&ranges[i])
+func (s *server) giveBack() {
+	if s.program == nil {
+		s.program = programRanges()
+		for i := range s.program { // once: of what is narrow already every part would get the flag, and all be joined again
+			narrowFaults(&s.program[i])
+		}
 	}
-	debug.FreeOSMemory()
-	// The collector's workers park a moment after it has returned; what they touch is mapped again.
-	time.Sleep(20 * time.Millisecond)
-	for i := range ranges {
-		unix.Syscall(unix.SYS_MADVISE, ranges[i].start, ranges[i].length, unix.MADV_DONTNEED)
+	if s.garbage { // the collector's own memory is a quarter of a megabyte: one that has only just been executed anew does without
+		s.garbage = false
+		debug.FreeOSMemory()
+		// The collector's workers park a moment after it has returned; what they touch is mapped again.
+		time.Sleep(20 * time.Millisecond)
+	}
+	for _, r := range s.program {
+		unix.Syscall(unix.SYS_MADVISE, r.start, r.length, unix.MADV_DONTNEED)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -27,6 +28,9 @@ type resolver struct {
 	host     string // the host's resolv.conf
 	buf      []byte // for one message in, and one out
 	out      []byte
+	from     unix.RawSockaddrInet4 // of the message in
+	server   dns.Server
+	finder   *namedir.Finder
 	asks     map[int]*ask // by the socket that was asked on
 	clients  map[int]*dnsClient
 	better   int // which server to ask first: those before it did not answer
@@ -41,15 +45,14 @@ const (
 	askLimit = 4 * time.Second
 	// burst is how many queries are taken at a time, so that they do not hold up the container's output.
 	burst = 32
-	// settled is how long there have to be no queries before the memory that they took is given back, in milliseconds.
-	settled = 5000
 )
 
 // resolve begins to answer.
 func (s *server) resolve(udp, tcp int, dir string) {
 	r := &resolver{s: s, udp: udp, tcp: tcp, dir: dir, host: "/etc/resolv.conf", asks: map[int]*ask{}, clients: map[int]*dnsClient{}}
+	r.server.Names = r
 	s.resolver = r
-	debug.SetGCPercent(10) // of 4 MiB, which it waits for else: a look-up leaves a kilobyte behind, and there may be ten thousand a second
+	debug.SetGCPercent(10) // of 4 MiB, which it waits for else: a look-up that others answer leaves two kilobytes behind
 	s.watch(udp, unix.EPOLLIN, func(uint32) { r.datagrams() })
 	s.watch(tcp, unix.EPOLLIN, func(uint32) { r.accept() })
 }
@@ -68,41 +71,62 @@ func (s *server) resolveOn(c *conn, r *wire.Request) error {
 }
 
 // Find and Whose make it a [dns.Names].
-func (r *resolver) Find(name string) ([]netip.Addr, bool)        { return namedir.Find(r.dir, name) }
+func (r *resolver) Find(name []byte) ([]netip.Addr, bool)        { return r.finder.Find(r.dir, name) }
 func (r *resolver) Whose(addr netip.Addr) (name string, ok bool) { return namedir.Whose(r.dir, addr) }
 
-// used notes that memory was taken.
+// used notes that memory is taken.
 func (r *resolver) used() {
-	r.s.idle, r.s.renewed, r.s.rest = false, false, settled
+	r.s.busy()
+	r.ready()
+}
+
+// ready makes the buffers. They stay, as long as the process does: those of one who looks up once he needs again.
+func (r *resolver) ready() {
 	if r.buf == nil {
-		r.buf, r.out = make([]byte, maxQuery), make([]byte, 0, maxQuery)
+		r.s.light, r.s.idle = false, false // the parts of the program that make them are used once
+		r.buf, r.out, r.finder = make([]byte, maxQuery), make([]byte, 0, maxQuery), new(namedir.Finder)
 	}
 }
 
 // datagrams takes the queries that have come in.
 func (r *resolver) datagrams() {
-	r.used()
+	r.s.light = true
+	r.ready()
 	for range burst {
-		n, from, err := unix.Recvfrom(r.udp, r.buf, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
-		if err != nil {
+		n, ok := r.receive()
+		if !ok {
 			return
 		}
 		if n > len(r.buf) { // longer than any query
 			continue
 		}
-		r.query(r.buf[:n], asker{from: from})
+		r.query(r.buf[:n], asker{from: r.from})
 	}
+}
+
+// receive takes one datagram, as recvfrom(2) does, of which package unix makes an address on the heap.
+func (r *resolver) receive() (n int, ok bool) {
+	size := uint32(unix.SizeofSockaddrInet4)
+	got, _, e := unix.Syscall6(unix.SYS_RECVFROM, uintptr(r.udp), uintptr(unsafe.Pointer(&r.buf[0])), uintptr(len(r.buf)), unix.MSG_DONTWAIT|unix.MSG_TRUNC,
+		uintptr(unsafe.Pointer(&r.from)), uintptr(unsafe.Pointer(&size)))
+	return int(got), e == 0
+}
+
+// send answers over UDP. An answer that is lost is asked for again.
+func (r *resolver) send(msg []byte, to *unix.RawSockaddrInet4) {
+	_, _, _ = unix.Syscall6(unix.SYS_SENDTO, uintptr(r.udp), uintptr(unsafe.Pointer(&msg[0])), uintptr(len(msg)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL,
+		uintptr(unsafe.Pointer(to)), unix.SizeofSockaddrInet4)
 }
 
 // asker is where an answer goes to.
 type asker struct {
-	from   unix.Sockaddr // over UDP
-	client *dnsClient    // over TCP
+	from   unix.RawSockaddrInet4 // over UDP: the sockets are those of 127.0.0.11
+	client *dnsClient            // over TCP
 }
 
 // query answers one query or sends it on.
 func (r *resolver) query(msg []byte, who asker) {
-	fate, out := dns.Answer(msg, r.out, who.client != nil, r)
+	fate, out := r.server.Answer(msg, r.out, who.client != nil)
 	switch fate {
 	case dns.Reply:
 		r.reply(out, who)
@@ -116,7 +140,7 @@ func (r *resolver) reply(msg []byte, who asker) {
 	case who.client != nil:
 		who.client.send(msg)
 	case msg != nil:
-		_ = unix.Sendto(r.udp, msg, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, who.from) // one that is lost is asked for again
+		r.send(msg, &who.from)
 	}
 }
 
@@ -141,6 +165,8 @@ type ask struct {
 
 // forward sends a query to the first server.
 func (r *resolver) forward(msg []byte, who asker) {
+	r.s.busy()
+	r.s.light = false
 	f := namedir.ReadForward(r.dir)
 	if f.None || len(r.asks) >= mostAsks || who.client != nil && len(r.asks) >= mostClients {
 		r.refuse(msg, who)

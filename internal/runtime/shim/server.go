@@ -34,15 +34,18 @@ type server struct {
 	fds        []int // received: network namespace, held ports; kept until the end
 	bridges    bool  // among them is the network namespace of the user's bridges: see holdBridges
 	reap       []string
-	idle       bool     // memory has been given back since the last event that used it
-	cleaned    bool     // the owner has said so
-	renewed    bool     // has executed itself anew
-	trash      []string // folders to remove at the end, after the owner has gone on
+	idle       bool          // memory has been given back since the last event that used it
+	quiet      time.Time     // since when there have been but look-ups that were answered at once
+	garbage    bool          // there may be some, since the collector has run
+	program    []memoryRange // what is mapped of the program's file, narrowed
+	light      bool          // the event that is handled was such a look-up
+	cleaned    bool          // the owner has said so
+	renewed    bool          // has executed itself anew
+	trash      []string      // folders to remove at the end, after the owner has gone on
 
 	placeless error // why containers have no control group here though they were to; see container.go:goWithout
 
 	resolver *resolver // nil: the container asks others for names
-	rest     int       // how long all has to be quiet, in milliseconds, before memory is given back
 }
 
 // Main runs a shim in the current process: args are the sandbox's folder; descriptor 3 is the owner's connection, 4 the lock.
@@ -96,7 +99,7 @@ func newServer(dir string) (*server, error) {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
 	return &server{
-		ep: ep, dir: dir, lock: 4, rest: idleAfter,
+		ep: ep, dir: dir, lock: 4, quiet: time.Now(),
 		handlers:   make(map[int]func(uint32)),
 		conns:      make(map[*conn]bool),
 		containers: make(map[string]*container),
@@ -162,18 +165,21 @@ func (s *server) unwatch(fd int) {
 	unix.Close(fd)
 }
 
-// idleAfter is how long the shim waits, in milliseconds, before it gives back the memory that setting up took.
-const idleAfter = 200
+// idleAfter is how long the shim waits before it gives back the memory that setting up took.
+const idleAfter = 200 * time.Millisecond
+
+// busy notes that memory has been used, which is given back when all is quiet again. An answer to a look-up uses none.
+func (s *server) busy() { s.idle, s.garbage, s.quiet = false, true, time.Now() }
 
 func (s *server) loop() error {
 	events := make([]unix.EpollEvent, 16)
 	for !s.finished() {
-		timeout, probing := -1, false
+		timeout := -1
 		if !s.idle {
-			timeout = s.rest
+			timeout = max(0, int((idleAfter-time.Since(s.quiet)+time.Millisecond-1)/time.Millisecond))
 		}
 		if wait := s.nextProbe(); wait >= 0 && (timeout < 0 || wait < timeout) {
-			timeout, probing = wait, true
+			timeout = wait
 		}
 		n, err := unix.EpollWait(s.ep, events, timeout)
 		if err == unix.EINTR {
@@ -182,18 +188,20 @@ func (s *server) loop() error {
 		if err != nil {
 			return os.NewSyscallError("epoll_wait", err)
 		}
-		if n == 0 && !s.idle && !probing {
-			s.idle, s.rest = true, idleAfter
-			s.renew()
-			giveBack()
-			continue
-		}
 		for _, e := range events[:n] {
 			if f := s.handlers[int(e.Fd)]; f != nil { // an earlier callback of this round may have closed it
-				f(e.Events)
+				s.light = false
+				if f(e.Events); !s.light {
+					s.quiet = time.Now()
+				}
 			}
 		}
 		s.tick()
+		if !s.idle && time.Since(s.quiet) >= idleAfter {
+			s.idle = true
+			s.renew()
+			s.giveBack()
+		}
 	}
 	return s.end()
 }
@@ -228,7 +236,7 @@ func (s *server) tick() {
 	}
 	for _, c := range s.containers {
 		if c.health != nil && c.health.tick(time.Now()) {
-			s.idle = false
+			s.busy()
 		}
 	}
 }
@@ -284,7 +292,7 @@ func (s *server) end() error {
 
 // handle answers one request.
 func (s *server) handle(c *conn, payload []byte) {
-	s.idle = false
+	s.busy()
 	r, err := wire.DecodeRequest(payload)
 	if err != nil {
 		c.reply(wire.Reply{Error: err.Error(), Kind: api.InvalidArgument})

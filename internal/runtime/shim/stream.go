@@ -113,7 +113,7 @@ func (t *stream) read(i int) bool {
 		t.hung = false
 		t.watchAgain(i)
 	}
-	t.s.idle = false
+	t.s.busy()
 	t.log.write(i+1, buf[:n])
 	if t.tap != nil {
 		t.tap(buf[:n])

@@ -123,6 +123,7 @@ func readAll(s garbage.Stores, d digest.Digest) error {
 //	container NAME  created, exited 0
 //	pod NAME        Created
 //	network NAME    "there"
+//	secret NAME     "there", with its content
 //	network NAME of CONTAINER  "on" where the container is on it
 //	volume NAME     "fresh", or "used" and the digest of the image's file that was copied into it
 type facts map[string]string
@@ -179,6 +180,15 @@ func tell(root, state, thing string) string {
 			return err.Error()
 		}
 		return "used " + digest.FromBytes(file).String()
+	case "secret":
+		_, err := e.InspectSecret(context.Background(), name)
+		switch {
+		case errors.Is(err, api.NotFound):
+			return ""
+		case err != nil:
+			return err.Error()
+		}
+		return "there"
 	case "network":
 		name, container, of := strings.Cut(name, " of ")
 		if of {

@@ -86,6 +86,13 @@ func (w *world) stories() []story {
 			{args: []string{"network", "disconnect", "blue", "second"}, effect: facts{"network blue of second": ""}, once: true},
 			{args: []string{"network", "rm", "blue"}, effect: facts{"network blue": ""}, once: true},
 		}},
+		{name: "secret", steps: []step{
+			{args: []string{"secret", "create", "--replace", "word", w.secretFile("one")}, effect: facts{"secret word": "there"}, remade: true},
+			{args: []string{"secret", "create", "--replace", "other", w.secretFile("two")}, effect: facts{"secret other": "there"}, remade: true},
+			{args: []string{"secret", "create", "--replace", "word", w.secretFile("two")}, effect: facts{"secret word": "there"}, remade: true},
+			{args: []string{"secret", "rm", "word"}, effect: facts{"secret word": ""}, once: true},
+			{args: []string{"secret", "rm", "other"}, effect: facts{"secret other": ""}, once: true},
+		}},
 		{name: "packed", packed: true, setup: []step{pull("one")}, steps: []step{
 			pull("huge"),
 			{args: []string{"run", "--network", "none", "--name", "third", img("huge")}, effect: facts{"container third": "exited 0"}},
@@ -131,6 +138,15 @@ func (w *world) moved() string {
 func (w *world) layerFile() string {
 	file := filepath.Join(w.dir, "rootfs.tar")
 	if err := os.WriteFile(file, layer(&tar.Header{Name: "bin/", Typeflag: tar.TypeDir, Mode: 0o755}, "", &tar.Header{Name: "bin/alive", Mode: 0o755}, string(alive())), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	return file
+}
+
+// secretFile is a file with a secret.
+func (w *world) secretFile(data string) string {
+	file := filepath.Join(w.dir, "secret-"+data)
+	if err := os.WriteFile(file, []byte(data), 0o600); err != nil {
 		w.t.Fatal(err)
 	}
 	return file

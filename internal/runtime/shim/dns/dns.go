@@ -17,8 +17,8 @@ import (
 
 // Names is who has which name and address.
 type Names interface {
-	// Find returns the addresses of a name, and whether anybody has it.
-	Find(name string) (addrs []netip.Addr, there bool)
+	// Find returns the addresses of a name, and whether anybody has it. They are read before it is called again.
+	Find(name []byte) (addrs []netip.Addr, there bool)
 	// Whose returns the name of who has an address.
 	Whose(addr netip.Addr) (name string, there bool)
 }
@@ -64,8 +64,14 @@ const (
 	Forward             // somebody else is to answer
 )
 
+// Server answers queries, one at a time. It allocates nothing for the name of a container: what a keeper's heap takes every container pays for.
+type Server struct {
+	Names Names
+	name  [256]byte // that is asked for, as text
+}
+
 // Answer looks at a query. The answer is built in buf, which is made larger where it has to be. tcp: it came over TCP, where there is room for all.
-func Answer(query, buf []byte, tcp bool, names Names) (Fate, []byte) {
+func (s *Server) Answer(query, buf []byte, tcp bool) (Fate, []byte) {
 	if len(query) < headerLen || query[2]&0x80 != 0 { // too short, or itself an answer
 		return Drop, nil
 	}
@@ -77,13 +83,13 @@ func Answer(query, buf []byte, tcp bool, names Names) (Fate, []byte) {
 		return Reply, Refuse(query[:headerLen], buf, FormatError)
 	}
 	typ, class := binary.BigEndian.Uint16(query[end-4:]), binary.BigEndian.Uint16(query[end-2:])
-	name, ok := text(query[headerLen : end-4])
+	name, ok := text(s.name[:0], query[headerLen:end-4])
 	if class != internet || !ok {
 		return Forward, nil
 	}
-	a := answer{question: query[:end], limit: limit(query, end, tcp)}
+	a := answer{question: query[:end], typ: typ, limit: limit(query, end, tcp)}
 	if addr, ok := reverse(name); ok {
-		host, there := names.Whose(addr)
+		host, there := s.Names.Whose(addr)
 		if !there {
 			return Forward, nil
 		}
@@ -92,14 +98,9 @@ func Answer(query, buf []byte, tcp bool, names Names) (Fate, []byte) {
 		}
 		return Reply, a.build(buf)
 	}
-	addrs, there := names.Find(name)
-	if !there {
+	there := false
+	if a.addrs, there = s.Names.Find(name); !there {
 		return Forward, nil
-	}
-	for _, addr := range addrs {
-		if addr.Is4() && (typ == typeA || typ == typeAny) || addr.Is6() && (typ == typeAAAA || typ == typeAny) {
-			a.addrs = append(a.addrs, addr)
-		}
 	}
 	return Reply, a.build(buf)
 }
@@ -126,14 +127,13 @@ func Question(msg []byte) int {
 	return 0
 }
 
-// text is a name as people write it, without the last dot. One with a dot in a label has no such form.
-func text(labels []byte) (string, bool) {
-	var b []byte
+// text appends a name as people write it, without the last dot. One with a dot in a label has no such form.
+func text(b, labels []byte) ([]byte, bool) {
 	for at := 0; labels[at] != 0; at += 1 + int(labels[at]) {
 		label := labels[at+1 : at+1+int(labels[at])]
 		for _, c := range label {
 			if c == '.' {
-				return "", false
+				return nil, false
 			}
 		}
 		if at > 0 {
@@ -141,7 +141,7 @@ func text(labels []byte) (string, bool) {
 		}
 		b = append(b, label...)
 	}
-	return string(b), true
+	return b, true
 }
 
 // limit is how long the answer may be. Who takes more over UDP than everybody says so in a pseudo record (RFC 6891, section 6.2.3), the only kind of record that queries have.
@@ -160,9 +160,10 @@ func limit(query []byte, end int, tcp bool) int {
 // answer is what is known of a name.
 type answer struct {
 	question []byte // with the header before it
+	typ      uint16
 	limit    int
-	addrs    []netip.Addr
-	host     string // of an address
+	addrs    []netip.Addr // of either family
+	host     string       // of an address
 }
 
 // build writes the answer. What does not fit is left out, and said to be.
@@ -182,7 +183,12 @@ func (a *answer) build(buf []byte) []byte {
 		return true
 	}
 	for _, addr := range a.addrs {
-		if four := addr.As16(); addr.Is4() && !record(typeA, four[12:]) || addr.Is6() && !record(typeAAAA, four[:]) {
+		typ, data := uint16(typeAAAA), addr.As16()
+		from := 0
+		if addr.Is4() {
+			typ, from = typeA, 12
+		}
+		if (a.typ == typ || a.typ == typeAny) && !record(typ, data[from:]) {
 			break
 		}
 	}
@@ -235,11 +241,11 @@ func Refuse(query, buf []byte, code Code) []byte {
 }
 
 // reverse reads the name under which DNS keeps whose an address is: RFC 1035, section 3.5, and RFC 3596, section 2.5.
-func reverse(name string) (netip.Addr, bool) {
+func reverse(name []byte) (netip.Addr, bool) {
 	const four, six = ".in-addr.arpa", ".ip6.arpa"
 	switch {
 	case hasSuffixFold(name, four):
-		parts := strings.Split(name[:len(name)-len(four)], ".")
+		parts := strings.Split(string(name[:len(name)-len(four)]), ".")
 		var a [4]byte
 		if len(parts) != len(a) {
 			return netip.Addr{}, false
@@ -259,7 +265,7 @@ func reverse(name string) (netip.Addr, bool) {
 			return netip.Addr{}, false
 		}
 		for i := range 32 {
-			n, err := strconv.ParseUint(digits[2*i:2*i+1], 16, 4)
+			n, err := strconv.ParseUint(string(digits[2*i:2*i+1]), 16, 4)
 			if err != nil || i < 31 && digits[2*i+1] != '.' {
 				return netip.Addr{}, false
 			}
@@ -270,8 +276,17 @@ func reverse(name string) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-func hasSuffixFold(s, suffix string) bool {
-	return len(s) > len(suffix) && strings.EqualFold(s[len(s)-len(suffix):], suffix)
+func hasSuffixFold(s []byte, suffix string) bool {
+	at := len(s) - len(suffix)
+	if at <= 0 {
+		return false
+	}
+	for i := range len(suffix) {
+		if lower(s[at+i]) != suffix[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // Same reports whether a message answers a query, of which it has the question. Its number is for the caller to look at.

@@ -13,8 +13,8 @@ import (
 // book is names as a test has them.
 type book map[string][]netip.Addr
 
-func (b book) Find(name string) ([]netip.Addr, bool) {
-	addrs, there := b[strings.ToLower(name)]
+func (b book) Find(name []byte) ([]netip.Addr, bool) {
+	addrs, there := b[strings.ToLower(string(name))]
 	return addrs, there
 }
 
@@ -107,7 +107,7 @@ func TestAnswer(t *testing.T) {
 		{"nobody.", dnsmessage.TypeA, ""},
 		{".", dnsmessage.TypeNS, ""},
 	} {
-		fate, msg := Answer(ask(t, c.name, c.typ, 0), nil, false, world())
+		fate, msg := (&Server{Names: world()}).Answer(ask(t, c.name, c.typ, 0), nil, false)
 		switch {
 		case c.want == "" && fate != Forward:
 			t.Errorf("%s %s: %d %x, want it forwarded", c.name, c.typ, fate, msg)
@@ -129,13 +129,32 @@ func TestSizes(t *testing.T) {
 		most int
 		all  bool
 	}{{0, false, 512, false}, {100, false, 512, false}, {1232, false, 1232, false}, {4096, false, 4096, false}, {0, true, MaxTCP, true}} {
-		fate, msg := Answer(ask(t, "many.", dnsmessage.TypeA, c.size), make([]byte, 0, 100), c.tcp, world())
+		fate, msg := (&Server{Names: world()}).Answer(ask(t, "many.", dnsmessage.TypeA, c.size), make([]byte, 0, 100), c.tcp)
 		got := told(t, msg)
 		if fate != Reply || len(msg) > c.most || strings.Contains(got, "cut") == c.all || strings.Count(got, " ") < 10 {
 			t.Errorf("%+v: %d, %d bytes: %s", c, fate, len(msg), got)
 		}
 	}
 }
+
+// TestAllocatesNothing: thousands of look-ups a second leave a keeper's heap alone.
+func TestAllocatesNothing(t *testing.T) {
+	s, buf := &Server{Names: world()}, make([]byte, 0, 4096)
+	for _, q := range [][]byte{ask(t, "web.", dnsmessage.TypeA, 0), ask(t, "web.", dnsmessage.TypeAAAA, 1232), ask(t, "many.", dnsmessage.TypeA, 4096)} {
+		s.Names = one{}
+		if n := testing.AllocsPerRun(100, func() { s.Answer(q, buf, false) }); n > 0 {
+			t.Errorf("%v allocations for an answer", n)
+		}
+	}
+}
+
+// one has an address for every name.
+type one struct{}
+
+func (one) Find([]byte) ([]netip.Addr, bool) { return oneAddr[:], true }
+func (one) Whose(netip.Addr) (string, bool)  { return "", false }
+
+var oneAddr = [1]netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, 1})}
 
 func TestNoQueries(t *testing.T) {
 	good := ask(t, "web.", dnsmessage.TypeA, 0)
@@ -161,7 +180,7 @@ func TestNoQueries(t *testing.T) {
 		{"a pointer to itself", append(slices.Clone(good[:12]), 0xc0, 12, 0, 1, 0, 1), Reply, FormatError},
 		{"another class", change(len(good)-1, 3), Forward, 0},
 	} {
-		fate, msg := Answer(c.msg, nil, false, world())
+		fate, msg := (&Server{Names: world()}).Answer(c.msg, nil, false)
 		if fate != c.fate {
 			t.Errorf("%s: fate %d, want %d", c.what, fate, c.fate)
 		}
@@ -202,7 +221,7 @@ func FuzzAnswer(f *testing.F) {
 	}
 	names := world()
 	f.Fuzz(func(t *testing.T, msg []byte, tcp bool) {
-		fate, out := Answer(msg, nil, tcp, names)
+		fate, out := (&Server{Names: names}).Answer(msg, nil, tcp)
 		if fate == Forward {
 			out = Refuse(msg, nil, ServerFailure)
 		}
