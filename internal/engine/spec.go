@@ -48,7 +48,11 @@ func (e *Engine) ociSpec(c *api.Container, join *joined) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	layout, err := cgroup.Detect()
+	detect := cgroup.Detect
+	if rootless.Active() {
+		detect = cgroup.DetectRootless
+	}
+	layout, err := detect()
 	if err != nil {
 		return nil, err
 	}
