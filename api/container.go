@@ -81,6 +81,7 @@ type ContainerSpec struct {
 	CgroupParent string            `json:"cgroupParent,omitempty"` // absolute, in every hierarchy; empty: their roots
 	CgroupConf   map[string]string `json:"cgroupConf,omitempty"`   // files of a group of version 2
 	Systemd      SystemdMode       `json:"systemd,omitempty"`      // whether it is set up for systemd
+	Entrusted    bool              `json:"entrusted,omitempty"`    // it rules control groups below its own; set when it is made
 	DeviceRules  []string          `json:"deviceRules,omitempty"`  // --device-cgroup-rule, as typed: c 1:3 rwm
 	Ulimits      []Ulimit          `json:"ulimits,omitempty"`
 	CapAdd       []string          `json:"capAdd,omitempty"`

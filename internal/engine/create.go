@@ -17,7 +17,6 @@ import (
 	"brig/internal/base/rootless"
 	"brig/internal/base/undo"
 	"brig/internal/image/ref"
-	"brig/internal/kernel/caps"
 	"brig/internal/store/garbage"
 	"brig/internal/store/sized"
 )
@@ -94,6 +93,9 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 	if err := garbage.Open(e.root).CheckVersion(); err != nil { // before anything is made
 		return c, err
 	}
+	if err := e.checkStore(); err != nil {
+		return c, err
+	}
 	if err := checkLevel(spec.Isolation); err != nil {
 		return c, err
 	}
@@ -130,6 +132,7 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 	if err := e.resolveSystemd(&c, out); err != nil {
 		return c, err
 	}
+	e.entrustNesting(&c)
 	if err := e.checkSecrets(&c.Spec); err != nil {
 		return c, err
 	}
@@ -250,10 +253,10 @@ func (e *Engine) check(s *api.ContainerSpec) error {
 	if err := checkUserNS(s); err != nil {
 		return err
 	}
-	if _, err := caps.Resolve(s.CapAdd, s.CapDrop, s.Privileged); err != nil {
+	if _, err := rights(s, s.Privileged); err != nil {
 		return err
 	}
-	if _, err := parseSecurity(s.Security); err != nil {
+	if err := checkNesting(s); err != nil {
 		return err
 	}
 	if err := checkMore(s); err != nil {

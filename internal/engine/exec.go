@@ -14,7 +14,6 @@ import (
 
 	"brig/api"
 	"brig/internal/base/id"
-	"brig/internal/kernel/caps"
 	"brig/internal/runtime"
 	"brig/internal/runtime/config"
 	"brig/internal/runtime/oci"
@@ -115,7 +114,7 @@ func (e *Engine) execProcess(c *api.Container, x *api.ExecSpec) (run runtime.Exe
 	if x.User != "" {
 		user = withGroups(x.User, c.Spec.Groups)
 	}
-	names, err := caps.Resolve(c.Spec.CapAdd, c.Spec.CapDrop, c.Spec.Privileged || x.Privileged)
+	names, err := rights(&c.Spec, c.Spec.Privileged || x.Privileged)
 	if err != nil {
 		return run, err
 	}

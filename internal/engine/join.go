@@ -161,7 +161,7 @@ func namespaces(s *api.ContainerSpec, j *joined, cgroup2 bool) []specs.LinuxName
 	for _, n := range shared(s) {
 		own := *n.mode != api.NamespaceHost
 		if n.kind == specs.CgroupNamespace && *n.mode == "" { // docker's default: private on version 2, the host's on version 1
-			own = cgroup2 && !s.Privileged || entrusted(s)
+			own = cgroup2 && !s.Privileged || s.Entrusted
 		}
 		if j != nil && j.paths[n.kind] != "" {
 			list = append(list, specs.LinuxNamespace{Type: n.kind, Path: j.paths[n.kind]})

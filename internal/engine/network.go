@@ -299,7 +299,7 @@ func withPlace(c *api.Container, place api.EndpointSpec) (api.NetworkSpec, error
 
 // isOnBridge reports whether a container is on the default bridge: the network of those that name none, but for a normal user's, which then are on one of their own.
 func isOnBridge(s *api.NetworkSpec) bool {
-	return s.Mode == bridgeNetwork || s.Mode == "" && !rootless.Active()
+	return s.Mode == bridgeNetwork || s.Mode == "" && !rootless.User()
 }
 
 // liveNetwork is a running container's network.

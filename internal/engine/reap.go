@@ -338,8 +338,8 @@ func (e *Engine) reapBeside(id string) {
 	defer null.Close()
 	attr := &syscall.ProcAttr{Dir: "/", Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Sys: &syscall.SysProcAttr{Setsid: true}}
 	attr.Files = []uintptr{null.Fd(), null.Fd(), null.Fd()}
-	if uid, ok := rootless.UID(); ok { // it becomes a member of its own: see Reap
-		attr.Env = append(attr.Env, rootless.Variable(uid, len(attr.Files)))
+	attr.Env = append(attr.Env, rootless.Environ(len(attr.Files))...)
+	if rootless.User() { // it becomes a member of its own: see Reap
 		attr.Files = append(attr.Files, uintptr(rootless.Membership()))
 	}
 	_, _ = syscall.ForkExec(argv[0], argv, attr)

@@ -119,10 +119,10 @@ func inForeground() bool {
 	return err == nil && group == unix.Getpgrp()
 }
 
-// subtree is where a normal user's containers have their control groups.
+// subtree is where a normal user's containers, or a nested Brig's, have their control groups.
 func (e *Engine) subtree() (*delegated.Subtree, error) {
-	uid, ok := rootless.UID()
-	if !ok {
+	uid, _ := rootless.UID()
+	if !rootless.Active() {
 		return nil, api.Errorf(api.Unsupported, "root's containers need no subtree of their own")
 	}
 	return delegated.Find(uid, e.state)

@@ -14,6 +14,7 @@ type security struct {
 	noNewPrivileges bool
 	unconfined      bool   // seccomp=unconfined
 	profile         string // seccomp=FILE
+	nesting         bool
 }
 
 // parseSecurity takes docker's options. What cannot be kept here is refused by name, never passed over.
@@ -36,6 +37,11 @@ func parseSecurity(opts []string) (security, error) {
 			default:
 				return s, api.Errorf(api.InvalidArgument, "--security-opt %s: true or false is expected", o)
 			}
+		case "nesting":
+			if value != "" && value != "true" && value != "false" {
+				return s, api.Errorf(api.InvalidArgument, "--security-opt %s: true or false is expected", o)
+			}
+			s.nesting = value != "false"
 		case "seccomp":
 			s.unconfined, s.profile = value == "unconfined", ""
 			if value != "unconfined" && value != "builtin" {
@@ -53,7 +59,7 @@ func parseSecurity(opts []string) (security, error) {
 				return s, api.Errorf(api.Unsupported, "--security-opt %s: SELinux labels are not supported by this version of Brig: use label=disable", o)
 			}
 		default:
-			return s, api.Errorf(api.InvalidArgument, "--security-opt %s: unknown option: use seccomp=, no-new-privileges, apparmor=unconfined or label=disable", o)
+			return s, api.Errorf(api.InvalidArgument, "--security-opt %s: unknown option: use seccomp=, nesting, no-new-privileges, apparmor=unconfined or label=disable", o)
 		}
 	}
 	return s, nil

@@ -11,7 +11,6 @@ import (
 
 	"brig/api"
 	"brig/internal/base/rootless"
-	"brig/internal/kernel/caps"
 	"brig/internal/kernel/cgroup"
 	"brig/internal/runtime"
 	"brig/internal/runtime/oci"
@@ -34,7 +33,7 @@ var readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", 
 // ociSpec turns a container's record into the bundle's configuration. dir is the container's folder, whose hosts, hostname and resolv.conf are mounted.
 func (e *Engine) ociSpec(c *api.Container, join *joined) (*specs.Spec, error) {
 	s := &c.Spec
-	names, err := caps.Resolve(s.CapAdd, s.CapDrop, s.Privileged)
+	names, err := rights(s, s.Privileged)
 	if err != nil {
 		return nil, err
 	}
@@ -42,11 +41,18 @@ func (e *Engine) ociSpec(c *api.Container, join *joined) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
+	if sec.nesting {
+		s = withNestingDevices(s)
+	}
 	limits, err := resources(s)
 	if err != nil {
 		return nil, err
 	}
-	layout, err := cgroup.Detect()
+	detect := cgroup.Detect
+	if rootless.Active() {
+		detect = cgroup.DetectRootless
+	}
+	layout, err := detect()
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +87,7 @@ func (e *Engine) ociSpec(c *api.Container, join *joined) (*specs.Spec, error) {
 	for k, v := range s.Annotations {
 		o.Annotations[k] = v
 	}
-	if entrusted(s) {
+	if s.Entrusted {
 		o.Annotations[oci.AnnotationCgroup] = oci.CgroupEntrusted
 	}
 	o.Linux.Sysctl = s.Sysctls
@@ -91,7 +97,7 @@ func (e *Engine) ociSpec(c *api.Container, join *joined) (*specs.Spec, error) {
 	if uts := s.Namespaces.UTS; uts != "" && uts != api.NamespacePrivate {
 		o.Hostname, o.Domainname = "", "" // they are another's
 	}
-	if s.Privileged {
+	if s.Privileged || sec.nesting {
 		o.Linux.MaskedPaths, o.Linux.ReadonlyPaths = nil, nil
 	}
 	if o.Process.Rlimits, err = rlimits(s.Ulimits); err != nil {
@@ -133,6 +139,9 @@ func (e *Engine) ociSpec(c *api.Container, join *joined) (*specs.Spec, error) {
 	}
 	if sec.builtin() && !s.Privileged {
 		o.Annotations[oci.AnnotationSeccomp] = oci.SeccompDefault
+		if sec.nesting {
+			o.Annotations[oci.AnnotationSeccomp] = oci.SeccompNesting
+		}
 		return o, nil
 	}
 	o.Linux.Seccomp, err = sec.filter(names)
@@ -273,7 +282,7 @@ func (e *Engine) mounts(c *api.Container, join *joined) ([]specs.Mount, error) {
 		{Type: "sysfs", Source: "sysfs", Destination: "/sys", Options: sysOpts},
 		{Type: "cgroup", Source: "cgroup", Destination: "/sys/fs/cgroup", Options: sysOpts},
 	}
-	if entrusted(s) {
+	if s.Entrusted {
 		list[len(list)-1] = entrustedCgroup
 	}
 	list = append(list, ipcMounts(s, join)...)

@@ -46,7 +46,7 @@ func (e *Engine) resolveSystemd(c *api.Container, out api.Streams) error {
 		}
 		return nil
 	}
-	s.Systemd = api.SystemdAlways
+	s.Systemd, s.Entrusted = api.SystemdAlways, true
 	if s.StopSignal == "" && c.ImageConfig.StopSignal == "" {
 		s.StopSignal = systemdStopSignal
 	}
@@ -65,14 +65,11 @@ func (e *Engine) systemdFits(c *api.Container) error {
 	return e.canEntrust(c, "--systemd=always")
 }
 
-// entrusted reports whether a container rules a part of its control group.
-func entrusted(s *api.ContainerSpec) bool { return s.Systemd == api.SystemdAlways }
-
 // canEntrust says why a container cannot be given a part of its control group to rule, which flag asks for.
 func (e *Engine) canEntrust(c *api.Container, flag string) error {
 	s := &c.Spec
-	if e.cgroupPath(c) == "" {
-		return api.Errorf(api.Unsupported, "%s: a container without root's rights has no control group, which systemd cannot do without: run it as root", flag)
+	if !e.hasGroups() {
+		return api.Errorf(api.Unsupported, "%s: a container without root's rights has no control group here, which systemd cannot do without: run it as root", flag)
 	}
 	if ns := s.Namespaces.CgroupNS; ns != "" && ns != api.NamespacePrivate {
 		return api.Errorf(api.InvalidArgument, "%s conflicts with --cgroupns %s: the container needs a cgroup namespace of its own: leave --cgroupns out", flag, ns)
@@ -104,7 +101,7 @@ func systemdMounts() (list []specs.Mount) {
 // hasOwn reports whether the container has a mount at a place that its image declares a volume, as images for systemd in docker's containers do, to get it
 // out of the way of a file system of layers.
 func hasOwn(s *api.ContainerSpec, place string) bool {
-	return entrusted(s) && place == cgroupPlace ||
+	return s.Entrusted && place == cgroupPlace ||
 		s.Systemd == api.SystemdAlways && slices.ContainsFunc(systemdMounts(), func(m specs.Mount) bool { return m.Destination == place })
 }
 

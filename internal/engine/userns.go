@@ -38,6 +38,8 @@ func checkUserNS(s *api.ContainerSpec) error {
 		return nil
 	}
 	switch {
+	case rootless.Nested():
+		return api.Errorf(api.Unsupported, "--userns %s: this Brig runs in a user namespace itself, where the kernel shows no image's files with other owners: leave the flag out", n.Mode)
 	case rootless.Active():
 		return api.Errorf(api.Unsupported, "--userns %s: without root a container is in your user namespace, and the kernel shows an image's files with other owners for root only: "+
 			"leave the flag out, or run as root", n.Mode)

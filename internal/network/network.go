@@ -88,7 +88,7 @@ type Manager struct {
 
 // Open returns the room of the Brig with these folders. It does no input or output.
 func Open(root, state string) *Manager {
-	user := rootless.Active()
+	user := rootless.User()
 	return &Manager{
 		name:     bridgeName(state),
 		dir:      filepath.Join(state, "network"),

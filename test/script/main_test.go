@@ -138,6 +138,7 @@ func TestStories(t *testing.T) {
 			}
 			// The image's own name, for stories that need no other.
 			env.Setenv("IMAGE", "brig/base")
+			env.Setenv("BRIG_BIN", os.Getenv(binEnv))
 			env.Defer(func() {
 				leaveNothing(env.T().(serial).T, before, filepath.Join(os.Getenv(binEnv), "brig"), env.Vars)
 				os.RemoveAll(state)

@@ -24,3 +24,24 @@ func TestVariable(t *testing.T) {
 		t.Error(Variable(1000, 7))
 	}
 }
+
+func TestNested(t *testing.T) {
+	t.Setenv(Env, "nested")
+	if !Nested() || !Active() || User() || Membership() != -1 {
+		t.Errorf("nested %t, active %t, user %t", Nested(), Active(), User())
+	}
+	if got := Environ(5); len(got) != 1 || got[0] != Env+"=nested" {
+		t.Error(got)
+	}
+	t.Setenv(Env, "1000:7")
+	if Look(); Nested() || !User() {
+		t.Error("a normal user's Brig was taken for a nested one")
+	}
+	if got := Environ(5); len(got) != 1 || got[0] != Env+"=1000:5" {
+		t.Error(got)
+	}
+	t.Setenv(Env, "")
+	if got := Environ(5); got != nil || Active() {
+		t.Error(got)
+	}
+}

@@ -50,7 +50,11 @@ func (a *app) becomeRoot(cmd *cobra.Command, _ []string) error {
 	if fd := rootless.Membership(); fd >= 0 {
 		unix.CloseOnExec(fd)
 	}
-	if a.enter == nil || os.Geteuid() == 0 || !needsEngine(cmd) {
+	if os.Geteuid() == 0 {
+		rootless.Look()
+		return nil
+	}
+	if a.enter == nil || !needsEngine(cmd) {
 		return nil
 	}
 	_ = sigpipe.Restore() // the one who enters hands signals on

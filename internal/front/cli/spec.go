@@ -350,14 +350,14 @@ func parseSecurity(s string) (string, error) {
 		key, val, found = strings.Cut(s, ":")
 	}
 	switch {
-	case key == "no-new-privileges" && !found:
+	case (key == "no-new-privileges" || key == "nesting") && !found:
 		return s, nil
-	case key == "no-new-privileges" && (val == "true" || val == "false"), key == "seccomp" && val != "":
+	case (key == "no-new-privileges" || key == "nesting") && (val == "true" || val == "false"), key == "seccomp" && val != "":
 		return key + "=" + val, nil
-	case key == "no-new-privileges" || key == "seccomp":
+	case key == "no-new-privileges" || key == "nesting" || key == "seccomp":
 		return "", fmt.Errorf("invalid --security-opt: %q", s)
 	}
-	return "", api.Errorf(api.Unsupported, "--security-opt %s is not supported: use seccomp=unconfined, seccomp=FILE or no-new-privileges", key)
+	return "", api.Errorf(api.Unsupported, "--security-opt %s is not supported: use seccomp=unconfined, seccomp=FILE, nesting or no-new-privileges", key)
 }
 
 // parseDevice reads PATH[:PATH-IN-CONTAINER][:PERMISSIONS].

@@ -47,6 +47,10 @@ func TestSpec(t *testing.T) {
 		"--cap-add net_admin --cap-add ALL --cap-drop CAP_chown": {CapAdd: []string{"CAP_NET_ADMIN", "ALL"}, CapDrop: []string{"CAP_CHOWN"}},
 		"--security-opt seccomp=unconfined --security-opt no-new-privileges --security-opt no-new-privileges:true": {
 			Security: []string{"seccomp=unconfined", "no-new-privileges", "no-new-privileges=true"}},
+		"--security-opt nesting --security-opt nesting:true": {Security: []string{"nesting", "nesting=true"}},
+		"--systemd always": {Systemd: api.SystemdAlways},
+		"--systemd=false":  {Systemd: api.SystemdFalse},
+		"--systemd=true":   {},
 		"--device /dev/fuse --device /dev/a:/dev/b --device /dev/c:r --device /dev/d:/dev/e:rw": {Devices: []api.DeviceSpec{
 			{Source: "/dev/fuse", Target: "/dev/fuse", Permissions: "rwm"}, {Source: "/dev/a", Target: "/dev/b", Permissions: "rwm"},
 			{Source: "/dev/c", Target: "/dev/c", Permissions: "r"}, {Source: "/dev/d", Target: "/dev/e", Permissions: "rw"}}},
@@ -148,6 +152,8 @@ func TestSpecRefused(t *testing.T) {
 		"--ulimit nofile=1:x":                      "hard limit \"x\" is not a number",
 		"--security-opt label=disable":             "--security-opt label is not supported",
 		"--security-opt no-new-privileges=yes":     "invalid --security-opt",
+		"--security-opt nesting=yes":               "invalid --security-opt",
+		"--systemd yes":                            "invalid systemd value",
 		"--device dev/x":                           "paths must be absolute",
 		"--device /dev/x:/dev/y:rr":                "invalid device mode: rr",
 		"--device a:b:c:d":                         "invalid device specification",

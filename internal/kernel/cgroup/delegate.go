@@ -42,6 +42,9 @@ func (l *Layout) Dir(path string) string { return l.unifiedMount().dir + filepat
 // delegation"): the nearest group above that exists must be this user's to write, as must cgroup.procs of the nearest one that holds both
 // this process and the new group.
 func (l *Layout) Delegated(path string) Delegation {
+	if len(l.mounts) == 0 {
+		return Delegation{Err: noneMounted()}
+	}
 	g, err := l.group(path)
 	if err != nil {
 		return Delegation{Err: err}

@@ -18,6 +18,7 @@ package cgroup
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"strings"
 
@@ -55,9 +56,22 @@ func Detect() (*Layout, error) {
 	}
 	l := parse(info)
 	if len(l.mounts) == 0 {
-		return nil, api.Errorf(api.Unsupported, "no cgroup hierarchy is mounted: `mount -t cgroup2 none %s` mounts version 2", unifiedRoot)
+		return nil, noneMounted()
 	}
 	return l, nil
+}
+
+func noneMounted() error {
+	return api.Errorf(api.Unsupported, "no cgroup hierarchy is mounted: `mount -t cgroup2 none %s` mounts version 2", unifiedRoot)
+}
+
+// DetectRootless is Detect for who may do without: where nothing is mounted, as in a container, the layout is empty, and nothing is delegated.
+func DetectRootless() (*Layout, error) {
+	l, err := Detect()
+	if errors.Is(err, api.Unsupported) {
+		return &Layout{}, nil
+	}
+	return l, err
 }
 
 // unified is the layout of version 2 alone, mounted at dir.

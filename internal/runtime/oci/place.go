@@ -63,9 +63,13 @@ func makePlace(req *Request) (*place, error) {
 			p.group = p.scope.Group
 		}
 	default:
-		var layout *cgroup.Layout
-		if layout, err = cgroup.Detect(); err != nil {
-			return nil, err
+		detect := cgroup.Detect
+		if req.Rootless {
+			detect = cgroup.DetectRootless
+		}
+		layout, derr := detect()
+		if derr != nil {
+			return nil, derr
 		}
 		if req.Rootless {
 			p.group, err = layout.CreateRootless(req.CgroupPath(), req.Spec.Linux.CgroupsPath != "", r)

@@ -106,10 +106,12 @@ func (c *child) user(p *specs.Process, who string, root int) error {
 }
 
 // AnnotationSeccomp with the value SeccompDefault asks for docker's default profile, for the process's capabilities, in place of linux.seccomp. Four
-// hundred names need not be written, read and compiled then: the program is part of the runtime.
+// hundred names need not be written, read and compiled then: the program is part of the runtime. SeccompNesting is the profile of a container that runs
+// containers: profile.Nesting.
 const (
 	AnnotationSeccomp = "org.brig.seccomp"
 	SeccompDefault    = "default"
+	SeccompNesting    = "nesting"
 )
 
 // Filter says which system calls a process may make.
@@ -125,8 +127,10 @@ func FilterOf(annotations map[string]string, s *specs.LinuxSeccomp) (Filter, err
 		return Filter{Spec: s}, nil
 	case SeccompDefault:
 		return Filter{Default: true}, nil
+	case SeccompNesting:
+		return Filter{Spec: profile.Nesting()}, nil
 	}
-	return Filter{}, api.Errorf(api.InvalidArgument, "config.json: annotation %s: the only value is %q", AnnotationSeccomp, SeccompDefault)
+	return Filter{}, api.Errorf(api.InvalidArgument, "config.json: annotation %s: the values are %q and %q", AnnotationSeccomp, SeccompDefault, SeccompNesting)
 }
 
 func (c *child) filter(f Filter, l *specs.LinuxCapabilities) error {

@@ -40,7 +40,7 @@ func (s *server) renew() {
 		return
 	}
 	keep := append([]int{s.lock, s.listener}, s.fds...)
-	if rootless.Active() {
+	if rootless.User() {
 		keep = append(keep, memberFD) // with the lock on it
 	}
 	for _, c := range s.containers {
@@ -106,7 +106,7 @@ func resume(dir, arg string) error {
 	saved := wire.DecodeSaved(data[:n])
 	s.listener, s.fds, s.reap, s.bridges = saved.ListenerFD, saved.FDs, saved.Reap, saved.Bridges
 	inherit(append([]int{s.lock, s.listener}, s.fds...), unix.FD_CLOEXEC)
-	if rootless.Active() {
+	if rootless.User() {
 		unix.CloseOnExec(memberFD)
 	}
 	for i := range saved.Containers {

@@ -65,7 +65,7 @@ func Main(args []string) error {
 		return fmt.Errorf("usage: brig-oci shim DIR (started by brig, with descriptors 3 and 4)")
 	}
 	first := uint(5)
-	if rootless.Active() {
+	if rootless.User() {
 		unix.CloseOnExec(memberFD)
 		if err := userns.Join(memberFD); err != nil {
 			return fmt.Errorf("shim: members of the user namespace: %w", err)
@@ -283,11 +283,10 @@ func (s *server) end() error {
 		unix.FcntlInt(uintptr(c.fd), unix.F_SETFD, 0)
 	}
 	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	if uid, ok := rootless.UID(); ok {
+	if rootless.User() {
 		unix.FcntlInt(memberFD, unix.F_SETFD, 0)
-		env = append(env, rootless.Variable(uid, memberFD))
 	}
-	return unix.Exec(s.reap[0], s.reap, env)
+	return unix.Exec(s.reap[0], s.reap, append(env, rootless.Environ(memberFD)...))
 }
 
 // handle answers one request.

@@ -41,8 +41,8 @@ func forkExec(program string, argv []string, fds []int) (pid int, err error) {
 		path = "/proc/self/fd/" + strconv.Itoa(fd)
 	}
 	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOMAXPROCS=2", "GODEBUG=madvdontneed=1"}
-	if uid, ok := rootless.UID(); ok {
-		env = append(env, rootless.Variable(uid, memberFD))
+	env = append(env, rootless.Environ(memberFD)...)
+	if rootless.User() {
 		for _, name := range []string{"XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"} { // the way to the user's systemd
 			if value := os.Getenv(name); value != "" {
 				env = append(env, name+"="+value)

@@ -198,7 +198,7 @@ func readTrust(s *jsonscan.Scanner, v *api.Trust) {
 	}
 }
 
-var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "baseEnv", "mergeEnv", "unsetEnvAll", "groups", "umask", "timezone", "pidFile", "initPath", "caller", "userNS", "hostname", "domainname", "network", "namespaces", "mounts", "secrets", "devices", "cdiDirs", "limits", "cgroupParent", "cgroupConf", "systemd", "deviceRules", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "storageSize", "shmSize", "oomScoreAdj", "sysctls", "annotations", "pod", "infra", "volumesFrom", "imageVolume", "requires", "timeout", "labels", "stopSignal", "stopTimeout"}
+var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "baseEnv", "mergeEnv", "unsetEnvAll", "groups", "umask", "timezone", "pidFile", "initPath", "caller", "userNS", "hostname", "domainname", "network", "namespaces", "mounts", "secrets", "devices", "cdiDirs", "limits", "cgroupParent", "cgroupConf", "systemd", "entrusted", "deviceRules", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "storageSize", "shmSize", "oomScoreAdj", "sysctls", "annotations", "pod", "infra", "volumesFrom", "imageVolume", "requires", "timeout", "labels", "stopSignal", "stopTimeout"}
 
 func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -280,48 +280,50 @@ func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 		case 37:
 			jsonscan.String(s, &v.Systemd)
 		case 38:
-			jsonscan.List(s, &v.DeviceRules, jsonscan.String[string])
+			jsonscan.Bool(s, &v.Entrusted)
 		case 39:
-			jsonscan.List(s, &v.Ulimits, readUlimit)
+			jsonscan.List(s, &v.DeviceRules, jsonscan.String[string])
 		case 40:
-			jsonscan.List(s, &v.CapAdd, jsonscan.String[string])
+			jsonscan.List(s, &v.Ulimits, readUlimit)
 		case 41:
-			jsonscan.List(s, &v.CapDrop, jsonscan.String[string])
+			jsonscan.List(s, &v.CapAdd, jsonscan.String[string])
 		case 42:
-			jsonscan.List(s, &v.Security, jsonscan.String[string])
+			jsonscan.List(s, &v.CapDrop, jsonscan.String[string])
 		case 43:
-			readLogConfig(s, &v.Log)
+			jsonscan.List(s, &v.Security, jsonscan.String[string])
 		case 44:
-			jsonscan.Pointer(s, &v.Health, readHealthSpec)
+			readLogConfig(s, &v.Log)
 		case 45:
-			readRestartPolicy(s, &v.Restart)
+			jsonscan.Pointer(s, &v.Health, readHealthSpec)
 		case 46:
-			jsonscan.Int(s, &v.StorageSize)
+			readRestartPolicy(s, &v.Restart)
 		case 47:
-			jsonscan.Int(s, &v.ShmSize)
+			jsonscan.Int(s, &v.StorageSize)
 		case 48:
-			jsonscan.Int(s, &v.OOMScoreAdj)
+			jsonscan.Int(s, &v.ShmSize)
 		case 49:
-			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
+			jsonscan.Int(s, &v.OOMScoreAdj)
 		case 50:
-			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
+			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
 		case 51:
-			jsonscan.String(s, &v.Pod)
+			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
 		case 52:
-			jsonscan.Bool(s, &v.Infra)
+			jsonscan.String(s, &v.Pod)
 		case 53:
-			jsonscan.List(s, &v.VolumesFrom, jsonscan.String[string])
+			jsonscan.Bool(s, &v.Infra)
 		case 54:
-			jsonscan.String(s, &v.ImageVolume)
+			jsonscan.List(s, &v.VolumesFrom, jsonscan.String[string])
 		case 55:
-			jsonscan.List(s, &v.Requires, jsonscan.String[string])
+			jsonscan.String(s, &v.ImageVolume)
 		case 56:
-			jsonscan.Int(s, &v.Timeout)
+			jsonscan.List(s, &v.Requires, jsonscan.String[string])
 		case 57:
-			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
+			jsonscan.Int(s, &v.Timeout)
 		case 58:
-			jsonscan.String(s, &v.StopSignal)
+			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
 		case 59:
+			jsonscan.String(s, &v.StopSignal)
+		case 60:
 			jsonscan.Pointer(s, &v.StopTimeout, jsonscan.Int[int])
 		default:
 			s.Skip()
