@@ -229,7 +229,7 @@ func carrier(mode string) (program, error) {
 		return program{}, api.Errorf(api.Unsupported, "network %s: the program is not there: install it, or use the network %s or %s", mode, modeNone, modeHost)
 	}
 	return program{}, api.Errorf(api.Unsupported, "a network without root's rights takes pasta (Debian's package passt) or slirp4netns, and neither is installed: "+
-		"install one, or use --network %s or %s", modeNone, modeHost)
+		"install one, or use --network %s, %s, or a network that is internal", modeNone, modeHost)
 }
 
 // claim finds out whether the host's ports can be had, and chooses those that were left open. The program then binds them itself.
