@@ -65,6 +65,7 @@ var rootFiles = []struct{ path, text string }{
 	{"etc/systemd/system/systemd-tmpfiles-clean.timer", ""},
 	{"etc/systemd/user/systemd-tmpfiles-clean.timer", ""},
 	{"var/lib/systemd/linger/brigtest", "\n"}, // its systemd runs though it is not logged in
+	{"etc/systemd/system/user@.service.d/delegate.conf", "[Service]\nDelegate=cpu cpuset io memory pids\n"},
 }
 
 // setUp are commands in the root file system.

@@ -67,10 +67,10 @@ func TestJoin(t *testing.T) {
 		argv []string
 		want string
 	}{
-		{"no unit of the user's", user, "base=" + scope + " scope=true own=" + scope + "/brig-keepers offered=cpu,memory,pids down=cpu,memory,pids"},
+		{"no unit of the user's", user, "base=" + scope + " scope=true own=" + scope + "/brig-keepers offered=cpuset,cpu,io,memory,pids down=cpuset,cpu,io,memory,pids"},
 		{"a unit that is systemd's", append(append(user, "systemd-run", "--user"), set...), "base=" + scope + " scope=true own=" + scope + "/brig-keepers"},
 		{"a delegated unit of the user's, which Debian 12's systemd does not mark", append(append(user, "systemd-run", "--user", "-p", "Delegate=yes"), set...),
-			"base=(" + scope + " scope=true|" + manager + "/app.slice/run-u[0-9]+.service scope=false) own=.*/brig-keepers offered=cpu,memory,pids down=cpu,memory,pids"},
+			"base=(" + scope + " scope=true|" + manager + "/app.slice/run-u[0-9]+.service scope=false) own=.*/brig-keepers offered=cpuset,cpu,io,memory,pids down=cpuset,cpu,io,memory,pids"},
 		{"a delegated unit of the machine's", append([]string{"systemd-run", "--uid=" + uid, "-p", "Delegate=memory pids"}, set...),
 			"base=/system.slice/run-u[0-9]+.service scope=false own=/system.slice/run-u[0-9]+.service/brig-keepers offered=.*memory,pids down=.*memory,pids"},
 		{"a unit of the machine's", append([]string{"systemd-run", "--uid=" + uid}, set...), "base=" + scope + " scope=true own=" + scope + "/brig-keepers"},
