@@ -177,7 +177,7 @@ func (e *Engine) CreatePod(ctx context.Context, spec api.PodSpec) (p api.Pod, er
 func (e *Engine) sweepPods(ctx context.Context) {
 	aside := func(entry os.DirEntry) bool {
 		name := entry.Name()
-		return strings.HasSuffix(name, newSuffix) || strings.HasSuffix(name, goneSuffix)
+		return strings.HasSuffix(name, newSuffix) || strings.HasSuffix(name, goneSuffix) || isDraft(entry)
 	}
 	if entries, err := os.ReadDir(e.podDir()); err != nil || !slices.ContainsFunc(entries, aside) {
 		return
@@ -192,6 +192,9 @@ func (e *Engine) sweepPods(ctx context.Context) {
 
 // sweepPodsHeld is sweepPods for who holds the lock.
 func (e *Engine) sweepPodsHeld(ctx context.Context) error {
+	if err := removeDrafts(e.podDir(), isDraft); err != nil {
+		return err
+	}
 	entries, err := os.ReadDir(e.podDir())
 	if err != nil {
 		return err
@@ -207,13 +210,30 @@ func (e *Engine) sweepPodsHeld(ctx context.Context) error {
 				}
 			}
 		} else if podID, ok := strings.CutSuffix(entry.Name(), goneSuffix); ok && id.Valid(podID) {
-			if err := e.removePodsContainers(ctx, podID); err != nil {
+			if err := errors.Join(e.removePodsContainers(ctx, podID), e.removeDead(ctx)); err != nil {
 				return err
 			}
 		} else {
 			continue
 		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeDead removes the containers whose removal was cut off, which have no record that would tell what pod they were in. A record that is damaged is one.
+func (e *Engine) removeDead(ctx context.Context) error {
+	ids, err := e.meta.ContainerIDs()
+	if err != nil {
+		return err
+	}
+	for _, cid := range ids {
+		if c, err := e.meta.Container(cid); err != nil || c.State.Status != api.StatusDead {
+			continue
+		}
+		if err := e.remove(ctx, cid, true, true); err != nil && !errors.Is(err, api.NotFound) {
 			return err
 		}
 	}
@@ -360,6 +380,7 @@ func removeParent(group string) {
 
 // Pods are all pods, the newest first, with their containers. Those whose records are damaged are left out, and named in the error.
 func (e *Engine) Pods(ctx context.Context) ([]api.Pod, error) {
+	e.sweepPods(ctx)
 	ids, err := e.podIDs()
 	if err != nil || len(ids) == 0 {
 		return nil, err

@@ -234,5 +234,5 @@ func hold(root, state string, done, doing facts) (wrong []string) {
 // between reports whether a container may be so while a command is about it: half made, half removed, or not started yet. The next command of its name removes it. A
 // volume may be there before the container's files are in it.
 func between(thing, got string) bool {
-	return strings.HasPrefix(thing, "volume ") && got == "fresh" || strings.HasPrefix(thing, "pod ") && got == "" || strings.HasPrefix(thing, "container ") && slices.Contains([]string{"", string(api.StatusDead), string(api.StatusCreated), "exited 255"}, got)
+	return strings.HasPrefix(thing, "volume ") && got == "fresh" || strings.HasPrefix(thing, "pod ") && got == "" || strings.HasPrefix(thing, "container ") && slices.Contains([]string{"", string(api.StatusDead), string(api.StatusCreated), "created 125", "exited 255"}, got)
 }
