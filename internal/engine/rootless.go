@@ -214,7 +214,7 @@ func limited(s *api.ContainerSpec) (list []asked) {
 
 // rootlessMounts are a container's own mounts without root: a control group if it has one, and that to read only, the terminals' group only where it is mapped, and with
 // the host's network the host's /sys, since the kernel shows the devices of a namespace to its owner only.
-func rootlessMounts(list []specs.Mount, group, hostNetwork bool) []specs.Mount {
+func rootlessMounts(list []specs.Mount, s *api.ContainerSpec, group bool) []specs.Mount {
 	if !group {
 		list = slices.DeleteFunc(list, func(m specs.Mount) bool { return m.Type == "cgroup" })
 	}
@@ -225,8 +225,10 @@ func rootlessMounts(list []specs.Mount, group, hostNetwork bool) []specs.Mount {
 			m.Options = append(slices.Clone(m.Options), "ro")
 		case m.Type == "devpts" && !userns.Mapped("gid", ttyGroup):
 			m.Options = withoutGroup(m.Options)
-		case m.Type == "sysfs" && hostNetwork:
+		case m.Type == "sysfs" && s.Network.Mode == api.NamespaceHost:
 			hostSysfs(m)
+		case m.Type == "proc" && s.Namespaces.PID == api.NamespaceHost: // whose processes only its owner may show
+			m.Type, m.Source, m.Options = "bind", "/proc", append([]string{"rbind", "rprivate"}, m.Options...)
 		}
 	}
 	return list

@@ -297,7 +297,7 @@ func (e *Engine) mounts(c *api.Container, join *joined) ([]specs.Mount, error) {
 		list = append(list, specs.Mount{Type: "bind", Source: filepath.Join(dir, f), Destination: "/etc/" + f, Options: []string{"bind", "rprivate"}})
 	}
 	if rootless.Active() {
-		list = rootlessMounts(list, e.cgroupPath(c) != "", s.Network.Mode == "host")
+		list = rootlessMounts(list, s, e.cgroupPath(c) != "")
 	}
 	var user []specs.Mount
 	for i := range s.Mounts {
