@@ -69,7 +69,7 @@ func (e *Engine) systemdFits(c *api.Container) error {
 func (e *Engine) canEntrust(c *api.Container, flag string) error {
 	s := &c.Spec
 	if !e.hasGroups() {
-		return api.Errorf(api.Unsupported, "%s: a container without root's rights has no control group here, which systemd cannot do without: run it as root", flag)
+		return api.Errorf(api.Unsupported, "%s: a container without root's rights has no control group, which systemd cannot do without: run it as root", flag)
 	}
 	if ns := s.Namespaces.CgroupNS; ns != "" && ns != api.NamespacePrivate {
 		return api.Errorf(api.InvalidArgument, "%s conflicts with --cgroupns %s: the container needs a cgroup namespace of its own: leave --cgroupns out", flag, ns)

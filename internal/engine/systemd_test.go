@@ -43,6 +43,9 @@ func TestCheckNesting(t *testing.T) {
 		{api.ContainerSpec{Security: []string{"nesting"}, UserNS: userNS}, ""},
 		{api.ContainerSpec{Security: []string{"nesting=false"}}, ""},
 		{api.ContainerSpec{Security: []string{"nesting"}}, "--userns auto"},
+		{api.ContainerSpec{Security: []string{"nesting"}, UserNS: api.UserNS{Mode: api.UserNSPrivate, UIDMap: []api.IDRange{{Inside: 0, Outside: 1000, Size: 10}, {Inside: 10, Outside: 0, Size: 1}}}},
+			"0 of the host"},
+		{api.ContainerSpec{Security: []string{"nesting"}, UserNS: api.UserNS{Mode: api.UserNSPrivate, GIDMap: []api.IDRange{{Inside: 0, Outside: 0, Size: 10}}}}, "0 of the host"},
 		{api.ContainerSpec{Security: []string{"nesting"}, UserNS: userNS, Privileged: true}, "--privileged"},
 		{api.ContainerSpec{Security: []string{"nesting=perhaps"}}, "true or false"},
 	} {
