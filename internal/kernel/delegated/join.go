@@ -20,6 +20,9 @@ const keepers = "brig-keepers"
 // patience is how long others may be on their way through a group where nobody stays.
 const patience = 2 * time.Second
 
+// turnover is how long systemd may take to let go of a scope that has come to its end: milliseconds, but seconds where all processors are busy.
+const turnover = 20 * time.Second
+
 // Join moves this process into the subtree, which may have to be made, and hands its controllers down to the groups that will be in it.
 func (s *Subtree) Join() error {
 	l, err := cgroup.Detect()
@@ -57,17 +60,22 @@ func (s *Subtree) joinScope(dir string) error {
 	}
 	defer c.Close()
 	unit := systemd.Unit{Slice: slice, Name: path.Base(s.Base)}
-	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-		if err = makeKeepers(dir); err == nil {
-			if err = c.Attach(unit.Name, "/"+keepers); err == nil {
+	for deadline := time.Now().Add(turnover); ; time.Sleep(5 * time.Millisecond) {
+		refused := makeKeepers(dir)
+		if refused == nil {
+			if refused = c.Attach(unit.Name, "/"+keepers); refused == nil {
 				return nil
 			}
 		}
-		if err = c.StartOwnScope(unit, "Containers of Brig"); err == nil {
+		err := c.StartOwnScope(unit, "Containers of Brig")
+		if err == nil {
 			break
 		}
-		if !errors.Is(err, api.AlreadyExists) || time.Now().After(deadline) {
+		if !errors.Is(err, api.AlreadyExists) {
 			return err
+		}
+		if time.Now().After(deadline) { // it has neither ended nor taken this process
+			return api.Errorf(api.Unavailable, "`systemctl --user stop %s` ends it with its containers: %w", unit.Name, refused)
 		}
 	}
 	if err := makeKeepers(dir); err != nil { // it is elsewhere: then systemd's tree is not the usual one
