@@ -177,7 +177,7 @@ func (e *Engine) CreatePod(ctx context.Context, spec api.PodSpec) (p api.Pod, er
 func (e *Engine) sweepPods(ctx context.Context) {
 	aside := func(entry os.DirEntry) bool {
 		name := entry.Name()
-		return strings.HasSuffix(name, newSuffix) || strings.HasSuffix(name, goneSuffix)
+		return strings.HasSuffix(name, newSuffix) || strings.HasSuffix(name, goneSuffix) || isDraft(entry)
 	}
 	if entries, err := os.ReadDir(e.podDir()); err != nil || !slices.ContainsFunc(entries, aside) {
 		return
@@ -192,6 +192,9 @@ func (e *Engine) sweepPods(ctx context.Context) {
 
 // sweepPodsHeld is sweepPods for who holds the lock.
 func (e *Engine) sweepPodsHeld(ctx context.Context) error {
+	if err := removeDrafts(e.podDir(), isDraft); err != nil {
+		return err
+	}
 	entries, err := os.ReadDir(e.podDir())
 	if err != nil {
 		return err
@@ -360,6 +363,7 @@ func removeParent(group string) {
 
 // Pods are all pods, the newest first, with their containers. Those whose records are damaged are left out, and named in the error.
 func (e *Engine) Pods(ctx context.Context) ([]api.Pod, error) {
+	e.sweepPods(ctx)
 	ids, err := e.podIDs()
 	if err != nil || len(ids) == 0 {
 		return nil, err

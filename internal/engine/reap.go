@@ -261,6 +261,7 @@ func (e *Engine) sweep(ctx context.Context) {
 	e.emptyTrash()
 	e.sweepWaiting()
 	e.sweepPods(context.WithoutCancel(ctx))
+	e.sweepSecrets()
 	begin := rand.IntN(len(names) + 1)
 	for i, id := range slices.Concat(names[begin:], names[:begin]) {
 		if i >= sweptAlways && ctx.Err() != nil {
@@ -278,6 +279,25 @@ func (e *Engine) sweep(ctx context.Context) {
 		}
 		e.sweepOne(context.WithoutCancel(ctx), id, dir)
 	}
+}
+
+// isDraft reports whether a file is what package atomicfile has not renamed yet.
+func isDraft(entry os.DirEntry) bool { return strings.Contains(entry.Name(), ".tmp") }
+
+// removeDrafts removes what writers that were killed have left in a folder, for who holds the lock that they had.
+func removeDrafts(dir string, draft func(os.DirEntry) bool) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if draft(entry) {
+			if err := os.Remove(filepath.Join(dir, entry.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // sweepRecords removes the containers with --rm whose sandbox went with the last boot.

@@ -58,6 +58,9 @@ func (e *Engine) CreateSecret(_ context.Context, s api.Secret, data []byte, repl
 		return s, err
 	}
 	defer l.Release()
+	if err := e.removeSecretDrafts(); err != nil {
+		return s, err
+	}
 	s.ID, s.Created = id.New()[:25], time.Now().UTC()
 	s.Updated = s.Created
 	switch old, err := e.readSecret(s.Name); {
@@ -74,6 +77,29 @@ func (e *Engine) CreateSecret(_ context.Context, s api.Secret, data []byte, repl
 		return s, err
 	}
 	return s, atomicfile.Write(e.secretPath(s.Name), record.Sign(b), 0o600, atomicfile.Durable)
+}
+
+// A draft has the secret in it, and its name may have a draft's mark: so what is a secret is known by its end.
+func isSecretDraft(entry os.DirEntry) bool {
+	return isDraft(entry) && !strings.HasSuffix(entry.Name(), ".json")
+}
+
+// removeSecretDrafts removes what of a secret one left who was killed on the way, for who holds the lock.
+func (e *Engine) removeSecretDrafts() error {
+	return removeDrafts(e.secretDir(), isSecretDraft)
+}
+
+// sweepSecrets does so where nobody makes a secret just now.
+func (e *Engine) sweepSecrets() {
+	if entries, err := os.ReadDir(e.secretDir()); err != nil || !slices.ContainsFunc(entries, isSecretDraft) {
+		return
+	}
+	l, err := lock.Try(filepath.Join(e.secretDir(), ".lock"))
+	if err != nil {
+		return
+	}
+	defer l.Release()
+	_ = e.removeSecretDrafts() // else the next command tries again
 }
 
 // checkSecretName holds a name against podman's rule, which keeps it in its folder too.
@@ -174,6 +200,14 @@ func (e *Engine) RemoveSecret(_ context.Context, name string) (string, error) {
 	}
 	if err != nil {
 		r.Name, r.ID = name, name
+	}
+	l, err := lock.Take(filepath.Join(e.secretDir(), ".lock"))
+	if err != nil {
+		return "", err
+	}
+	defer l.Release()
+	if err := e.removeSecretDrafts(); err != nil {
+		return "", err
 	}
 	if err := os.Remove(e.secretPath(r.Name)); errors.Is(err, fs.ErrNotExist) {
 		return "", noSecret(name)
