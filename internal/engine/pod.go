@@ -210,13 +210,30 @@ func (e *Engine) sweepPodsHeld(ctx context.Context) error {
 				}
 			}
 		} else if podID, ok := strings.CutSuffix(entry.Name(), goneSuffix); ok && id.Valid(podID) {
-			if err := e.removePodsContainers(ctx, podID); err != nil {
+			if err := errors.Join(e.removePodsContainers(ctx, podID), e.removeDead(ctx)); err != nil {
 				return err
 			}
 		} else {
 			continue
 		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeDead removes the containers whose removal was cut off, which do not tell any more what pod they were in.
+func (e *Engine) removeDead(ctx context.Context) error {
+	all, err := e.List(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range all {
+		if all[i].State.Status != api.StatusDead {
+			continue
+		}
+		if err := e.remove(ctx, all[i].ID, true, true); err != nil && !errors.Is(err, api.NotFound) {
 			return err
 		}
 	}

@@ -230,7 +230,7 @@ func (a *app) networkList() *cobra.Command {
 		filter.add("dangling", "driver", "id", "label", "name", "scope", "type"))
 	f.StringVar(&format, "format", "", formatHelp)
 	f.BoolVar(&noTrunc, "no-trunc", false, "Do not truncate the output")
-	f.BoolVarP(&noHeading, "noheading", "n", false, "Do not print headers")
+	f.BoolVar(&noHeading, "noheading", false, "Do not print headers")
 	f.BoolVarP(&quiet, "quiet", "q", false, "Only display network IDs")
 	return cmd
 }

@@ -99,7 +99,7 @@ func (a *app) doPs(ctx context.Context, o psOptions) error {
 
 // psRow is a container as ps shows it; the field names are docker's.
 type psRow struct {
-	Command, CreatedAt, ID, Image, Labels, LocalVolumes, Mounts, Names, Networks, Ports, RunningFor, Size, State, Status string
+	Command, CreatedAt, ID, Image, Labels, LocalVolumes, Mounts, Names, Networks, Platform, Ports, RunningFor, Size, State, Status string
 
 	// podman's
 	Pod, PodName, PodID, Created, ImageID, Restarts, ExitCode, Pid string
@@ -231,7 +231,7 @@ func psRowOf(c *api.Container, now time.Time, trunc bool) psRow {
 	r := psRow{
 		ID: c.ID, Names: c.Name, Image: c.ImageName, State: string(c.State.Status), Status: statusText(c, now),
 		CreatedAt: c.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"), RunningFor: ago(now, c.Created),
-		Labels: labelText(c.Spec.Labels), Networks: strings.Join(networkNames(c), ","), Size: "0B", labels: c.Spec.Labels,
+		Labels: labelText(c.Spec.Labels), Networks: strings.Join(networkNames(c), ","), Platform: c.Spec.Platform, Size: "0B", labels: c.Spec.Labels,
 	}
 	command := commandText(c.Args)
 	if trunc {

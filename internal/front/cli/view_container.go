@@ -29,6 +29,9 @@ type inspectContainer struct {
 	RestartCount    int
 	Driver          string
 	Platform        string
+	MountLabel      string // labels and profiles are refused, so there are none
+	ProcessLabel    string
+	AppArmorProfile string
 	Pod             string `json:",omitempty"`
 	SizeRw          *int64 `json:",omitempty"`
 	SizeRootFs      *int64 `json:",omitempty"`
@@ -106,6 +109,21 @@ type inspectHostConfig struct {
 	Devices              []inspectDevice
 	Ulimits              []inspectUlimit
 	Init                 *bool `json:",omitempty"`
+	Runtime              string
+
+	// What Brig has not, as docker writes it where it was not asked for.
+	ContainerIDFile    string
+	VolumeDriver       string
+	ConsoleSize        [2]int
+	Cgroup             string
+	Links              []string
+	DeviceRequests     []string
+	CPURealtimePeriod  int64 `json:"CpuRealtimePeriod"`
+	CPURealtimeRuntime int64 `json:"CpuRealtimeRuntime"`
+	CPUCount           int64 `json:"CpuCount"`
+	CPUPercent         int64 `json:"CpuPercent"`
+	IOMaximumIOps      uint64
+	IOMaximumBandwidth uint64
 }
 
 type portBinding struct {
@@ -165,6 +183,7 @@ type inspectConfig struct {
 	Volumes      map[string]struct{}
 	WorkingDir   string
 	Entrypoint   []string
+	OnBuild      []string // an image's, which a container does not take over
 	Labels       map[string]string
 	StopSignal   string           `json:",omitempty"`
 	StopTimeout  *int             `json:",omitempty"`
@@ -172,6 +191,13 @@ type inspectConfig struct {
 }
 
 type inspectNetwork struct {
+	Bridge                 string
+	SandboxID              string
+	SandboxKey             string // the network namespace, while it runs
+	HairpinMode            bool
+	LinkLocalIPv6Address   string
+	LinkLocalIPv6PrefixLen int
+
 	Ports           map[string][]portBinding
 	inspectEndpoint // of the default bridge
 	Networks        map[string]inspectEndpoint
@@ -232,7 +258,7 @@ func hostConfigView(s *api.ContainerSpec) inspectHostConfig {
 	v := inspectHostConfig{
 		Binds: []string{}, NetworkMode: s.Network.Mode, PortBindings: map[string][]portBinding{}, AutoRemove: s.AutoRemove,
 		CapAdd: s.CapAdd, CapDrop: s.CapDrop, DNS: list0(s.Network.DNS), ExtraHosts: []string{}, Privileged: s.Privileged, UsernsMode: string(s.UserNS.Mode),
-		ReadonlyRootfs: s.ReadOnly, SecurityOpt: s.Security, Isolation: string(s.Isolation), Memory: s.Limits.Memory,
+		ReadonlyRootfs: s.ReadOnly, SecurityOpt: s.Security, Runtime: "brig-oci", Isolation: string(s.Isolation), Memory: s.Limits.Memory,
 		NanoCPUs: s.Limits.NanoCPUs, Devices: []inspectDevice{}, Ulimits: []inspectUlimit{},
 	}
 	v.limits(&s.Limits)
@@ -414,6 +440,9 @@ func networkView(c *api.Container) inspectNetwork {
 	}
 	for i := range asked.Networks { // as it is to be; below as it is
 		v.Networks[asked.Networks[i].Network] = viewOfPlace(c, &api.Endpoint{}, &asked.Networks[i])
+	}
+	if c.State.Pid > 0 {
+		v.SandboxID, v.SandboxKey = c.ID, "/proc/"+strconv.Itoa(c.State.Pid)+"/ns/net"
 	}
 	l := c.Link
 	if l == nil {
