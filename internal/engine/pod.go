@@ -223,17 +223,17 @@ func (e *Engine) sweepPodsHeld(ctx context.Context) error {
 	return nil
 }
 
-// removeDead removes the containers whose removal was cut off, which do not tell any more what pod they were in.
+// removeDead removes the containers whose removal was cut off, which have no record that would tell what pod they were in. A record that is damaged is one.
 func (e *Engine) removeDead(ctx context.Context) error {
-	all, err := e.List(ctx)
+	ids, err := e.meta.ContainerIDs()
 	if err != nil {
 		return err
 	}
-	for i := range all {
-		if all[i].State.Status != api.StatusDead {
+	for _, cid := range ids {
+		if c, err := e.meta.Container(cid); err != nil || c.State.Status != api.StatusDead {
 			continue
 		}
-		if err := e.remove(ctx, all[i].ID, true, true); err != nil && !errors.Is(err, api.NotFound) {
+		if err := e.remove(ctx, cid, true, true); err != nil && !errors.Is(err, api.NotFound) {
 			return err
 		}
 	}
