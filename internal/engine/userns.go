@@ -43,7 +43,7 @@ func checkUserNS(s *api.ContainerSpec) error {
 	case s.Pull == api.PullLazy:
 		return api.Errorf(api.Unsupported, "--userns does not go together with --pull lazy: files that are read as they are needed have the owners that they have")
 	case rootless.Active():
-		return checkNested(s)
+		return checkInner(s)
 	case n.Mode == api.UserNSKeepID, n.Mode == api.UserNSNoMap:
 		return api.Errorf(api.Unsupported, "--userns %s is about a user without root's rights: use auto, or for files on a bind mount the option owneridmap", n.Mode)
 	case s.Privileged:
@@ -235,7 +235,7 @@ places:
 // autoRange is the room of all containers with --userns auto.
 func autoRange() (firstUID, firstGID, room uint64, err error) {
 	if rootless.Active() {
-		return nestedRange()
+		return innerRange()
 	}
 	uids, gids, err := userns.Subordinate(autoUser, autoUser)
 	if errors.Is(err, api.Unsupported) {

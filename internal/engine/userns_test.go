@@ -89,8 +89,8 @@ func TestClaims(t *testing.T) {
 	}
 }
 
-// TestNestedMaps: keep-id's map has podman's form, and ranges end where those of the user's namespace do.
-func TestNestedMaps(t *testing.T) {
+// TestInnerMaps: keep-id's map has podman's form, and ranges end where those of the user's namespace do.
+func TestInnerMaps(t *testing.T) {
 	for _, c := range []struct {
 		kept, more uint32
 		want       []api.IDRange

@@ -69,7 +69,7 @@ func TestRootlessCgroups(t *testing.T) {
 }
 
 // A user namespace within the user's: the container's root has no right to what is the user's, nor to what is another container's, whatever is bound into it.
-func TestNestedRoot(t *testing.T) {
+func TestInnerRoot(t *testing.T) {
 	brig, folders := asUser(t)
 	mine := t.TempDir()
 	for dir := mine; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"brig/api"
@@ -23,10 +24,10 @@ import (
 )
 
 // A normal user's container may have a user namespace within the one that all of the user's Brig is in, in which 0 is the user and the ids from 1 on are the subordinate ones.
-// doc/adr/0010-nested-user-namespaces.md says how its files come to have its numbers.
+// doc/adr/0010-inner-user-namespaces.md says how its files come to have its numbers.
 
-// checkNested refuses what cannot be, and fills in the map where it follows from the mode alone.
-func checkNested(s *api.ContainerSpec) error {
+// checkInner refuses what cannot be, and fills in the map where it follows from the mode alone.
+func checkInner(s *api.ContainerSpec) error {
 	n := &s.UserNS
 	if n.SubUIDName != "" {
 		return api.Errorf(api.Unsupported, "--subuidname: without root a container's ids are mapped to those of your user namespace, where 0 is you and your subordinate ids follow from 1 on: use --uidmap")
@@ -69,6 +70,30 @@ func checkNested(s *api.ContainerSpec) error {
 		}
 	}
 	return splitMaps(n)
+}
+
+// checkInnerShares refuses namespaces that belong to another user namespace than the container's: it would have no rights there.
+func (e *Engine) checkInnerShares(s *api.ContainerSpec) error {
+	if !rootless.Active() || s.UserNS.Mode == "" {
+		return nil
+	}
+	for _, n := range shared(s) {
+		id, isContainer := strings.CutPrefix(*n.mode, api.NamespaceContainer)
+		if !isContainer && !strings.HasPrefix(*n.mode, api.NamespacePath) {
+			continue
+		}
+		if isContainer && n.kind == specs.NetworkNamespace { // whose user namespace the container is then in, too
+			o, err := e.meta.Container(id)
+			if err != nil {
+				return err
+			}
+			if o.Spec.UserNS.Mode != "" && slices.Equal(o.Spec.UserNS.UIDMap, s.UserNS.UIDMap) && slices.Equal(o.Spec.UserNS.GIDMap, s.UserNS.GIDMap) {
+				continue
+			}
+		}
+		return api.Errorf(api.Unsupported, "%s %s does not go together with --userns %s: that namespace belongs to another user namespace; only the network of a container with the same ids can be shared", n.flag, *n.mode, s.UserNS.Mode)
+	}
+	return nil
 }
 
 // splitMaps cuts a container's ranges where those of the user's namespace begin, which the kernel wants.
@@ -117,8 +142,8 @@ func keepMap(kept, more uint32) (list []api.IDRange) {
 	return list
 }
 
-// nestedRange is the room of --userns auto: all but the user.
-func nestedRange() (firstUID, firstGID, room uint64, err error) {
+// innerRange is the room of --userns auto: all but the user.
+func innerRange() (firstUID, firstGID, room uint64, err error) {
 	_, uids, _, err := userns.Place("uid")
 	if err != nil {
 		return 0, 0, 0, err
