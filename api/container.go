@@ -263,7 +263,8 @@ type IDRange struct {
 type UserNS struct {
 	Mode UserNSMode `json:"mode,omitempty"`
 	Size uint32     `json:"size,omitempty"` // UserNSAuto: how many ids; 0: 65536
-	// The container's ids to the host's. UserNSAuto: filled in when the container is made, and its own as long as it exists. UserNSPrivate: as asked for.
+	// The container's ids to the host's, or without root to those of the user's namespace, where 0 is the user. UserNSAuto: filled in when the container is made, and its own as long as
+	// it exists. UserNSPrivate: as asked for. UserNSKeepID: filled in; before that whom the user shall be, where that was said. UserNSNoMap: filled in.
 	UIDMap []IDRange `json:"uidMap,omitempty"`
 	GIDMap []IDRange `json:"gidMap,omitempty"`
 	// UserNSPrivate without a map: the names whose ranges in /etc/subuid and /etc/subgid are the container's ids from 0 on.

@@ -13,6 +13,7 @@ import (
 	"brig/api"
 	"brig/internal/base/lock"
 	"brig/internal/runtime/shim"
+	"brig/internal/store/snapshot"
 )
 
 // copyingName is a lock in a container's folder that is shared by who writes to files of it while it runs: see [Engine.copiesEnd].
@@ -116,9 +117,13 @@ func (e *Engine) openPlace(ctx context.Context, p *api.CopyPlace, write bool) (*
 		}
 		return lock.Shared(filepath.Join(e.meta.Dir(c.ID), copyingName))
 	}
-	p.Root, err = e.snapshot.PrepareSized(c.ID, c.Layers, c.Spec.StorageSize, durability(&c))
+	layers := e.snapshot.Of(&c)
+	if m, ok := snapshot.Owners(&c); ok {
+		p.UIDMap, p.GIDMap = m.UIDs, m.GIDs
+	}
+	p.Root, err = layers.PrepareSized(c.ID, c.Layers, c.Spec.StorageSize, durability(&c))
 	if errors.Is(err, api.AlreadyExists) {
-		p.Root, err = e.snapshot.Again(c.ID, c.Layers, durability(&c))
+		p.Root, err = layers.Again(c.ID, c.Layers, durability(&c))
 	}
 	if err != nil {
 		l.Release()

@@ -133,6 +133,9 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 		return c, err
 	}
 	e.entrustNesting(&c)
+	if err := e.checkInnerShares(&c.Spec); err != nil {
+		return c, err
+	}
 	if err := e.checkSecrets(&c.Spec); err != nil {
 		return c, err
 	}

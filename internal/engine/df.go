@@ -133,6 +133,13 @@ func (e *Engine) imageUsage(stores garbage.Stores, d *disk, u *api.DiskUsage) er
 		t.Reclaimable += unused
 		t.Size += unused + d.take(prefix, nil)
 	}
+	left := map[string]bool{}
+	for _, l := range d.leftovers {
+		left[l.Unit] = true
+	}
+	unused := d.take(garbage.ShiftedUnits, func(unit string) bool { return left[unit] })
+	t.Reclaimable += unused
+	t.Size += unused + d.take(garbage.ShiftedUnits, nil)
 	u.Types = append(u.Types, t)
 	return nil
 }

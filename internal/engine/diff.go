@@ -14,7 +14,7 @@ func (e *Engine) Diff(ctx context.Context, name string) ([]api.Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	changes, err := e.snapshot.Changes(ctx, c.ID, c.Layers, brigsOwn)
+	changes, err := e.snapshot.Of(&c).Changes(ctx, c.ID, c.Layers, brigsOwn)
 	if err != nil {
 		return nil, api.Errorf(api.KindOf(err), "container %s: %w", c.Name, err)
 	}

@@ -65,6 +65,11 @@ func (e *Engine) userMount(c *api.Container, m *api.MountSpec) (specs.Mount, err
 		if err := e.readyVolume(m.Source, &rec); err != nil {
 			return o, err
 		}
+		if rec.bound() == "" {
+			if err := e.giveVolume(c, m.Source, &rec, m.ReadOnly); err != nil {
+				return o, err
+			}
+		}
 		if dir := rec.bound(); dir != "" {
 			if o.Source = dir; !exists(dir) {
 				return o, api.Errorf(api.InvalidArgument, "volume %s: %s, its device, does not exist on the host", m.Source, dir)
@@ -166,7 +171,7 @@ func idMap(o *specs.Mount, c *api.Container, m *api.MountSpec) error {
 		o.Options = append(o.Options, option)
 		o.UIDMappings, o.GIDMappings = ociRanges(m.UIDMap), ociRanges(m.GIDMap)
 	case "":
-		if m.Type == "volume" && c.Spec.UserNS.Mode != "" {
+		if m.Type == "volume" && c.Spec.UserNS.Mode != "" && !rootless.Active() {
 			o.Options = append(o.Options, option) // so that containers with different namespaces see the same owners
 		}
 		if m.Type == "bind" && callersFiles(&c.Spec) {
@@ -210,8 +215,8 @@ func checkIDMaps(s *api.ContainerSpec) error {
 			return api.Errorf(api.InvalidArgument, "mount %s: idmap and owneridmap are for folders and volumes, not for type %s", m.Target, m.Type)
 		}
 		if rootless.Active() {
-			return api.Errorf(api.Unsupported, "mount %s: the kernel maps the owners of files for root only. Without root you are the container's root, and what it makes is yours; "+
-				"to have it be another user's, run as root", m.Target)
+			return api.Errorf(api.Unsupported, "mount %s: the kernel maps the owners of files for root only. Without root you are the container's root, and what it makes is yours, "+
+				"or with --userns keep-id the user with your number; to have it be another user's, run as root", m.Target)
 		}
 		if m.IDMap == api.IDMapUserNS && s.UserNS.Mode == "" {
 			return api.Errorf(api.InvalidArgument, "mount %s: idmap takes the container's user namespace, and it has none: use owneridmap, or idmap=uids=…;gids=…", m.Target)

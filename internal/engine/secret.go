@@ -289,6 +289,9 @@ func (e *Engine) addSecrets(o *specs.Spec, c *api.Container) error {
 	for i := range c.Spec.Secrets {
 		s := &c.Spec.Secrets[i]
 		own := e.ownSecret(c, i)
+		if err := giveFiles(c, own); err != nil { // who reads it is the container's root
+			return err
+		}
 		data, err := os.ReadFile(own)
 		if err != nil {
 			return api.Errorf(api.Corrupt, "secret %s of container %s: %w", s.Source, c.Name, err)

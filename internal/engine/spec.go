@@ -84,6 +84,9 @@ func (e *Engine) ociSpec(c *api.Container, join *joined) (*specs.Spec, error) {
 		// A user that is not root keeps no capability over execve, except what is inherited through files: docker's rule.
 		o.Process.Capabilities.Effective, o.Process.Capabilities.Permitted = nil, nil
 	}
+	if lines := passwdEntries(s, o.Process.Cwd); lines != "" {
+		o.Annotations[oci.AnnotationPasswd] = lines
+	}
 	for k, v := range s.Annotations {
 		o.Annotations[k] = v
 	}

@@ -195,12 +195,12 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 			return nil, err
 		}
 	}
-	bundle, err := e.bundle(c, a, join, layers)
-	if err != nil {
-		return nil, err
-	}
 	if fresh {
 		made.Add(func() { e.snapshot.Remove(c.ID) })
+	}
+	bundle, err := e.bundle(c, a, join, layers.Of(c))
+	if err != nil {
+		return nil, err
 	}
 	u.Add(func() { e.closeSandbox(ctx, c, sb) }) // first of all: a shim that still writes would be in the way of who removes
 	lk, err := link()
@@ -375,7 +375,7 @@ func (e *Engine) bundle(c *api.Container, a *api.Attach, join *joined, layers *s
 	if err != nil {
 		return b, err
 	}
-	if c.Spec.UserNS.Mode != "" {
+	if c.Spec.UserNS.Mode != "" && !rootless.Active() {
 		b.Root[0].Options = append(b.Root[0].Options, oci.OptionIDMapRoot)
 	}
 	spec, err := e.ociSpec(c, join)
@@ -428,7 +428,7 @@ func (e *Engine) writeFiles(c *api.Container, sandbox string, l *api.Link) error
 			return err
 		}
 	}
-	return nil
+	return giveFiles(c, filepath.Join(dir, "hosts"), filepath.Join(dir, "resolv.conf"), filepath.Join(dir, "hostname"))
 }
 
 func writePlain(path string, data []byte, perm os.FileMode) error {

@@ -40,15 +40,14 @@ func checkUserNS(s *api.ContainerSpec) error {
 	switch {
 	case rootless.Nested():
 		return api.Errorf(api.Unsupported, "--userns %s: this Brig runs in a user namespace itself, where the kernel shows no image's files with other owners: leave the flag out", n.Mode)
+	case s.Pull == api.PullLazy:
+		return api.Errorf(api.Unsupported, "--userns does not go together with --pull lazy: files that are read as they are needed have the owners that they have")
 	case rootless.Active():
-		return api.Errorf(api.Unsupported, "--userns %s: without root a container is in your user namespace, and the kernel shows an image's files with other owners for root only: "+
-			"leave the flag out, or run as root", n.Mode)
+		return checkInner(s)
 	case n.Mode == api.UserNSKeepID, n.Mode == api.UserNSNoMap:
 		return api.Errorf(api.Unsupported, "--userns %s is about a user without root's rights: use auto, or for files on a bind mount the option owneridmap", n.Mode)
 	case s.Privileged:
 		return api.Errorf(api.InvalidArgument, "privileged mode is incompatible with user namespaces: leave --userns or --privileged out")
-	case s.Pull == api.PullLazy:
-		return api.Errorf(api.Unsupported, "--userns does not go together with --pull lazy: files that are read as they are needed cannot be ID-mapped")
 	}
 	if n.SubUIDName != "" && n.UIDMap == nil {
 		uids, gids, err := userns.Subordinate(n.SubUIDName, n.SubGIDName)
@@ -60,6 +59,11 @@ func checkUserNS(s *api.ContainerSpec) error {
 	if n.Mode != api.UserNSPrivate {
 		return nil
 	}
+	return checkPrivate(n)
+}
+
+// checkPrivate refuses maps that are none.
+func checkPrivate(n *api.UserNS) error {
 	if len(n.UIDMap) == 0 || len(n.GIDMap) == 0 {
 		return api.Errorf(api.InvalidArgument, "--userns private: say which ids, with --uidmap and --gidmap or --subuidname, or use --userns auto")
 	}
@@ -95,7 +99,7 @@ func (e *Engine) claimIDs(c *api.Container, u *undo.Stack) (done func(), err err
 	}
 	size := n.Size
 	if size == 0 {
-		size = autoSize
+		size = e.autoSize(c)
 	}
 	firstUID, firstGID, room, err := autoRange()
 	if err != nil {
@@ -113,7 +117,15 @@ func (e *Engine) claimIDs(c *api.Container, u *undo.Stack) (done func(), err err
 		l.Release()
 		return nil, err
 	}
-	at, ok := pickRange(c.ID, taken, room, uint64(size))
+	pick := pickRange
+	if rootless.Active() {
+		pick = firstRange
+	}
+	at, ok := pick(c.ID, taken, room, uint64(size))
+	if !ok && rootless.Active() {
+		l.Release()
+		return nil, api.Errorf(api.Exhausted, "--userns auto: %d ids are not free among your %d: remove containers that have some, use auto:size=N, or have root give you more in /etc/subuid and /etc/subgid", size, room)
+	}
 	if !ok {
 		l.Release()
 		return nil, api.Errorf(api.Exhausted, "--userns auto: %d ids are not free among the %d of user %s in /etc/subuid and /etc/subgid: give it more there, or use auto:size=N", size, room, autoUser)
@@ -130,6 +142,12 @@ func (e *Engine) claimIDs(c *api.Container, u *undo.Stack) (done func(), err err
 	}
 	n.UIDMap = []api.IDRange{{Outside: uint32(firstUID + at), Size: size}}
 	n.GIDMap = []api.IDRange{{Outside: uint32(firstGID + at), Size: size}}
+	if rootless.Active() {
+		if err := splitMaps(n); err != nil {
+			l.Release()
+			return nil, errors.Join(err, e.releaseIDs(c))
+		}
+	}
 	u.Add(func() { l.Release(); _ = e.releaseIDs(c) })
 	return func() { l.Release() }, nil
 }
@@ -216,6 +234,9 @@ places:
 
 // autoRange is the room of all containers with --userns auto.
 func autoRange() (firstUID, firstGID, room uint64, err error) {
+	if rootless.Active() {
+		return innerRange()
+	}
 	uids, gids, err := userns.Subordinate(autoUser, autoUser)
 	if errors.Is(err, api.Unsupported) {
 		return autoFirst, autoFirst, autoEnd - autoFirst, nil
@@ -236,7 +257,7 @@ func userNS(o *specs.Spec, s *api.ContainerSpec, ownFiles map[string]bool) {
 	for i := range o.Mounts {
 		m := &o.Mounts[i]
 		switch {
-		case m.Type == "bind" && (ownFiles[m.Source] || slices.ContainsFunc(m.Options, func(o string) bool { return strings.HasPrefix(o, oci.OptionSecret) })):
+		case m.Type == "bind" && !rootless.Active() && (ownFiles[m.Source] || slices.ContainsFunc(m.Options, func(o string) bool { return strings.HasPrefix(o, oci.OptionSecret) })):
 			m.Options = append(m.Options, "idmap")
 		case m.Type == "devpts" && !userns.Has(o.Linux.GIDMappings, ttyGroup):
 			m.Options = withoutGroup(m.Options)

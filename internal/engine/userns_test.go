@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 
@@ -85,5 +86,35 @@ func TestClaims(t *testing.T) {
 	}
 	if list, err := e.claims(); err != nil || len(list) != 0 {
 		t.Errorf("%v, %v: all were given back", list, err)
+	}
+}
+
+// TestInnerMaps: keep-id's map has podman's form, and ranges end where those of the user's namespace do.
+func TestInnerMaps(t *testing.T) {
+	for _, c := range []struct {
+		kept, more uint32
+		want       []api.IDRange
+	}{
+		{1000, 65536, []api.IDRange{{Inside: 0, Outside: 1, Size: 1000}, {Inside: 1000, Outside: 0, Size: 1}, {Inside: 1001, Outside: 1001, Size: 64536}}},
+		{0, 10, []api.IDRange{{Size: 1}, {Inside: 1, Outside: 1, Size: 10}}},
+		{100000, 10, []api.IDRange{{Inside: 0, Outside: 1, Size: 10}, {Inside: 100000, Outside: 0, Size: 1}}},
+	} {
+		if got := keepMap(c.kept, c.more); !slices.Equal(got, c.want) {
+			t.Errorf("%d of %d: %v", c.kept, c.more, got)
+		}
+	}
+	got := splitRanges([]api.IDRange{{Inside: 5, Outside: 0, Size: 100}, {Inside: 200, Outside: 300, Size: 2}}, []uint32{0, 1, 50, 300})
+	want := []api.IDRange{{Inside: 5, Outside: 0, Size: 1}, {Inside: 6, Outside: 1, Size: 49}, {Inside: 55, Outside: 50, Size: 50}, {Inside: 200, Outside: 300, Size: 2}}
+	if !slices.Equal(got, want) {
+		t.Errorf("split into %v", got)
+	}
+	taken := []claim{{2048, 1024}, {0, 1024}}
+	for _, c := range []struct{ size, at uint64 }{{1024, 1024}, {1025, 3072}} {
+		if at, ok := firstRange("", taken, 10000, c.size); !ok || at != c.at {
+			t.Errorf("%d ids at %d, %t", c.size, at, ok)
+		}
+	}
+	if at, ok := firstRange("", taken, 10000, 9000); ok {
+		t.Errorf("9000 ids at %d", at)
 	}
 }

@@ -151,7 +151,7 @@ func (m *Manager) newHub() (ns *os.File, err error) {
 			return nil, err
 		}
 	}
-	ns, conn, err := awayNamespace()
+	ns, conn, err := awayNamespace(nil)
 	if err != nil {
 		return nil, err
 	}

@@ -64,7 +64,7 @@ func newNamespace(home *netlink.Conn, given *os.File) (ns *os.File, inside *netl
 // namespace is newNamespace for who needs nothing of the host's.
 func namespace(given *os.File) (ns *os.File, inside *netlink.Conn, err error) {
 	if rootless.Active() {
-		return awayNamespace()
+		return awayNamespace(given)
 	}
 	rt, err := netlink.Dial(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -75,14 +75,20 @@ func namespace(given *os.File) (ns *os.File, inside *netlink.Conn, err error) {
 }
 
 // awayNamespace is newNamespace for who may not come back.
-func awayNamespace() (ns *os.File, inside *netlink.Conn, err error) {
-	aside(func() { ns, inside, err = leave() })
+func awayNamespace(given *os.File) (ns *os.File, inside *netlink.Conn, err error) {
+	aside(func() { ns, inside, err = leave(given) })
 	return ns, inside, err
 }
 
-// leave moves the thread into a new network namespace.
-func leave() (*os.File, *netlink.Conn, error) {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+// leave moves the thread into a new network namespace, or the one that is given.
+func leave(given *os.File) (*os.File, *netlink.Conn, error) {
+	var err error
+	if given != nil {
+		err = unix.Setns(int(given.Fd()), unix.CLONE_NEWNET)
+	} else {
+		err = unix.Unshare(unix.CLONE_NEWNET)
+	}
+	if err != nil {
 		return nil, nil, fmt.Errorf("new network namespace: %w", err)
 	}
 	inside, err := netlink.Dial(unix.NETLINK_ROUTE)

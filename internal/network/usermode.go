@@ -80,7 +80,7 @@ func (m *Manager) attachUser(ctx context.Context, id string, spec api.NetworkSpe
 
 // attachAlone makes a namespace for a container that is on no bridge.
 func (m *Manager) attachAlone(spec api.NetworkSpec) (*api.Link, error) {
-	ns, inside, err := namespace(nil)
+	ns, inside, err := namespace(spec.Namespace)
 	if err != nil {
 		return nil, err
 	}

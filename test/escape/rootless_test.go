@@ -68,6 +68,46 @@ func TestRootlessCgroups(t *testing.T) {
 	}
 }
 
+// A user namespace within the user's: the container's root has no right to what is the user's, nor to what is another container's, whatever is bound into it.
+func TestInnerRoot(t *testing.T) {
+	brig, folders := asUser(t)
+	mine := t.TempDir()
+	for dir := mine; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	secret := filepath.Join(mine, "secret")
+	if err := os.WriteFile(secret, []byte("nobody else's"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{mine, secret} {
+		if err := os.Chown(path, machine.UserID, machine.UserID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := brig("run", "-d", "--name", "other", "--network", "none", "--userns", "auto", "brig/base", "sh", "-c", "echo theirs >/own; chmod 600 /own; exec sleep 100"); r.code != 0 {
+		t.Fatal(r)
+	}
+	const try = `cat /m/secret /store/snapshot/active/*/fs/own 2>/dev/null
+		for f in /m/new /store/new /store/snapshot/layer/new; do touch $f 2>/dev/null && echo "made $f"; done
+		chown 0 /m/secret 2>/dev/null && echo took
+		chmod 666 /m/secret 2>/dev/null && echo opened
+		ls /store/container 2>/dev/null && echo listed
+		echo tried`
+	for _, how := range []string{"nomap", "auto"} {
+		r := brig("run", "--rm", "--network", "none", "--userns", how, "-v", mine+":/m", "-v", folders[0]+":/store", "--cap-add", "ALL", "brig/base", "sh", "-c", try)
+		if r.code != 0 || strings.TrimSpace(r.out) != "tried" {
+			t.Errorf("%s: %s", how, r)
+		}
+	}
+	// With keep-id the user's files are there for the user, and for root of the container; files of another container's users are not the user's outside.
+	r := brig("run", "--rm", "--network", "none", "--userns", "keep-id", "-v", mine+":/m", "brig/base", "cat", "/m/secret")
+	if r.out != "nobody else's" {
+		t.Error(r)
+	}
+}
+
 // What a normal user's Brig keeps is nobody else's to see; all of this runs under umask 0.
 func TestRootlessStateIsClosed(t *testing.T) {
 	brig, folders := asUser(t)

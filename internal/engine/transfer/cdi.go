@@ -18,6 +18,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/rootless"
+	"brig/internal/store/owners"
 )
 
 // maxCDI bounds a specification, in bytes.
@@ -163,7 +164,7 @@ func readCDI(dirs []string) (map[string]cdiDevice, []error, error) {
 
 // onlyOwners refuses a file or folder that others than root, or this user, may write to: hooks of a specification run on the host.
 func onlyOwners(path string, st *unix.Stat_t) error {
-	owner := st.Uid == 0 || int(st.Uid) == os.Geteuid() || rootless.Active() && st.Uid == overflowID // root of the host
+	owner := st.Uid == 0 || int(st.Uid) == os.Geteuid() || rootless.Active() && st.Uid == owners.Nobody // root of the host
 	if !owner || st.Mode&0o022 != 0 && st.Mode&unix.S_ISVTX == 0 {
 		return api.Errorf(api.Denied, "%s may be written by others than root (owner %d, mode %#o), who would run programs as root by it: `chown root` and `chmod go-w` it", path, st.Uid, st.Mode&0o7777)
 	}

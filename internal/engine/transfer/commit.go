@@ -204,7 +204,7 @@ func (t *Transfer) packChanges(ctx context.Context, c *api.Container) (*packed, 
 	var did pack.Result
 	layer, err := t.pack(limit, func(out io.Writer) (err error) {
 		buffered := bufio.NewWriterSize(out, 256<<10)
-		if did, err = pack.Layer(ctx, fd, buffered, pack.Options{Warn: w.warn, Skip: brigsOwn, MaxBytes: limit}); err != nil {
+		if did, err = pack.Layer(ctx, fd, buffered, pack.Options{Warn: w.warn, Skip: brigsOwn, MaxBytes: limit, Owner: ownersOf(c)}); err != nil {
 			return err
 		}
 		return buffered.Flush()

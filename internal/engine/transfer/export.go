@@ -28,7 +28,7 @@ func (t *Transfer) Export(ctx context.Context, r api.TransferRequest) (api.Trans
 	w := t.warnings()
 	put := func(ctx context.Context, out io.Writer) error {
 		buffered := bufio.NewWriterSize(out, 256<<10)
-		if _, err := pack.Root(ctx, int(root.Fd()), buffered, pack.Options{Warn: w.warn, Sparse: true}); err != nil {
+		if _, err := pack.Root(ctx, int(root.Fd()), buffered, pack.Options{Warn: w.warn, Sparse: true, Owner: ownersOf(&c)}); err != nil {
 			return err
 		}
 		if _, err := t.stores.Meta.Container(c.ID); errors.Is(err, api.NotFound) {

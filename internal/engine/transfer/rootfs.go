@@ -13,6 +13,7 @@ import (
 	"brig/internal/base/rootless"
 	"brig/internal/kernel/mount"
 	marks "brig/internal/store/overlay"
+	"brig/internal/store/snapshot"
 )
 
 // rootAttr is how a container's files are mounted to be read: nothing in them can be a device or be executed by way of that mount.
@@ -30,11 +31,20 @@ func (t *Transfer) upper(c *api.Container) (string, error) {
 	return dir, err
 }
 
-// lowers are the folders of layers, top first.
-func (t *Transfer) lowers(diffIDs []string) ([]string, error) {
-	all, err := t.stores.Snapshot.Lowers(diffIDs)
+// lowers are the folders of a container's layers, top first, and the layer of data that they need, if they do.
+func (t *Transfer) lowers(c *api.Container) (all []string, data string, err error) {
+	layers := t.stores.Snapshot.Of(c)
+	all, err = layers.Lowers(c.Layers)
 	slices.Reverse(all)
-	return all, err
+	return all, layers.Data(all), err
+}
+
+// ownersOf turns the owners of a container's files into those that it sees; nil: they are the same.
+func ownersOf(c *api.Container) func(uid, gid uint32) (uint32, uint32) {
+	if m, ok := snapshot.Owners(c); ok {
+		return m.Inside
+	}
+	return nil
 }
 
 // openRoot mounts a container's root file system, read-only and where nobody else sees it, and opens it. What the container goes on
@@ -52,20 +62,20 @@ func (t *Transfer) mountRoot(c *api.Container) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	all, err := t.lowers(c.Layers)
+	all, data, err := t.lowers(c)
 	if err != nil {
 		return -1, err
 	}
 	if upper != "" {
 		all = append([]string{upper}, all...)
 	}
-	switch len(all) {
-	case 0:
+	switch {
+	case len(all) == 0:
 		return -1, api.Errorf(api.NotFound, "it was never started, and its image has no files")
-	case 1: // overlayfs wants two
+	case len(all) == 1 && data == "": // overlayfs wants two
 		return cloneRoot(all[0])
 	}
-	return overlay(all, t.stores.Root)
+	return overlay(all, data, t.stores.Root)
 }
 
 // cloneRoot is a mount of one folder.
@@ -85,17 +95,20 @@ func cloneRoot(dir string) (int, error) {
 	return fd, nil
 }
 
-// overlay mounts folders, top first, one above the other. All are lower layers, so that overlayfs writes to none of them: the upper one may be in
+// overlay mounts folders, top first, one above the other; data is a layer of data for them. All are lower layers, so that overlayfs writes to none of them: the upper one may be in
 // use by the container, which "index=off" allows. place is a folder to mount on in a namespace of its own, for kernels before 6.5.
-func overlay(layers []string, place string) (int, error) {
+func overlay(layers []string, data, place string) (int, error) {
 	own := append(marks.Options(), "index=off")
 	options := slices.Clone(own)
 	for _, l := range layers {
 		options = append(options, "lowerdir+="+l)
 	}
+	if data != "" {
+		options = append(options, "datadir+="+data)
+	}
 	fd, err := mount.New("overlay", "overlay", options, rootAttr)
-	if err == nil {
-		return fd, nil
+	if err == nil || data != "" {
+		return fd, err
 	}
 	joined := strings.Join(own, ",") + ",lowerdir=" + strings.Join(layers, ":")
 	if len(joined) > maxJoined || slices.ContainsFunc(layers, func(l string) bool { return strings.ContainsAny(l, `:,\`) }) {

@@ -336,7 +336,7 @@ func TestOverlayInPlace(t *testing.T) {
 	w := newWorld(t)
 	c, upper := w.container(w.imported(imagetest.Layer("a", "1"), imagetest.Layer("b", "2")), api.ContainerSpec{})
 	os.WriteFile(filepath.Join(upper, "c"), []byte("3"), 0o600)
-	lower, err := w.tr.lowers(c.Layers)
+	lower, _, err := w.tr.lowers(&c)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,9 +13,8 @@ import (
 
 // userNSFlags are podman's flags of a user namespace; docker has --userns host.
 func userNSFlags(f *pflag.FlagSet, n *api.UserNS) {
-	parsed(f, "userns", "", "string", "User namespace to use: host, auto[:size=N] or private", func(s string) (err error) {
-		n.Mode, n.Size, err = parseUserNS(s)
-		return err
+	parsed(f, "userns", "", "string", "User namespace to use: host, auto[:size=N], private, or without root keep-id[:uid=N,gid=N] or nomap", func(s string) error {
+		return parseUserNS(s, n)
 	})
 	list(f, "uidmap", "", "UID map to use for the user namespace (CONTAINER:HOST:COUNT)", appendIDs(&n.UIDMap))
 	list(f, "gidmap", "", "GID map to use for the user namespace (default --uidmap's)", appendIDs(&n.GIDMap))
@@ -37,20 +36,21 @@ func appendIDs(to *[]api.IDRange) func(string) error {
 }
 
 // parseUserNS reads podman's modes.
-func parseUserNS(s string) (mode api.UserNSMode, size uint32, err error) {
+func parseUserNS(s string, to *api.UserNS) error {
 	name, options, _ := strings.Cut(s, ":")
+	mode := api.UserNSMode(name)
 	switch name {
 	case "", "host":
 		mode = ""
 	case "auto", "private", "keep-id", "nomap":
-		mode = api.UserNSMode(name)
 	case "container", "ns":
-		return "", 0, api.Errorf(api.Unsupported, "--userns %s is not supported: use host, auto or private", s)
+		return api.Errorf(api.Unsupported, "--userns %s is not supported: use host, auto or private", s)
 	default:
-		return "", 0, fmt.Errorf("invalid user namespace mode %q: use host, auto[:size=N] or private", s)
+		return fmt.Errorf("invalid user namespace mode %q: use host, auto[:size=N], private, keep-id or nomap", s)
 	}
-	if options == "" || mode == api.UserNSKeepID {
-		return mode, 0, nil
+	to.Mode, to.Size = mode, 0
+	if options == "" {
+		return nil
 	}
 	for o := range strings.SplitSeq(options, ",") {
 		key, val, _ := strings.Cut(o, "=")
@@ -58,21 +58,31 @@ func parseUserNS(s string) (mode api.UserNSMode, size uint32, err error) {
 		case mode == api.UserNSAuto && key == "size":
 			n, err := strconv.ParseUint(val, 10, 32)
 			if err != nil || n == 0 {
-				return "", 0, fmt.Errorf("--userns auto: invalid size %q: a number of ids is wanted", val)
+				return fmt.Errorf("--userns auto: invalid size %q: a number of ids is wanted", val)
 			}
-			size = uint32(n)
+			to.Size = uint32(n)
+		case mode == api.UserNSKeepID && (key == "uid" || key == "gid"):
+			n, err := strconv.ParseUint(val, 10, 32)
+			if err != nil || n >= 1<<32-2 {
+				return fmt.Errorf("--userns keep-id: invalid %s %q: the number is wanted that you shall have in the container", key, val)
+			}
+			list := &to.UIDMap
+			if key == "gid" {
+				list = &to.GIDMap
+			}
+			*list = []api.IDRange{{Inside: uint32(n), Size: 1}}
 		case mode == api.UserNSAuto && (key == "uidmapping" || key == "gidmapping"):
-			return "", 0, api.Errorf(api.Unsupported, "--userns auto:%s is not supported: say all ids with --uidmap and --gidmap", key)
+			return api.Errorf(api.Unsupported, "--userns auto:%s is not supported: say all ids with --uidmap and --gidmap", key)
 		default:
-			return "", 0, fmt.Errorf("invalid option %q of --userns %s", o, name)
+			return fmt.Errorf("invalid option %q of --userns %s", o, name)
 		}
 	}
-	return mode, size, nil
+	return nil
 }
 
 // finishUserNS holds the flags against each other.
 func finishUserNS(f *pflag.FlagSet, n *api.UserNS) error {
-	mapped, named := n.UIDMap != nil || n.GIDMap != nil, n.SubUIDName != "" || n.SubGIDName != ""
+	mapped, named := f.Changed("uidmap") || f.Changed("gidmap"), n.SubUIDName != "" || n.SubGIDName != ""
 	switch {
 	case !mapped && !named:
 		return nil

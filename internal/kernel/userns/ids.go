@@ -28,6 +28,32 @@ func Mapped(kind string, id uint32) bool {
 	return false
 }
 
+// Place is what this process's namespace has, kind uid or gid: who 0 is outside, how many ids follow on 0, and with which of them a range of the map begins: a range of a namespace
+// within this one must lie in one of these.
+func Place(kind string) (outside, more uint32, begins []uint32, err error) {
+	path := "/proc/self/" + kind + "_map"
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	next := uint64(0)
+	for line := range strings.Lines(string(data)) { // in the order that they were written in
+		var first, out, count uint64
+		if n, _ := fmt.Sscan(line, &first, &out, &count); n != 3 || first != next {
+			break
+		}
+		if first == 0 {
+			outside = uint32(out)
+		}
+		begins = append(begins, uint32(first))
+		next += count
+	}
+	if next == 0 {
+		return 0, 0, nil, fmt.Errorf("%s: it maps no 0", path)
+	}
+	return outside, uint32(min(next-1, 1<<32-2)), begins, nil
+}
+
 // Own is the mapping that a normal user gets for containers: the user is root, and the ids from 1 on are those that subuid(5) and subgid(5) give, in their
 // order there. Where they give none, or newuidmap is not there to map them, it is the user alone, and lack says why.
 func Own(uid, gid int) (uids, gids []specs.LinuxIDMapping, lack error) {
@@ -66,6 +92,21 @@ func userName(file string, uid int) string {
 		}
 	}
 	return os.Getenv("USER") // a user of a directory service; newuidmap asks that itself
+}
+
+// User is a line of passwd(5).
+type User struct{ Name, Gecos, Home string }
+
+// Account is the host's account of a user. One who has none in /etc/passwd has the number for a name.
+func Account(uid int) User {
+	data, _ := os.ReadFile("/etc/passwd")
+	for line := range strings.Lines(string(data)) {
+		fields := strings.Split(strings.TrimSpace(line), ":")
+		if len(fields) >= 6 && fields[2] == strconv.Itoa(uid) {
+			return User{fields[0], fields[4], fields[5]}
+		}
+	}
+	return User{Name: strconv.Itoa(uid), Home: "/"}
 }
 
 // Subordinate are the ranges that the files in the form of subuid(5) give names, mapped one after the other from id 0 on. Those who have none are api.Unsupported.

@@ -172,6 +172,10 @@ func build(req *Request, group func() (*cgroup.Group, error), links *netDevices)
 		b.unmountHost()
 		return nil, err
 	}
+	if err := b.addUser(); err != nil {
+		b.unmountHost()
+		return nil, err
+	}
 	// The child is born before the mounts: it makes the procfs, which has to come among them in their order.
 	p, err := b.launch(group)
 	if err != nil {

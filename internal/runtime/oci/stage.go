@@ -216,7 +216,30 @@ func cloneRoot(req *Request) (int, error) {
 	if len(req.Root) == 1 && !slices.ContainsFunc(req.Root[0].Options, tooLong) {
 		return b.newRoot(&req.Root[0])
 	}
-	return -1, unix.EPERM // the stage mounts it in place
+	if len(req.Root) == 1 {
+		return b.rootAside(&req.Root[0])
+	}
+	return -1, unix.EPERM // the stage tries
+}
+
+// rootAside makes a root with options that only mount(2) takes: in a mount namespace that ends with its thread.
+func (b *builder) rootAside(m *api.Mount) (fd int, err error) {
+	err = onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
+			return os.NewSyscallError("unshare", err)
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return fmt.Errorf("mount propagation of /: %w", err)
+		}
+		at, err := b.newRoot(m)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(at)
+		fd, err = mount.Clone(at, "", false)
+		return err
+	})
+	return fd, err
 }
 
 // outerSource opens the source of a bind mount as the caller sees it; -1: m is none, or the caller may not, and the stage tries.

@@ -109,7 +109,7 @@ func (l *Lease) Release() {
 
 // Leased are the layers that processes at work count on.
 func (s Stores) Leased() (map[digest.Digest]bool, error) {
-	n := &needs{blobs: map[digest.Digest]bool{}, layers: map[digest.Digest]bool{}}
+	n := newNeeds()
 	err := s.neededByLeases(n)
 	return n.layers, err
 }

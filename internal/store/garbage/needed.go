@@ -9,13 +9,19 @@ import (
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"brig/api"
+	"brig/internal/store/snapshot"
 )
 
 // needs are all blobs and layers that must stay. Two sets: the blob of a layer that is not compressed has its diff ID for a digest.
 type needs struct {
 	blobs, layers map[digest.Digest]bool
+	shifted       map[string]bool // names of layers with other owners: [snapshot.Shifted]
 	// doubt is why something may be needed that nobody can name; then no blob (blobDoubt), or no layer, may go.
 	blobDoubt, layerDoubt error
+}
+
+func newNeeds() *needs {
+	return &needs{blobs: map[digest.Digest]bool{}, layers: map[digest.Digest]bool{}, shifted: map[string]bool{}}
 }
 
 func (n *needs) add(set Set) {
@@ -30,7 +36,7 @@ func (n *needs) add(set Set) {
 // needed collects what must stay, from every root that there is. Whatever else comes to need blobs or layers is added here, and only
 // here. The caller holds [Stores.Lock]; of containers that is what is needed at this moment, see [Stores.removeLayers].
 func (s Stores) needed() (*needs, error) {
-	n := &needs{blobs: map[digest.Digest]bool{}, layers: map[digest.Digest]bool{}}
+	n := newNeeds()
 	for _, root := range []func(*needs) error{
 		s.neededByImages,
 		s.neededByContainers,
@@ -196,6 +202,7 @@ func (s Stores) containers(n *needs, seen map[string]bool) ([]api.Container, err
 		for _, l := range layers {
 			n.layers[digest.Digest(l)] = true
 		}
+		n.shifted[snapshot.Shifted(&c)] = true
 	}
 	return all, nil
 }

@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"brig/api"
 	"brig/internal/store/usage"
 )
@@ -104,7 +102,7 @@ func (s Stores) forgetUnused(c candidate) (bool, error) {
 // usedImages maps the IDs of the images that containers are made of to such a container's name.
 func (s Stores) usedImages() (map[string]string, error) {
 	used := map[string]string{}
-	all, err := s.containers(&needs{layers: map[digest.Digest]bool{}}, map[string]bool{})
+	all, err := s.containers(newNeeds(), map[string]bool{})
 	for _, c := range all {
 		used[c.Image] = c.Name
 	}
@@ -113,7 +111,7 @@ func (s Stores) usedImages() (map[string]string, error) {
 
 // unused lists the images that may go, the least recently used first, and what is needed by all that may not.
 func (s Stores) unused() (use *needs, candidates []candidate, err error) {
-	use = &needs{blobs: map[digest.Digest]bool{}, layers: map[digest.Digest]bool{}}
+	use = newNeeds()
 	if err := s.neededByContainers(use); err != nil {
 		return nil, nil, err
 	}
@@ -131,7 +129,7 @@ func (s Stores) unused() (use *needs, candidates []candidate, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	leased := &needs{blobs: map[digest.Digest]bool{}, layers: map[digest.Digest]bool{}}
+	leased := newNeeds()
 	if err := s.neededByLeases(leased); err != nil {
 		return nil, nil, err
 	}
@@ -180,7 +178,7 @@ func (s Stores) exhausted(u usage.Usage, use *needs, free int64, r request) erro
 	for name, n := range u.Units {
 		switch {
 		case left[name]:
-		case strings.HasPrefix(name, BlobUnits), strings.HasPrefix(name, LayerUnits):
+		case strings.HasPrefix(name, BlobUnits), strings.HasPrefix(name, LayerUnits), strings.HasPrefix(name, ShiftedUnits):
 			images += n
 		case strings.HasPrefix(name, ContainerUnits), strings.HasPrefix(name, ActiveUnits):
 			containers += n

@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"brig/internal/store/snapshot"
 	"brig/internal/store/usage"
 )
 
@@ -84,6 +85,39 @@ func (s Stores) removeLayers(set Set, need *needs, count bool, removed *Removed)
 		if err != nil {
 			errs = append(errs, err)
 		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeShifted removes the layers with other owners that no container needs, as removeLayers does.
+func (s Stores) removeShifted(removed *Removed) error {
+	all, err := s.Snapshot.ShiftedTrees()
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	still, err := s.Meta.Still()
+	if err != nil {
+		return err
+	}
+	defer still.Release()
+	need := newNeeds()
+	if err := s.neededByContainers(need); err != nil {
+		return err
+	}
+	if need.layerDoubt != nil {
+		return need.layerDoubt
+	}
+	var errs []error
+	for _, file := range all {
+		if need.shifted[snapshot.ShiftedName(file)] {
+			continue
+		}
+		n := sizeOf(filepath.Join(s.Root, ShiftedUnits, file), true)
+		if err := s.Snapshot.RemoveShifted(file); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		removed.Bytes += n
 	}
 	return errors.Join(errs...)
 }

@@ -30,7 +30,7 @@ func (s Stores) Sweep(ctx context.Context) (Removed, error) {
 	}
 	more, err := s.remove(all, true)
 	more.Bytes += removed.Bytes
-	errs = append(errs, err, s.fixNames()) // names need room on the disk, which there may be now
+	errs = append(errs, err, s.removeShifted(&more), s.fixNames()) // names need room on the disk, which there may be now
 	return more, errors.Join(errs...)
 }
 

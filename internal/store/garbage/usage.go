@@ -12,6 +12,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/lock"
+	"brig/internal/store/snapshot"
 	"brig/internal/store/usage"
 )
 
@@ -20,10 +21,12 @@ const (
 	BlobUnits   = "content/blobs/"   // ALGORITHM/HEX
 	LayerUnits  = "snapshot/layer/"  // HEX
 	ActiveUnits = "snapshot/active/" // ID of a container
-	IngestUnits = "content/ingest/"  // a blob on its way in
-	partUnits   = "content/ingest/partial/"
-	unpackUnits = "snapshot/unpack/" // a layer on its way in or out
-	trashUnits  = "trash/"
+	// ShiftedUnits are layers with the owners of a normal user's container that has a user namespace.
+	ShiftedUnits = "snapshot/shifted/"
+	IngestUnits  = "content/ingest/" // a blob on its way in
+	partUnits    = "content/ingest/partial/"
+	unpackUnits  = "snapshot/unpack/" // a layer on its way in or out
+	trashUnits   = "trash/"
 	// QuarantineUnits are damaged pieces, put aside while a repair fetches them again.
 	QuarantineUnits = "quarantine/"
 	leaseUnits      = leaseDir + "/"
@@ -54,7 +57,7 @@ func unit(path string) (string, bool) {
 	case path == strings.TrimSuffix(partUnits, "/"):
 		return "content", false
 	}
-	for _, units := range [...]string{partUnits, IngestUnits, LayerUnits, ActiveUnits, unpackUnits, trashUnits, QuarantineUnits, leaseUnits, holdUnits, VolumeUnits} {
+	for _, units := range [...]string{partUnits, IngestUnits, LayerUnits, ActiveUnits, ShiftedUnits, unpackUnits, trashUnits, QuarantineUnits, leaseUnits, holdUnits, VolumeUnits} {
 		if name, ok := strings.CutPrefix(path, units); ok && name != "" {
 			return path, true
 		}
@@ -97,6 +100,8 @@ func (s Stores) leftovers(u usage.Usage, need *needs) []Leftover {
 			what = "blob of no image"
 		case is(LayerUnits) && !needed[name] && need.layerDoubt == nil:
 			what = "layer of no image"
+		case is(ShiftedUnits) && !need.shifted[snapshot.ShiftedName(filepath.Base(path))] && need.layerDoubt == nil:
+			what = "layer for a user namespace of no container"
 		case is(partUnits) && !lock.Held(path):
 			what = "partial download"
 		case is(IngestUnits) && !lock.Held(path):

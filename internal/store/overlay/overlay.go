@@ -25,6 +25,12 @@ func Prefix() string {
 // Opaque is the attribute, of value y, of a folder that hides what lower layers have at its place.
 func Opaque() string { return Prefix() + "opaque" }
 
+// Metacopy marks a file that has another's content: a lower layer's, or one of a layer of data only, where Redirect says, by a path from that layer's root.
+func Metacopy() string { return Prefix() + "metacopy" }
+
+// Redirect is the attribute that says where a file's content is.
+func Redirect() string { return Prefix() + "redirect" }
+
 // Reserved reports whether an attribute is not for archives, since it would steer overlayfs to other files: trusted ones nowhere, a user's
 // where overlayfs would read them.
 func Reserved(name string) bool {

@@ -7,6 +7,7 @@ import (
 
 	"brig/api"
 	"brig/internal/store/overlay"
+	"brig/internal/store/owners"
 
 	"golang.org/x/sys/unix"
 )
@@ -57,6 +58,9 @@ func (p *packer) attributes(fd int, path string) (attributes, error) {
 		}
 		if a.records == nil {
 			a.records = map[string]string{}
+		}
+		if p.o.Owner != nil {
+			value = owners.Attribute(name, value, p.o.Owner)
 		}
 		a.records[xattrPrefix+name] = string(value)
 	}

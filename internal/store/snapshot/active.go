@@ -121,6 +121,9 @@ func (s *Store) makeActive(id string, lowers []string, size int64, sync atomicfi
 // comes last: a layer that has it is whole.
 func (s *Store) fillActive(dir string, lowers []string) error {
 	root := unix.Stat_t{Mode: 0o755}
+	if s.shifted != nil {
+		root.Uid, root.Gid = diskOwner(*s.shifted)(0, 0)
+	}
 	if n := len(lowers); n > 0 {
 		if err := unix.Lstat(lowers[n-1], &root); err != nil {
 			return &fs.PathError{Op: "lstat", Path: lowers[n-1], Err: err}
@@ -164,11 +167,15 @@ func (s *Store) mounts(id string, lowers []string, sync atomicfile.Sync) []api.M
 		layers[len(lowers)-1-i] = path
 		length += len(path) + 1
 	}
-	if length <= maxJoined {
+	data := s.Data(lowers)
+	if length <= maxJoined && data == "" {
 		return []api.Mount{{Type: "overlay", Source: "overlay", Options: append([]string{lower + strings.Join(layers, ":")}, upper...)}}
 	}
 	for i := range layers {
 		layers[i] = plus + layers[i]
+	}
+	if data != "" {
+		layers = append(layers, "datadir+="+data)
 	}
 	return []api.Mount{{Type: "overlay", Source: "overlay", Options: append(layers, upper...)}}
 }

@@ -32,7 +32,7 @@ import (
 //	layer/.lock   held while one is being mounted or unmounted
 
 // In is the store with a folder of boot-lived state, below which layers are mounted.
-func (s *Store) In(state string) *Store { return &Store{dir: s.dir, state: state} }
+func (s *Store) In(state string) *Store { return &Store{dir: s.dir, state: state, shifted: s.shifted} }
 
 func (s *Store) mounted(hex string) string { return filepath.Join(s.state, "layer", hex) }
 
@@ -41,7 +41,7 @@ func (s *Store) isPacked(hex string) bool {
 	return unix.Access(filepath.Join(s.layer(hex), packed.ImageFile), unix.F_OK) == nil
 }
 
-// Lowers returns the folders of layers, bottom first. Packed ones are mounted.
+// Lowers returns the folders of layers, bottom first. Packed ones are mounted. Those that want other owners are one tree.
 func (s *Store) Lowers(diffIDs []string) ([]string, error) {
 	paths := make([]string, len(diffIDs))
 	for i, d := range diffIDs {
@@ -63,6 +63,10 @@ func (s *Store) Lowers(diffIDs []string) ([]string, error) {
 		if paths[i], err = s.mount(hex); err != nil {
 			return nil, err
 		}
+	}
+	if s.shifted != nil && len(diffIDs) > 0 {
+		path, err := s.shiftedTree(diffIDs)
+		return []string{path}, err
 	}
 	return paths, nil
 }

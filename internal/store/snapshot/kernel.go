@@ -11,6 +11,23 @@ import (
 // after another reader was killed. Until commit "erofs: set fileio bio failed in short read case" of Linux 7.0 a read that SIGKILL cut short left zeros in the page cache, for
 // everybody. Of the older series that took it over 6.18.44 is known: readers that were killed in the middle of a throttled read left nothing wrong there.
 func readsWhole(release string) bool {
+	switch x, y, z := version(release); {
+	case x >= 7:
+		return true
+	case x == 6 && y == 18:
+		return z >= 44
+	}
+	return false
+}
+
+// refers reports whether overlays of a user namespace may have a layer of data: since "ovl: relax redirect/metacopy requirements for lower -> data redirect" of Linux 6.16.
+func refers(release string) bool {
+	x, y, _ := version(release)
+	return x > 6 || x == 6 && y >= 16
+}
+
+// version are the numbers of a release.
+func version(release string) (x, y, z int) {
 	number := func(s string) int {
 		end := strings.IndexFunc(s, func(r rune) bool { return r < '0' || r > '9' })
 		if end >= 0 {
@@ -24,13 +41,7 @@ func readsWhole(release string) bool {
 	}
 	major, rest, _ := strings.Cut(release, ".")
 	minor, patch, _ := strings.Cut(rest, ".")
-	switch x, y, z := number(major), number(minor), number(patch); {
-	case x >= 7:
-		return true
-	case x == 6 && y == 18:
-		return z >= 44
-	}
-	return false
+	return number(major), number(minor), number(patch)
 }
 
 // release is this kernel's.

@@ -6,6 +6,7 @@
 //	layer/HEX/recipe    what that takes (package packed), and what the layer is
 //	unpack/HEX/         a layer on its way in
 //	unpack/HEX.lock     held by who unpacks it
+//	shifted/…           layers as one tree, for containers with a user namespace within a normal user's (shifted.go)
 //	active/ID/fs, work  upper and work folder of a container's overlay
 //
 // HEX is the layer's diff ID, the digest of its uncompressed archive. A layer depends on nothing below it, so images share layers
@@ -32,6 +33,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
+	"brig/internal/store/owners"
 	"brig/internal/store/packed"
 	"brig/internal/store/snapshot/tree"
 
@@ -43,6 +45,7 @@ type Store struct {
 	dir, state string
 	elsewhere  map[string]string // see With
 	below      string            // see Over
+	shifted    *owners.Map       // see Of; nil: owners are as in the layers
 }
 
 // With is the store with layers that are mounted elsewhere, by diff ID.
@@ -146,7 +149,26 @@ func (s *Store) RemoveLayer(diffID string) error {
 	if err := atomicfile.SyncDir(filepath.Join(s.dir, "layer")); err != nil {
 		return err
 	}
-	return tree.Remove(tmp)
+	if err := tree.Remove(tmp); err != nil {
+		return err
+	}
+	return s.removeShiftedOf(hex)
+}
+
+// removeShiftedOf removes the trees of a layer that is gone. What a kill leaves of them nobody needs either.
+func (s *Store) removeShiftedOf(hex string) error {
+	names, err := s.ShiftedTrees()
+	errs := []error{err}
+	for _, name := range names {
+		made, err := os.ReadFile(filepath.Join(s.dir, "shifted", name, "layers"))
+		if errors.Is(err, fs.ErrNotExist) { // gone meanwhile
+			continue
+		}
+		if err != nil || strings.Contains(string(made), hex) {
+			errs = append(errs, s.RemoveShifted(name))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Active lists the containers that have a writable layer, in order.
