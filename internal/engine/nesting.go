@@ -31,7 +31,7 @@ func checkNesting(s *api.ContainerSpec) error {
 		return api.Errorf(api.InvalidArgument, "--security-opt nesting conflicts with --privileged, which gives more: leave one of them out")
 	case s.UserNS.Mode == "" && !rootless.Active():
 		return api.Errorf(api.InvalidArgument, "--security-opt nesting takes a user namespace, or the container would be root of the machine: add --userns auto")
-	case slices.ContainsFunc(slices.Concat(s.UserNS.UIDMap, s.UserNS.GIDMap), func(r api.IDRange) bool { return r.Outside == 0 }):
+	case !rootless.Active() && slices.ContainsFunc(slices.Concat(s.UserNS.UIDMap, s.UserNS.GIDMap), func(r api.IDRange) bool { return r.Outside == 0 }):
 		// Who has root's number may write to the switches of /proc that are root's, without any capability.
 		return api.Errorf(api.InvalidArgument, "--security-opt nesting: the map has 0 of the host in it: the container's users must be nobody there: map others, or use --userns auto")
 	}
