@@ -213,16 +213,16 @@ func (a *app) networkList() *cobra.Command {
 					Internal: strconv.FormatBool(n.Internal), Labels: labelText(n.Labels), Name: n.Name, Scope: "local", labels: n.Labels,
 				})
 			}
-			usual := "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}"
-			switch {
-			case quiet && format == "":
+			if quiet && format == "" {
 				format = "{{.ID}}"
-			case noHeading && format == "":
-				format = usual
 			}
-			return printRows(a.streams.Stdout, format, usual, header{
+			titles := header{
 				"ID": "NETWORK ID", "Name": "NAME", "Driver": "DRIVER", "Scope": "SCOPE", "IPv4": "IPV4", "IPv6": "IPV6", "Internal": "INTERNAL", "Labels": "LABELS", "CreatedAt": "CREATED AT",
-			}, rows)
+			}
+			if noHeading {
+				titles = nil
+			}
+			return printRows(a.streams.Stdout, format, "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}", titles, rows)
 		},
 	}
 	f := cmd.Flags()
