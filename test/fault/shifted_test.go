@@ -20,8 +20,8 @@ func TestShiftingKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer remove()
-	env := os.Environ()
 	home := t.TempDir()
+	env := append(os.Environ(), "HOME="+home)
 	var root string
 	run, err := u.Folders(home, func(k, v string) {
 		env = append(env, k+"="+v)
