@@ -24,6 +24,13 @@ import (
 // refused wants the command to end with code and to say each of the words, and the world to be as before.
 func (w *world) refused(code int, words []string, args ...string) {
 	w.t.Helper()
+	w.fails(code, words, args...)
+	w.mustBeClean(strings.Join(args, " "))
+}
+
+// fails runs what has to end with a code and to say some words.
+func (w *world) fails(code int, words []string, args ...string) {
+	w.t.Helper()
 	r := w.brig(args...)
 	if r.Code != code {
 		w.t.Errorf("brig %s: want code %d: %s", strings.Join(args, " "), code, r)
@@ -33,10 +40,9 @@ func (w *world) refused(code int, words []string, args ...string) {
 			w.t.Errorf("brig %s: no %q in %q", strings.Join(args, " "), word, r.Err)
 		}
 	}
-	w.mustBeClean(strings.Join(args, " "))
 }
 
-// TestRefusals: what cannot start says so with docker's exit codes, and is gone. Each is asked often enough to meet a race.
+// TestRefusals: what cannot start says so with docker's exit codes, and is gone: with --rm at once, else when it is removed. Each is asked often enough to meet a race.
 func TestRefusals(t *testing.T) {
 	w := newWorld(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -46,10 +52,19 @@ func TestRefusals(t *testing.T) {
 	defer taken.Close()
 	port := strconv.Itoa(taken.Addr().(*net.TCPAddr).Port)
 	for range 5 * scale() {
-		for _, rm := range []string{"--rm", "-i"} { // -i: nothing special
-			w.refused(127, []string{"nothere", "not found"}, "run", rm, "brig/base", "nothere")
-			w.refused(126, []string{"/etc/passwd", "permission denied"}, "run", rm, "brig/base", "/etc/passwd")
-			w.refused(125, []string{port, "in use"}, "run", rm, "-p", "127.0.0.1:"+port+":80", "brig/base", "true")
+		for _, c := range []struct {
+			code  int
+			words []string
+			args  []string
+		}{
+			{127, []string{"nothere", "not found"}, []string{"brig/base", "nothere"}},
+			{126, []string{"/etc/passwd", "permission denied"}, []string{"brig/base", "/etc/passwd"}},
+			{125, []string{port, "in use"}, []string{"-p", "127.0.0.1:" + port + ":80", "brig/base", "true"}},
+		} {
+			w.refused(c.code, c.words, append([]string{"run", "--rm"}, c.args...)...)
+			w.fails(c.code, c.words, append([]string{"run", "--name", "left"}, c.args...)...)
+			w.must("rm", "left")
+			w.mustBeClean("after rm")
 		}
 	}
 	w.refused(125, []string{"nosuch"}, "run", "--pull", "never", "nosuch")

@@ -72,7 +72,10 @@ func Make(image string, size int64, sync atomicfile.Sync) error {
 		return err
 	}
 	draft := image + ".new"
-	f, err := os.OpenFile(draft, os.O_RDWR|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err := os.Remove(draft); err != nil && !errors.Is(err, os.ErrNotExist) { // the mkfs.ext4 of who was killed may still write to it
+		return err
+	}
+	f, err := os.OpenFile(draft, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
