@@ -104,6 +104,7 @@ type CopyPlace struct {
 	Container string `json:"container,omitempty"` // whole ID; empty: this machine
 	Pid       int    `json:"pid,omitempty"`       // of the container's first process, 0: it does not run
 	Ticks     uint64 `json:"ticks,omitempty"`     // when that was started, as proc(5) has it
+	Below     string `json:"below,omitempty"`     // the folder in that process's root that is the container's root; empty: the root itself
 	// Of a container that runs in a user namespace: its ids to the host's.
 	UIDMap []IDRange `json:"uidMap,omitempty"`
 	GIDMap []IDRange `json:"gidMap,omitempty"`

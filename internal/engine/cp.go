@@ -109,7 +109,7 @@ func (e *Engine) openPlace(ctx context.Context, p *api.CopyPlace, write bool) (*
 	}
 	p.Container = c.ID
 	if state, err := shim.ReadState(e.sandboxDir(c.ID)); err == nil && running(state) {
-		p.Pid, p.Ticks = state.Pid, state.StartTicks
+		p.Pid, p.Ticks, p.Below = state.Pid, state.StartTicks, rootIn(c.Spec.Isolation)
 		p.UIDMap, p.GIDMap = c.Spec.UserNS.UIDMap, c.Spec.UserNS.GIDMap
 		defer l.Release()
 		if !write { // it may end: what is open stays

@@ -96,7 +96,7 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 	if err := e.checkStore(); err != nil {
 		return c, err
 	}
-	if err := checkLevel(spec.Isolation); err != nil {
+	if err := e.checkLevel(&spec); err != nil {
 		return c, err
 	}
 	if spec.Pull == api.PullLazy && (spec.Restart.Name != "" && spec.Restart.Name != api.RestartNo || spec.Health != nil && spec.Health.OnFailure == api.UnhealthyRestart) {
@@ -144,17 +144,6 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 	}
 	warnUnmapped(&c.Spec, out)
 	return c, nil
-}
-
-// checkLevel refuses an isolation level that is not built, by name.
-func checkLevel(l api.Isolation) error {
-	switch l {
-	case "", api.IsolationContainer:
-		return nil
-	case api.IsolationChroot, api.IsolationGVisor, api.IsolationVM:
-		return api.Errorf(api.Unsupported, "isolation level %q is not built into this version of Brig: use %q", l, api.IsolationContainer)
-	}
-	return api.Errorf(api.InvalidArgument, "isolation level %q is unknown: use chroot, container, gvisor or vm", l)
 }
 
 // imageFor finds the image of a spec in the store, pulling it where policy and store say so.

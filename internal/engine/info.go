@@ -21,12 +21,7 @@ func (e *Engine) Info(ctx context.Context) (api.Info, error) {
 		Version: e.version, Root: e.root, State: e.state,
 		OSType: "linux", CPUs: runtime.NumCPU(), CgroupDriver: "cgroupfs", StorageDriver: "overlay",
 		SecurityOptions: []string{"name=seccomp,profile=builtin"},
-		Isolation: []api.IsolationState{
-			{Level: api.IsolationChroot, Reason: "not built into this version"},
-			{Level: api.IsolationContainer, Available: true},
-			{Level: api.IsolationGVisor, Reason: "not built into this version"},
-			{Level: api.IsolationVM, Reason: "not built into this version"},
-		},
+		Isolation:       e.levelStates(),
 	}
 	if rootless.Active() { // docker's words
 		i.SecurityOptions, i.CgroupDriver = append(i.SecurityOptions, "name=rootless"), "none"

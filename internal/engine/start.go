@@ -320,7 +320,7 @@ func (e *Engine) openSandbox(ctx context.Context, c *api.Container, join *joined
 			return "", nil, nil, err
 		}
 	}
-	sb, err := e.driver.Open(ctx, spec)
+	sb, err := e.driverOf(c).Open(ctx, spec)
 	if err != nil {
 		return "", nil, nil, err
 	}

@@ -37,7 +37,7 @@ func (e *Engine) running(ctx context.Context, c *api.Container) (live, error) {
 	if !e.isRunning(c.ID) {
 		return nil, api.Errorf(api.Conflict, "container %s is not running", c.Name)
 	}
-	sb, err := e.driver.Find(ctx, api.SandboxSpec{ID: c.ID, Dir: e.sandboxDir(c.ID)})
+	sb, err := e.driverOf(c).Find(ctx, api.SandboxSpec{ID: c.ID, Dir: e.sandboxDir(c.ID)})
 	if err != nil {
 		return nil, api.Errorf(api.Conflict, "container %s is not running", c.Name)
 	}

@@ -86,6 +86,16 @@ func (p *copyEnd) enter(c *api.CopyPlace) error {
 		unix.Close(process)
 		return errEnded()
 	}
+	if c.Below != "" {
+		root, err := unix.Openat2(fd, c.Below, &unix.OpenHow{
+			Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+		})
+		unix.Close(fd)
+		if fd = root; err != nil {
+			unix.Close(process)
+			return &os.PathError{Op: "open", Path: c.Below, Err: err}
+		}
+	}
 	p.root, p.process = fd, process
 	p.special = specialDevices(dir + "/mountinfo")
 	return nil

@@ -148,7 +148,7 @@ func (o *specFlags) healthOf(f *pflag.FlagSet) (*api.HealthSpec, error) {
 
 // boundaryFlags are about what the container may do and use.
 func (o *specFlags) boundaryFlags(s *api.ContainerSpec, f *pflag.FlagSet) {
-	parsed(f, "isolation", "", "level", "Boundary of the container: container", assign(&s.Isolation, parseIsolation))
+	parsed(f, "isolation", "", "level", "Boundary of the container: chroot, container, gvisor or vm (env BRIG_ISOLATION)", assign(&s.Isolation, parseIsolation))
 	limitFlags(f, &s.Limits)
 	deviceFlags(f, &s.Limits)
 	list(f, "cap-add", "", "Add Linux capabilities", appendTo(&s.CapAdd, parseCapability))
@@ -207,6 +207,12 @@ func (o *specFlags) finish(f *pflag.FlagSet, args []string) (api.ContainerSpec, 
 	}
 	if f.Changed("stop-timeout") {
 		s.StopTimeout = &o.stopTimeout
+	}
+	if level := os.Getenv("BRIG_ISOLATION"); level != "" && !f.Changed("isolation") {
+		var err error
+		if s.Isolation, err = parseIsolation(level); err != nil {
+			return s, api.Errorf(api.KindOf(err), "BRIG_ISOLATION: %w", err)
+		}
 	}
 	if err := checkLimits(f, &s.Limits); err != nil {
 		return s, err
@@ -285,13 +291,13 @@ func parsePull(s string) (api.PullPolicy, error) {
 	return "", fmt.Errorf("invalid pull option: '%s': must be one of \"always\", \"lazy\", \"missing\" or \"never\"", s)
 }
 
-// parseIsolation knows all levels and refuses those that are not built, by name.
+// parseIsolation reads a level's name, or docker's word for the usual one.
 func parseIsolation(s string) (api.Isolation, error) {
 	switch level := api.Isolation(s); level {
-	case "", "default", api.IsolationContainer:
+	case "", "default":
 		return api.IsolationContainer, nil
-	case api.IsolationChroot, api.IsolationGVisor, api.IsolationVM:
-		return "", api.Errorf(api.Unsupported, "isolation level %s is not built into this brig: use --isolation=container", level)
+	case api.IsolationChroot, api.IsolationContainer, api.IsolationGVisor, api.IsolationVM:
+		return level, nil
 	}
 	return "", api.Errorf(api.InvalidArgument, "unknown isolation level %q: the levels are chroot, container, gvisor and vm", s)
 }

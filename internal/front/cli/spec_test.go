@@ -56,6 +56,8 @@ func TestSpec(t *testing.T) {
 			{Source: "/dev/c", Target: "/dev/c", Permissions: "r"}, {Source: "/dev/d", Target: "/dev/e", Permissions: "rw"}}},
 		"--pull always --platform linux/ARM64/v8 -q": {Pull: api.PullAlways, Platform: "linux/arm64/v8"},
 		"--isolation container":                      {Isolation: api.IsolationContainer},
+		"--isolation vm":                             {Isolation: api.IsolationVM},
+		"--isolation default":                        {Isolation: api.IsolationContainer},
 		"--network none -h box":                      {Network: api.NetworkSpec{Mode: "none"}, Hostname: "box"},
 		"--net host":                                 {Network: api.NetworkSpec{Mode: "host"}},
 		"--network default":                          {},
@@ -127,9 +129,6 @@ func TestSpecRefused(t *testing.T) {
 		"--bogus":    "unknown flag: --bogus",
 		"--gpus all": "--gpus is not supported",
 
-		"--isolation vm":                           "isolation level vm is not built",
-		"--isolation chroot":                       "isolation level chroot is not built",
-		"--isolation gvisor":                       "isolation level gvisor is not built",
 		"--isolation jail":                         "unknown isolation level \"jail\"",
 		"-e =x":                                    "invalid environment variable: =x",
 		"--env-file missing":                       "open missing: no such file",

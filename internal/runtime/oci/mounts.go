@@ -63,6 +63,16 @@ func (b *builder) countProcs() (n int) {
 func (b *builder) mount(i int) error {
 	m := &b.spec.Mounts[i]
 	opts, dest := parseOptions(m), destination(m)
+	if opts.beneath != "" {
+		fd, err := b.openUnfollowed(opts.beneath)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		root := b.root
+		b.root = fd // also for the users that an option names
+		defer func() { b.root = root }()
+	}
 	if opts.remount {
 		return b.remount(dest, &opts)
 	}

@@ -15,6 +15,10 @@ const OptionMountNS = "org.brig.mntns="
 // OptionSubpath is a bind mount's option, brig.subpath=PATH: what is bound lies below the source, whose files may be an attacker's: no link leads out of it.
 const OptionSubpath = "brig.subpath"
 
+// OptionBeneath, with the absolute path of a folder in the container's root behind it, says that the mount's destination lies there, as if that folder were the root: no link in it leads
+// out of it. The folder itself must not be reached through a link.
+const OptionBeneath = "brig.beneath="
+
 // mountOptions are an OCI mount's options, sorted into what the kernel takes where.
 type mountOptions struct {
 	set, clr       uint64 // MOUNT_ATTR_* of the mount itself
@@ -31,6 +35,7 @@ type mountOptions struct {
 	owner          *ownerOption
 	secret         *secretOption
 	subpath        string   // of a bind mount: what below the source is bound
+	beneath        string   // the folder in the root that the destination lies in; empty: the root
 	super          []string // of the file system as a whole (sync, lazytime, …), in fsconfig(2)'s words
 	iversion       bool     // the same, for which fsconfig(2) has no word
 	data           []string // the file system's own
@@ -104,6 +109,10 @@ func (m *mountOptions) add(o string) {
 	}
 	if sub, ok := strings.CutPrefix(o, OptionSubpath+"="); ok && sub != "" {
 		m.subpath = sub
+		return
+	}
+	if beneath, ok := strings.CutPrefix(o, OptionBeneath); ok {
+		m.beneath = beneath
 		return
 	}
 	if secret := parseSecret(o); secret != nil {

@@ -1,0 +1,275 @@
+// Package boxed drives the levels of isolation whose boundary is a program: the Sentry of gVisor, or the monitor of a virtual machine.
+//
+// That program, the level's monitor, is the first process of a container of package ns, the box. So the keeper and the control group, the network namespace and the
+// limits, the log and the exit status are what they are at level container, and the monitor is itself locked in. The root of the box is empty but for what the
+// monitor needs, and RootPath: the user's whole tree, which the host writes into and reads from as it does at level container. What the user's process sees of
+// it is the level's work, and so are its streams, which the monitor hands on, its signals, and the processes that join it later.
+//
+// It stands on package ns, on purpose: a box is a container.
+package boxed
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"brig/api"
+	"brig/internal/base/atomicfile"
+	"brig/internal/base/record"
+	"brig/internal/runtime"
+	"brig/internal/runtime/config"
+	"brig/internal/runtime/ns"
+	"brig/internal/runtime/oci"
+)
+
+// Places in the box.
+const (
+	ProgramPath = "/box/monitor"     // the monitor's program
+	ConfigPath  = "/box/config.json" // the user's OCI configuration
+	RootPath    = "/rootfs"          // the user's tree, with all that is bind-mounted into it
+	RunDir      = "/run"             // empty, for the monitor's sockets
+)
+
+// Arguments that the monitor is executed with.
+const (
+	ArgRun  = "run"  // as the first process
+	ArgExec = "exec" // once more, in a process of its own, to run what ExecVar says inside
+)
+
+// ExecVar is the environment variable with the process that an ArgExec is about, an Exec as JSON.
+const ExecVar = "BRIG_EXEC"
+
+// Exec is one more process for what is in a box.
+type Exec struct {
+	Process *specs.Process `json:"process"`
+	User    string         `json:"user,omitempty"` // to be looked up inside, with more groups behind commas; empty: the process's own numbers
+}
+
+// dirName is the folder in a sandbox's folder that is the box's bundle.
+const dirName = "box"
+
+// Level is what one level makes of a box.
+type Level interface {
+	Name() string
+	// Program is the path, on the host, of the monitor.
+	Program() string
+	// Box completes the configuration of the box for the user's: capabilities, devices, further mounts.
+	Box(user, box *specs.Spec) error
+}
+
+// Driver makes sandboxes that are boxes.
+type Driver struct {
+	NS    ns.Driver
+	Level Level
+}
+
+var (
+	_ runtime.Driver   = (*Driver)(nil)
+	_ runtime.Owned    = (*sandbox)(nil)
+	_ runtime.Runner   = (*sandbox)(nil)
+	_ runtime.Attacher = (*container)(nil)
+	_ runtime.Pauser   = (*container)(nil)
+	_ runtime.Lister   = (*container)(nil)
+	_ runtime.Updater  = (*container)(nil)
+	_ runtime.Statser  = (*container)(nil)
+)
+
+// Name is the level's name.
+func (d *Driver) Name() string { return d.Level.Name() }
+
+// Needs is what the box needs.
+func (d *Driver) Needs() runtime.Needs { return d.NS.Needs() }
+
+// Open opens the box.
+func (d *Driver) Open(ctx context.Context, spec api.SandboxSpec) (runtime.Sandbox, error) {
+	return d.around(spec.Dir)(d.NS.Open(ctx, spec))
+}
+
+// Find takes up a box that another process opened.
+func (d *Driver) Find(ctx context.Context, spec api.SandboxSpec) (runtime.Sandbox, error) {
+	return d.around(spec.Dir)(d.NS.Find(ctx, spec))
+}
+
+func (d *Driver) around(dir string) func(runtime.Sandbox, error) (runtime.Sandbox, error) {
+	return func(s runtime.Sandbox, err error) (runtime.Sandbox, error) {
+		if err != nil {
+			return nil, err
+		}
+		return &sandbox{opened: s.(opened), level: d.Level, dir: dir}, nil
+	}
+}
+
+// opened is what a sandbox of package ns is.
+type opened interface {
+	runtime.Sandbox
+	runtime.Owned
+	runtime.Runner
+}
+
+type sandbox struct {
+	opened
+	level Level
+	dir   string
+}
+
+func (s *sandbox) Add(ctx context.Context, b runtime.Bundle) (runtime.Container, error) {
+	b, err := s.box(b)
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.opened.Add(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	return &container{c.(live)}, nil
+}
+
+func (s *sandbox) Run(ctx context.Context, b runtime.Bundle, want runtime.Streams) (runtime.Stream, error) {
+	b, err := s.box(b)
+	if err != nil {
+		return nil, err
+	}
+	return s.opened.Run(ctx, b, want)
+}
+
+func (s *sandbox) Find(ctx context.Context, id string) (runtime.Container, error) {
+	c, err := s.opened.Find(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &container{c.(live)}, nil
+}
+
+// box writes the bundle of the box that the user's is put into.
+func (s *sandbox) box(b runtime.Bundle) (runtime.Bundle, error) {
+	data, err := os.ReadFile(filepath.Join(b.Dir, "config.json"))
+	if err != nil {
+		return b, err
+	}
+	user, err := config.Decode(data)
+	if err != nil {
+		return b, api.Errorf(api.InvalidArgument, "bundle %s: %w", b.Dir, err)
+	}
+	dir := filepath.Join(s.dir, dirName)
+	box, err := around(user, &b, filepath.Join(b.Dir, "config.json"), s.level)
+	if err != nil {
+		return b, err
+	}
+	if data, err = record.Marshal(box); err != nil {
+		return b, err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return b, err
+	}
+	if err := atomicfile.Write(filepath.Join(dir, "config.json"), data, 0o600, atomicfile.Volatile); err != nil {
+		return b, err
+	}
+	b.Dir, b.Root = dir, []api.Mount{{Type: "tmpfs", Source: "tmpfs", Options: []string{"mode=755", "size=16m"}}}
+	if b.Health.Process != nil {
+		x, err := execIn(runtime.Exec{Process: *b.Health.Process, User: b.Health.User})
+		if err != nil {
+			return b, err
+		}
+		b.Health.Process, b.Health.User = &x.Process, x.User
+	}
+	return b, nil
+}
+
+// around is the configuration of a box, with the user's tree in it.
+func around(user *specs.Spec, b *runtime.Bundle, config string, level Level) (*specs.Spec, error) {
+	readOnly := []string{"bind", "ro", "nosuid", "nodev", "rprivate"}
+	box := &specs.Spec{
+		Version: user.Version, Hostname: user.Hostname, Domainname: user.Domainname,
+		Root: &specs.Root{Path: "rootfs"},
+		Process: &specs.Process{
+			Terminal: user.Process.Terminal, ConsoleSize: user.Process.ConsoleSize, OOMScoreAdj: user.Process.OOMScoreAdj,
+			Args: []string{ProgramPath, ArgRun}, Env: environ(), Cwd: "/", NoNewPrivileges: true,
+		},
+		Mounts: []specs.Mount{
+			{Type: "proc", Source: "proc", Destination: "/proc", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Type: "tmpfs", Source: "tmpfs", Destination: "/dev", Options: []string{"nosuid", "noexec", "strictatime", "mode=755", "size=1m"}},
+			{Type: "devpts", Source: "devpts", Destination: "/dev/pts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}},
+			{Type: "tmpfs", Source: "tmpfs", Destination: RunDir, Options: []string{"nosuid", "nodev", "noexec", "mode=700", "size=16m"}},
+			{Type: "bind", Source: level.Program(), Destination: ProgramPath, Options: readOnly},
+			{Type: "bind", Source: config, Destination: ConfigPath, Options: readOnly},
+		},
+		Linux: &specs.Linux{CgroupsPath: user.Linux.CgroupsPath, Resources: user.Linux.Resources, Namespaces: namespaces(user)},
+	}
+	for i := range b.Root {
+		m := &b.Root[i]
+		box.Mounts = append(box.Mounts, specs.Mount{Type: m.Type, Source: m.Source, Destination: RootPath, Options: m.Options})
+	}
+	for _, m := range user.Mounts {
+		if !bound(&m) {
+			continue
+		}
+		m.Options = append(slices.Clip(m.Options), oci.OptionBeneath+RootPath)
+		box.Mounts = append(box.Mounts, m)
+	}
+	return box, level.Box(user, box)
+}
+
+// bound reports whether a mount brings in something of the host's. All others the level makes by itself, inside.
+func bound(m *specs.Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+}
+
+// namespaces are a box's own, but for the network's, which is where the user's container is to be.
+func namespaces(user *specs.Spec) []specs.LinuxNamespace {
+	list := []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}}
+	for _, n := range user.Linux.Namespaces {
+		if n.Type == specs.NetworkNamespace {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// environ is a monitor's environment: nothing of the user's.
+func environ() []string { return []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"} }
+
+// live is what a container of package ns can do.
+type live interface {
+	runtime.Container
+	runtime.Attacher
+	runtime.Pauser
+	runtime.Lister
+	runtime.Updater
+	runtime.Statser
+}
+
+type container struct{ live }
+
+// execIn is the monitor's process that runs x inside.
+func execIn(x runtime.Exec) (runtime.Exec, error) {
+	if x.Tools != "" {
+		return x, api.Errorf(api.Unsupported, "tools of the host's cannot be brought into a container of this level of isolation")
+	}
+	data, err := record.Marshal(Exec{Process: &x.Process, User: x.User})
+	if err != nil {
+		return x, err
+	}
+	return runtime.Exec{Process: api.Process{
+		Terminal: x.Process.Terminal, ConsoleSize: x.Process.ConsoleSize, NoNewPrivileges: true,
+		Args: []string{ProgramPath, ArgExec}, Env: append(environ(), ExecVar+"="+string(data)), Cwd: "/",
+	}}, nil
+}
+
+func (c *container) ExecAttached(ctx context.Context, x runtime.Exec, s *runtime.Streams) (runtime.Stream, error) {
+	x, err := execIn(x)
+	if err != nil {
+		return nil, err
+	}
+	return c.live.ExecAttached(ctx, x, s)
+}
+
+func (c *container) Exec(ctx context.Context, p api.Process, io api.Stdio) (api.Exit, error) {
+	x, err := execIn(runtime.Exec{Process: p})
+	if err != nil {
+		return api.Exit{}, err
+	}
+	return c.live.Exec(ctx, x.Process, io)
+}

@@ -1,0 +1,31 @@
+package oci
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// TestBeneath mounts into a tree that an attacker has made, below the root: neither an absolute link in it nor one with dots leads out of it, and where the tree itself
+// should be there is no link.
+func TestBeneath(t *testing.T) {
+	c := newContainer(t)
+	tree, own := filepath.Join(c.root, "tree"), filepath.Join(c.root, "own")
+	must(t, os.Mkdir(tree, 0o755), os.Mkdir(own, 0o755), os.Symlink("/own", tree+"/abs"), os.Symlink("../../own", tree+"/dots"), os.Symlink("own", c.root+"/link"))
+	source := t.TempDir()
+	must(t, os.WriteFile(source+"/f", []byte("here"), 0o644))
+	bind := func(dest, beneath string) specs.Mount {
+		return specs.Mount{Type: "bind", Source: source, Destination: dest, Options: []string{"bind", OptionBeneath + beneath}}
+	}
+	c.spec.Mounts = append(c.spec.Mounts, bind("/abs", "/tree"), bind("/dots/deep", "/tree"), bind("/plain", "/tree"))
+	out, err := c.try("cat /tree/own/f /tree/own/deep/f /tree/plain/f; ls /own")
+	if err != nil || out != "hereherehere" {
+		t.Errorf("%q, %v: want the three files, and nothing in /own", out, err)
+	}
+	c.spec.Mounts = append(c.spec.Mounts[:1], bind("/x", "/link"))
+	if out, err := c.try("true"); err == nil {
+		t.Errorf("a tree that is a link was mounted into: %q", out)
+	}
+}
