@@ -143,7 +143,7 @@ const listedAtOnce = 50
 
 // listed is a container with its present state; one without an ID has been removed meanwhile.
 func (e *Engine) listed(id string) api.Container {
-	c, err := e.meta.Container(id)
+	c, err := e.meta.ContainerByID(id)
 	switch {
 	case err == nil:
 		e.fillState(&c)

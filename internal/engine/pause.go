@@ -52,11 +52,7 @@ func (e *Engine) paused(c *api.Container) bool {
 	if err != nil {
 		return false
 	}
-	g, err := layout.Load(e.cgroupPath(c))
-	if err != nil {
-		return false
-	}
-	frozen, err := g.Frozen()
+	frozen, err := layout.Frozen(e.cgroupPath(c))
 	return err == nil && frozen
 }
 

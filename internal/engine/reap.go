@@ -239,7 +239,7 @@ func (e *Engine) removeAll(c *api.Container, id string, volumes bool, t *trash) 
 }
 
 // sweptAlways is how many sandboxes a sweep looks at however short its time: some tenths of a millisecond.
-const sweptAlways = 64
+const sweptAlways = 16
 
 // sweep reaps what processes that died have left. It looks at the sandboxes only, of which there is one for each container that runs; the
 // first time after a boot also at the records, for what --rm would have removed. When ctx has ended it looks at sweptAlways at most, and since it begins anywhere

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"brig/api"
+	"brig/internal/base/smallfile"
 	"brig/internal/kernel/proc"
 	"brig/internal/network"
 	"brig/internal/runtime/ns"
@@ -88,7 +89,7 @@ func running(s shim.State) bool {
 }
 
 func readLink(dir string) *api.Link {
-	data, err := os.ReadFile(filepath.Join(dir, linkName))
+	data, err := smallfile.Read(filepath.Join(dir, linkName), 1<<20)
 	if err != nil {
 		return nil
 	}

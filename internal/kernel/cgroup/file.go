@@ -1,37 +1,17 @@
 package cgroup
 
 import (
+	"math"
 	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"brig/internal/base/smallfile"
 )
 
 // readFile reads a small file of the kernel whole.
-func readFile(path string) ([]byte, error) {
-	fd, err := open(path, unix.O_RDONLY)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
-	buf := make([]byte, 0, 4096)
-	for {
-		n, err := unix.Read(fd, buf[len(buf):cap(buf)])
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return nil, &os.PathError{Op: "read", Path: path, Err: err}
-		}
-		if n == 0 {
-			return buf, nil
-		}
-		buf = buf[:len(buf)+n]
-		if len(buf) == cap(buf) {
-			buf = append(buf, make([]byte, len(buf))...)[:len(buf)]
-		}
-	}
-}
+func readFile(path string) ([]byte, error) { return smallfile.Read(path, math.MaxInt32) }
 
 // writeFile writes value to a file of the kernel, in one write(2).
 func writeFile(path, value string) error {

@@ -1,8 +1,8 @@
 package cgroup
 
 import (
+	"bytes"
 	"errors"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -87,14 +87,36 @@ func (g *Group) freezer(freeze bool) error {
 
 // Frozen reports whether all tasks stand, be it by this group or by one above it.
 func (g *Group) Frozen() (bool, error) {
-	if dir := g.v1("freezer"); dir != "" {
-		b, err := readFile(dir + "/freezer.state")
-		return strings.TrimSpace(string(b)) == "FROZEN", err
+	return frozen(g.v1("freezer"), g.v2())
+}
+
+// Frozen is the same of a group by its absolute path, for who asks about hundreds. One that does not exist does not stand.
+func (l *Layout) Frozen(path string) (bool, error) {
+	if err := checkPath(path); err != nil || path[0] != '/' {
+		return false, err
 	}
-	dir := g.v2()
-	if dir == "" {
-		return false, nil
+	var v1, v2 string
+	if m := l.find("freezer"); m != nil {
+		v1 = m.dir + path
+	} else if m := l.unifiedMount(); m != nil {
+		v2 = m.dir + path
 	}
-	b, err := readFile(dir + "/cgroup.events")
-	return field(b, "frozen") == 1, err
+	is, err := frozen(v1, v2)
+	if errors.Is(err, unix.ENOENT) {
+		err = nil
+	}
+	return is, err
+}
+
+// frozen asks in the group's folder, in whichever hierarchy it has one.
+func frozen(v1, v2 string) (bool, error) {
+	switch {
+	case v1 != "":
+		b, err := readFile(v1 + "/freezer.state")
+		return string(bytes.TrimSpace(b)) == "FROZEN", err
+	case v2 != "":
+		b, err := readFile(v2 + "/cgroup.events")
+		return field(b, "frozen") == 1, err
+	}
+	return false, nil
 }

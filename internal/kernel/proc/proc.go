@@ -11,11 +11,13 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"brig/internal/base/smallfile"
 )
 
 // StartTicks is a process's start time in clock ticks since boot: field 22 of proc_pid_stat(5).
 func StartTicks(pid int) (uint64, error) {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	data, err := smallfile.Read("/proc/"+strconv.Itoa(pid)+"/stat", 4<<10)
 	if err != nil {
 		return 0, err
 	}
@@ -25,7 +27,7 @@ func StartTicks(pid int) (uint64, error) {
 
 // Alive reports whether pid is the process that started at ticks, and has not ended. A zombie has ended.
 func Alive(pid int, ticks uint64) bool {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	data, err := smallfile.Read("/proc/"+strconv.Itoa(pid)+"/stat", 4<<10)
 	if err != nil {
 		return false
 	}

@@ -17,12 +17,12 @@
 package shim
 
 import (
-	"os"
 	"path/filepath"
 	"time"
 
 	"brig/api"
 	"brig/internal/base/jsonscan"
+	"brig/internal/base/smallfile"
 )
 
 //go:generate go run ./gen
@@ -61,7 +61,7 @@ type ExitRecord struct {
 // ReadState reads the record of the container in the sandbox in dir; api.NotFound when there is none.
 func ReadState(dir string) (s State, err error) {
 	path := filepath.Join(dir, StateName)
-	data, err := os.ReadFile(path)
+	data, err := smallfile.Read(path, 1<<20)
 	if err != nil {
 		return s, &api.Error{Kind: api.NotFound, Err: err}
 	}
@@ -73,7 +73,7 @@ func ReadState(dir string) (s State, err error) {
 
 // ReadExit reads the record of a container's last run; api.NotFound when there is none.
 func ReadExit(path string) (e ExitRecord, err error) {
-	data, err := os.ReadFile(path)
+	data, err := smallfile.Read(path, 1<<20)
 	if err != nil {
 		return e, &api.Error{Kind: api.NotFound, Err: err}
 	}

@@ -101,7 +101,7 @@ func (s *Store) Container(idOrNameOrPrefix string) (api.Container, error) {
 	key := idOrNameOrPrefix
 	if CheckName(key) == nil {
 		if cid, err := os.Readlink(s.namePath(key)); err == nil {
-			c, err := s.container(filepath.Base(cid))
+			c, err := s.ContainerByID(filepath.Base(cid))
 			// A link to a container of another name is one that it is getting, or had, or a kill has left: see Rename.
 			if !errors.Is(err, api.NotFound) && (err != nil || c.Name == key || c.State.Status == api.StatusDead) {
 				return c, err
@@ -130,15 +130,15 @@ func (s *Store) Container(idOrNameOrPrefix string) (api.Container, error) {
 		}
 		key = found
 	}
-	c, err := s.container(key)
+	c, err := s.ContainerByID(key)
 	if errors.Is(err, api.NotFound) {
 		err = noContainer(idOrNameOrPrefix)
 	}
 	return c, err
 }
 
-// container reads the record of a whole ID.
-func (s *Store) container(cid string) (api.Container, error) {
+// ContainerByID is Container of a whole ID.
+func (s *Store) ContainerByID(cid string) (api.Container, error) {
 	if !id.Valid(cid) {
 		return api.Container{}, noContainer(cid)
 	}

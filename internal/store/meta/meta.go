@@ -24,7 +24,6 @@ package meta
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 
@@ -32,6 +31,7 @@ import (
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/jsonscan"
 	"brig/internal/base/record"
+	"brig/internal/base/smallfile"
 )
 
 //go:generate go run ./gen
@@ -60,27 +60,12 @@ func write(path string, v any, sync atomicfile.Sync) error {
 
 // read decodes the record at path. The error of a missing one is fs.ErrNotExist, that of a damaged one api.Corrupt.
 func read[T any](path string, v *T, decode func(*jsonscan.Scanner, *T)) error {
-	f, err := os.Open(path)
+	buf, err := smallfile.Read(path, maxRecord)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	buf := make([]byte, 0, 8<<10)
-	for {
-		n, err := f.Read(buf[len(buf):cap(buf)])
-		buf = buf[:len(buf)+n]
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		if len(buf) > maxRecord {
-			return api.Errorf(api.Corrupt, "%s: longer than the %d bytes that a record may have", path, maxRecord)
-		}
-		if len(buf) == cap(buf) {
-			buf = append(buf, 0)[:len(buf)]
-		}
+	if len(buf) > maxRecord {
+		return api.Errorf(api.Corrupt, "%s: longer than the %d bytes that a record may have", path, maxRecord)
 	}
 	if err := record.Verify(buf); err != nil {
 		return &api.Error{Kind: api.Corrupt, Msg: path + ": the record is damaged (see `brig system check --repair`)", Err: err}
