@@ -19,7 +19,6 @@ const (
 	serverCase = "servers under load"
 	serverEnv  = "BRIG_BENCH_SERVERS"
 	serverRef  = "bench/servers:latest"
-	serverDir  = "/var/lib/postgresql" // its owner is PostgreSQL's user
 )
 
 // serverPackages are the servers, and what loads them.
@@ -33,7 +32,7 @@ type server struct {
 	ready  string // succeeds when it answers, for the health check
 	fill   string // a script on the host's side, once
 	loads  []serverLoad
-	volume bool // its data lie in a volume
+	volume string // the folder of its data, which lies in a volume
 }
 
 // serverLoad is a script that loads $HOST:$PORT, and where its output says how many things it did in a second.
@@ -47,15 +46,15 @@ func allServers() []server {
 	pgRate := regexp.MustCompile(`(?m)^tps = ([0-9.]+) `)
 	return []server{
 		{
-			name: "nginx", user: "root",
+			name: "nginx", user: "root", volume: "/var/www",
 			start: `printf 'worker_processes 1; pid /tmp/nginx.%s; events { worker_connections 512; } http { access_log off; server { listen %s; root /var/www/html; index index.nginx-debian.html; } }' $PORT $PORT >/tmp/nginx-$PORT.conf
 exec nginx -c /tmp/nginx-$PORT.conf -g 'daemon off;'`,
 			ready: `exec 3<>/dev/tcp/127.0.0.1/$PORT`,
 			loads: []serverLoad{{"wrk", `wrk -t 1 -c 32 -d 4s http://$HOST:$PORT/`, regexp.MustCompile(`Requests/sec: +([0-9.]+)`)}},
 		},
 		{
-			name: "redis", user: "redis",
-			start: `exec redis-server --port $PORT --protected-mode no --save ''`,
+			name: "redis", user: "redis", volume: "/var/lib/redis",
+			start: `exec redis-server --port $PORT --protected-mode no --save '' --dir /var/lib/redis`,
 			ready: `redis-cli -p $PORT ping`,
 			loads: []serverLoad{
 				{"set", `redis-benchmark -h $HOST -p $PORT -n 120000 -c 20 -q -t set | tr '\r' '\n'`, regexp.MustCompile(`SET: ([0-9.]+) requests per second`)},
@@ -63,8 +62,8 @@ exec nginx -c /tmp/nginx-$PORT.conf -g 'daemon off;'`,
 			},
 		},
 		{
-			name: "postgresql", user: "postgres", volume: true,
-			start: `B=$(echo /usr/lib/postgresql/*/bin) D=` + serverDir + `/bench-$PORT
+			name: "postgresql", user: "postgres", volume: "/var/lib/postgresql", // its owner is PostgreSQL's user
+			start: `B=$(echo /usr/lib/postgresql/*/bin) D=/var/lib/postgresql/bench-$PORT
 $B/initdb -A trust -D $D >/dev/null && echo 'host all all all trust' >>$D/pg_hba.conf
 exec $B/postgres -D $D -p $PORT -c listen_addresses='*' -c unix_socket_directories=/tmp`,
 			ready: `pg_isready -h 127.0.0.1 -p $PORT`,
@@ -81,6 +80,7 @@ exec $B/postgres -D $D -p $PORT -c listen_addresses='*' -c unix_socket_directori
 type place struct {
 	name       string
 	engine     *engine // nil: a process without a container
+	limited    bool    // that process has control groups with the containers' limits
 	network    string
 	host, port string
 	stop       func()
@@ -114,7 +114,7 @@ func servers(b *bench, c testcase) error {
 	end := b.churn()
 	defer end()
 	for n, s := range allServers() {
-		places := []*place{{name: "process", host: "127.0.0.1"}}
+		places := []*place{{name: "process", host: "127.0.0.1"}, {name: "process, limited", host: "127.0.0.1", limited: true}}
 		for _, network := range []string{"host", "bridge"} {
 			for _, e := range b.engines {
 				if e.cli != nil {
@@ -174,21 +174,28 @@ func (b *bench) serve(s *server, bare string, places []*place, port int) error {
 func (b *bench) launch(s *server, bare string, p *place) error {
 	env := "PORT=" + p.port
 	if p.engine == nil {
-		cmd := exec.Command("chroot", "--userspec="+s.user, bare, "env", env, "bash", "-c", s.start)
+		enter, remove := "", func() {}
+		if p.limited {
+			var err error
+			if enter, remove, err = limited("bench-" + s.name); err != nil {
+				return err
+			}
+		}
+		cmd := exec.Command("sh", "-c", enter+`exec "$@"`, "sh", "chroot", "--userspec="+s.user, bare, "env", env, "bash", "-c", s.start)
 		if err := cmd.Start(); err != nil {
+			remove()
 			return err
 		}
 		p.stop = func() {
 			_ = cmd.Process.Signal(os.Interrupt)
 			_ = cmd.Wait()
+			remove()
 		}
 	} else {
 		name := "bench-" + s.name + "-" + p.network
 		args := []string{"run", "-d", "--name", name, "--network", p.network, "-e", env, "-u", s.user, "--memory", "2g", "--cpus", "2", "--pids-limit", "200",
 			"--health-cmd", s.ready, "--health-interval", "5s"}
-		if s.volume {
-			args = append(args, "-v", name+":"+serverDir)
-		}
+		args = append(args, "-v", name+":"+s.volume)
 		if err := b.do(p.engine.cli(append(args, serverRef, "bash", "-c", s.start)...)...); err != nil {
 			return err
 		}
