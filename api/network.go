@@ -21,10 +21,13 @@ type NetworkSpec struct {
 
 	// Namespace is the network namespace to furnish: one that belongs to the container's user namespace. Nil: a new one. It is the caller's to close.
 	Namespace *os.File `json:"-"`
-	// Networks are networks of one's own, beside the default bridge with mode bridge. The first place that leads out is the way to all else.
+	// Networks are networks of one's own, beside the default bridge with mode bridge. Of those that lead out the one with the highest priority, and among equals the first by
+	// name, is the way to all else.
 	Networks []EndpointSpec `json:"networks,omitempty"`
 	// MAC is the Ethernet address on the default bridge; empty: one that follows from the IPv4 address.
 	MAC string `json:"mac,omitempty"`
+	// Priority is that of the default bridge: see EndpointSpec.
+	Priority int `json:"priority,omitempty"`
 	// Names are those by which others on the networks find the container, its own first, beside its aliases.
 	Names []string `json:"-"`
 }
@@ -39,6 +42,8 @@ type EndpointSpec struct {
 	IPv4    string   `json:"ipv4,omitempty"`
 	IPv6    string   `json:"ipv6,omitempty"`
 	MAC     string   `json:"mac,omitempty"`
+
+	Priority int `json:"priority,omitempty"` // as the way to all that is on none of the networks: the highest has it
 }
 
 // Network is a network of one's own.
@@ -118,6 +123,7 @@ type Link struct {
 	MAC        string         `json:"mac,omitempty"`
 	Addresses  []netip.Prefix `json:"addresses,omitempty"` // IPv4 first
 	Gateways   []netip.Addr   `json:"gateways,omitempty"`
+	Priority   int            `json:"priority,omitempty"`
 	DNS        []string       `json:"dns,omitempty"`
 	Search     []string       `json:"search,omitempty"`
 	DNSOptions []string       `json:"dnsOptions,omitempty"`
@@ -131,7 +137,7 @@ func (l *Link) All() []Endpoint {
 	if l.Interface == "" {
 		return l.Endpoints
 	}
-	first := Endpoint{Network: l.Network, Driver: l.Network, Interface: l.Interface, MAC: l.MAC, Addresses: l.Addresses, Gateways: l.Gateways}
+	first := Endpoint{Network: l.Network, Driver: l.Network, Interface: l.Interface, MAC: l.MAC, Addresses: l.Addresses, Gateways: l.Gateways, Priority: l.Priority}
 	return append([]Endpoint{first}, l.Endpoints...)
 }
 
@@ -146,4 +152,5 @@ type Endpoint struct {
 	Gateways  []netip.Addr   `json:"gateways,omitempty"`
 	Names     []string       `json:"names,omitempty"` // by which others on the network find the container, its own first
 	Internal  bool           `json:"internal,omitempty"`
+	Priority  int            `json:"priority,omitempty"` // EndpointSpec.Priority
 }

@@ -288,7 +288,7 @@ func withPlace(c *api.Container, place api.EndpointSpec) (api.NetworkSpec, error
 		if len(place.Aliases) > 0 || place.IPv4 != "" || place.IPv6 != "" {
 			return s, api.Errorf(api.InvalidArgument, "aliases and addresses can be chosen on networks of one's own, not on the network %s: make one with `brig network create`", bridgeNetwork)
 		}
-		s.Mode, s.MAC = bridgeNetwork, place.MAC
+		s.Mode, s.MAC, s.Priority = bridgeNetwork, place.MAC, place.Priority
 		return s, nil
 	case onBridge:
 		s.Mode = bridgeNetwork
@@ -427,7 +427,7 @@ func (e *Engine) DisconnectNetwork(ctx context.Context, name, container string, 
 	case n.Name == "host" || s.Mode == "host":
 		return api.Errorf(api.InvalidArgument, "container cannot be disconnected from host network or connected to host network")
 	case n.Name == bridgeNetwork && onBridge:
-		s.Mode, s.MAC = api.NetworkOwn, ""
+		s.Mode, s.MAC, s.Priority = api.NetworkOwn, "", 0
 	case len(s.Networks) == len(c.Spec.Network.Networks):
 		return api.Errorf(api.Conflict, "container %s is not connected to network %s", c.ID, n.Name)
 	}

@@ -68,7 +68,7 @@ func BenchmarkSteps(b *testing.B) {
 		done(err)
 		ns, inside, err := newNamespace(rt, nil)
 		done(err)
-		at := place{name: containerInterface, index: firstPeerIndex, mac: macOf(addrs[0].Addr()), addrs: addrs, gateways: br.gateways(), leads: true}
+		at := place{name: containerInterface, index: firstPeerIndex, mac: macOf(addrs[0].Addr()), addrs: addrs, gateways: br.gateways(), leads: families{true, true}}
 		port, err := s.connect(rt, &br, ns, at, false)
 		done(err)
 		done(at.configure(inside))

@@ -213,8 +213,8 @@ func gatewayOf(l *api.Link) (addrs []string) {
 	if len(addrs) > 0 || l.BridgesFile != "" { // a gateway in the hub is not the host
 		return addrs
 	}
-	for _, e := range l.All() {
-		if e.Internal || len(e.Gateways) == 0 {
+	for _, e := range ways(l) {
+		if len(e.Gateways) == 0 {
 			continue
 		}
 		for _, g := range e.Gateways {

@@ -25,6 +25,9 @@ func (m *Manager) Connect(ctx context.Context, id string, ns *os.File, link *api
 	if err := checkID(id); err != nil {
 		return err
 	}
+	if e.Priority != 0 && m.user {
+		return noPriority()
+	}
 	now := *link
 	if err := m.where(func() error { return m.connect(id, ns, &now, spec, e) }); err != nil {
 		return err
@@ -67,7 +70,7 @@ func (m *Manager) connect(id string, ns *os.File, link *api.Link, spec api.Netwo
 	defer u.Run()
 	now := *link
 	now.Endpoints = slices.Clone(link.Endpoints)
-	at := place{leads: !m.user && !leadsOut(link)}
+	at := place{} // which leads nowhere yet
 	if at.name, err = freeName(p.inside); err != nil {
 		return err
 	}
@@ -75,7 +78,7 @@ func (m *Manager) connect(id string, ns *os.File, link *api.Link, spec api.Netwo
 	noNames := true
 	if e.Network == modeBridge {
 		u.Add(func() { _ = m.ground().release(id) })
-		if err := m.plugGround(p, at, e.MAC, &now); err != nil {
+		if err := m.plugGround(p, at, e.MAC, e.Priority, &now); err != nil {
 			return err
 		}
 		now.Network = modeBridge
@@ -87,7 +90,6 @@ func (m *Manager) connect(id string, ns *os.File, link *api.Link, spec api.Netwo
 		if err != nil {
 			return err
 		}
-		at.leads = at.leads && !n.Internal
 		if _, err := os.Readlink(m.path("member", id, n.Name)); err == nil {
 			return api.Errorf(api.Conflict, "the container is on network %s already", n.Name)
 		}
@@ -107,10 +109,12 @@ func (m *Manager) connect(id string, ns *os.File, link *api.Link, spec api.Netwo
 			err = m.answerFor(id, &now, spec)
 		}
 	}
-	if err == nil {
-		if before, _ := exposed(link); before == nil && !m.user {
-			err = m.moveAll(p, &now)
-		}
+	if err == nil && !m.user {
+		u.Add(func() { _ = lead(p.inside, link) })
+		err = lead(p.inside, &now)
+	}
+	if err == nil && !m.user {
+		err = m.moveIfOther(p, link, &now, &u)
 	}
 	if err != nil {
 		closeAll(now.Resolver)
@@ -141,7 +145,7 @@ func (m *Manager) disconnect(id string, ns *os.File, link *api.Link, spec api.Ne
 	name := ""
 	if network == modeBridge {
 		name = link.Interface
-		now.Network, now.Interface, now.MAC, now.Addresses, now.Gateways = api.NetworkOwn, "", "", nil, nil
+		now.Network, now.Interface, now.MAC, now.Addresses, now.Gateways, now.Priority = api.NetworkOwn, "", "", nil, nil, 0
 	} else if i := slices.IndexFunc(link.Endpoints, func(e api.Endpoint) bool { return e.Network == network }); i >= 0 {
 		name = link.Endpoints[i].Interface
 		now.Endpoints = slices.Delete(slices.Clone(link.Endpoints), i, i+1)
@@ -186,7 +190,7 @@ func (m *Manager) disconnect(id string, ns *os.File, link *api.Link, spec api.Ne
 	if m.user { // the way out is as it was
 		return nil
 	}
-	return leadAgain(p.inside, link)
+	return lead(p.inside, link)
 }
 
 // enter makes the sockets that speak for a container's namespace.
@@ -250,33 +254,56 @@ func leadsOut(link *api.Link) bool {
 	return slices.ContainsFunc(link.All(), func(e api.Endpoint) bool { return !e.Internal })
 }
 
-// leadAgain makes the first place that leads out the way there, where the one that was is gone.
-func leadAgain(inside *netlink.Conn, link *api.Link) error {
-	for _, e := range link.All() {
-		if e.Internal {
+// lead makes the ways out what they are to be for the places that a container has now: one of them may have come or gone. It may be called again.
+func lead(inside *netlink.Conn, link *api.Link) error {
+	list := ways(link)
+	var led families
+	for i := range list {
+		e := &list[i]
+		l, err := inside.LinkByName(e.Interface)
+		if errors.Is(err, unix.ENODEV) { // somebody has removed it
 			continue
 		}
-		l, err := inside.LinkByName(e.Interface)
 		if err != nil {
 			return err
 		}
-		everywhere := []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
-		for i, a := range e.Addresses {
+		for j, a := range e.Addresses {
 			var r netlink.Request
-			if len(e.Gateways) > i {
-				r.AddDefaultRoute(l.Index, e.Gateways[i])
-			} else if a.Addr().Is4() {
-				r.AddRoute(l.Index, everywhere[0], netip.Addr{})
-			} else {
-				r.AddRoute(l.Index, everywhere[1], netip.Addr{})
+			var gateway netip.Addr
+			if len(e.Gateways) > j {
+				gateway = e.Gateways[j]
+			}
+			switch {
+			case led.add(a.Addr()):
+				r.SetRoute(l.Index, everywhere(a.Addr()), gateway)
+			case e.Driver == api.DriverBridge: // which may have been led through to until now
+				r.AddRoute(l.Index, a, gateway)
+			default:
+				continue
 			}
 			if err := inside.Do(&r, nil); err != nil && !errors.Is(err, unix.EEXIST) {
 				return err
 			}
 		}
-		return nil
 	}
 	return nil
+}
+
+// moveIfOther has published ports lead to another place, if a new one has become the way out.
+func (m *Manager) moveIfOther(p *plugging, link, now *api.Link, u *undo.Stack) error {
+	before, _ := exposed(link)
+	after, _ := exposed(now)
+	if len(after) == 0 || len(before) > 0 && before[0] == after[0] {
+		return nil
+	}
+	move := func(to *api.Link) error {
+		if err := m.unpublish(p.id); err != nil {
+			return err
+		}
+		return m.moveAll(p, to)
+	}
+	u.Add(func() { _ = move(link) })
+	return move(now)
 }
 
 // moveAll has all published ports of a container, whose sockets its keeper holds, lead to where it can be reached now.

@@ -169,7 +169,7 @@ type place struct {
 	mac      netlink.MAC
 	addrs    []netip.Prefix // IPv4 first
 	gateways []netip.Addr   // one for each address
-	leads    bool           // out: what is for nobody else goes there; else only what is for the subnet
+	leads    families       // out: what is for nobody else goes there; else only what is for the subnet
 }
 
 // configure gives the container its addresses and routes, all in one system call. The addresses come without a route to the
@@ -200,7 +200,7 @@ func (p *place) configureIndex(inside *netlink.Conn, index uint32) error {
 			flags |= unix.IFA_F_NODAD
 		}
 		r.AddAddress(index, a, flags)
-		if p.leads {
+		if p.leads.of(a.Addr()) {
 			r.AddDefaultRoute(index, p.gateways[i])
 		} else {
 			r.AddRoute(index, a, p.gateways[i])

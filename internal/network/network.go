@@ -14,7 +14,7 @@
 // # Networks of one's own
 //
 // A network of one's own is a bridge like the default one, of the same table, or an interface of the host's whose wire containers share: see [Manager.Create]. Its
-// record is durable, all else is made when the first container comes. A container may be on several: the first that leads out is its default route, and published ports lead there. On them containers
+// record is durable, all else is made when the first container comes. A container may be on several: one of those that lead out is its default route, see [ways], and published ports lead there. On them containers
 // find one another by names, which the container's keeper looks up: Attach makes its sockets, and package namedir says what it reads.
 //
 // # Between containers
@@ -185,7 +185,8 @@ func (m *Manager) attachBridge(id string, spec api.NetworkSpec) (*api.Link, erro
 	}
 	defer inside.Close()
 	u.Add(func() { ns.Close() })
-	p := place{name: containerInterface, index: firstPeerIndex, addrs: addrs, gateways: br.gateways(), leads: !m.user}
+	p := place{name: containerInterface, index: firstPeerIndex, addrs: addrs, gateways: br.gateways()}
+	p.leads = families{!m.user, !m.user}
 	if p.mac, err = chooseMAC(spec.MAC, addrs); err != nil {
 		return nil, err
 	}

@@ -66,25 +66,23 @@ func (m *Manager) attachOwn(id string, spec api.NetworkSpec) (*api.Link, error) 
 		next++
 		return fmt.Sprintf("eth%d", next-1), firstPeerIndex + next - 1
 	}
-	leads := !m.user
+	leads := m.leaders(spec, networks)
 	if link.Interface == "" && spec.Mode != api.NetworkOwn {
 		link.Network = modeBridge
-		at := place{leads: leads}
+		at := place{leads: leads(modeBridge)}
 		at.name, at.index = name()
-		if err := m.plugGround(p, at, spec.MAC, link); err != nil {
+		if err := m.plugGround(p, at, spec.MAC, spec.Priority, link); err != nil {
 			return nil, err
 		}
-		leads = false
 	}
 	for i := range networks {
-		at := place{leads: leads && !networks[i].Internal}
+		at := place{leads: leads(networks[i].Name)}
 		at.name, at.index = name()
 		e, err := m.plug(p, &networks[i], spec.Networks[i], spec.Names, at)
 		if err != nil {
 			return nil, err
 		}
 		link.Endpoints = append(link.Endpoints, e)
-		leads = leads && !at.leads
 	}
 	if err := m.publishAt(p, link, spec.Ports); err != nil {
 		return nil, err
@@ -117,7 +115,7 @@ func (m *Manager) wanted(spec api.NetworkSpec) ([]api.Network, error) {
 }
 
 // plugGround puts the container on the default bridge.
-func (m *Manager) plugGround(p *plugging, at place, mac string, link *api.Link) error {
+func (m *Manager) plugGround(p *plugging, at place, mac string, priority int, link *api.Link) error {
 	s := m.ground()
 	br, addrs, err := s.join(p.nft, func(br bridge) ([]netip.Prefix, error) {
 		addr, err := s.lease(p.id, br)
@@ -133,7 +131,7 @@ func (m *Manager) plugGround(p *plugging, at place, mac string, link *api.Link) 
 	if err := s.plugInto(p, &br, &at); err != nil {
 		return err
 	}
-	link.Interface, link.MAC, link.Addresses, link.Gateways = at.name, macText(at.mac), addrs, at.gateways
+	link.Interface, link.MAC, link.Addresses, link.Gateways, link.Priority = at.name, macText(at.mac), addrs, at.gateways, priority
 	return nil
 }
 
@@ -199,6 +197,7 @@ func (m *Manager) plug(p *plugging, n *api.Network, spec api.EndpointSpec, names
 	}
 	e = api.Endpoint{
 		Network: n.Name, NetworkID: n.ID, Driver: n.Driver, Interface: at.name, Addresses: at.addrs, Gateways: at.gateways, Names: names, Internal: n.Internal,
+		Priority: spec.Priority,
 	}
 	if n.Driver != api.DriverIPvlan { // whose interfaces have their parent's
 		e.MAC = macText(at.mac)
@@ -290,7 +289,7 @@ func macText(mac netlink.MAC) string {
 	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5])
 }
 
-// publishAt publishes ports at the first place that leads out and is a bridge's.
+// publishAt publishes ports at the first of the ways out that is a bridge's.
 func (m *Manager) publishAt(p *plugging, link *api.Link, specs []api.PortSpec) error {
 	if len(specs) == 0 {
 		return nil
@@ -345,11 +344,11 @@ func (m *Manager) bound(link *api.Link, specs []api.PortSpec) ([]api.PortSpec, e
 
 // exposed are the addresses that published ports lead to, and the network of one's own that they are on, if it is one; nil: there is no such place.
 func exposed(link *api.Link) (addrs []netip.Prefix, network string) {
-	if len(link.Addresses) > 0 {
-		return link.Addresses, ""
-	}
-	for i := range link.Endpoints {
-		if e := &link.Endpoints[i]; e.Driver == api.DriverBridge && !e.Internal {
+	for _, e := range ways(link) {
+		switch {
+		case e.NetworkID == "":
+			return e.Addresses, ""
+		case e.Driver == api.DriverBridge:
 			return e.Addresses, e.Network
 		}
 	}

@@ -40,7 +40,7 @@ func readNetwork(s *jsonscan.Scanner, v *api.Network) {
 	}
 }
 
-var linkNames = [...]string{"network", "names", "interface", "mac", "addresses", "gateways", "dns", "search", "dnsOptions", "ports", "endpoints"}
+var linkNames = [...]string{"network", "names", "interface", "mac", "addresses", "gateways", "priority", "dns", "search", "dnsOptions", "ports", "endpoints"}
 
 func readLink(s *jsonscan.Scanner, v *api.Link) {
 	for more := s.Object(); more; more = s.More() {
@@ -58,14 +58,16 @@ func readLink(s *jsonscan.Scanner, v *api.Link) {
 		case 5:
 			jsonscan.List(s, &v.Gateways, func(s *jsonscan.Scanner, v *netip.Addr) { jsonscan.Text(s, v) })
 		case 6:
-			jsonscan.List(s, &v.DNS, jsonscan.String[string])
+			jsonscan.Int(s, &v.Priority)
 		case 7:
-			jsonscan.List(s, &v.Search, jsonscan.String[string])
+			jsonscan.List(s, &v.DNS, jsonscan.String[string])
 		case 8:
-			jsonscan.List(s, &v.DNSOptions, jsonscan.String[string])
+			jsonscan.List(s, &v.Search, jsonscan.String[string])
 		case 9:
-			jsonscan.List(s, &v.Ports, readPortSpec)
+			jsonscan.List(s, &v.DNSOptions, jsonscan.String[string])
 		case 10:
+			jsonscan.List(s, &v.Ports, readPortSpec)
+		case 11:
 			jsonscan.List(s, &v.Endpoints, readEndpoint)
 		default:
 			s.Skip()
@@ -111,7 +113,7 @@ func readPortSpec(s *jsonscan.Scanner, v *api.PortSpec) {
 	}
 }
 
-var endpointNames = [...]string{"network", "networkID", "driver", "interface", "mac", "addresses", "gateways", "names", "internal"}
+var endpointNames = [...]string{"network", "networkID", "driver", "interface", "mac", "addresses", "gateways", "names", "internal", "priority"}
 
 func readEndpoint(s *jsonscan.Scanner, v *api.Endpoint) {
 	for more := s.Object(); more; more = s.More() {
@@ -134,6 +136,8 @@ func readEndpoint(s *jsonscan.Scanner, v *api.Endpoint) {
 			jsonscan.List(s, &v.Names, jsonscan.String[string])
 		case 8:
 			jsonscan.Bool(s, &v.Internal)
+		case 9:
+			jsonscan.Int(s, &v.Priority)
 		default:
 			s.Skip()
 		}

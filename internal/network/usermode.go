@@ -50,6 +50,9 @@ func (m *Manager) attachUser(ctx context.Context, id string, spec api.NetworkSpe
 	defer u.Run()
 	var link *api.Link
 	var err error
+	if spec.Priority != 0 || slices.ContainsFunc(spec.Networks, func(e api.EndpointSpec) bool { return e.Priority != 0 }) {
+		return nil, noPriority()
+	}
 	if alone(spec.Mode) && len(spec.Networks) == 0 {
 		link, err = m.attachAlone(spec)
 	} else {
@@ -76,6 +79,10 @@ func (m *Manager) attachUser(ctx context.Context, id string, spec api.NetworkSpe
 	}
 	u.Release()
 	return link, nil
+}
+
+func noPriority() error {
+	return api.Errorf(api.Unsupported, "gw-priority is not supported without root's rights, where a container's way out is none of its networks: leave it out")
 }
 
 // attachAlone makes a namespace for a container that is on no bridge.

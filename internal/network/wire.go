@@ -77,16 +77,14 @@ func (s *segment) configureWire(inside *netlink.Conn, index uint32, at *place, m
 	r.SetUp(index)
 	for i, a := range at.addrs {
 		flags := uint32(0)
-		everywhere := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 		if a.Addr().Is6() {
 			flags = unix.IFA_F_NODAD
-			everywhere = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 		}
 		r.AddAddress(index, a, flags)
 		switch {
-		case !at.leads:
+		case !at.leads.of(a.Addr()):
 		case layer3:
-			r.AddRoute(index, everywhere, netip.Addr{})
+			r.AddRoute(index, everywhere(a.Addr()), netip.Addr{})
 		default:
 			r.AddDefaultRoute(index, at.gateways[i])
 		}

@@ -97,8 +97,12 @@ func networkField(e *api.EndpointSpec, field string) (err error) {
 		e.IPv6, err = family(true)(val)
 	case "mac-address", "mac":
 		e.MAC = val
+	case "gw-priority":
+		if e.Priority, err = strconv.Atoi(val); err != nil {
+			err = fmt.Errorf("invalid gw-priority (%s): use a whole number", val)
+		}
 	default:
-		err = api.Errorf(api.Unsupported, "the key %q is not supported: there are name, alias, ip, ip6 and mac-address", key)
+		err = api.Errorf(api.Unsupported, "the key %q is not supported: there are name, alias, ip, ip6, mac-address and gw-priority", key)
 	}
 	return err
 }
@@ -148,6 +152,9 @@ func (o *networkSet) enter(s *api.NetworkSpec) error {
 			}
 			if s.MAC = e.MAC; s.MAC != "" && e.Network != "bridge" {
 				return api.Errorf(api.InvalidArgument, "conflicting options: mac-address and the network mode %s", e.Network)
+			}
+			if s.Priority = e.Priority; s.Priority != 0 && e.Network != "bridge" {
+				return api.Errorf(api.InvalidArgument, "conflicting options: gw-priority and the network mode %s", e.Network)
 			}
 		default:
 			s.Networks = append(s.Networks, e)

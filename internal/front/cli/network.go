@@ -344,6 +344,7 @@ func (a *app) networkConnect() *cobra.Command {
 	}
 	f := cmd.Flags()
 	list(f, "alias", "", "Add network-scoped alias for the container", appendTo(&e.Aliases, plain))
+	f.IntVar(&e.Priority, "gw-priority", 0, "Highest gw-priority provides the default gateway. Accepts positive and negative values")
 	parsed(f, "ip", "", "string", `IPv4 address (e.g., "172.30.100.104")`, assign(&e.IPv4, family(false)))
 	parsed(f, "ip6", "", "string", `IPv6 address (e.g., "2001:db8::33")`, assign(&e.IPv6, family(true)))
 	parsed(f, "mac-address", "", "string", "MAC address on the network", assign(&e.MAC, plain))

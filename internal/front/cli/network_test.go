@@ -92,9 +92,9 @@ func TestNetworkVerbs(t *testing.T) {
 	if r := brig(t, f, "network", "rm", "gone"); r.code != 1 {
 		t.Errorf("%+v", r)
 	}
-	brig(t, f, "network", "connect", "--alias", "a", "--ip", "10.0.0.5", "--ip6", "fd00::5", "blue", "web").wants(t, 0, "")
+	brig(t, f, "network", "connect", "--gw-priority", "3", "--alias", "a", "--ip", "10.0.0.5", "--ip6", "fd00::5", "blue", "web").wants(t, 0, "")
 	brig(t, f, "network", "disconnect", "-f", "blue", "web").wants(t, 0, "")
-	want := []string{"remove network blue", "remove network gone", "remove network gone", "connect blue web { [a] 10.0.0.5 fd00::5 }", "disconnect blue web true"}
+	want := []string{"remove network blue", "remove network gone", "remove network gone", "connect blue web { [a] 10.0.0.5 fd00::5  3}", "disconnect blue web true"}
 	if !slices.Equal(f.calls, want) {
 		t.Errorf("%q", f.calls)
 	}

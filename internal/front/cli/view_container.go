@@ -215,6 +215,7 @@ type inspectEndpoint struct {
 	IPv6Gateway         string
 	GlobalIPv6Address   string
 	GlobalIPv6PrefixLen int
+	GwPriority          int
 	DNSNames            []string `json:",omitempty"`
 }
 

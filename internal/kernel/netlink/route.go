@@ -157,13 +157,22 @@ func (r *Request) AddDefaultRoute(index uint32, gateway netip.Addr) {
 
 // AddRoute sends what is for a range through a gateway that is reached on the interface itself, or with no gateway to who is there.
 func (r *Request) AddRoute(index uint32, dst netip.Prefix, gateway netip.Addr) {
+	r.route("add route to ", unix.NLM_F_EXCL, index, dst, gateway)
+}
+
+// SetRoute is AddRoute in the place of the route that there is to the same range, if there is one.
+func (r *Request) SetRoute(index uint32, dst netip.Prefix, gateway netip.Addr) {
+	r.route("set route to ", unix.NLM_F_REPLACE, index, dst, gateway)
+}
+
+func (r *Request) route(what string, how uint16, index uint32, dst netip.Prefix, gateway netip.Addr) {
 	flags, scope := uint32(unix.RTNH_F_ONLINK), uint8(unix.RT_SCOPE_UNIVERSE)
 	if !gateway.IsValid() {
 		flags, scope = 0, unix.RT_SCOPE_LINK
 	}
 	h := rtmsg(family(dst.Addr()), uint8(dst.Bits()), unix.RT_TABLE_MAIN, unix.RTN_UNICAST, flags)
 	h[6] = scope
-	r.Start("add route to "+dst.String(), unix.RTM_NEWROUTE, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL, h)
+	r.Start(what+dst.String(), unix.RTM_NEWROUTE, unix.NLM_F_ACK|unix.NLM_F_CREATE|how, h)
 	if dst.Bits() > 0 {
 		r.Bytes(unix.RTA_DST, dst.Masked().Addr().AsSlice())
 	}

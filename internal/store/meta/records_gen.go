@@ -356,7 +356,7 @@ func readState(s *jsonscan.Scanner, v *api.State) {
 	}
 }
 
-var linkNames = [...]string{"network", "names", "interface", "mac", "addresses", "gateways", "dns", "search", "dnsOptions", "ports", "endpoints"}
+var linkNames = [...]string{"network", "names", "interface", "mac", "addresses", "gateways", "priority", "dns", "search", "dnsOptions", "ports", "endpoints"}
 
 func readLink(s *jsonscan.Scanner, v *api.Link) {
 	for more := s.Object(); more; more = s.More() {
@@ -374,14 +374,16 @@ func readLink(s *jsonscan.Scanner, v *api.Link) {
 		case 5:
 			jsonscan.List(s, &v.Gateways, func(s *jsonscan.Scanner, v *netip.Addr) { jsonscan.Text(s, v) })
 		case 6:
-			jsonscan.List(s, &v.DNS, jsonscan.String[string])
+			jsonscan.Int(s, &v.Priority)
 		case 7:
-			jsonscan.List(s, &v.Search, jsonscan.String[string])
+			jsonscan.List(s, &v.DNS, jsonscan.String[string])
 		case 8:
-			jsonscan.List(s, &v.DNSOptions, jsonscan.String[string])
+			jsonscan.List(s, &v.Search, jsonscan.String[string])
 		case 9:
-			jsonscan.List(s, &v.Ports, readPortSpec)
+			jsonscan.List(s, &v.DNSOptions, jsonscan.String[string])
 		case 10:
+			jsonscan.List(s, &v.Ports, readPortSpec)
+		case 11:
 			jsonscan.List(s, &v.Endpoints, readEndpoint)
 		default:
 			s.Skip()
@@ -448,7 +450,7 @@ func readUserNS(s *jsonscan.Scanner, v *api.UserNS) {
 	}
 }
 
-var networkSpecNames = [...]string{"mode", "ports", "dns", "addHosts", "search", "dnsOptions", "noHosts", "expose", "publishAll", "networks", "mac"}
+var networkSpecNames = [...]string{"mode", "ports", "dns", "addHosts", "search", "dnsOptions", "noHosts", "expose", "publishAll", "networks", "mac", "priority"}
 
 func readNetworkSpec(s *jsonscan.Scanner, v *api.NetworkSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -475,6 +477,8 @@ func readNetworkSpec(s *jsonscan.Scanner, v *api.NetworkSpec) {
 			jsonscan.List(s, &v.Networks, readEndpointSpec)
 		case 10:
 			jsonscan.String(s, &v.MAC)
+		case 11:
+			jsonscan.Int(s, &v.Priority)
 		default:
 			s.Skip()
 		}
@@ -761,7 +765,7 @@ func readPortSpec(s *jsonscan.Scanner, v *api.PortSpec) {
 	}
 }
 
-var endpointNames = [...]string{"network", "networkID", "driver", "interface", "mac", "addresses", "gateways", "names", "internal"}
+var endpointNames = [...]string{"network", "networkID", "driver", "interface", "mac", "addresses", "gateways", "names", "internal", "priority"}
 
 func readEndpoint(s *jsonscan.Scanner, v *api.Endpoint) {
 	for more := s.Object(); more; more = s.More() {
@@ -784,6 +788,8 @@ func readEndpoint(s *jsonscan.Scanner, v *api.Endpoint) {
 			jsonscan.List(s, &v.Names, jsonscan.String[string])
 		case 8:
 			jsonscan.Bool(s, &v.Internal)
+		case 9:
+			jsonscan.Int(s, &v.Priority)
 		default:
 			s.Skip()
 		}
@@ -822,7 +828,7 @@ func readHostSpec(s *jsonscan.Scanner, v *api.HostSpec) {
 	}
 }
 
-var endpointSpecNames = [...]string{"network", "aliases", "ipv4", "ipv6", "mac"}
+var endpointSpecNames = [...]string{"network", "aliases", "ipv4", "ipv6", "mac", "priority"}
 
 func readEndpointSpec(s *jsonscan.Scanner, v *api.EndpointSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -837,6 +843,8 @@ func readEndpointSpec(s *jsonscan.Scanner, v *api.EndpointSpec) {
 			jsonscan.String(s, &v.IPv6)
 		case 4:
 			jsonscan.String(s, &v.MAC)
+		case 5:
+			jsonscan.Int(s, &v.Priority)
 		default:
 			s.Skip()
 		}
