@@ -180,6 +180,7 @@ func ipcMounts(s *api.ContainerSpec, j *joined) []specs.Mount {
 	switch mode := s.Namespaces.IPC; {
 	case mode == api.NamespaceNone:
 		return []specs.Mount{queue}
+	case isChroot(s): // /dev/shm is but a folder
 	case mode == api.NamespaceHost:
 		shm = specs.Mount{Type: "bind", Source: "/dev/shm", Destination: "/dev/shm", Options: append(noexec[:3:3], "bind", "rprivate")}
 		if rootless.Active() && !exists("/dev/mqueue") {

@@ -16,6 +16,7 @@ type level struct {
 	boxed   boxed.Level  // nil: it is built of what package ns has
 	usable  func() error // why it cannot be used on this machine; nil: it can
 	refuses []refusal
+	implies func(*api.ContainerSpec) // enters what the level means for the rest of a spec; nil: nothing
 }
 
 // refusal is something that a level cannot do. The table of them in doc/isolation.md is made from these.
@@ -28,7 +29,7 @@ type refusal struct {
 // levels are all levels, weakest first.
 func (e *Engine) levels() []level {
 	return []level{
-		{name: api.IsolationChroot, usable: notBuilt},
+		chroot(),
 		{name: api.IsolationContainer, usable: func() error { return nil }},
 		{name: api.IsolationGVisor, usable: notBuilt, refuses: boxRefuses()},
 		{name: api.IsolationVM, usable: notBuilt, refuses: boxRefuses()},
@@ -70,7 +71,7 @@ func rootIn(level api.Isolation) string {
 	return ""
 }
 
-// checkLevel refuses what a spec's level cannot do, by name.
+// checkLevel refuses what a spec's level cannot do, by name, and enters what the level means for the rest of it.
 func (e *Engine) checkLevel(s *api.ContainerSpec) error {
 	if s.Isolation == "" || s.Isolation == api.IsolationContainer {
 		return nil
@@ -86,6 +87,9 @@ func (e *Engine) checkLevel(s *api.ContainerSpec) error {
 		if r.asked(s) {
 			return api.Errorf(api.Unsupported, "isolation level %s does not know %s: %s", l.name, r.What, r.Why)
 		}
+	}
+	if l.implies != nil {
+		l.implies(s)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -44,7 +45,11 @@ func rights(s *api.ContainerSpec, privileged bool) ([]string, error) {
 	if isNesting(s) {
 		add = append(slices.Clone(add), "ALL")
 	}
-	return caps.Resolve(add, s.CapDrop, privileged)
+	drop := s.CapDrop
+	if isChroot(s) && !slices.ContainsFunc(add, func(c string) bool { return strings.EqualFold(c, "ALL") }) {
+		drop = append(slices.Clone(drop), chrootDrop)
+	}
+	return caps.Resolve(add, drop, privileged)
 }
 
 // entrustNesting gives a container that runs containers control groups to rule, where it can be done.

@@ -151,6 +151,9 @@ func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, kno
 	if err := ns.DeleteCgroup(group); err != nil {
 		return err
 	}
+	if err := shim.RemoveRoot(dir); err != nil {
+		return err
+	}
 	if c.Spec.Pod != "" {
 		removeParent(group)
 	}

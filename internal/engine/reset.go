@@ -43,6 +43,9 @@ func (e *Engine) Reset(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := e.unmountAll(); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(e.state); err != nil {
 		return err
 	}

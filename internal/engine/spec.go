@@ -49,7 +49,7 @@ func (e *Engine) ociSpec(c *api.Container, join *joined) (*specs.Spec, error) {
 		return nil, err
 	}
 	detect := cgroup.Detect
-	if rootless.Active() {
+	if rootless.Active() || isChroot(s) {
 		detect = cgroup.DetectRootless
 	}
 	layout, err := detect()
@@ -125,6 +125,11 @@ func (e *Engine) ociSpec(c *api.Container, join *joined) (*specs.Spec, error) {
 	}
 	if err := e.addSecrets(o, c); err != nil {
 		return nil, err
+	}
+	if isChroot(s) {
+		if err := chrootSpec(o, s, withoutGroups(s, layout)); err != nil {
+			return nil, err
+		}
 	}
 	dir := e.meta.Dir(c.ID)
 	userNS(o, s, map[string]bool{filepath.Join(dir, "resolv.conf"): true, filepath.Join(dir, "hostname"): true, filepath.Join(dir, "hosts"): true})

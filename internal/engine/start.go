@@ -22,6 +22,7 @@ import (
 	"brig/internal/runtime"
 	"brig/internal/runtime/ns"
 	"brig/internal/runtime/oci"
+	"brig/internal/runtime/shim"
 	"brig/internal/store/garbage"
 	"brig/internal/store/snapshot"
 )
@@ -332,6 +333,7 @@ func (e *Engine) openSandbox(ctx context.Context, c *api.Container, join *joined
 func (e *Engine) closeSandbox(ctx context.Context, c *api.Container, sb runtime.Sandbox) {
 	sb.Close(context.WithoutCancel(ctx))
 	ns.DeleteCgroup(e.cgroupPath(c))
+	_ = shim.RemoveRoot(e.sandboxDir(c.ID)) // who cleans up tries again, and tells
 }
 
 func closeLink(l *api.Link) {

@@ -17,6 +17,7 @@ import (
 	"brig/internal/kernel/cgroup"
 	"brig/internal/runtime"
 	"brig/internal/runtime/ns"
+	"brig/internal/runtime/shim"
 )
 
 // defaultStopTimeout is docker's, in seconds.
@@ -382,6 +383,9 @@ func (e *Engine) remove(ctx context.Context, name string, force, volumes bool) e
 func (e *Engine) removeEnded(ctx context.Context, c *api.Container, volumes bool) error {
 	group := e.cgroupPath(c)
 	if err := ns.DeleteCgroup(group); err != nil {
+		return err
+	}
+	if err := shim.RemoveRoot(e.sandboxDir(c.ID)); err != nil {
 		return err
 	}
 	if c.Spec.Pod != "" {

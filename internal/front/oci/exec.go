@@ -85,7 +85,7 @@ func execute(c *call) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	req := &oci.ExecRequest{Pid: e.Pid, Ticks: e.StartTicks, Process: p, Seccomp: filter, Cgroup: group, Stdio: [3]int{0, 1, 2}, Preserve: c.preserve,
+	req := &oci.ExecRequest{Pid: e.Pid, Ticks: e.StartTicks, Process: p, Seccomp: filter, Cgroup: group, Root: e.Mount, Stdio: [3]int{0, 1, 2}, Preserve: c.preserve,
 		ID: e.ID, Bundle: e.Bundle, NoNewKeyring: e.NoNewKeyring, Container: s}
 	if !c.has("process") && !c.has("user") {
 		req.User = s.Annotations[oci.AnnotationUser]

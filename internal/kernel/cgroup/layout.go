@@ -181,3 +181,16 @@ func (l *Layout) Has(controller string) bool {
 	m := l.unifiedMount()
 	return m != nil && slices.Contains(m.controllers, controller)
 }
+
+// Writable is why this process can make no group at the roots of the hierarchies, as in a container that shows its own read-only; nil: it can.
+func (l *Layout) Writable() error {
+	if len(l.mounts) == 0 {
+		return noneMounted()
+	}
+	for i := range l.mounts {
+		if err := unix.Access(l.mounts[i].dir, unix.W_OK); err != nil {
+			return mkdirError(l.mounts[i].dir, err)
+		}
+	}
+	return nil
+}

@@ -12,6 +12,8 @@ import (
 
 	"brig/api"
 	"brig/internal/kernel/cgroup"
+	"brig/internal/kernel/proc"
+	"brig/internal/runtime/shim"
 )
 
 // What is done to all processes of a container at once goes straight to its control group: it needs no keeper, so that one of another version, or one that
@@ -20,7 +22,7 @@ import (
 // group is the container's control group. Without root's rights it has none.
 func (c *container) group() (*cgroup.Group, error) {
 	if c.state.Cgroup == "" {
-		return nil, api.Errorf(api.Unsupported, "container %.12s has no control group, by which it could be paused, measured or limited: run it as root", c.id)
+		return nil, api.Errorf(api.Unsupported, "container %.12s has no control group, by which it could be paused, measured or limited: run it as root, where control groups can be made", c.id)
 	}
 	return cgroup.Load(c.state.Cgroup)
 }
@@ -49,9 +51,12 @@ func (c *container) Paused() (bool, error) {
 	return g.Frozen()
 }
 
-// Pids are the processes of the container, without a control group those of its PID namespace.
+// Pids are the processes of the container, without a control group those in its root, where that is among the host's mounts, or of its PID namespace.
 func (c *container) Pids() ([]int, error) {
 	if c.state.Cgroup == "" {
+		if pids, err := proc.Rooted(shim.RootPlace(c.s.spec.Dir)); err != nil || len(pids) > 0 {
+			return pids, err
+		}
 		return c.namesakes()
 	}
 	g, err := c.group()

@@ -31,7 +31,8 @@ type child struct {
 	shut     [2]int // descriptors of the builder alone, to be closed at birth; -1: none
 	preserve int    // how many descriptors after the standard streams the process inherits
 
-	shares  bool // the parent's memory, until it executes: see forkSharing
+	pidfd   int32 // of the child, which the kernel writes here
+	shares  bool  // the parent's memory, until it executes: see forkSharing
 	stack   *[sharedStack]byte
 	sigmask uint64 // of the thread that forked it
 
@@ -147,10 +148,10 @@ type cloneArgs struct {
 // fork makes the child and returns its PID and a pidfd. cgroupFD is a version 2 cgroup to be born in, or -1.
 // It must be called on the builder's thread.
 func fork(c *child, cgroupFD int) (pid int, pidfd int, err error) {
-	var fd int32 = -1
+	c.pidfd = -1
 	args := cloneArgs{
 		flags:      unix.CLONE_PIDFD,
-		pidfd:      uint64(uintptr(unsafe.Pointer(&fd))),
+		pidfd:      uint64(uintptr(unsafe.Pointer(&c.pidfd))), // c is not on the stack, which may move
 		exitSignal: uint64(unix.SIGCHLD),
 	}
 	if c.sibling {
@@ -167,11 +168,14 @@ func fork(c *child, cgroupFD int) (pid int, pidfd int, err error) {
 		clone = forkSharing
 	}
 	p, errno := clone(&args, c)
+	if errno == unix.ENOSYS { // before Linux 5.3, and under a system call filter that cannot look into clone3(2)'s arguments, as docker's
+		p, errno = forkOld(&args, c)
+	}
 	syscall.ForkLock.Unlock()
 	if errno != 0 {
 		return 0, -1, errno
 	}
-	return int(p), int(fd), nil
+	return int(p), int(c.pidfd), nil
 }
 
 // forkChild clones. In the child it never returns.
@@ -185,6 +189,33 @@ func fork(c *child, cgroupFD int) (pid int, pidfd int, err error) {
 func forkChild(args *cloneArgs, c *child) (uintptr, syscall.Errno) {
 	beforeFork()
 	pid, _, errno := syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0)
+	if errno != 0 || pid != 0 {
+		afterFork()
+		return pid, errno
+	}
+	afterForkInChild()
+	lead(c)
+	return 0, 0
+}
+
+// forkOld is forkChild by clone(2), which knows no cgroup to be born in: the child joins that as it joins the others. It shares no memory.
+//
+//go:noinline
+//go:norace
+//go:nocheckptr
+func forkOld(args *cloneArgs, c *child) (uintptr, syscall.Errno) {
+	if args.flags&unix.CLONE_INTO_CGROUP != 0 {
+		fd, err := unix.Openat(int(args.cgroup), "cgroup.procs", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return 0, unix.EACCES
+		}
+		defer unix.Close(fd)
+		c.cgroupTasks = append(c.cgroupTasks, fd)
+	}
+	const newer = unix.CLONE_INTO_CGROUP | unix.CLONE_CLEAR_SIGHAND | unix.CLONE_VM
+	flags, pidfd := uintptr(args.flags&^newer|args.exitSignal), uintptr(unsafe.Pointer(&c.pidfd))
+	beforeFork()
+	pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, flags, 0, pidfd, 0, 0, 0) // the pidfd is returned as the parent's TID would be
 	if errno != 0 || pid != 0 {
 		afterFork()
 		return pid, errno

@@ -44,6 +44,7 @@ type Request struct {
 	Here     bool // build on the calling thread and come back: a new thread costs more. Else on a thread of its own
 	LookUp   bool // fail if the command is not there, or cannot be executed, instead of at its start
 	Systemd  bool // let systemd make the cgroup
+	NoCgroup bool // go without one
 	Rootless bool // go without a cgroup where the caller may make none and none was asked for
 
 	staged *staging // in a stage: what its maker gave it
@@ -167,7 +168,7 @@ func build(req *Request, group func() (*cgroup.Group, error), links *netDevices)
 	}
 	b := &builder{spec: s, req: req, host: -1, root: -1, null: -1, dev: -1, devpts: -1, proc: -1, mask: -1, ownMounts: mounts}
 	defer b.close()
-	unix.Umask(0) // this thread's own since unshare
+	defer unix.Umask(unix.Umask(0)) // this thread's own since unshare, where that is allowed
 	if err := b.mountRoot(); err != nil {
 		b.unmountHost()
 		return nil, err

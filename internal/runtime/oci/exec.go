@@ -27,6 +27,7 @@ type ExecRequest struct {
 	User     string // as AnnotationUser
 	Seccomp  Filter
 	Cgroup   *cgroup.Group // nil: none
+	Root     string        // Container.Mount of a container whose mounts are among the host's; "": the root of its mount namespace
 	Stdio    [3]int
 	Preserve int // as in Request
 	Tools    int // a detached mount that the process, and it alone, finds at api.ToolsDir; 0: none
@@ -108,19 +109,8 @@ func join(req *ExecRequest) (*Process, error) {
 			}
 		}
 	}()
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return nil, os.NewSyscallError("unshare", err)
-	}
 	denied := setgroupsDenied("/proc/" + strconv.Itoa(req.Pid) + "/setgroups") // now, as above
-	if err := joinNamespaces(pidfd, req.Pid); err != nil {
-		return nil, err
-	}
-	if req.Tools > 0 {
-		if err := lendTools(req.Tools); err != nil {
-			return nil, err
-		}
-	}
-	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := enterContainer(req, pidfd)
 	if err != nil {
 		return nil, err
 	}
@@ -153,6 +143,9 @@ func join(req *ExecRequest) (*Process, error) {
 		console = master
 	}
 	c.userNS, c.preserve = userNS, req.Preserve
+	if req.Root != "" {
+		c.root = root
+	}
 	if !shared {
 		c.cgroupNSFD = cgroupNS
 	}
@@ -167,24 +160,76 @@ func join(req *ExecRequest) (*Process, error) {
 	return p, nil
 }
 
-// joinNamespaces enters those of a process's namespaces that are not this thread's.
+// enterContainer takes this thread into the container's namespaces and opens the container's root.
+func enterContainer(req *ExecRequest, pidfd int) (root int, err error) {
+	if req.Root != "" {
+		if root, err = unix.Open(req.Root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil { // before its mounts are left for good
+			return -1, &os.PathError{Op: "open", Path: req.Root, Err: err}
+		}
+		if req.Tools == 0 {
+			if err := joinOthers(pidfd, req.Pid); err != nil {
+				unix.Close(root)
+				return -1, err
+			}
+			return root, nil
+		}
+		defer unix.Close(root)
+	}
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return -1, os.NewSyscallError("unshare", err)
+	}
+	if req.Root != "" {
+		if err = joinOthers(pidfd, req.Pid); err == nil {
+			err = enterRoot(root)
+		}
+	} else {
+		err = joinNamespaces(pidfd, req.Pid)
+	}
+	if err != nil {
+		return -1, err
+	}
+	if req.Tools > 0 {
+		if err := lendTools(req.Tools); err != nil {
+			return -1, err
+		}
+	}
+	root, err = unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: "/", Err: err}
+	}
+	return root, nil
+}
+
+// joinOthers enters those of a process's namespaces that are not this thread's, one by one: where there is none it asks for no right.
+func joinOthers(pidfd, pid int) error {
+	flags := 0
+	for _, n := range homeNamespaces {
+		fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/ns/"+n.name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return api.Errorf(api.Conflict, "the container is not running")
+		}
+		if !isHere(fd, n.kind) {
+			flags |= n.flag
+		}
+		unix.Close(fd)
+	}
+	if flags == 0 {
+		return nil
+	}
+	return joinError(unix.Setns(pidfd, flags))
+}
+
+// joinNamespaces enters a process's namespaces.
 func joinNamespaces(pidfd, pid int) error {
 	const all = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWPID
 	err := unix.Setns(pidfd, all)
 	if err == unix.EPERM { // those that the container shares with us may belong to somebody else
-		flags := 0
-		for _, n := range homeNamespaces {
-			fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/ns/"+n.name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return api.Errorf(api.Conflict, "the container is not running")
-			}
-			if !isHere(fd, n.kind) {
-				flags |= n.flag
-			}
-			unix.Close(fd)
-		}
-		err = unix.Setns(pidfd, flags)
+		return joinOthers(pidfd, pid)
 	}
+	return joinError(err)
+}
+
+func joinError(err error) error {
 	if err == unix.ESRCH {
 		return api.Errorf(api.Conflict, "the container is not running")
 	}

@@ -83,18 +83,25 @@ func (b *builder) mountRoot() error {
 		return fmt.Errorf("root file system: %w", err)
 	}
 	b.root = fd
-	if b.rootInPlace {
+	b.onTheHost = b.rootInPlace && !b.ownMounts
+	if !b.rootInPlace {
+		at, err := b.openMountPoint()
+		if err != nil {
+			return err
+		}
+		defer unix.Close(at)
+		if err := mount.Attach(fd, at); err != nil {
+			return err
+		}
+		b.onTheHost = !b.ownMounts
+	}
+	if !b.onTheHost {
 		return nil
 	}
-	at, err := b.openMountPoint()
-	if err != nil {
-		return err
+	// What is attached below a shared mount, as the host's mostly are, becomes shared: then each mount in the root would go to everybody who has a copy of the host's.
+	if err := mount.SetAttr(fd, true, 0, 0, unix.MS_PRIVATE); err != nil {
+		return fmt.Errorf("root file system: %w", err)
 	}
-	defer unix.Close(at)
-	if err := mount.Attach(fd, at); err != nil {
-		return err
-	}
-	b.onTheHost = !b.ownMounts
 	return nil
 }
 

@@ -63,7 +63,7 @@ func thereAndBack(f func() error) error {
 	ferr := f()
 	unix.Umask(mask)
 	for i, fd := range fds {
-		if err := unix.Setns(fd, homeNamespaces[i].flag); err != nil && !(ferr != nil && isHere(fd, homeNamespaces[i].kind)) { // f may not have got away
+		if err := unix.Setns(fd, homeNamespaces[i].flag); err != nil && !isHere(fd, homeNamespaces[i].kind) { // f may not have got away
 			return lost(homeNamespaces[i].name, err, ferr)
 		}
 	}

@@ -31,7 +31,8 @@ type container struct {
 	durable    bool
 	cgroup     *cgroup.Group // see group
 	cgroupPath string
-	ownPIDs    bool // it has a PID namespace of its own
+	ownPIDs    bool   // it has a PID namespace of its own
+	root       string // where its root is mounted among the host's mounts; "": in a mount namespace of its own
 	waiters    []*conn
 	started    bool
 	startedAt  time.Time
@@ -69,6 +70,12 @@ func (s *server) add(r *wire.Request) (wire.Reply, error) {
 	req := &oci.Request{
 		ID: r.ID, Spec: spec, Bundle: r.Bundle.Dir, Root: r.Bundle.Root, MountPoint: s.dir, NetNS: -1, Gate: -1,
 		RootPath: rootPath(r.Bundle.Dir, spec), Rootless: rootless.Active(),
+	}
+	if spec.Linux != nil && !ownMounts(spec) {
+		if c.root, err = makeRootPlace(s.dir); err != nil {
+			return wire.Reply{}, err
+		}
+		req.MountPoint, req.NoCgroup = c.root, c.cgroupPath == ""
 	}
 	if r.NetNS && len(s.fds) > 0 {
 		req.NetNS = s.fds[0]
@@ -212,6 +219,8 @@ func (c *container) onExit(e api.Exit) {
 		if !c.ownPIDs { // else all its processes ended with the first
 			g.Kill(unix.SIGKILL)
 		}
+	} else if c.root != "" {
+		_ = proc.KillRooted(c.root) // who cleans up tells
 	}
 	c.log.close()
 	if data, err := record.Marshal(ExitRecord{Exit: e, StartedAt: c.startedAt, Pid: c.proc.Pid, Unhealthy: c.unhealthy, Asked: c.asked(), Crowded: crowded}); err == nil && c.exitPath != "" {
@@ -263,7 +272,7 @@ func (c *container) kill() {
 		c.cgroup.Kill(unix.SIGKILL)
 		return
 	}
-	unix.PidfdSendSignal(c.proc.PidFD, unix.SIGKILL, nil, 0) // and with it its PID namespace
+	unix.PidfdSendSignal(c.proc.PidFD, unix.SIGKILL, nil, 0) // and with it its PID namespace, or with its end all that is in its root
 }
 
 // group takes up the container's cgroup; a shim that has renewed itself does so when it is needed. It is nil for a container without one.
@@ -339,7 +348,7 @@ func (c *container) spawn(r *wire.Request) (*stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	req := &oci.ExecRequest{Pid: c.proc.Pid, Process: r.Process, User: r.User, Seccomp: filter, Cgroup: group, ID: c.id, Bundle: c.bundle}
+	req := &oci.ExecRequest{Pid: c.proc.Pid, Process: r.Process, User: r.User, Seccomp: filter, Cgroup: group, Root: c.root, ID: c.id, Bundle: c.bundle}
 	if !r.Process.Terminal {
 		if req.Stdio, err = t.pipesFor(r.Stdin); err != nil {
 			return nil, err

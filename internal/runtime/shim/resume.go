@@ -75,7 +75,7 @@ func (c *container) save() wire.SavedContainer {
 	v := wire.SavedContainer{
 		ID: c.id, Bundle: c.bundle, ExitPath: c.exitPath, CgroupPath: c.cgroupPath, StartedAt: c.startedAt,
 		Pid: c.proc.Pid, PidFD: c.proc.PidFD, InFD: c.in, OutFD: c.out,
-		Health: c.healthSpec, Durable: c.durable, TTY: c.tty, Once: c.once, OwnPIDs: c.ownPIDs,
+		Health: c.healthSpec, Durable: c.durable, TTY: c.tty, Once: c.once, OwnPIDs: c.ownPIDs, Root: c.root,
 	}
 	if c.log != nil {
 		v.Log = &wire.SavedLog{Spec: c.log.spec, Line: [2]string{string(c.log.line[0]), string(c.log.line[1])}}
@@ -123,7 +123,7 @@ func resume(dir, arg string) error {
 }
 
 func (s *server) resumeContainer(v *wire.SavedContainer) *container {
-	c := &container{id: v.ID, bundle: v.Bundle, exitPath: v.ExitPath, cgroupPath: v.CgroupPath, started: true, startedAt: v.StartedAt}
+	c := &container{id: v.ID, bundle: v.Bundle, exitPath: v.ExitPath, cgroupPath: v.CgroupPath, started: true, startedAt: v.StartedAt, root: v.Root}
 	c.proc = &oci.Process{Pid: v.Pid, PidFD: v.PidFD}
 	c.in, c.out = v.InFD, v.OutFD
 	c.durable, c.tty, c.once, c.ownPIDs = v.Durable, v.TTY, v.Once, v.OwnPIDs

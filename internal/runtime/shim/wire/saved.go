@@ -27,6 +27,7 @@ type SavedContainer struct {
 	Durable, TTY, Once, OwnPIDs      bool
 	Log                              *SavedLog // nil: none is kept
 	Health                           runtime.HealthSpec
+	Root                             string // where its root is mounted among the host's mounts; "": in a mount namespace
 }
 
 // SavedLog is a container's log.
@@ -71,6 +72,7 @@ func (v *row) putContainer(c *SavedContainer) {
 		v.putString(c.Log.Line[1])
 	}
 	v.putHealth(&c.Health)
+	v.putString(c.Root)
 }
 
 // DecodeSaved reads what Encode wrote.
@@ -97,5 +99,6 @@ func (v *row) container() SavedContainer {
 		c.Log = &SavedLog{Spec: v.log(), Line: [2]string{v.string(), v.string()}}
 	}
 	c.Health = v.health()
+	c.Root = v.string()
 	return c
 }
