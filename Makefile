@@ -35,7 +35,7 @@ GUEST_TESTS    ?= ./internal/runtime/... ./internal/kernel/... ./internal/front/
 # The stories, there: so many clones of the guest share them out, two at a time.
 STORY_PARTS    ?= 12
 
-.PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest build install uninstall commands demo test check lint bench fuzz test-debian test-fault test-powercut test-escape test-trust conform conform-registry guest guest-shell test-guest test-guest-stories clean
+.PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest build install uninstall commands demo test check lint bench levels fuzz test-debian test-fault test-powercut test-escape test-trust conform conform-registry guest guest-shell test-guest test-guest-stories clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -116,6 +116,9 @@ lint: ## golangci-lint with .golangci.yml (the first time builds it: four minute
 
 bench: setup-bench build ## side by side with the container engines of Debian; BENCHFLAGS="-rounds 10 -case exec"
 	$(GO) run ./test/bench $(BENCHFLAGS)
+
+levels: setup-bench build ## doc/levels.md and its chart: what each level of isolation costs, measured here
+	$(GO) run ./test/bench -engine brig -case 'levels of isolation' -page doc $(BENCHFLAGS)
 
 # What fuzzing puts into the functions of a forked child, none of which it runs, is too much for the linker's proof that their stack suffices. With -race the linker,
 # and it alone, allows twice as much; it says that it finds no runtime/race, which nothing asks for.

@@ -33,6 +33,7 @@ func allCases() []testcase {
 		{readCase, reads},
 		{serverCase, servers},
 		{crowdCase, crowd},
+		{levelCase, levels},
 		{"memory of an idle container", memory},
 	}
 }

@@ -6,7 +6,7 @@
 // All of it happens in private namespaces (package machine): bridges, firewall rules and mounts of the peers are never the machine's
 // own, and their daemons end with the run.
 //
-//	go run ./test/bench [-rounds N] [-case REGEXP] [-engine NAME,…] [-gzip HOW] [-install]
+//	go run ./test/bench [-rounds N] [-case REGEXP] [-engine NAME,…] [-gzip HOW] [-page FOLDER] [-install]
 package main
 
 import (
@@ -51,6 +51,7 @@ func main() {
 	only := flag.String("engine", "", "engines to run, comma-separated; empty: all that are installed")
 	bin := flag.String("bin", "bin", "folder with the programs of Brig")
 	packed := flag.String("gzip", machine.Mixed, "compressor of the big image's layers: go, gnu, pgz or mixed")
+	flag.StringVar(&levelPage, "page", "", "folder for levels.md and levels.svg, of the case \""+levelCase+"\"")
 	install := flag.Bool("install", false, "install the peers with apt-get first")
 	flag.Parse()
 	pick, err := regexp.Compile(*cases)
@@ -147,7 +148,7 @@ func run(rounds int, pick *regexp.Regexp, only, bin string) (err error) {
 	if len(b.engines) == 0 {
 		return fmt.Errorf("no engine to measure: run make build, or -install")
 	}
-	b.header()
+	fmt.Print(b.header())
 	for _, c := range allCases() {
 		if pick.MatchString(c.name) && ctx.Err() == nil {
 			if err := c.run(b, c); err != nil {
@@ -158,11 +159,13 @@ func run(rounds int, pick *regexp.Regexp, only, bin string) (err error) {
 	return ctx.Err()
 }
 
-func (b *bench) header() {
+// header says what was measured, and on what.
+func (b *bench) header() string {
 	var u unix.Utsname
 	_ = unix.Uname(&u)
-	fmt.Printf("Linux %s, %d CPUs, %d rounds\n", unix.ByteSliceToString(u.Release[:]), cpus(), b.rounds)
+	s := fmt.Sprintf("Linux %s, %d CPUs, %d rounds\n", unix.ByteSliceToString(u.Release[:]), cpus(), b.rounds)
 	for _, e := range b.engines {
-		fmt.Printf("  %-10s %s\n", e.name, e.version)
+		s += fmt.Sprintf("  %-10s %s\n", e.name, e.version)
 	}
+	return s
 }
