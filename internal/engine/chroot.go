@@ -115,14 +115,19 @@ func chrootSpec(o *specs.Spec, s *api.ContainerSpec, placeless error) error {
 	}
 	o.Linux.CgroupsPath, o.Linux.Resources = "", nil
 	o.Mounts = slices.DeleteFunc(o.Mounts, func(m specs.Mount) bool { return m.Type == "cgroup" })
-	if s.Privileged || slices.ContainsFunc(s.CapAdd, func(c string) bool { return c == "ALL" || c == "CAP_MKNOD" || c == "CAP_SYS_ADMIN" }) {
-		return nil // who asks for the host's devices may have them
-	}
-	// Without a control group nothing but this keeps it from the host's disks.
 	for _, set := range []*[]string{&o.Process.Capabilities.Bounding, &o.Process.Capabilities.Effective, &o.Process.Capabilities.Permitted} {
-		*set = slices.DeleteFunc(slices.Clone(*set), func(c string) bool { return c == "CAP_MKNOD" })
+		*set = withoutNodes(s, *set)
 	}
 	return nil
+}
+
+// withoutNodes leaves the capability out with which a container that has no control group could make nodes of the host's disks, and read and write them, unless the
+// container was asked to have the host's devices.
+func withoutNodes(s *api.ContainerSpec, names []string) []string {
+	if s.Privileged || slices.ContainsFunc(s.CapAdd, func(c string) bool { return c == "ALL" || c == "CAP_MKNOD" || c == "CAP_SYS_ADMIN" }) {
+		return names
+	}
+	return slices.DeleteFunc(slices.Clone(names), func(c string) bool { return c == "CAP_MKNOD" })
 }
 
 // withoutDevices is what is asked for beside the rules about devices, which every container has.

@@ -115,6 +115,9 @@ func (e *Engine) debugEnded(ctx context.Context, of *api.Container, x *api.ExecS
 		return api.Exit{}, err
 	}
 	c := likeEnded(of, x)
+	if err := e.checkLevel(&c.Spec); err != nil {
+		return api.Exit{}, err
+	}
 	if c.Spec.Mounts, err = e.leftMounts(ctx, of, s); err != nil {
 		return api.Exit{}, err
 	}
@@ -169,7 +172,9 @@ func likeEnded(of *api.Container, x *api.ExecSpec) api.Container {
 	if c.Spec.UserNS.Mode == api.UserNSAuto { // ids of its own: what is on the disk has the container's numbers
 		c.Spec.UserNS.UIDMap, c.Spec.UserNS.GIDMap = nil, nil
 	}
-	if n := &c.Spec.Network; n.Mode == "" && len(n.Networks) == 0 {
+	if isChroot(&c.Spec) {
+		c.Spec.Hostname = "" // the host's
+	} else if n := &c.Spec.Network; n.Mode == "" && len(n.Networks) == 0 {
 		n.Mode, n.AddHosts = "none", was.Network.AddHosts
 	}
 	return c

@@ -17,6 +17,7 @@ import (
 	"brig/internal/runtime"
 	"brig/internal/runtime/config"
 	"brig/internal/runtime/oci"
+	"brig/internal/runtime/shim"
 )
 
 // Exec runs one more process in a running container and waits for it, unless it is detached. With tools it is in a container of its own where that one does not run.
@@ -117,6 +118,11 @@ func (e *Engine) execProcess(c *api.Container, x *api.ExecSpec) (run runtime.Exe
 	names, err := rights(&c.Spec, c.Spec.Privileged || x.Privileged)
 	if err != nil {
 		return run, err
+	}
+	if isChroot(&c.Spec) && !x.Privileged {
+		if state, err := shim.ReadState(e.sandboxDir(c.ID)); err == nil && state.Cgroup == "" {
+			names = withoutNodes(&c.Spec, names)
+		}
 	}
 	p.Capabilities = &specs.LinuxCapabilities{Bounding: names}
 	if isRoot(user) || c.Spec.Privileged || x.Privileged {

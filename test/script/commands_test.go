@@ -65,7 +65,7 @@ func program(ts *testscript.TestScript, argv []string) (*exec.Cmd, context.Cance
 // environ is what a story's programs see; testscript does not hand its own list out.
 func environ(ts *testscript.TestScript) []string {
 	var env []string
-	for _, key := range []string{"PATH", "HOME", "WORK", "TMPDIR", "BRIG_ROOT", "BRIG_STATE", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "IMAGE", "DBUS_SESSION_BUS_ADDRESS", "REGISTRY", "FROM_HOST"} {
+	for _, key := range []string{"PATH", "HOME", "WORK", "TMPDIR", "BRIG_ROOT", "BRIG_STATE", "BRIG_ISOLATION", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "IMAGE", "DBUS_SESSION_BUS_ADDRESS", "REGISTRY", "FROM_HOST"} {
 		if v := ts.Getenv(key); v != "" {
 			env = append(env, key+"="+v)
 		}

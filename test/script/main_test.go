@@ -35,6 +35,7 @@ const binEnv = "BRIG_TEST_BIN"
 var programs = []string{"brig", "brig-oci", "brig-image", "brigd"}
 
 func TestMain(m *testing.M) {
+	machine.Forbid()
 	if os.Geteuid() == 0 {
 		if err := findPrograms(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -73,6 +74,15 @@ func findPrograms() error {
 		}
 	}
 	return os.Setenv(binEnv, bin)
+}
+
+// testProgram is this program's path.
+func testProgram() string {
+	path, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	return path
 }
 
 // needRoot skips where the stories cannot run. It also looks at the programs, so that go test's cache notices when they change.
@@ -125,8 +135,13 @@ func stories(t *testing.T, without map[string]string) (list []string) {
 // TestStories runs every testdata/*.txtar.
 func TestStories(t *testing.T) {
 	needRoot(t)
+	tell(t, stories(t, nil), "")
+}
+
+// tell runs stories as root; level is that of their containers, empty: the usual one.
+func tell(t *testing.T, files []string, level string) {
 	testscript.RunT(serial{t}, testscript.Params{
-		Files: stories(t, nil),
+		Files: files,
 		Setup: func(env *testscript.Env) error {
 			before, err := machine.Take()
 			if err != nil {
@@ -139,14 +154,21 @@ func TestStories(t *testing.T) {
 			// The image's own name, for stories that need no other.
 			env.Setenv("IMAGE", "brig/base")
 			env.Setenv("BRIG_BIN", os.Getenv(binEnv))
+			env.Setenv("BRIG_ISOLATION", level)
+			env.Setenv("TEST_PROGRAM", testProgram()) // without-namespaces PROGRAM ARGS…, or without-mounts: see machine.Forbid
 			env.Defer(func() {
 				leaveNothing(env.T().(serial).T, before, filepath.Join(os.Getenv(binEnv), "brig"), env.Vars)
 				os.RemoveAll(state)
 			})
 			return nil
 		},
-		Cmds:      commands,
-		Condition: condition,
+		Cmds: commands,
+		Condition: func(cond string) (bool, error) {
+			if cond == "chroot" {
+				return level == "chroot", nil
+			}
+			return condition(cond)
+		},
 	})
 }
 
@@ -188,8 +210,8 @@ func (s serial) Run(name string, f func(testscript.T)) {
 	s.T.Run(name, func(t *testing.T) { f(serial{t}) })
 }
 
-// condition says what a story can ask of this machine: [cgroup1], [cgroup2], [erofs], [ipv6], whether it is told as a normal user: [rootless], and whether
-// containers have control groups: [groups].
+// condition says what a story can ask of this machine: [cgroup1], [cgroup2], [erofs], [ipv6], whether it is told as a normal user: [rootless], at level
+// chroot: [chroot], and whether containers have control groups: [groups].
 func condition(cond string) (bool, error) {
 	exists := func(path string) (bool, error) { _, err := os.Stat(path); return err == nil, nil }
 	switch cond {
@@ -200,7 +222,7 @@ func condition(cond string) (bool, error) {
 	case "erofs":
 		all, err := os.ReadFile("/proc/filesystems")
 		return strings.Contains(string(all), "\terofs\n"), err
-	case "rootless":
+	case "rootless", "chroot":
 		return false, nil
 	case "groups":
 		return true, nil

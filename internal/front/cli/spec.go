@@ -148,7 +148,7 @@ func (o *specFlags) healthOf(f *pflag.FlagSet) (*api.HealthSpec, error) {
 
 // boundaryFlags are about what the container may do and use.
 func (o *specFlags) boundaryFlags(s *api.ContainerSpec, f *pflag.FlagSet) {
-	parsed(f, "isolation", "", "level", "Boundary of the container: chroot, container, gvisor or vm (env BRIG_ISOLATION)", assign(&s.Isolation, parseIsolation))
+	parsed(f, "isolation", "", "level", "Boundary of the container: chroot, container, container,userns, gvisor or vm (env BRIG_ISOLATION)", assign(&s.Isolation, parseIsolation))
 	limitFlags(f, &s.Limits)
 	deviceFlags(f, &s.Limits)
 	list(f, "cap-add", "", "Add Linux capabilities", appendTo(&s.CapAdd, parseCapability))
@@ -214,6 +214,13 @@ func (o *specFlags) finish(f *pflag.FlagSet, args []string) (api.ContainerSpec, 
 			return s, api.Errorf(api.KindOf(err), "BRIG_ISOLATION: %w", err)
 		}
 	}
+	hardened := s.Isolation == isolationUserNS
+	if hardened {
+		s.Isolation = api.IsolationContainer
+		if err := harden(f, &s.UserNS); err != nil {
+			return s, err
+		}
+	}
 	if err := checkLimits(f, &s.Limits); err != nil {
 		return s, err
 	}
@@ -240,6 +247,9 @@ func (o *specFlags) finish(f *pflag.FlagSet, args []string) (api.ContainerSpec, 
 	}
 	s.Caller = caller()
 	s.Mounts = append(append(o.volumes, o.mounts...), o.tmpfs...)
+	if hardened && s.UserNS.Mode != "" && s.Caller == 0 {
+		showOwners(s.Mounts)
+	}
 	seen := make(map[string]bool, len(s.Mounts))
 	for _, m := range s.Mounts {
 		if seen[m.Target] {
@@ -296,10 +306,10 @@ func parseIsolation(s string) (api.Isolation, error) {
 	switch level := api.Isolation(s); level {
 	case "", "default":
 		return api.IsolationContainer, nil
-	case api.IsolationChroot, api.IsolationContainer, api.IsolationGVisor, api.IsolationVM:
+	case api.IsolationChroot, api.IsolationContainer, isolationUserNS, api.IsolationGVisor, api.IsolationVM:
 		return level, nil
 	}
-	return "", api.Errorf(api.InvalidArgument, "unknown isolation level %q: the levels are chroot, container, gvisor and vm", s)
+	return "", api.Errorf(api.InvalidArgument, "unknown isolation level %q: the levels are chroot, container, container,userns, gvisor and vm", s)
 }
 
 // parseRestart reads docker's no, always, unless-stopped and on-failure[:MAX].

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"brig/api"
+	"brig/internal/base/rootless"
 )
 
 // userNSFlags are podman's flags of a user namespace; docker has --userns host.
@@ -105,4 +106,31 @@ func finishUserNS(f *pflag.FlagSet, n *api.UserNS) error {
 		n.SubGIDName = n.SubUIDName
 	}
 	return nil
+}
+
+// isolationUserNS is the hardened form of level container: its root is nobody on the host.
+const isolationUserNS api.Isolation = "container,userns"
+
+// harden gives a container a user namespace of its own, unless flags say which. What a flag says wins over the variable's level, but not over another flag.
+func harden(f *pflag.FlagSet, n *api.UserNS) error {
+	switch {
+	case n.Mode != "" || f.Changed("uidmap") || f.Changed("gidmap") || f.Changed("subuidname") || f.Changed("subgidname"):
+	case !f.Changed("userns"):
+		n.Mode = api.UserNSAuto
+	case f.Changed("isolation"):
+		return api.Errorf(api.InvalidArgument, "--isolation %s contradicts --userns host: leave one of them out", isolationUserNS)
+	}
+	return nil
+}
+
+// showOwners has the files of bound folders be whose they are on the host, where no option says otherwise: in a user namespace they would be nobody's.
+func showOwners(mounts []api.MountSpec) {
+	if rootless.Active() { // whose ids are the user's own
+		return
+	}
+	for i := range mounts {
+		if m := &mounts[i]; m.Type == "bind" && m.IDMap == "" {
+			m.IDMap = api.IDMapUserNS
+		}
+	}
 }

@@ -38,6 +38,12 @@ func Main(args []string) int {
 		fmt.Fprintln(os.Stderr, "brig-init: no command")
 		return 125
 	}
+	if os.Getpid() != 1 { // in the host's PID namespace: orphans would go to the host's init
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+			fmt.Fprintln(os.Stderr, "brig-init: adopting orphans:", err)
+			return 125
+		}
+	}
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
 	if args[0] == boundary.InitPause && len(args) == 1 {
