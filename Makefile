@@ -56,6 +56,7 @@ setup: setup-build ## what build and test need: Debian packages, Go modules
 setup-build:
 	$(call packages,$(BUILD_PACKAGES))
 	@$(GO) mod download
+	@$(GO) mod download -C cmd/brig-sentry
 
 setup-bench: setup
 	$(call packages,$(BENCH_PACKAGES))
@@ -72,6 +73,7 @@ setup-conform: setup-bench
 build: setup-build $(BASE) ## the programs, in bin/
 	@mkdir -p bin
 	$(GO) build $(GOFLAGS_) -o bin/ $(PROGRAMS:%=./cmd/%)
+	$(GO) build -C cmd/brig-sentry -trimpath -ldflags "-s -w" -o $(CURDIR)/bin/ .
 
 $(BASE): $(wildcard internal/image/base/gen/*.go internal/image/base/*.go)
 	$(GO) run ./internal/image/base/gen
@@ -83,6 +85,7 @@ install: build ## programs, completions, man pages and the unit brig-boot below 
 	install -D -m 755 bin/brig-oci "$(DESTDIR)$(PREFIX)/bin/brig-oci"; \
 	install -D -m 755 bin/brig-image "$(DESTDIR)$(PREFIX)/libexec/brig/brig-image"; \
 	install -D -m 755 bin/brigd "$(DESTDIR)$(PREFIX)/libexec/brig/brigd"; \
+	install -D -m 755 bin/brig-sentry "$(DESTDIR)$(PREFIX)/libexec/brig/brig-sentry"; \
 	install -D -m 644 "$$gen/completion/brig" "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/brig"; \
 	install -D -m 644 "$$gen/completion/_brig" "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_brig"; \
 	install -D -m 644 "$$gen/completion/brig.fish" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/brig.fish"; \
@@ -105,11 +108,13 @@ demo: build ## containers run, fetched from, looked into and gone again, in a mi
 
 test: setup build check ## formatting, vet, every test and story
 	$(GO) test -timeout 10m $$($(GO) list ./... | grep -v '^brig/test/')
+	$(GO) test -C cmd/brig-sentry ./...
 	$(GO) test -p 1 -timeout 20m ./test/... # one at a time: they look at what is left on the whole machine
 
 check:
 	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$bad" ] || { echo "gofmt would change:"; echo "$$bad"; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -C cmd/brig-sentry ./...
 
 lint: ## golangci-lint with .golangci.yml (the first time builds it: four minutes)
 	$(GO) tool -modfile=tools/go.mod golangci-lint run ./...

@@ -8,6 +8,7 @@ import (
 	"brig/internal/base/rootless"
 	"brig/internal/runtime"
 	"brig/internal/runtime/boxed"
+	"brig/internal/runtime/sentry"
 )
 
 // level is one level of isolation.
@@ -28,10 +29,11 @@ type refusal struct {
 
 // levels are all levels, weakest first.
 func (e *Engine) levels() []level {
+	gvisor := sentry.Level{Path: sibling(sentry.Program)}
 	return []level{
 		chroot(),
 		{name: api.IsolationContainer, usable: func() error { return nil }},
-		{name: api.IsolationGVisor, usable: notBuilt, refuses: boxRefuses()},
+		{name: api.IsolationGVisor, boxed: gvisor, usable: gvisor.Usable, refuses: boxRefuses()},
 		{name: api.IsolationVM, usable: notBuilt, refuses: boxRefuses()},
 	}
 }

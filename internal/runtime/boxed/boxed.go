@@ -20,33 +20,25 @@ import (
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/record"
 	"brig/internal/runtime"
+	"brig/internal/runtime/boxed/wire"
 	"brig/internal/runtime/config"
 	"brig/internal/runtime/ns"
 	"brig/internal/runtime/oci"
 )
 
-// Places in the box.
+// What the monitor knows too.
 const (
-	ProgramPath = "/box/monitor"     // the monitor's program
-	ConfigPath  = "/box/config.json" // the user's OCI configuration
-	RootPath    = "/rootfs"          // the user's tree, with all that is bind-mounted into it
-	RunDir      = "/run"             // empty, for the monitor's sockets
+	ProgramPath = wire.ProgramPath
+	ConfigPath  = wire.ConfigPath
+	RootPath    = wire.RootPath
+	RunDir      = wire.RunDir
+	ArgRun      = wire.ArgRun
+	ArgExec     = wire.ArgExec
+	ExecVar     = wire.ExecVar
 )
-
-// Arguments that the monitor is executed with.
-const (
-	ArgRun  = "run"  // as the first process
-	ArgExec = "exec" // once more, in a process of its own, to run what ExecVar says inside
-)
-
-// ExecVar is the environment variable with the process that an ArgExec is about, an Exec as JSON.
-const ExecVar = "BRIG_EXEC"
 
 // Exec is one more process for what is in a box.
-type Exec struct {
-	Process *specs.Process `json:"process"`
-	User    string         `json:"user,omitempty"` // to be looked up inside, with more groups behind commas; empty: the process's own numbers
-}
+type Exec = wire.Exec
 
 // dirName is the folder in a sandbox's folder that is the box's bundle.
 const dirName = "box"

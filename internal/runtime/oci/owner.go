@@ -13,6 +13,7 @@ import (
 	"brig/api"
 	"brig/internal/kernel/mount"
 	"brig/internal/kernel/userns"
+	"brig/internal/runtime/users"
 )
 
 // OptionOwner is a bind mount's option that has its files, as far as they belong to the owner of the source, be the process's user's in the container, and what that
@@ -147,7 +148,7 @@ func (b *builder) ownerUser(o *ownerOption) (uid, gid uint32, err error) {
 	if b.root < 0 {
 		return 0, 0, api.Errorf(api.Unsupported, "option %s=user:%s: the user cannot be looked up before the root is mounted: leave the name out", OptionOwner, o.user)
 	}
-	u, err := lookUpUser(b.root, o.user)
+	u, err := users.Find(b.root, o.user)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -159,7 +160,7 @@ func (b *builder) hasUser(uid uint32) bool {
 	if b.root < 0 {
 		return true
 	}
-	passwd, err := openPlain(b.root, "etc/passwd", true)
+	passwd, err := users.Open(b.root, "etc/passwd", true)
 	if err != nil {
 		return true
 	}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/internal/kernel/mount"
+	"brig/internal/runtime/users"
 )
 
 // AnnotationPasswd has the runtime add a line to the container's /etc/passwd, and one to /etc/group, as [PasswdEntries] makes them, unless there are lines of that name or number. Where
@@ -36,7 +37,7 @@ func (b *builder) addUser() error {
 }
 
 func addEntry(root int, name, line string) error {
-	file, err := openPlain(root, name, true)
+	file, err := users.Open(root, name, true)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	"brig/internal/kernel/caps"
 	"brig/internal/kernel/seccomp"
 	"brig/internal/kernel/seccomp/profile"
+	"brig/internal/runtime/users"
 )
 
 // Process is a forked child that waits to execute, or has.
@@ -77,29 +78,19 @@ func (c *child) user(p *specs.Process, who string, root int) error {
 	if who == "" {
 		if !hasEnv(p.Env, "HOME") {
 			uid := strconv.FormatUint(uint64(p.User.UID), 10)
-			if u, err := lookUpUser(root, uid); err == nil {
+			if u, err := users.Find(root, uid); err == nil {
 				c.home = u.Home
 			}
 		}
 		return nil
 	}
-	who, groups, more := strings.Cut(who, ",")
-	u, err := lookUpUser(root, who)
+	u, err := users.Resolve(root, who)
 	if err != nil {
 		return err
 	}
-	if groups == KeepGroups {
-		c.keepGroups = true
-	} else if more {
-		ids, err := lookUpGroups(root, groups)
-		if err != nil {
-			return err
-		}
-		u.Sgids = append(u.Sgids, ids...)
-	}
-	c.uid, c.gid, c.home = uintptr(u.Uid), uintptr(u.Gid), u.Home
+	c.uid, c.gid, c.home, c.keepGroups = uintptr(u.UID), uintptr(u.GID), u.Home, u.KeepGroups
 	c.groups = append(c.groups[:0:0], c.groups...)
-	for _, g := range u.Sgids {
+	for _, g := range u.Groups {
 		c.groups = append(c.groups, uint32(g))
 	}
 	return nil

@@ -19,6 +19,7 @@ import (
 	"brig/internal/kernel/cgroup"
 	"brig/internal/kernel/mount"
 	"brig/internal/kernel/userns"
+	"brig/internal/runtime/users"
 )
 
 // A container with a user namespace is built from inside of it: a process with several threads, as a Go program is, cannot enter one (setns(2)), so the
@@ -285,7 +286,7 @@ func (b *builder) processUser() error {
 	if b.root < 0 {
 		return api.Errorf(api.Unsupported, "option %s: the user %q cannot be looked up before the root is mounted", OptionOwner, who)
 	}
-	u, err := lookUpUser(b.root, who)
+	u, err := users.Find(b.root, who)
 	if err == nil {
 		b.uid, b.gid = u.Uid, u.Gid
 	}

@@ -1,4 +1,4 @@
-package oci
+package users
 
 import (
 	"os"
@@ -6,7 +6,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"brig/api"
@@ -32,7 +31,7 @@ func rootWith(t *testing.T, files map[string]string) (int, string) {
 	return fd, dir
 }
 
-func TestLookUpUser(t *testing.T) {
+func TestFind(t *testing.T) {
 	root, _ := rootWith(t, map[string]string{
 		"etc/passwd": "root:x:0:0::/root:/bin/sh\nann:x:1000:100::/home/ann:\nbroken line\n",
 		"etc/group":  "root:x:0:\nusers:x:100:\nwheel:x:10:root,ann\n",
@@ -46,25 +45,25 @@ func TestLookUpUser(t *testing.T) {
 		"ann:wheel": {1000, 10, "/home/ann", nil}, "ann:7": {1000, 7, "/home/ann", nil}, "1000": {1000, 100, "/home/ann", []int{10}},
 		"4242": {4242, 0, "/", nil}, "4242:100": {4242, 100, "/", nil}, "2147483647": {2147483647, 0, "/", nil},
 	} {
-		u, err := lookUpUser(root, who)
+		u, err := Find(root, who)
 		if err != nil || u.Uid != want.uid || u.Gid != want.gid || u.Home != want.home || !slices.Equal(u.Sgids, want.groups) {
 			t.Errorf("%s: %+v, %v", who, u, err)
 		}
 	}
 	for _, who := range []string{"2147483648", "4294967296", "0:2147483648", "-1", "0:-1", "+0", "0x1", " root", "root ", "root: wheel", "nobody", "root:none", "ROOT"} {
-		if u, err := lookUpUser(root, who); api.KindOf(err) != api.InvalidArgument {
+		if u, err := Find(root, who); api.KindOf(err) != api.InvalidArgument {
 			t.Errorf("%q: %+v, %v", who, u, err)
 		}
 	}
 }
 
-// TestUserFilesOfTheImage: what an image has in place of its files neither hangs the runtime nor shows it the host's.
-func TestUserFilesOfTheImage(t *testing.T) {
+// TestFilesOfTheImage: what an image has in place of its files neither hangs the runtime nor shows it the host's.
+func TestFilesOfTheImage(t *testing.T) {
 	root, _ := rootWith(t, nil)
-	if u, err := lookUpUser(root, "5:6"); err != nil || u.Uid != 5 || u.Gid != 6 {
+	if u, err := Find(root, "5:6"); err != nil || u.Uid != 5 || u.Gid != 6 {
 		t.Errorf("without files: %+v, %v", u, err)
 	}
-	if _, err := lookUpUser(root, "root"); api.KindOf(err) != api.InvalidArgument {
+	if _, err := Find(root, "root"); api.KindOf(err) != api.InvalidArgument {
 		t.Errorf("a name without files: %v", err)
 	}
 	for name, place := range map[string]func(string) error{
@@ -77,10 +76,10 @@ func TestUserFilesOfTheImage(t *testing.T) {
 			if err := place(filepath.Join(dir, file)); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := lookUpUser(root, "root:root"); api.KindOf(err) != api.InvalidArgument {
+			if _, err := Find(root, "root:root"); api.KindOf(err) != api.InvalidArgument {
 				t.Errorf("%s as %s: %v", name, file, err)
 			}
-			if u, err := lookUpUser(root, "0:7"); err != nil || u.Uid != 0 || u.Gid != 7 { // numbers can do without names
+			if u, err := Find(root, "0:7"); err != nil || u.Uid != 0 || u.Gid != 7 { // numbers can do without names
 				t.Errorf("%s as %s, numbers: %+v, %v", name, file, u, err)
 			}
 		}
@@ -95,7 +94,7 @@ func TestUserFilesOfTheImage(t *testing.T) {
 		if err := os.Symlink(target, filepath.Join(dir, "etc/passwd")); err != nil {
 			t.Fatal(err)
 		}
-		if u, err := lookUpUser(root, "spy"); err == nil {
+		if u, err := Find(root, "spy"); err == nil {
 			t.Errorf("link to %s: %+v", target, u)
 		}
 	}
@@ -103,7 +102,7 @@ func TestUserFilesOfTheImage(t *testing.T) {
 	if err := os.Symlink("/real", filepath.Join(dir, "etc/passwd")); err != nil {
 		t.Fatal(err)
 	}
-	if u, err := lookUpUser(root, "ann"); err != nil || u.Uid != 5 {
+	if u, err := Find(root, "ann"); err != nil || u.Uid != 5 {
 		t.Errorf("link inside the image: %+v, %v", u, err)
 	}
 }
@@ -111,24 +110,23 @@ func TestUserFilesOfTheImage(t *testing.T) {
 // TestMoreGroups: groups behind the user are looked up in the image, or are the caller's.
 func TestMoreGroups(t *testing.T) {
 	root, _ := rootWith(t, map[string]string{"etc/passwd": "root:x:0:0::/root:/bin/sh\n", "etc/group": "root:x:0:\ntty:x:5:\nwheel:x:10:root\n"})
-	for who, want := range map[string][]uint32{"root": {10}, "root,44,tty": {10, 5, 44}, "7:7,5": {5}, "7": nil} {
-		var c child
-		if err := c.user(&specs.Process{}, who, root); err != nil {
+	for who, want := range map[string][]int{"root": {10}, "root,44,tty": {10, 5, 44}, "7:7,5": {5}, "7": nil} {
+		u, err := Resolve(root, who)
+		if err != nil {
 			t.Errorf("%s: %v", who, err)
 			continue
 		}
-		slices.Sort(c.groups)
+		slices.Sort(u.Groups)
 		slices.Sort(want)
-		if !slices.Equal(c.groups, want) || c.keepGroups {
-			t.Errorf("%s: groups %v, want %v", who, c.groups, want)
+		if !slices.Equal(u.Groups, want) || u.KeepGroups {
+			t.Errorf("%s: groups %v, want %v", who, u.Groups, want)
 		}
 	}
-	var c child
-	if err := c.user(&specs.Process{}, "0,"+KeepGroups, root); err != nil || !c.keepGroups {
-		t.Errorf("%s: %t %v", KeepGroups, c.keepGroups, err)
+	if u, err := Resolve(root, "0,"+api.KeepGroups); err != nil || !u.KeepGroups {
+		t.Errorf("%s: %+v %v", api.KeepGroups, u, err)
 	}
 	for _, who := range []string{"0,nosuch", "0,-1", "0,"} {
-		if err := new(child).user(&specs.Process{}, who, root); api.KindOf(err) != api.InvalidArgument {
+		if _, err := Resolve(root, who); api.KindOf(err) != api.InvalidArgument {
 			t.Errorf("%q: %v", who, err)
 		}
 	}

@@ -1,0 +1,129 @@
+package monitor
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"brig/internal/kernel/mount"
+	"brig/internal/runtime/boxed/wire"
+	"brig/internal/runtime/users"
+)
+
+// annotationUser is oci.AnnotationUser: who the process is to be, in the names of the container's own files.
+const annotationUser = "org.brig.user"
+
+// inner is the configuration that gVisor is given: the user's, without what the box does already, on the tree at wire.RootPath.
+func inner(user *specs.Spec) (*specs.Spec, error) {
+	s := &specs.Spec{
+		Version: user.Version, Hostname: user.Hostname, Domainname: user.Domainname, Process: user.Process,
+		Root:  &specs.Root{Path: wire.RootPath, Readonly: user.Root.Readonly},
+		Linux: &specs.Linux{Sysctl: user.Linux.Sysctl},
+	}
+	s.Process.ApparmorProfile, s.Process.SelinuxLabel = "", "" // of the box
+	for _, n := range user.Linux.Namespaces {
+		switch n.Type {
+		case specs.NetworkNamespace:
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: n.Type, Path: "/proc/self/ns/net"}) // the box's
+		case specs.PIDNamespace, specs.MountNamespace, specs.IPCNamespace, specs.UTSNamespace:
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: n.Type})
+		}
+	}
+	root, err := unix.Open(wire.RootPath, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: wire.RootPath, Err: err}
+	}
+	defer unix.Close(root)
+	if err := as(s.Process, user.Annotations[annotationUser], root); err != nil {
+		return nil, err
+	}
+	s.Mounts, err = mounts(user.Mounts, root, user.Root.Readonly)
+	return s, err
+}
+
+// as makes the process that of who, in the names of root's files; of its own numbers where who is empty. It has a HOME.
+func as(p *specs.Process, who string, root int) error {
+	named := who != ""
+	if !named {
+		who = fmt.Sprint(p.User.UID)
+	}
+	u, err := users.Resolve(root, who)
+	if err != nil && named {
+		return err
+	}
+	if named {
+		p.User.UID, p.User.GID = uint32(u.UID), uint32(u.GID)
+		for _, g := range u.Groups {
+			p.User.AdditionalGids = append(p.User.AdditionalGids, uint32(g))
+		}
+	}
+	if !slices.ContainsFunc(p.Env, func(e string) bool { return strings.HasPrefix(e, "HOME=") }) {
+		home := u.Home
+		if home == "" {
+			home = "/"
+		}
+		p.Env = append(slices.Clip(p.Env), "HOME="+home)
+	}
+	return nil
+}
+
+// mounts are the Sentry's own file systems, as the user's configuration has them, and what is bound into the tree: each by itself, since the Sentry looks for other
+// writers' changes in what is mounted, and must know it for a mount.
+func mounts(list []specs.Mount, root int, readOnly bool) ([]specs.Mount, error) {
+	var out []specs.Mount
+	tmp := false
+	for _, m := range list {
+		m.Destination = filepath.Clean("/" + m.Destination)
+		tmp = tmp || m.Destination == "/tmp"
+		bound := m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+		if !bound {
+			out = append(out, m)
+			continue
+		}
+		place, err := within(root, m.Destination)
+		if err != nil {
+			return nil, err
+		}
+		b := specs.Mount{Type: "bind", Source: place, Destination: strings.TrimPrefix(place, wire.RootPath), Options: []string{"rbind"}}
+		for _, o := range m.Options {
+			switch o {
+			case "ro", "nosuid", "nodev", "noexec", "noatime":
+				b.Options = append(b.Options, o)
+			}
+		}
+		out = append(out, b)
+	}
+	// gVisor puts a tmpfs over a /tmp that is empty, where nobody would find its files again.
+	var st unix.Stat_t
+	if err := unix.Fstatat(root, "tmp", &st, unix.AT_SYMLINK_NOFOLLOW); err == nil && !tmp && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		b := specs.Mount{Type: "bind", Source: wire.RootPath + "/tmp", Destination: "/tmp", Options: []string{"rbind"}}
+		if readOnly {
+			b.Options = append(b.Options, "ro")
+		}
+		out = append(out, b)
+	}
+	return out, nil
+}
+
+// within is where name lies, when the tree's links are followed as in its root, as a path of the box's.
+func within(root int, name string) (string, error) {
+	fd, err := mount.OpenInRoot(root, name, unix.O_PATH, 0)
+	if err != nil {
+		return "", fmt.Errorf("mount %s: %w", name, err)
+	}
+	defer unix.Close(fd)
+	place, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return "", err
+	}
+	if !strings.HasPrefix(place, wire.RootPath+"/") || path.Clean(place) != place {
+		return "", fmt.Errorf("mount %s: it is not in the container's tree, but at %s", name, place)
+	}
+	return place, nil
+}

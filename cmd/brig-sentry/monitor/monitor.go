@@ -1,0 +1,195 @@
+// Package monitor is the first process of a box of level gvisor, and what joins it there.
+//
+// It starts gVisor's Sentry, the kernel of what runs inside, and its gofer, which opens the user's files for it. Both are this program, executed anew by gVisor's own code,
+// and lock themselves in before they run anything of the user's. The monitor never does: it hands signals on, starts the processes that its further executions ask
+// for over a socket, answers look-ups of names, and ends as the user's process did.
+package monitor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/log"
+	"gvisor.dev/gvisor/runsc/config"
+	"gvisor.dev/gvisor/runsc/container"
+	"gvisor.dev/gvisor/runsc/flag"
+
+	"brig/internal/runtime/boxed/wire"
+)
+
+// Exit statuses, docker's.
+const (
+	exitFailed      = 125 // the level could not do it
+	exitNotRunnable = 126
+	exitNotFound    = 127
+)
+
+// The sandbox's name among gVisor's, and where its state and ours lie in the box.
+const (
+	sandboxID  = "box"
+	stateDir   = wire.RunDir + "/sentry"
+	bundleDir  = wire.RunDir + "/bundle"
+	chrootDir  = "/tmp" // that the Sentry makes its root of
+	socketPath = wire.RunDir + "/monitor.sock"
+)
+
+// Main does what the arguments say and returns the exit status.
+func Main(args []string) int {
+	log.SetTarget(log.GoogleEmitter{Writer: &log.Writer{Next: io.Discard}})
+	if len(args) == 1 {
+		switch args[0] {
+		case wire.ArgRun:
+			return report(run())
+		case wire.ArgExec:
+			return report(join())
+		case ArgProbe:
+			return report(probe())
+		}
+	}
+	fmt.Fprintln(os.Stderr, "brig-sentry: Brig executes it for containers of isolation level gvisor. A link to it named runsc is gVisor's runsc.")
+	return exitFailed
+}
+
+// failure is an error with the exit status that tells it.
+type failure struct {
+	error
+	code int
+}
+
+func report(code int, err error) int {
+	if err == nil {
+		return code
+	}
+	fmt.Fprintf(os.Stderr, "brig: %v\n", err)
+	var f failure
+	if errors.As(err, &f) {
+		return f.code
+	}
+	return exitFailed
+}
+
+// run is the box's first process: from the user's configuration to the status of the user's process.
+func run() (int, error) {
+	signals := catch()
+	asked, err := listen()
+	if err != nil {
+		return 0, err
+	}
+	data, err := os.ReadFile(wire.ConfigPath)
+	if err != nil {
+		return 0, err
+	}
+	var user specs.Spec
+	if err := json.Unmarshal(data, &user); err != nil {
+		return 0, fmt.Errorf("%s: %w", wire.ConfigPath, err)
+	}
+	spec, err := inner(&user)
+	if err != nil {
+		return 0, err
+	}
+	conf, err := settings(spec)
+	if err != nil {
+		return 0, err
+	}
+	for _, dir := range []string{bundleDir, chrootDir} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return 0, err
+		}
+	}
+	if data, err = json.Marshal(spec); err != nil {
+		return 0, err
+	}
+	if err := os.WriteFile(filepath.Join(bundleDir, "config.json"), data, 0o600); err != nil {
+		return 0, err
+	}
+	c, err := container.New(conf, container.Args{ID: sandboxID, Spec: spec, BundleDir: bundleDir, Attached: true})
+	if err != nil {
+		return 0, fmt.Errorf("gVisor: %w", err)
+	}
+	s := &sandbox{c: c, conf: conf, spec: spec}
+	if err := c.Start(conf); err != nil {
+		return 0, cause(err, spec.Process)
+	}
+	go s.serve(asked)
+	go s.forward(signals, 0, spec.Process.Terminal)
+	return s.wait()
+}
+
+// settings are gVisor's flags for a box.
+func settings(spec *specs.Spec) (*config.Config, error) {
+	config.RegisterFlags(flag.CommandLine)
+	network := "none"
+	for _, n := range spec.Linux.Namespaces {
+		if n.Type == specs.NetworkNamespace {
+			network = "sandbox"
+		}
+	}
+	for name, value := range map[string]string{
+		"root":           stateDir,
+		"network":        network,
+		"platform":       "systrap",
+		"ignore-cgroups": "true",
+		"host-settings":  "ignore",
+		// Written through, and looked at again: the host has the same tree, and others write into it.
+		"overlay2":    "none",
+		"file-access": "shared",
+		"net-raw":     fmt.Sprint(has(spec.Process.Capabilities, "CAP_NET_RAW")),
+		"host-uds":    sockets(spec),
+	} {
+		if err := flag.CommandLine.Set(name, value); err != nil {
+			return nil, fmt.Errorf("gVisor's flag %s: %w", name, err)
+		}
+	}
+	return config.NewFromFlags(flag.CommandLine)
+}
+
+// sockets says whether the Sentry may connect to sockets of the host's: only where the user binds one.
+func sockets(spec *specs.Spec) string {
+	for _, m := range spec.Mounts {
+		var st unix.Stat_t
+		if m.Type == "bind" && unix.Lstat(m.Source, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK {
+			return "open"
+		}
+	}
+	return "none"
+}
+
+func has(l *specs.LinuxCapabilities, name string) bool {
+	if l != nil {
+		for _, c := range l.Bounding {
+			if c == name {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// cause turns what gVisor says of a process that did not start into docker's words and exit status.
+func cause(err error, p *specs.Process) error {
+	said := err.Error()
+	command := p.Args[0]
+	words, code := "", exitNotRunnable
+	switch {
+	case strings.Contains(said, unix.ENOENT.Error()) && strings.Contains(command, "/"):
+		words, code = "no such file or directory in the container, or its interpreter is not there", exitNotFound
+	case strings.Contains(said, unix.ENOENT.Error()), strings.Contains(said, "executable file not found"):
+		words, code = "executable file not found in the container's $PATH", exitNotFound
+	case strings.Contains(said, unix.EACCES.Error()):
+		words = "permission denied: is it an executable file?"
+	case strings.Contains(said, unix.ENOEXEC.Error()):
+		words = "exec format error: not a program for this machine, or a script without #!"
+	case strings.Contains(said, unix.ENOTDIR.Error()):
+		words, code = "not a directory", exitNotFound
+	default:
+		return fmt.Errorf("exec %s: %w", command, err)
+	}
+	return failure{fmt.Errorf("exec %s: %s", command, words), code}
+}

@@ -1,0 +1,63 @@
+package monitor
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/runsc/config"
+	"gvisor.dev/gvisor/runsc/container"
+)
+
+// sandbox is the Sentry that this process started.
+type sandbox struct {
+	c    *container.Container
+	conf *config.Config
+	spec *specs.Spec
+}
+
+// catch takes every signal that is to be handed on. Those that come before the process runs wait.
+func catch() chan os.Signal {
+	c := make(chan os.Signal, 64)
+	signal.Notify(c)
+	return c
+}
+
+// forward hands signals on to a process inside, 0 for the first: with a terminal to those in its foreground, as the line discipline of a container that shares the host's kernel would.
+func (s *sandbox) forward(signals <-chan os.Signal, pid int32, terminal bool) {
+	for sig := range signals {
+		n := sig.(syscall.Signal)
+		switch n {
+		case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE: // of this process's own doing
+			continue
+		}
+		_ = s.c.Sandbox.SignalProcess(sandboxID, pid, n, terminal && fromTerminal(n)) // it may have ended
+	}
+}
+
+// fromTerminal reports whether a signal is one that a terminal sends.
+func fromTerminal(n syscall.Signal) bool {
+	switch n {
+	case unix.SIGINT, unix.SIGQUIT, unix.SIGTSTP, unix.SIGWINCH:
+		return true
+	}
+	return false
+}
+
+// wait returns the status of the process inside, in the numbers of a shell: the first process of a PID namespace cannot die of a signal by its own hand.
+func (s *sandbox) wait() (int, error) {
+	ws, err := s.c.Wait()
+	if err != nil {
+		return 0, err
+	}
+	return status(ws), nil
+}
+
+func status(ws unix.WaitStatus) int {
+	if ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return ws.ExitStatus()
+}

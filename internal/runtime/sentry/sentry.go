@@ -1,0 +1,57 @@
+// Package sentry is the level of isolation "gvisor": gVisor's Sentry, a kernel that is a program, answers the system calls of what runs inside. The program and its gofer are in
+// cmd/brig-sentry, a module of its own; this package, which the lean programs link, says what the box around them needs.
+package sentry
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"brig/api"
+	"brig/internal/runtime/boxed"
+)
+
+// Program is the name of the monitor's program.
+const Program = "brig-sentry"
+
+// Level is the level's part of a box.
+type Level struct {
+	Path string // of Program on the host
+}
+
+var _ boxed.Level = Level{}
+
+// Name is the level's name.
+func (Level) Name() string { return string(api.IsolationGVisor) }
+
+// Program is the path, on the host, of the monitor.
+func (l Level) Program() string { return l.Path }
+
+// Usable says why the level cannot be used here: api.Unsupported.
+func (l Level) Usable() error {
+	if _, err := os.Stat(l.Path); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return api.Errorf(api.Unsupported, "the program %s is not installed", Program)
+		}
+		return api.Errorf(api.Unsupported, "the program %s: %w", Program, err)
+	}
+	return nil
+}
+
+// rights are the capabilities that the monitor, the Sentry and the gofer need until they have locked themselves in.
+var rights = [...]string{
+	"CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_SETPCAP", "CAP_SETUID", "CAP_SETGID", // roots and user namespaces of their own
+	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", // the gofer: files of all users
+	"CAP_NET_ADMIN", "CAP_NET_RAW", // the Sentry's network stack takes the interface over
+	"CAP_SETFCAP", // to map root into the user namespace of both: user_namespaces(7)
+	"CAP_SYS_PTRACE", "CAP_KILL",
+}
+
+// Box gives the box what the monitor needs.
+func (Level) Box(_, box *specs.Spec) error {
+	names := rights[:]
+	box.Process.Capabilities = &specs.LinuxCapabilities{Bounding: names, Effective: names, Permitted: names}
+	return nil
+}
