@@ -175,7 +175,8 @@ func around(user *specs.Spec, b *runtime.Bundle, config string, level Level) (*s
 	readOnly := []string{"bind", "ro", "nosuid", "nodev", "rprivate"}
 	box := &specs.Spec{
 		Version: user.Version, Hostname: user.Hostname, Domainname: user.Domainname,
-		Root: &specs.Root{Path: "rootfs"},
+		Root:        &specs.Root{Path: "rootfs"},
+		Annotations: map[string]string{oci.AnnotationLookUp: oci.LookUpValue(RootPath, user.Process)}, // as at level container a command that is not there is no run
 		Process: &specs.Process{
 			Terminal: user.Process.Terminal, ConsoleSize: user.Process.ConsoleSize, OOMScoreAdj: user.Process.OOMScoreAdj,
 			Args: []string{ProgramPath, ArgRun}, Env: environ(), Cwd: "/", NoNewPrivileges: true,

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"brig/api"
 )
 
 // TestBeneath mounts into a tree that an attacker has made, below the root: neither an absolute link in it nor one with dots leads out of it, and where the tree itself
@@ -24,6 +26,17 @@ func TestBeneath(t *testing.T) {
 	if err != nil || out != "hereherehere" {
 		t.Errorf("%q, %v: want the three files, and nothing in /own", out, err)
 	}
+	// What is to be executed there, too, and by its own links.
+	must(t, os.Mkdir(tree+"/bin", 0o755), os.WriteFile(tree+"/bin/tool", nil, 0o755), os.Symlink("/bin/sh", tree+"/bin/out"), os.WriteFile(tree+"/bin/data", nil, 0o644))
+	for command, want := range map[string]api.Kind{
+		"tool": "", "/bin/tool": "", "bin/tool": "", "out": api.CommandNotFound, "sh": api.CommandNotFound, "/bin/data": api.CommandNotRunnable,
+	} {
+		c.spec.Annotations = map[string]string{AnnotationLookUp: LookUpValue("/tree", &specs.Process{Args: []string{command}, Cwd: "/", Env: []string{"A=B", "PATH=/sbin:/bin"}})}
+		if _, err := c.try("true"); api.KindOf(err) != want || want == "" && err != nil {
+			t.Errorf("%s: %v, want %q", command, err, want)
+		}
+	}
+	c.spec.Annotations = nil
 	c.spec.Mounts = append(c.spec.Mounts[:1], bind("/x", "/link"))
 	if out, err := c.try("true"); err == nil {
 		t.Errorf("a tree that is a link was mounted into: %q", out)

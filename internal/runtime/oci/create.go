@@ -246,6 +246,11 @@ func (b *builder) surround(p *Process) (err error) {
 			return err
 		}
 	}
+	if value, ok := b.spec.Annotations[AnnotationLookUp]; ok {
+		if err := b.lookUpBelow(value); err != nil {
+			return err
+		}
+	}
 	if err := b.cover(); err != nil {
 		return err
 	}
