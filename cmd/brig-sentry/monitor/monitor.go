@@ -94,6 +94,9 @@ func run() (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if err := names(spec); err != nil {
+		return 0, fmt.Errorf("look-ups of names: %w", err)
+	}
 	conf, err := settings(spec)
 	if err != nil {
 		return 0, err

@@ -44,7 +44,7 @@ func (l Level) Usable() error {
 var rights = [...]string{
 	"CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_SETPCAP", "CAP_SETUID", "CAP_SETGID", // roots and user namespaces of their own
 	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", // the gofer: files of all users
-	"CAP_NET_ADMIN", "CAP_NET_RAW", // the Sentry's network stack takes the interface over
+	"CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_NET_BIND_SERVICE", // the Sentry takes interfaces over; the monitor answers look-ups
 	"CAP_SETFCAP", // to map root into the user namespace of both: user_namespaces(7)
 	"CAP_SYS_PTRACE", "CAP_KILL",
 }
