@@ -8,7 +8,6 @@ import (
 	"brig/internal/base/rootless"
 	"brig/internal/runtime"
 	"brig/internal/runtime/boxed"
-	"brig/internal/runtime/sentry"
 )
 
 // level is one level of isolation.
@@ -29,11 +28,10 @@ type refusal struct {
 
 // levels are all levels, weakest first.
 func (e *Engine) levels() []level {
-	gvisor := sentry.Level{Path: sibling(sentry.Program)}
 	return []level{
 		chroot(),
 		{name: api.IsolationContainer, usable: func() error { return nil }},
-		{name: api.IsolationGVisor, boxed: gvisor, usable: gvisor.Usable, refuses: boxRefuses()},
+		gvisor(),
 		{name: api.IsolationVM, usable: notBuilt, refuses: boxRefuses()},
 	}
 }
@@ -71,6 +69,14 @@ func rootIn(level api.Isolation) string {
 		return boxed.RootPath[1:]
 	}
 	return ""
+}
+
+// fixedNetwork refuses to change the networks of a container that runs where its level took the interfaces over when it started.
+func (e *Engine) fixedNetwork(c *api.Container) error {
+	if rootIn(c.Spec.Isolation) != "" && e.isRunning(c.ID) {
+		return api.Errorf(api.Unsupported, "container %s runs at isolation level %s, whose network stack took its interfaces over when it started: stop it first", c.Name, c.Spec.Isolation)
+	}
+	return nil
 }
 
 // checkLevel refuses what a spec's level cannot do, by name, and enters what the level means for the rest of it.

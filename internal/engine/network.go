@@ -236,6 +236,9 @@ func (e *Engine) ConnectNetwork(ctx context.Context, name, container string, pla
 		return err
 	}
 	defer l.Release()
+	if err := e.fixedNetwork(&c); err != nil {
+		return err
+	}
 	place.Network = n.Name
 	old := c.Spec.Network
 	spec, err := withPlace(&c, place)
@@ -421,6 +424,9 @@ func (e *Engine) DisconnectNetwork(ctx context.Context, name, container string, 
 		return err
 	}
 	defer l.Release()
+	if err := e.fixedNetwork(&c); err != nil {
+		return err
+	}
 	s := c.Spec.Network
 	s.Networks = slices.DeleteFunc(slices.Clone(s.Networks), func(e api.EndpointSpec) bool { return e.Network == n.Name })
 	switch onBridge := isOnBridge(&s); {

@@ -30,6 +30,9 @@ func (e *Engine) Update(ctx context.Context, name string, change api.Resources, 
 	if err != nil {
 		return api.Errorf(api.KindOf(err), "cannot update container %s: %w", c.Name, err)
 	}
+	if err := e.checkLevel(&c.Spec); err != nil {
+		return api.Errorf(api.KindOf(err), "cannot update container %s: %w", c.Name, err)
+	}
 	if rootless.Active() {
 		if err := e.checkRootless(&c.Spec); err != nil {
 			return api.Errorf(api.KindOf(err), "cannot update container %s: %w", c.Name, err)

@@ -24,7 +24,7 @@ func inner(user *specs.Spec) (*specs.Spec, error) {
 	s := &specs.Spec{
 		Version: user.Version, Hostname: user.Hostname, Domainname: user.Domainname, Process: user.Process,
 		Root:  &specs.Root{Path: wire.RootPath, Readonly: user.Root.Readonly},
-		Linux: &specs.Linux{Sysctl: user.Linux.Sysctl},
+		Linux: &specs.Linux{Seccomp: user.Linux.Seccomp}, // only a user's own: what there is by default protects a kernel that the Sentry stands in for
 	}
 	s.Process.ApparmorProfile, s.Process.SelinuxLabel = "", "" // of the box
 	for _, n := range user.Linux.Namespaces {
@@ -81,8 +81,7 @@ func mounts(list []specs.Mount, root int, readOnly bool) ([]specs.Mount, error) 
 	for _, m := range list {
 		m.Destination = filepath.Clean("/" + m.Destination)
 		tmp = tmp || m.Destination == "/tmp"
-		bound := m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
-		if !bound {
+		if !wire.Bound(&m) {
 			out = append(out, m)
 			continue
 		}
@@ -93,8 +92,10 @@ func mounts(list []specs.Mount, root int, readOnly bool) ([]specs.Mount, error) 
 		b := specs.Mount{Type: "bind", Source: place, Destination: strings.TrimPrefix(place, wire.RootPath), Options: []string{"rbind"}}
 		for _, o := range m.Options {
 			switch o {
-			case "ro", "nosuid", "nodev", "noexec", "noatime":
+			case "nosuid", "nodev", "noexec", "noatime":
 				b.Options = append(b.Options, o)
+			case "ro", "rro":
+				b.Options = append(b.Options, "ro")
 			}
 		}
 		out = append(out, b)

@@ -145,6 +145,7 @@ func settings(spec *specs.Spec) (*config.Config, error) {
 		"file-access": "shared",
 		"net-raw":     fmt.Sprint(has(spec.Process.Capabilities, "CAP_NET_RAW")),
 		"host-uds":    sockets(spec),
+		"oci-seccomp": fmt.Sprint(spec.Linux.Seccomp != nil),
 	} {
 		if err := flag.CommandLine.Set(name, value); err != nil {
 			return nil, fmt.Errorf("gVisor's flag %s: %w", name, err)

@@ -196,18 +196,13 @@ func around(user *specs.Spec, b *runtime.Bundle, config string, level Level) (*s
 		box.Mounts = append(box.Mounts, specs.Mount{Type: m.Type, Source: m.Source, Destination: RootPath, Options: m.Options})
 	}
 	for _, m := range user.Mounts {
-		if !bound(&m) {
+		if !wire.Bound(&m) {
 			continue
 		}
 		m.Options = append(slices.Clip(m.Options), oci.OptionBeneath+RootPath)
 		box.Mounts = append(box.Mounts, m)
 	}
 	return box, level.Box(user, box)
-}
-
-// bound reports whether a mount brings in something of the host's. All others the level makes by itself, inside.
-func bound(m *specs.Mount) bool {
-	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
 // namespaces are a box's own, but for the network's, which is where the user's container is to be.

@@ -2,7 +2,11 @@
 // that a monitor may be built of anything.
 package wire
 
-import "github.com/opencontainers/runtime-spec/specs-go"
+import (
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
 
 // Places in the box.
 const (
@@ -25,4 +29,13 @@ const ExecVar = "BRIG_EXEC"
 type Exec struct {
 	Process *specs.Process `json:"process"`
 	User    string         `json:"user,omitempty"` // to be looked up inside, with more groups behind commas; empty: the process's own numbers
+}
+
+// Bound reports whether a mount of the user's brings in something of the host's: then it is in the box, below RootPath. All others the level makes by itself, inside.
+func Bound(m *specs.Mount) bool {
+	switch m.Type {
+	case "proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2":
+		return slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+	}
+	return true
 }

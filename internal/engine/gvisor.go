@@ -1,0 +1,44 @@
+package engine
+
+import (
+	"slices"
+	"strings"
+
+	"brig/api"
+	"brig/internal/runtime/sentry"
+)
+
+// gvisor is the level whose kernel is a program, gVisor's Sentry.
+func gvisor() level {
+	l := sentry.Level{Path: sibling(sentry.Program)}
+	return level{name: api.IsolationGVisor, boxed: l, usable: l.Usable, refuses: append(boxRefuses(), gvisorRefuses()...)}
+}
+
+func gvisorRefuses() []refusal {
+	return []refusal{
+		{
+			"--pids-limit", "processes inside are none of the host's, whose limit would end the Sentry",
+			func(s *api.ContainerSpec) bool { return s.Limits.Pids > 0 },
+		},
+		{"--sysctl", "the Sentry has none that could be set", func(s *api.ContainerSpec) bool { return len(s.Sysctls) > 0 }},
+		{"--umask other than 0022", "the Sentry begins with that one", func(s *api.ContainerSpec) bool { return s.Umask != "" && strings.TrimLeft(s.Umask, "0") != "22" }},
+		{"--group-add " + api.KeepGroups, "its groups are not the host's", func(s *api.ContainerSpec) bool { return slices.Contains(s.Groups, api.KeepGroups) }},
+		{
+			"--systemd always and control groups of its own", "the Sentry's control groups are not those that systemd needs",
+			func(s *api.ContainerSpec) bool { return s.Systemd == api.SystemdAlways || s.Entrusted },
+		},
+		{"--device-cgroup-rule", "the host's devices are not there to have", func(s *api.ContainerSpec) bool { return len(s.DeviceRules) > 0 }},
+		{
+			"--tmpfs with options other than size, mode, uid, gid and those of all mounts", "the Sentry's tmpfs has no others",
+			func(s *api.ContainerSpec) bool { return slices.ContainsFunc(s.Mounts, strangeTmpfs) },
+		},
+	}
+}
+
+// strangeTmpfs reports whether a mount is a tmpfs with an option that the Sentry's does not have.
+func strangeTmpfs(m api.MountSpec) bool {
+	return m.Type == "tmpfs" && slices.ContainsFunc(m.TmpfsOptions, func(o string) bool {
+		name, _, _ := strings.Cut(o, "=")
+		return !slices.Contains([]string{"size", "mode", "uid", "gid", "rw", "ro", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "atime", "noatime", "relatime", "norelatime"}, name)
+	})
+}
