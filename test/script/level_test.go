@@ -60,3 +60,15 @@ func TestChrootStories(t *testing.T) {
 	}
 	tell(t, files, "chroot")
 }
+
+// notGVisor are the stories that level gvisor cannot tell, and why.
+var notGVisor = map[string]string{}
+
+// TestGVisorStories runs every story with containers of level gvisor.
+func TestGVisorStories(t *testing.T) {
+	needRoot(t)
+	if _, err := os.Stat(filepath.Join(os.Getenv(binEnv), "brig-sentry")); err != nil {
+		t.Skip("brig-sentry is not built: make build")
+	}
+	tell(t, stories(t, notGVisor), "gvisor")
+}

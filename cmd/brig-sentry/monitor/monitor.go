@@ -33,25 +33,17 @@ const (
 
 // The sandbox's name among gVisor's, and where its state and ours lie in the box.
 const (
-	sandboxID  = "box"
-	stateDir   = wire.RunDir + "/sentry"
-	bundleDir  = wire.RunDir + "/bundle"
-	chrootDir  = "/tmp" // that the Sentry makes its root of
-	socketPath = wire.RunDir + "/monitor.sock"
+	sandboxID = "box"
+	stateDir  = wire.RunDir + "/sentry"
+	bundleDir = wire.RunDir + "/bundle"
+	chrootDir = "/tmp" // that the Sentry makes its root of
 )
 
 // Main does what the arguments say and returns the exit status.
 func Main(args []string) int {
 	log.SetTarget(log.GoogleEmitter{Writer: &log.Writer{Next: io.Discard}})
-	if len(args) == 1 {
-		switch args[0] {
-		case wire.ArgRun:
-			return report(run())
-		case wire.ArgExec:
-			return report(join())
-		case ArgProbe:
-			return report(probe())
-		}
+	if len(args) == 1 && args[0] == wire.ArgRun {
+		return report(run())
 	}
 	fmt.Fprintln(os.Stderr, "brig-sentry: Brig executes it for containers of isolation level gvisor. A link to it named runsc is gVisor's runsc.")
 	return exitFailed

@@ -19,6 +19,8 @@ import (
 
 	"brig/api"
 	"brig/internal/base/weak"
+	"brig/internal/runtime/boxed/join"
+	"brig/internal/runtime/boxed/wire"
 	"brig/internal/runtime/initproc"
 	"brig/internal/runtime/oci"
 	"brig/internal/runtime/shim"
@@ -74,11 +76,15 @@ func verbs() []verb {
 func Main(argv []string, stdin, stdout, stderr *os.File) int {
 	args := argv[1:]
 	if len(args) > 0 {
-		switch args[0] { // these two are on the hot path
+		switch args[0] { // these are on the hot path
 		case "shim":
 			return reportKind(shim.Main(args[1:]), nil, stderr)
 		case "init":
 			return initproc.Main(args[1:])
+		case wire.ArgExec:
+			if argv[0] == wire.JoinPath {
+				return join.Main(stderr)
+			}
 		case oci.StageVerb:
 			if len(args) == 2 {
 				return report(oci.Stage(args[1]), nil, stderr)

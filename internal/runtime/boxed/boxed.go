@@ -52,6 +52,12 @@ type Level interface {
 	Box(user, box *specs.Spec) error
 }
 
+// Joined is a level whose monitor takes further processes at wire.JoinSocket.
+type Joined interface {
+	// Joins says so.
+	Joins()
+}
+
 // Driver makes sandboxes that are boxes.
 type Driver struct {
 	NS    ns.Driver
@@ -90,7 +96,7 @@ func (d *Driver) around(dir string) func(runtime.Sandbox, error) (runtime.Sandbo
 		if err != nil {
 			return nil, err
 		}
-		return &sandbox{opened: s.(opened), level: d.Level, dir: dir}, nil
+		return &sandbox{opened: s.(opened), level: d.Level, dir: dir, runtime: d.NS.Program}, nil
 	}
 }
 
@@ -103,8 +109,17 @@ type opened interface {
 
 type sandbox struct {
 	opened
-	level Level
-	dir   string
+	level   Level
+	dir     string
+	runtime string // path of brig-oci
+}
+
+// join is what is executed in the box to run one more process inside.
+func (s *sandbox) join() string {
+	if _, ok := s.level.(Joined); ok {
+		return wire.JoinPath
+	}
+	return ProgramPath
 }
 
 func (s *sandbox) Add(ctx context.Context, b runtime.Bundle) (runtime.Container, error) {
@@ -116,7 +131,7 @@ func (s *sandbox) Add(ctx context.Context, b runtime.Bundle) (runtime.Container,
 	if err != nil {
 		return nil, err
 	}
-	return &container{c.(live)}, nil
+	return &container{c.(live), s.join()}, nil
 }
 
 func (s *sandbox) Run(ctx context.Context, b runtime.Bundle, want runtime.Streams) (runtime.Stream, error) {
@@ -132,7 +147,7 @@ func (s *sandbox) Find(ctx context.Context, id string) (runtime.Container, error
 	if err != nil {
 		return nil, err
 	}
-	return &container{c.(live)}, nil
+	return &container{c.(live), s.join()}, nil
 }
 
 // box writes the bundle of the box that the user's is put into.
@@ -150,6 +165,9 @@ func (s *sandbox) box(b runtime.Bundle) (runtime.Bundle, error) {
 	if err != nil {
 		return b, err
 	}
+	if s.join() == wire.JoinPath {
+		box.Mounts = append(box.Mounts, specs.Mount{Type: "bind", Source: s.runtime, Destination: wire.JoinPath, Options: readOnly()})
+	}
 	if data, err = record.Marshal(box); err != nil {
 		return b, err
 	}
@@ -161,7 +179,7 @@ func (s *sandbox) box(b runtime.Bundle) (runtime.Bundle, error) {
 	}
 	b.Dir, b.Root = dir, []api.Mount{{Type: "tmpfs", Source: "tmpfs", Options: []string{"mode=755", "size=16m"}}}
 	if b.Health.Process != nil {
-		x, err := execIn(runtime.Exec{Process: *b.Health.Process, User: b.Health.User})
+		x, err := execIn(s.join(), runtime.Exec{Process: *b.Health.Process, User: b.Health.User})
 		if err != nil {
 			return b, err
 		}
@@ -172,7 +190,6 @@ func (s *sandbox) box(b runtime.Bundle) (runtime.Bundle, error) {
 
 // around is the configuration of a box, with the user's tree in it.
 func around(user *specs.Spec, b *runtime.Bundle, config string, level Level) (*specs.Spec, error) {
-	readOnly := []string{"bind", "ro", "nosuid", "nodev", "rprivate"}
 	box := &specs.Spec{
 		Version: user.Version, Hostname: user.Hostname, Domainname: user.Domainname,
 		Root:        &specs.Root{Path: "rootfs"},
@@ -186,8 +203,8 @@ func around(user *specs.Spec, b *runtime.Bundle, config string, level Level) (*s
 			{Type: "tmpfs", Source: "tmpfs", Destination: "/dev", Options: []string{"nosuid", "noexec", "strictatime", "mode=755", "size=1m"}},
 			{Type: "devpts", Source: "devpts", Destination: "/dev/pts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}},
 			{Type: "tmpfs", Source: "tmpfs", Destination: RunDir, Options: []string{"nosuid", "nodev", "noexec", "mode=700", "size=16m"}},
-			{Type: "bind", Source: level.Program(), Destination: ProgramPath, Options: readOnly},
-			{Type: "bind", Source: config, Destination: ConfigPath, Options: readOnly},
+			{Type: "bind", Source: level.Program(), Destination: ProgramPath, Options: readOnly()},
+			{Type: "bind", Source: config, Destination: ConfigPath, Options: readOnly()},
 		},
 		Linux: &specs.Linux{CgroupsPath: user.Linux.CgroupsPath, Resources: user.Linux.Resources, Namespaces: namespaces(user)},
 	}
@@ -204,6 +221,9 @@ func around(user *specs.Spec, b *runtime.Bundle, config string, level Level) (*s
 	}
 	return box, level.Box(user, box)
 }
+
+// readOnly are the options of what the host shows the monitor.
+func readOnly() []string { return []string{"bind", "ro", "nosuid", "nodev", "rprivate"} }
 
 // namespaces are a box's own, but for the network's, which is where the user's container is to be.
 func namespaces(user *specs.Spec) []specs.LinuxNamespace {
@@ -229,10 +249,13 @@ type live interface {
 	runtime.Statser
 }
 
-type container struct{ live }
+type container struct {
+	live
+	join string
+}
 
-// execIn is the monitor's process that runs x inside.
-func execIn(x runtime.Exec) (runtime.Exec, error) {
+// execIn is the process in the box that runs x inside: program's.
+func execIn(program string, x runtime.Exec) (runtime.Exec, error) {
 	if x.Tools != "" {
 		return x, api.Errorf(api.Unsupported, "tools of the host's cannot be brought into a container of this level of isolation")
 	}
@@ -242,12 +265,12 @@ func execIn(x runtime.Exec) (runtime.Exec, error) {
 	}
 	return runtime.Exec{Process: api.Process{
 		Terminal: x.Process.Terminal, ConsoleSize: x.Process.ConsoleSize, NoNewPrivileges: true,
-		Args: []string{ProgramPath, ArgExec}, Env: append(environ(), ExecVar+"="+string(data)), Cwd: "/",
+		Args: []string{program, ArgExec}, Env: append(environ(), ExecVar+"="+string(data)), Cwd: "/",
 	}}, nil
 }
 
 func (c *container) ExecAttached(ctx context.Context, x runtime.Exec, s *runtime.Streams) (runtime.Stream, error) {
-	x, err := execIn(x)
+	x, err := execIn(c.join, x)
 	if err != nil {
 		return nil, err
 	}
@@ -255,7 +278,7 @@ func (c *container) ExecAttached(ctx context.Context, x runtime.Exec, s *runtime
 }
 
 func (c *container) Exec(ctx context.Context, p api.Process, io api.Stdio) (api.Exit, error) {
-	x, err := execIn(runtime.Exec{Process: p})
+	x, err := execIn(c.join, runtime.Exec{Process: p})
 	if err != nil {
 		return api.Exit{}, err
 	}

@@ -21,13 +21,19 @@ type Level struct {
 	Path string // of Program on the host
 }
 
-var _ boxed.Level = Level{}
+var (
+	_ boxed.Level  = Level{}
+	_ boxed.Joined = Level{}
+)
 
 // Name is the level's name.
 func (Level) Name() string { return string(api.IsolationGVisor) }
 
 // Program is the path, on the host, of the monitor.
 func (l Level) Program() string { return l.Path }
+
+// Joins says that the monitor takes further processes over a socket: its own program is slow to start, and large.
+func (Level) Joins() {}
 
 // Usable says why the level cannot be used here: api.Unsupported.
 func (l Level) Usable() error {

@@ -3,6 +3,8 @@
 package wire
 
 import (
+	"encoding/binary"
+	"errors"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -29,6 +31,37 @@ const ExecVar = "BRIG_EXEC"
 type Exec struct {
 	Process *specs.Process `json:"process"`
 	User    string         `json:"user,omitempty"` // to be looked up inside, with more groups behind commas; empty: the process's own numbers
+}
+
+// A monitor may leave ArgExec to brig-oci (internal/runtime/boxed/join), which is small: it then takes further processes at JoinSocket, of type SOCK_SEQPACKET. The first message of a
+// connection is an Exec as JSON, with the three standard streams as descriptors; each further one is one byte, the number of a signal. The answer is one Outcome, when the
+// process has ended or could not be started. Who asked may go before: then the process inside is killed, for it is one.
+const (
+	JoinPath   = "/box/join"           // brig-oci
+	JoinSocket = RunDir + "/join.sock" // of the monitor
+	MaxJoin    = 256 << 10             // bytes of a message: more than an environment variable holds
+)
+
+// Outcome is how a further process ended.
+type Outcome struct {
+	Status uint32 // as wait(2) gives it
+	Error  string // why it was not started; empty: it was
+	Code   uint32 // the exit status that goes with Error
+}
+
+// Encode writes an outcome as a message.
+func (o Outcome) Encode() []byte {
+	b := binary.LittleEndian.AppendUint32(nil, o.Status)
+	b = binary.LittleEndian.AppendUint32(b, o.Code)
+	return append(b, o.Error...)
+}
+
+// DecodeOutcome reads what Encode wrote.
+func DecodeOutcome(b []byte) (Outcome, error) {
+	if len(b) < 8 {
+		return Outcome{}, errors.New("the monitor's answer is too short")
+	}
+	return Outcome{Status: binary.LittleEndian.Uint32(b), Code: binary.LittleEndian.Uint32(b[4:]), Error: string(b[8:])}, nil
 }
 
 // Bound reports whether a mount of the user's brings in something of the host's: then it is in the box, below RootPath. All others the level makes by itself, inside.
