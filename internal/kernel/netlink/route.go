@@ -118,6 +118,18 @@ func (r *Request) SetDown(index uint32) {
 	r.Start("set interface down", unix.RTM_SETLINK, unix.NLM_F_ACK, ifinfo(index, 0, unix.IFF_UP))
 }
 
+// Rename gives an interface another name. The interface must be down.
+func (r *Request) Rename(index uint32, name string) {
+	r.Start("rename interface to "+name, unix.RTM_SETLINK, unix.NLM_F_ACK, ifinfo(index, 0, 0))
+	r.String(unix.IFLA_IFNAME, name)
+}
+
+// SetMTU says how large an interface's packets may be, in bytes.
+func (r *Request) SetMTU(index, mtu uint32) {
+	r.Start("set MTU", unix.RTM_SETLINK, unix.NLM_F_ACK, ifinfo(index, 0, 0))
+	r.Uint32(unix.IFLA_MTU, mtu)
+}
+
 // MoveLink moves an interface into the network namespace of a descriptor, under the given name there. The interface must be down.
 // EEXIST if the name is taken there: then it may have moved all the same, under its old name. EINVAL for one that cannot be moved.
 func (r *Request) MoveLink(index uint32, ns int, name string) {

@@ -1,0 +1,185 @@
+package guest
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"brig/api"
+	fsmount "brig/internal/kernel/mount"
+	"brig/internal/runtime/config"
+	"brig/internal/runtime/microvm/wire"
+	"brig/internal/runtime/oci"
+)
+
+// Places in the machine, none of which the container sees.
+const (
+	treeDir    = "/tree"       // the container's tree, as the host has it
+	mountPoint = "/mnt"        // where the container's root is mounted, in its own mount namespace
+	bundleDir  = "/run/bundle" // hooks have none here, but a folder is asked for
+	groupPath  = "/container"  // its control group
+)
+
+// container is the one that the machine is for.
+type container struct {
+	spec *specs.Spec
+	made *oci.Container
+}
+
+// create builds the container of a configuration and executes its process.
+func (a *agent) create(s *stream, body []byte) error {
+	spec, err := config.Decode(body)
+	if err != nil {
+		return err
+	}
+	// Submounts are announced, so that files of two file systems with one inode number stay two.
+	if err := mount(wire.TreeTag, treeDir, "virtiofs", 0, ""); err != nil {
+		return err
+	}
+	held, err := inside(spec)
+	defer func() {
+		for _, fd := range held {
+			unix.Close(fd)
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	net, err := unix.Open("/proc/self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("open", err)
+	}
+	defer unix.Close(net)
+	terminal := spec.Process.Terminal
+	req := &oci.Request{ID: "container", Spec: spec, Bundle: bundleDir, RootPath: treeDir, MountPoint: mountPoint, NetNS: net, Gate: -1}
+	if !terminal {
+		if req.Stdio, err = s.pipes(); err != nil {
+			return err
+		}
+	}
+	made, err := oci.Create(req)
+	s.handedOver()
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.main = &container{spec: spec, made: made}
+	a.mu.Unlock()
+	s.begin(made.Process, terminal)
+	return made.Start()
+}
+
+// inside makes the configuration of a host's container the one of the same container here. What the host bound into the tree is bound again where a file
+// system of the container's own would cover it, and where it must not be written to or executed. held are descriptors that the sources name.
+func inside(spec *specs.Spec) (held []int, err error) {
+	spec.Root.Path = treeDir
+	l := spec.Linux
+	l.CgroupsPath, l.IntelRdt, l.MountLabel, spec.Hooks = groupPath, nil, "", nil
+	l.UIDMappings, l.GIDMappings, l.NetDevices = nil, nil, nil
+	spec.Process.ApparmorProfile, spec.Process.SelinuxLabel = "", ""
+	if r := l.Resources; r != nil { // the rest is the machine's size, and what its box may use
+		l.Resources = &specs.LinuxResources{Pids: r.Pids, Devices: r.Devices}
+	}
+	l.Namespaces = []specs.LinuxNamespace{
+		{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.CgroupNamespace},
+		{Type: specs.NetworkNamespace},
+	}
+	root, err := unix.Open(treeDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: treeDir, Err: err}
+	}
+	defer unix.Close(root)
+	var own []string // places of file systems that the container makes itself
+	keep := spec.Mounts[:0]
+	for _, m := range spec.Mounts {
+		dest := path.Clean("/" + m.Destination)
+		if !bound(&m) {
+			own = append(own, dest)
+			keep = append(keep, m)
+			continue
+		}
+		flags := flagsOf(m.Options)
+		covered := slices.ContainsFunc(own, func(o string) bool { return strings.HasPrefix(dest+"/", strings.TrimSuffix(o, "/")+"/") })
+		if !covered && len(flags) == 0 && !spec.Root.Readonly {
+			continue // it is in the tree
+		}
+		fd, err := fsmount.OpenInRoot(root, dest, unix.O_PATH, 0)
+		if err != nil {
+			return held, fmt.Errorf("mount %s: %w", m.Destination, err)
+		}
+		held = append(held, fd)
+		keep = append(keep, specs.Mount{
+			Type: "bind", Source: "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(fd), Destination: m.Destination, Options: append(flags, "bind"),
+		})
+	}
+	spec.Mounts = keep
+	return held, nil
+}
+
+func bound(m *specs.Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+}
+
+// flagsOf are the options of a bind mount that this kernel has to enforce; all others the host has seen to.
+func flagsOf(options []string) (flags []string) {
+	for _, o := range options {
+		switch o {
+		case "ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime":
+			flags = append(flags, o)
+		}
+	}
+	return flags
+}
+
+// ranOut reports whether the kernel killed something of the container's for want of memory.
+func (c *container) ranOut() bool {
+	if c == nil || c.made.Cgroup == nil {
+		return false
+	}
+	n, err := c.made.Cgroup.OOMKills()
+	return err == nil && n > 0
+}
+
+// more is one more process, as the monitor was given it.
+type more struct {
+	Process *specs.Process `json:"process"`
+	User    string         `json:"user"`
+}
+
+// exec starts one more process in the container.
+func (a *agent) exec(s *stream, body []byte) error {
+	var x more
+	if err := json.Unmarshal(body, &x); err != nil || x.Process == nil {
+		return api.Errorf(api.InvalidArgument, "the process to execute cannot be read: %v", err)
+	}
+	a.mu.Lock()
+	c := a.main
+	a.mu.Unlock()
+	if c == nil {
+		return api.Errorf(api.Conflict, "the container is not running")
+	}
+	filter, err := oci.FilterOf(c.spec.Annotations, c.spec.Linux.Seccomp)
+	if err != nil {
+		return err
+	}
+	req := &oci.ExecRequest{Pid: c.made.Pid, Process: x.Process, User: x.User, Seccomp: filter, Cgroup: c.made.Cgroup, ID: "container", Bundle: bundleDir}
+	if !x.Process.Terminal {
+		if req.Stdio, err = s.pipes(); err != nil {
+			return err
+		}
+	}
+	p, err := oci.Exec(req)
+	s.handedOver()
+	if err != nil {
+		return err
+	}
+	s.begin(p, x.Process.Terminal)
+	return p.Start()
+}
