@@ -6,7 +6,7 @@ DESTDIR    ?=
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO         ?= go
 GOFLAGS_   := -trimpath -ldflags "-s -w -X brig/internal/front/cli.Version=$(VERSION) -X brig/internal/front/oci.Version=$(VERSION)"
-PROGRAMS   := brig brig-oci brig-image brigd
+PROGRAMS   := brig brig-oci brig-image brigd brig-vm brig-guest
 BASE       := internal/image/base/data/base.tar.gz
 FUZZTIME   ?= 20s
 BENCHFLAGS ?=
@@ -27,6 +27,12 @@ BENCH_PACKAGES := crun podman containerd docker.io bubblewrap iptables e2fsprogs
 FOREIGN_PACKAGES := conmon gcc libc6-dev buildah
 FAR_PACKAGES   := curl redis-tools openssh-server
 GUEST_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
+KERNEL_PACKAGES := linux-source-6.1 gcc libc6-dev flex bison bc libelf-dev xz-utils
+VM_PACKAGES    := qemu-system-x86 qemu-system-common
+
+# The kernel of virtual machines (--isolation vm), and where it is built. What it is of is kept, so that it is built once.
+KERNEL     := .cache/kernel/vmlinux
+KERNEL_CONFIG := cmd/brig-guest/kernel.config
 
 # What looks different to another kernel, with cgroup v2 alone: make test-guest runs it there.
 GUEST_TESTS    ?= ./internal/runtime/... ./internal/kernel/... ./internal/front/oci ./test/escape ./test/debian
@@ -35,7 +41,7 @@ GUEST_TESTS    ?= ./internal/runtime/... ./internal/kernel/... ./internal/front/
 # The stories, there: so many clones of the guest share them out, two at a time.
 STORY_PARTS    ?= 12
 
-.PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest build install uninstall commands demo test check lint bench levels fuzz test-debian test-fault test-powercut test-escape test-trust conform conform-registry guest guest-shell test-guest test-guest-stories clean
+.PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest setup-vm guest-kernel build install uninstall commands demo test check lint bench levels fuzz test-debian test-fault test-powercut test-escape test-trust conform conform-registry guest guest-shell test-guest test-guest-stories clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +73,9 @@ setup-debian: setup
 setup-guest: setup-build
 	$(call packages,$(GUEST_PACKAGES))
 
+setup-vm: setup-build
+	$(call packages,$(VM_PACKAGES))
+
 setup-conform: setup-bench
 	$(call packages,$(FOREIGN_PACKAGES))
 
@@ -74,6 +83,20 @@ build: setup-build $(BASE) ## the programs, in bin/
 	@mkdir -p bin
 	$(GO) build $(GOFLAGS_) -o bin/ $(PROGRAMS:%=./cmd/%)
 	$(GO) build -C cmd/brig-sentry -trimpath -ldflags "-s -w" -o $(CURDIR)/bin/ .
+	@[ ! -e $(KERNEL) ] || cmp -s $(KERNEL) bin/vm-kernel || install -m 644 $(KERNEL) bin/vm-kernel
+
+guest-kernel: setup-vm $(KERNEL) ## the kernel of virtual machines, from Debian's source, in bin/vm-kernel (the first time: ten minutes)
+	@install -D -m 644 $(KERNEL) bin/vm-kernel
+
+# Everything is built in, and nothing in it says who built it or when.
+$(KERNEL): $(KERNEL_CONFIG)
+	$(call packages,$(KERNEL_PACKAGES))
+	@rm -rf .cache/kernel/linux-source-6.1 && mkdir -p .cache/kernel && tar -C .cache/kernel -xf /usr/src/linux-source-6.1.tar.xz
+	@set -e; log=$$(realpath .cache/kernel)/log; config=$$(realpath $(KERNEL_CONFIG)); cd .cache/kernel/linux-source-6.1; \
+	export KBUILD_BUILD_USER=brig KBUILD_BUILD_HOST=brig KBUILD_BUILD_TIMESTAMP='Thu Jan 1 00:00:00 UTC 1970'; \
+	echo "building Linux, the log is $$log"; \
+	{ $(MAKE) ARCH=x86 KCONFIG_ALLCONFIG="$$config" allnoconfig && nice -n 5 $(MAKE) ARCH=x86 -j$$(nproc) vmlinux; } >"$$log" 2>&1 || { tail "$$log"; exit 1; }
+	@strip -o $@ .cache/kernel/linux-source-6.1/vmlinux && rm -rf .cache/kernel/linux-source-6.1
 
 $(BASE): $(wildcard internal/image/base/gen/*.go internal/image/base/*.go)
 	$(GO) run ./internal/image/base/gen
@@ -86,6 +109,9 @@ install: build ## programs, completions, man pages and the unit brig-boot below 
 	install -D -m 755 bin/brig-image "$(DESTDIR)$(PREFIX)/libexec/brig/brig-image"; \
 	install -D -m 755 bin/brigd "$(DESTDIR)$(PREFIX)/libexec/brig/brigd"; \
 	install -D -m 755 bin/brig-sentry "$(DESTDIR)$(PREFIX)/libexec/brig/brig-sentry"; \
+	install -D -m 755 bin/brig-vm "$(DESTDIR)$(PREFIX)/libexec/brig/brig-vm"; \
+	install -D -m 755 bin/brig-guest "$(DESTDIR)$(PREFIX)/libexec/brig/brig-guest"; \
+	[ ! -e bin/vm-kernel ] || install -D -m 644 bin/vm-kernel "$(DESTDIR)$(PREFIX)/libexec/brig/vm-kernel"; \
 	install -D -m 644 "$$gen/completion/brig" "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/brig"; \
 	install -D -m 644 "$$gen/completion/_brig" "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_brig"; \
 	install -D -m 644 "$$gen/completion/brig.fish" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/brig.fish"; \

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -8,6 +10,7 @@ import (
 	"brig/internal/base/rootless"
 	"brig/internal/runtime"
 	"brig/internal/runtime/boxed"
+	"brig/internal/runtime/microvm"
 )
 
 // level is one level of isolation.
@@ -28,15 +31,29 @@ type refusal struct {
 
 // levels are all levels, weakest first.
 func (e *Engine) levels() []level {
+	vm := e.vm()
 	return []level{
 		chroot(),
 		{name: api.IsolationContainer, usable: func() error { return nil }},
 		gvisor(),
-		{name: api.IsolationVM, usable: notBuilt, refuses: boxRefuses()},
+		{name: api.IsolationVM, boxed: vm, usable: vm.Usable, refuses: boxRefuses()},
 	}
 }
 
-func notBuilt() error { return api.Errorf(api.Unsupported, "not built into this version") }
+// kernelVar names a kernel for virtual machines that goes before the store's.
+const kernelVar = "BRIG_VM_KERNEL"
+
+// vm is level vm with the programs and kernels of this host.
+func (e *Engine) vm() *microvm.Level {
+	l := &microvm.Level{
+		Monitor: sibling("brig-vm"), Guest: sibling("brig-guest"), Cache: filepath.Join(e.state, "vm", "accelerator"),
+		Kernels: []string{filepath.Join(e.root, "vm", "kernel"), sibling("vm-kernel")},
+	}
+	if k := os.Getenv(kernelVar); k != "" {
+		l.Kernels = []string{k}
+	}
+	return l
+}
 
 // level is the level of that name. No name is level container's.
 func (e *Engine) level(name api.Isolation) (level, error) {

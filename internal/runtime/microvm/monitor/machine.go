@@ -16,16 +16,6 @@ import (
 	"brig/internal/runtime/microvm/wire"
 )
 
-// Machine is how large the machine is, and what it is made of: paths in the box.
-type Machine struct {
-	QEMU, VirtioFS string
-	Kernel, Guest  string
-	Memory         int64 // bytes
-	CPUs           int
-	Accel          string // kvm or tcg
-	Tree           string // the folder that becomes the container's root
-}
-
 // vm is the running machine.
 type vm struct {
 	qemu, fs *exec.Cmd
@@ -37,18 +27,13 @@ type vm struct {
 const qemuUser = 64055
 
 // launch starts the machine and the server of its files.
-func (m *Machine) launch(nics []nic) (*vm, error) {
+func launch(m *wire.Machine, nics []nic) (*vm, error) {
 	ramdisk, err := ramdisk(m.Guest)
 	if err != nil {
 		return nil, err
 	}
 	defer ramdisk.Close()
 	v := &vm{}
-	fs, err := v.serveFiles(m)
-	if err != nil {
-		return nil, fmt.Errorf("the server of the container's files: %w", err)
-	}
-	defer fs.Close()
 	channel, agentEnd, err := socketpair()
 	if err != nil {
 		return nil, err
@@ -60,6 +45,11 @@ func (m *Machine) launch(nics []nic) (*vm, error) {
 	}
 	defer consoleEnd.Close()
 	v.channel, v.console = channel, console
+	fs, err := v.serveFiles(m, consoleEnd)
+	if err != nil {
+		return nil, fmt.Errorf("the server of the container's files: %w", err)
+	}
+	defer fs.Close()
 	files := []*os.File{ramdisk, fs, agentEnd, consoleEnd}
 	const first = 3 // the number of the first of files in QEMU
 	mib := m.Memory >> 20
@@ -74,8 +64,8 @@ func (m *Machine) launch(nics []nic) (*vm, error) {
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", first+3), "-serial", "chardev:console",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 	}
-	if m.Accel == "kvm" {
-		args = append(args, "-accel", "kvm")
+	if m.Accel == wire.AccelKVM {
+		args = append(args, "-accel", wire.AccelKVM)
 	} else {
 		args = append(args, "-accel", "tcg,thread=multi,tb-size=64")
 	}
@@ -97,7 +87,7 @@ func (m *Machine) launch(nics []nic) (*vm, error) {
 }
 
 // serveFiles starts virtiofsd on the tree and returns a connection to it for QEMU.
-func (v *vm) serveFiles(m *Machine) (*os.File, error) {
+func (v *vm) serveFiles(m *wire.Machine, log *os.File) (*os.File, error) {
 	const path = "/run/files.sock"
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
@@ -118,7 +108,7 @@ func (v *vm) serveFiles(m *Machine) (*os.File, error) {
 	v.fs = exec.Command(m.VirtioFS, "--fd=3", "-o", "source="+m.Tree, "-o", "sandbox=chroot", "-o", "cache=auto", "-o", "xattr", "-o", "log_level=err", "-o", "announce_submounts",
 		"--rlimit-nofile=0")
 	v.fs.Env, v.fs.Dir, v.fs.ExtraFiles = []string{"PATH=/usr/bin:/bin"}, "/", []*os.File{listener}
-	v.fs.Stderr = os.Stderr
+	v.fs.Stdout, v.fs.Stderr = log, log
 	v.fs.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := v.fs.Start(); err != nil {
 		return nil, fmt.Errorf("%w: Debian's package qemu-system-common has it", err)
@@ -213,4 +203,12 @@ func seed() []byte {
 	b := make([]byte, 32)
 	rand.Read(b) //nolint:errcheck // it never fails
 	return b
+}
+
+// bootTicks is how long a machine may take to say that it is there.
+func bootTicks(m *wire.Machine) int {
+	if m.Accel == wire.AccelKVM {
+		return 30
+	}
+	return 180 // an emulator, on a machine that has more to do
 }

@@ -1,0 +1,10 @@
+// Command brig-vm is the monitor of isolation level vm: it runs a virtual machine in the box of a container, joins it for an exec, and probes KVM.
+package main
+
+import (
+	"os"
+
+	"brig/internal/runtime/microvm/monitor"
+)
+
+func main() { os.Exit(monitor.Main(os.Args)) }

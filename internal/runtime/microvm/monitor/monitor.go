@@ -1,0 +1,238 @@
+// Package monitor is the program around a virtual machine: the first process of its box, and the one that joins it for an exec.
+//
+// In the box are four processes: this one; QEMU, which has no rights and its own user; virtiofsd, which serves the container's tree and sees nothing else; and a
+// short-lived one for each exec. They end together, since this one is the first of their PID namespace. It connects the box's network interfaces to the
+// machine's, hands the configuration in, moves bytes between the standard streams that the keeper gave it and the machine's, passes signals on, answers questions
+// about names with the help of who answers them in the box, and ends as the process inside has ended.
+//
+// What comes out of the machine is hostile: package wire says what form it may have, and session what may come when. A machine that breaks the rules, does not
+// answer, or ends, ends the container with an error that says so.
+package monitor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"brig/api"
+	"brig/internal/runtime/boxed"
+	"brig/internal/runtime/config"
+	"brig/internal/runtime/microvm/wire"
+)
+
+// Exit statuses, docker's: of an engine that failed, a command that cannot be executed, one that is not there. lost is that of a machine that ended by itself.
+const (
+	exitFailed      = 125
+	exitNotRunnable = 126
+	exitNotFound    = 127
+	exitLost        = 255
+)
+
+// Main is `brig-vm run`, `exec` and `probe`.
+func Main(args []string) int {
+	verb := ""
+	if len(args) == 2 {
+		verb = args[1]
+	}
+	var code int
+	var err error
+	switch verb {
+	case boxed.ArgRun:
+		code, err = run()
+	case boxed.ArgExec:
+		code, err = join()
+	case wire.ArgProbe:
+		return probe()
+	default:
+		fmt.Fprintln(os.Stderr, "brig-vm is started by Brig, in the box of a virtual machine, and does nothing elsewhere")
+		return 2
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "brig:", err)
+	}
+	return code
+}
+
+// run is the first process of the box.
+func run() (int, error) {
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals) // the first process of a PID namespace gets only those that it asks for
+	var m wire.Machine
+	if err := json.Unmarshal([]byte(os.Getenv(wire.MachineVar)), &m); err != nil {
+		return exitFailed, fmt.Errorf("%s: %w", wire.MachineVar, err)
+	}
+	user, err := os.ReadFile(boxed.ConfigPath)
+	if err != nil {
+		return exitFailed, err
+	}
+	spec, err := config.Decode(user)
+	if err != nil {
+		return exitFailed, err
+	}
+	raiseLimits()
+	taps, err := nics()
+	if err != nil {
+		return exitFailed, err
+	}
+	settings := wire.Settings{Seed: seed(), DNS: hasResolver()}
+	for _, n := range taps {
+		settings.Links = append(settings.Links, n.link)
+	}
+	v, err := launch(&m, taps)
+	if err != nil {
+		return exitFailed, err
+	}
+	execs, err := listen()
+	if err != nil {
+		return exitFailed, err
+	}
+	if err := dropRights(); err != nil {
+		return exitFailed, err
+	}
+	s := newSession(v.channel)
+	go s.keepConsole(v.console)
+	go v.watch(s)
+	settings.Time = time.Now().UnixNano()
+	boot, err := json.Marshal(settings)
+	if err != nil {
+		return exitFailed, err
+	}
+	s.send(wire.Frame{Kind: wire.Boot, Body: boot})
+	first := newStream(s, wire.First, [3]*os.File{os.Stdin, os.Stdout, os.Stderr})
+	if spec.Process.Terminal {
+		if err := raw(0); err != nil {
+			return exitFailed, err
+		}
+		first.terminal()
+	}
+	s.begin(first, user)
+	go forward(signals, first)
+	go s.serve()
+	go s.attend(bootTicks(&m))
+	go s.admit(execs)
+	return s.wait(first)
+}
+
+// raiseLimits lets virtiofsd have a descriptor for each file that the guest knows of, and sees to it that the limit is passed on: Go would reset it.
+func raiseLimits() {
+	var l unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &l) == nil {
+		l.Cur = l.Max
+		syscall.Setrlimit(syscall.RLIMIT_NOFILE, (*syscall.Rlimit)(&l)) //nolint:errcheck // as it was, then
+	}
+	unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}) //nolint:errcheck // a core of QEMU would be the guest's memory
+}
+
+// unforwarded are signals that are this process's own business.
+func unforwarded(sig syscall.Signal) bool {
+	return sig == unix.SIGCHLD || sig == unix.SIGPIPE || sig == unix.SIGURG
+}
+
+// signaller is a process that gets signals.
+type signaller interface {
+	signal(sig syscall.Signal)
+	resized()
+}
+
+func forward(signals <-chan os.Signal, to signaller) {
+	for sig := range signals {
+		n, ok := sig.(syscall.Signal)
+		switch {
+		case !ok || unforwarded(n):
+		case n == unix.SIGWINCH:
+			to.resized()
+		default:
+			to.signal(n)
+		}
+	}
+}
+
+// raw makes a terminal pass everything on as it is: the one in the machine has the line discipline.
+func raw(fd int) error {
+	t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return fmt.Errorf("terminal: %w", err)
+	}
+	t.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
+	t.Oflag &^= unix.OPOST
+	t.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
+	t.Cflag = t.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
+	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, t); err != nil {
+		return fmt.Errorf("terminal: %w", err)
+	}
+	return nil
+}
+
+// watch notices the end of the machine's processes.
+func (v *vm) watch(s *session) {
+	go func() {
+		err := v.fs.Wait()
+		s.lost(fmt.Errorf("the server of the virtual machine's files has ended: %v", err))
+	}()
+	err := v.qemu.Wait()
+	if err == nil {
+		err = errors.New("it was switched off")
+	}
+	time.Sleep(s.tick / 20) // what the machine said last is read first
+	s.lost(fmt.Errorf("the virtual machine has ended: %w", err))
+}
+
+// tail keeps the end of what the console says.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+const tailLen = 2 << 10 // bytes
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, b[max(0, len(b)-tailLen):]...)
+	if n := len(t.b) - tailLen; n > 0 {
+		t.b = append(t.b[:0], t.b[n:]...)
+	}
+	return len(b), nil
+}
+
+// String is printable, whatever the guest has written.
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if r == '\n' || r >= ' ' && r < 0x7f {
+			return r
+		}
+		return -1
+	}, string(t.b)))
+}
+
+func (s *session) keepConsole(r io.Reader) { io.Copy(&s.console, r) } //nolint:errcheck // it ends with the machine
+
+// failure reads why a process did not start, and what a command line says for that.
+func failure(body []byte) (int, error) {
+	kind, text, _ := strings.Cut(string(body), "\x00")
+	text = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, text)
+	switch api.Kind(kind) {
+	case api.CommandNotFound:
+		return exitNotFound, errors.New(text)
+	case api.CommandNotRunnable:
+		return exitNotRunnable, errors.New(text)
+	}
+	return exitFailed, errors.New(text)
+}
