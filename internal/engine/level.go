@@ -119,6 +119,14 @@ func (e *Engine) checkLevel(s *api.ContainerSpec) error {
 	return nil
 }
 
+// fixedLive refuses what cannot be changed of a container while it runs at its level. what is as the user asks for it.
+func (e *Engine) fixedLive(c *api.Container, what string) error {
+	if c.Spec.Isolation != api.IsolationVM || !e.isRunning(c.ID) {
+		return nil
+	}
+	return api.Errorf(api.Unsupported, "container %s: %s of a virtual machine that runs cannot be changed: stop it first", c.Name, what)
+}
+
 // levelStates says of every level whether it can be used here.
 func (e *Engine) levelStates() []api.IsolationState {
 	var list []api.IsolationState

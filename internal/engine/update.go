@@ -22,6 +22,11 @@ func (e *Engine) Update(ctx context.Context, name string, change api.Resources, 
 	if c.State.Status == api.StatusDead {
 		return api.Errorf(api.Conflict, "cannot update container %s: it is dead: remove it with `brig rm -f %s`", c.ID, c.ID)
 	}
+	if change.Memory != 0 || change.MemorySwap != 0 || change.MemoryReservation != 0 || change.Pids != 0 {
+		if err := e.fixedLive(&c, "the memory and the limit of processes"); err != nil {
+			return err
+		}
+	}
 	old := c.Spec.Limits
 	if c.Spec.Limits, err = merged(old, &change); err != nil {
 		return api.Errorf(api.KindOf(err), "cannot update container %s: %w", c.Name, err)

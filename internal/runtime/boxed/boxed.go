@@ -58,6 +58,12 @@ type Joined interface {
 	Joins()
 }
 
+// Sized is a level that gives what runs some of its limits itself, at its start.
+type Sized interface {
+	// OfBox is what of changed limits is the box's.
+	OfBox(r *specs.LinuxResources) *specs.LinuxResources
+}
+
 // Driver makes sandboxes that are boxes.
 type Driver struct {
 	NS    ns.Driver
@@ -131,7 +137,7 @@ func (s *sandbox) Add(ctx context.Context, b runtime.Bundle) (runtime.Container,
 	if err != nil {
 		return nil, err
 	}
-	return &container{c.(live), s.join()}, nil
+	return &container{c.(live), s.join(), s.level}, nil
 }
 
 func (s *sandbox) Run(ctx context.Context, b runtime.Bundle, want runtime.Streams) (runtime.Stream, error) {
@@ -147,7 +153,7 @@ func (s *sandbox) Find(ctx context.Context, id string) (runtime.Container, error
 	if err != nil {
 		return nil, err
 	}
-	return &container{c.(live), s.join()}, nil
+	return &container{c.(live), s.join(), s.level}, nil
 }
 
 // box writes the bundle of the box that the user's is put into.
@@ -251,7 +257,16 @@ type live interface {
 
 type container struct {
 	live
-	join string
+	join  string
+	level Level
+}
+
+// Update changes the limits of the box.
+func (c *container) Update(ctx context.Context, r *specs.LinuxResources) error {
+	if l, ok := c.level.(Sized); ok {
+		r = l.OfBox(r)
+	}
+	return c.live.Update(ctx, r)
 }
 
 // execIn is the process in the box that runs x inside: program's.

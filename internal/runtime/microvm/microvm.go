@@ -29,7 +29,10 @@ type Level struct {
 	Cache          string   // a file that lives as long as the boot, for what was found out about KVM
 }
 
-var _ boxed.Level = (*Level)(nil)
+var (
+	_ boxed.Level = (*Level)(nil)
+	_ boxed.Sized = (*Level)(nil)
+)
 
 // Sizes, in bytes.
 const (
@@ -188,6 +191,13 @@ func limits(user, box *specs.Spec, m *wire.Machine) error {
 	}
 	box.Linux.Resources = &r
 	return nil
+}
+
+// OfBox leaves out what a machine has been given at its start.
+func (*Level) OfBox(r *specs.LinuxResources) *specs.LinuxResources {
+	rest := *r
+	rest.Memory, rest.Pids = nil, nil
+	return &rest
 }
 
 // cpus is how many processors a machine has: as many as its share of the host's needs, and one where there is no limit: each more lengthens the start.
