@@ -83,6 +83,8 @@ type Engine interface {
 	// Commit makes an image of a container.
 	Commit(ctx context.Context, name string, o api.CommitOptions, s api.Streams) (api.Image, error)
 	Info(ctx context.Context) (api.Info, error)
+	// TryEscapes runs a container that tries to get out, and removes it.
+	TryEscapes(ctx context.Context, spec api.ContainerSpec, out api.Streams) ([]api.Probe, error)
 	// Why says why a container is as it is.
 	Why(ctx context.Context, name string) (api.Why, error)
 	// Boot starts what should run after a boot, Shutdown stops all; each is told of every container, also of one that failed.
@@ -284,7 +286,7 @@ func commands() []entry {
 		{"wait", (*app).wait}, {"rm", (*app).rm}, {"ps", (*app).ps}, {"logs", (*app).logs}, {"exec", (*app).exec}, {"debug", (*app).debugCmd},
 		{"attach", (*app).attach}, {"inspect", (*app).inspect}, {"images", (*app).images}, {"pull", (*app).pull},
 		{"push", (*app).push}, {"copy", (*app).copy}, {"receive", (*app).receive},
-		{"load", (*app).load}, {"save", (*app).save}, {"rmi", (*app).rmi}, {"system", (*app).system}, {"tag", (*app).tag}, {"version", (*app).version},
+		{"load", (*app).load}, {"save", (*app).save}, {"rmi", (*app).rmi}, {"selftest", (*app).selftest}, {"system", (*app).system}, {"tag", (*app).tag}, {"version", (*app).version},
 		{"info", (*app).info}, {"reap", (*app).reap}, {"registry", (*app).registry}, {"metrics", (*app).metrics}, {"boot", (*app).boot}, {"why", (*app).why},
 		{"login", (*app).login}, {"logout", (*app).logout}, {"search", (*app).search},
 		{"history", (*app).history}, {"untag", (*app).untag}, {"import", (*app).importImage}, {"export", (*app).export}, {"commit", (*app).commit},

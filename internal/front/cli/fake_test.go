@@ -15,7 +15,8 @@ import (
 // fake is an engine that records its calls and answers as the test says. The methods that a test does not prepare answer with
 // nothing, or that the thing is not there.
 type fake struct {
-	Engine // nil: a method that the door should not call panics
+	found  string // of an attempt that should hold
+	Engine        // nil: a method that the door should not call panics
 
 	calls      []string
 	spec       api.ContainerSpec
@@ -330,6 +331,12 @@ func (f *fake) DisconnectNetwork(_ context.Context, network, container string, f
 func (f *fake) Check(_ context.Context, repair, insecure bool, _ api.Streams) (api.CheckReport, error) {
 	f.call("check %t %t", repair, insecure)
 	return f.checked, f.err
+}
+
+func (f *fake) TryEscapes(_ context.Context, spec api.ContainerSpec, _ api.Streams) ([]api.Probe, error) {
+	f.call("escapes %s %s", spec.Isolation, spec.UserNS.Mode)
+	level := string(spec.Isolation) + string(spec.UserNS.Mode)
+	return []api.Probe{{Level: level, Name: "mount", What: "mount", Expected: api.ProbeHolds, Found: f.found, How: "so"}, {Level: level, Name: "kill", Expected: api.ProbeOpen, Found: api.ProbeOpen}}, f.err
 }
 
 func (f *fake) StoreLimit(context.Context) (int64, error) { return f.limit, f.err }

@@ -23,6 +23,7 @@ import (
 	"brig/internal/runtime/boxed/wire"
 	"brig/internal/runtime/initproc"
 	"brig/internal/runtime/oci"
+	"brig/internal/runtime/probe"
 	"brig/internal/runtime/shim"
 )
 
@@ -85,6 +86,8 @@ func Main(argv []string, stdin, stdout, stderr *os.File) int {
 			if argv[0] == wire.JoinPath {
 				return join.Main(stderr)
 			}
+		case "probe":
+			return probe.Main(args[1:])
 		case oci.StageVerb:
 			if len(args) == 2 {
 				return report(oci.Stage(args[1]), nil, stderr)
