@@ -32,6 +32,12 @@ const (
 	PullLazy PullPolicy = "lazy"
 )
 
+// Rootfs is a folder of the host that is a container's root file system. The zero value is none.
+type Rootfs struct {
+	Dir     string `json:"dir"`               // absolute
+	Overlay bool   `json:"overlay,omitempty"` // what is written goes into a layer of the container's own; else into the folder
+}
+
 // ContainerSpec is what a user asks for: the flags of run and create, before the image's own settings are merged in.
 // Every door translates its protocol to it. The zero value of each field means docker's default, or the image's.
 // A new field is added here, in the door that sets it, and in engine/spec.go, which turns it into the bundle's config.json.
@@ -39,6 +45,7 @@ type ContainerSpec struct {
 	Name      string     `json:"name,omitempty"` // empty: one is made up
 	Image     string     `json:"image"`          // as the user typed it: reference, digest or image ID
 	Platform  string     `json:"platform,omitempty"`
+	Rootfs    Rootfs     `json:"rootfs,omitzero"` // in the place of an image
 	Pull      PullPolicy `json:"pull,omitempty"`
 	Isolation Isolation  `json:"isolation,omitempty"`
 
@@ -63,6 +70,7 @@ type ContainerSpec struct {
 	Timezone    string   `json:"timezone,omitempty"`    // local, or a name of the host's zoneinfo
 	PidFile     string   `json:"pidFile,omitempty"`     // absolute: the first process's number on the host goes there
 	InitPath    string   `json:"initPath,omitempty"`    // absolute, on the host: the program that Init means; empty: Brig's
+	Files       []int    `json:"-"`                     // descriptors that the process gets as 3 and on, when it is run and not when it is started again; they stay the caller's
 
 	// Caller is the host's user who asked, where that is not who runs Brig (sudo): a folder of his that is bound has its files be the container's user's. 0: nobody.
 	Caller uint32 `json:"caller,omitempty"`

@@ -66,6 +66,7 @@ type ExecSpec struct {
 	Network     NetworkSpec // with Tools, of a container that does not run; zero: none
 	DetachKeys  []byte      // nil: ctrl-p ctrl-q
 	Size        WindowSize  // at first; on SIGWINCH ask Streams.Terminal again
+	Files       []int       // descriptors that the process gets as 3 and on; they stay the caller's
 }
 
 // ToolsImage is where tools come from if nothing else is said, and ToolsDir where a command finds them in its container.

@@ -121,11 +121,7 @@ func (e *Engine) openPlace(ctx context.Context, p *api.CopyPlace, write bool) (*
 	if m, ok := snapshot.Owners(&c); ok {
 		p.UIDMap, p.GIDMap = m.UIDs, m.GIDs
 	}
-	p.Root, err = layers.PrepareSized(c.ID, c.Layers, c.Spec.StorageSize, durability(&c))
-	if errors.Is(err, api.AlreadyExists) {
-		p.Root, err = layers.Again(c.ID, c.Layers, durability(&c))
-	}
-	if err != nil {
+	if p.Root, err = e.rootOf(&c, layers); err != nil {
 		l.Release()
 		return nil, err
 	}

@@ -105,17 +105,22 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 	if err := e.nameNetworks(&c.Spec.Network); err != nil {
 		return c, err
 	}
-	img, err := e.imageFor(ctx, &spec, out, b)
+	var img api.Image
+	var err error
+	if spec.Rootfs.Dir != "" {
+		err = checkRootfs(&spec)
+	} else if img, err = e.imageFor(ctx, &spec, out, b); err == nil {
+		e.meta.UseImage(&img)
+	}
 	if err != nil {
 		return c, err
 	}
-	e.meta.UseImage(&img)
 	if err := e.mountImages(ctx, &spec, out, b); err != nil {
 		return c, err
 	}
 	c.Created = time.Now().UTC()
 	c.Healthcheck = healthcheck(img.Health, spec.Health)
-	c.Image, c.ImageName, c.ImageConfig = img.ID, spec.Image, img.Config
+	c.Image, c.ImageName, c.ImageConfig = img.ID, spec.Image, img.Config // without an image the name is the folder's
 	for _, l := range img.Layers {
 		c.Layers = append(c.Layers, l.DiffID)
 	}

@@ -107,6 +107,11 @@ func (e *Engine) debugEnded(ctx context.Context, of *api.Container, x *api.ExecS
 		return api.Exit{}, err
 	}
 	layers := e.snapshot
+	if root := of.Spec.Rootfs; root.Overlay {
+		return api.Exit{}, api.Errorf(api.Unsupported, "container %s does not run, and its files are a layer above the folder %s: start it, or look at `brig diff` and `brig export`", of.Name, root.Dir)
+	} else if root.Dir != "" {
+		layers = layers.Over(root.Dir)
+	}
 	upper, err := e.snapshot.Upper(of.ID)
 	switch {
 	case err == nil:

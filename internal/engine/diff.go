@@ -14,7 +14,14 @@ func (e *Engine) Diff(ctx context.Context, name string) ([]api.Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	changes, err := e.snapshot.Of(&c).Changes(ctx, c.ID, c.Layers, brigsOwn)
+	layers := e.snapshot.Of(&c)
+	switch root := c.Spec.Rootfs; {
+	case root.Overlay:
+		layers = layers.Over(root.Dir)
+	case root.Dir != "":
+		return nil, api.Errorf(api.Unsupported, "container %s: its root is the folder %s itself, and nobody knows what was in it before: --rootfs %s:O keeps changes apart", c.Name, root.Dir, root.Dir)
+	}
+	changes, err := layers.Changes(ctx, c.ID, c.Layers, brigsOwn)
 	if err != nil {
 		return nil, api.Errorf(api.KindOf(err), "container %s: %w", c.Name, err)
 	}

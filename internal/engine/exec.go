@@ -128,7 +128,7 @@ func (e *Engine) execProcess(c *api.Container, x *api.ExecSpec) (run runtime.Exe
 	if isRoot(user) || c.Spec.Privileged || x.Privileged {
 		p.Capabilities.Effective, p.Capabilities.Permitted = names, names
 	}
-	return runtime.Exec{Process: p, User: user}, nil
+	return runtime.Exec{Process: p, User: user, Files: x.Files}, nil
 }
 
 var _ runtime.Attacher = live(nil)

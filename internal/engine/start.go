@@ -365,16 +365,13 @@ func (e *Engine) bundle(c *api.Container, a *api.Attach, join *joined, layers *s
 		ExitPath:  e.exitPath(c.ID),
 		Durable:   !c.Spec.AutoRemove,
 		Reap:      e.reapCommand(c.ID),
+		Files:     c.Spec.Files,
 	}
 	var err error
 	if b.Log, err = logSpec(dir, c.ID, c.Name, c.Spec.Log); err != nil {
 		return b, err
 	}
-	b.Root, err = layers.PrepareSized(c.ID, c.Layers, c.Spec.StorageSize, durability(c))
-	if errors.Is(err, api.AlreadyExists) { // of an earlier run
-		b.Root, err = layers.Again(c.ID, c.Layers, durability(c))
-	}
-	if err != nil {
+	if b.Root, err = e.rootOf(c, layers); err != nil {
 		return b, err
 	}
 	if c.Spec.UserNS.Mode != "" && !rootless.Active() {

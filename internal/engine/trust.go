@@ -44,7 +44,7 @@ func (e *Engine) trusted(ctx context.Context, img api.Image, out api.Streams) (a
 // stillTrusted holds the image of a container that is to be started again against the policy, as a run does. One whose image is not in the store any more, which
 // only force removes, starts: nobody could say where it came from.
 func (e *Engine) stillTrusted(ctx context.Context, c *api.Container) error {
-	if c.Spec.Infra { // it has no image
+	if c.Spec.Infra || c.Spec.Rootfs.Dir != "" { // it has no image
 		return nil
 	}
 	policy, err := policyfile.Find(e.policy)

@@ -50,7 +50,12 @@ type Bundle struct {
 	ExitPath  string   // where the exit status is kept, before it is told to anybody
 	Durable   bool     // the exit status must survive a power cut
 	Reap      []string // command that cleans up when the opener is gone
+
+	Files []int // descriptors that the process gets as 3 and on, at most MostFiles; they stay the caller's
 }
+
+// MostFiles is how many files a process can be given: as many as one message to its keeper carries, with some room (SCM_MAX_FD, unix(7)).
+const MostFiles = 200
 
 // HealthSpec says how a container is asked whether it is well, and how long it may run. The zero value does not ask, and lets it run for ever.
 type HealthSpec struct {
@@ -166,4 +171,5 @@ type Exec struct {
 	Process api.Process
 	User    string // looked up in the container; empty: the process's own
 	Tools   string // a folder of the host that the process, and nothing else, sees in the container; empty: none
+	Files   []int  // as in Bundle
 }

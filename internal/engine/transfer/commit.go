@@ -108,6 +108,9 @@ func (f frozen) thaw() bool { return f.g != nil && f.g.Thaw() == nil }
 // baseOf returns the image that a container was made of, and its config to go on from.
 func (t *Transfer) baseOf(c *api.Container) (api.Image, document, error) {
 	var doc document
+	if dir := c.Spec.Rootfs.Dir; dir != "" {
+		return api.Image{}, doc, api.Errorf(api.Unsupported, "commit of container %s: it has no image, its root is the folder %s: `brig export` it, and `brig import` that", c.Name, dir)
+	}
 	base, err := t.stores.Meta.ImageByID(c.Image)
 	if errors.Is(err, api.NotFound) {
 		return base, doc, api.Errorf(api.NotFound, "commit of container %s: its image %s is not in the store any more: pull or load it again (%s)", c.Name, c.Image, c.ImageName)

@@ -66,6 +66,9 @@ func (t *Transfer) mountRoot(c *api.Container) (int, error) {
 	if err != nil {
 		return -1, err
 	}
+	if dir := c.Spec.Rootfs.Dir; dir != "" {
+		all = append(all, dir)
+	}
 	if upper != "" {
 		all = append([]string{upper}, all...)
 	}

@@ -11,6 +11,7 @@ import (
 func (a *app) exec() *cobra.Command {
 	var e api.ExecSpec
 	var env, envFiles []string
+	var preserve func() ([]int, error)
 	p := picking(running)
 	cmd := &cobra.Command{
 		Use:               "exec [OPTIONS] CONTAINER COMMAND [ARG...]",
@@ -21,6 +22,9 @@ func (a *app) exec() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if e.Env, err = environment(envFiles, env); err != nil {
+				return invalid(cmd, err)
+			}
+			if e.Files, err = preserve(); err != nil {
 				return invalid(cmd, err)
 			}
 			name, words, err := p.one(cmd.Context(), a, args)
@@ -39,6 +43,7 @@ func (a *app) exec() *cobra.Command {
 	list(f, "env-file", "", "Read in a file of environment variables", appendTo(&envFiles, plain))
 	f.BoolVarP(&e.Interactive, "interactive", "i", false, "Keep STDIN open even if not attached")
 	p.latestFlag(f)
+	preserve = preserveFDs(f)
 	f.BoolVar(&e.Privileged, "privileged", false, "Give extended privileges to the command")
 	f.BoolVarP(&e.TTY, "tty", "t", false, "Allocate a pseudo-TTY")
 	f.StringVarP(&e.User, "user", "u", "", "Username or UID (format: <name|uid>[:<group|gid>])")

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -268,6 +269,7 @@ func (f filters) network(n *api.Network) bool {
 
 func (a *app) networkRemove() *cobra.Command {
 	var force bool
+	var seconds int
 	cmd := &cobra.Command{
 		Use:               "rm [OPTIONS] NETWORK [NETWORK...]",
 		Short:             "Remove one or more networks",
@@ -276,7 +278,16 @@ func (a *app) networkRemove() *cobra.Command {
 		Args:              minArgs(1),
 		ValidArgsFunction: a.completeNetworks(false),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			empty := cmd.Flags().Changed("time")
+			if empty && !force {
+				return invalid(cmd, errors.New("--force must be given with --time"))
+			}
 			return a.each(cmd.Context(), args, func(name string) (string, error) {
+				if empty {
+					if err := a.emptyNetwork(cmd.Context(), name, seconds); err != nil {
+						return name, err
+					}
+				}
 				err := a.engine().RemoveNetwork(cmd.Context(), name)
 				if force && errors.Is(err, api.NotFound) {
 					err = nil
@@ -286,7 +297,38 @@ func (a *app) networkRemove() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Do not error if the network does not exist")
+	cmd.Flags().IntVarP(&seconds, "time", "t", 0, "With --force: remove the containers and pods on the network too, after so many seconds to stop")
 	return cmd
+}
+
+// emptyNetwork removes the containers that are on a network, and the pods whose containers are, as podman's network rm --force does. A network that is not there has none.
+func (a *app) emptyNetwork(ctx context.Context, name string, seconds int) error {
+	n, err := a.engine().InspectNetwork(ctx, name)
+	if errors.Is(err, api.NotFound) || err == nil && isPredefined(n.Name) { // which RemoveNetwork refuses
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	all, err := a.engine().List(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range all {
+		c := &all[i]
+		if !slices.ContainsFunc(c.Spec.Network.Networks, func(e api.EndpointSpec) bool { return e.Network == n.Name }) {
+			continue
+		}
+		if c.Spec.Pod != "" {
+			err = a.engine().RemovePod(ctx, c.Spec.Pod, true, &seconds)
+		} else if err = a.engine().Stop(ctx, c.ID, api.StopOptions{Timeout: &seconds}); err == nil {
+			err = a.engine().Remove(ctx, c.ID, true, false)
+		}
+		if err != nil && !errors.Is(err, api.NotFound) {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *app) networkPrune() *cobra.Command {

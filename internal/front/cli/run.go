@@ -28,6 +28,7 @@ func (a *app) run() *cobra.Command {
 	list(f, "attach", "a", "Attach to STDIN, STDOUT or STDERR", appendTo(&streams, parseStream))
 	f.BoolVar(&sigProxy, "sig-proxy", true, "Proxy received signals to the process")
 	detachKeysFlag(f, &keys)
+	preserve := preserveFDs(f)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		spec, err := o.finish(f, args)
 		if err != nil {
@@ -39,6 +40,12 @@ func (a *app) run() *cobra.Command {
 		}
 		if at != nil {
 			at.DetachKeys = keys
+		}
+		if spec.Files, err = preserve(); err != nil {
+			return invalid(cmd, err)
+		}
+		if len(spec.Files) > 0 && spec.Restart.Name != "" && spec.Restart.Name != api.RestartNo {
+			return invalid(cmd, errors.New("conflicting options: --preserve-fds and --restart: who starts the container again has no descriptors for it"))
 		}
 		return a.doRun(cmd, o, spec, at, sigProxy)
 	}

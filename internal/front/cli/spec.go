@@ -35,6 +35,7 @@ type specFlags struct {
 	quiet              bool
 	podman             podmanFlags
 	podFile            string
+	rootfs             bool
 }
 
 // addSpecFlags declares the flags on cmd. The names, shorthands and meanings are docker's.
@@ -53,6 +54,7 @@ func (a *app) addSpecFlags(cmd *cobra.Command) *specFlags {
 	list(f, "mount", "", "Attach a filesystem mount to the container", appendTo(&o.mounts, parseMount))
 	list(f, "tmpfs", "", "Mount a tmpfs directory", appendTo(&o.tmpfs, parseTmpfs))
 	list(f, "secret", "", "Add secret to container", appendTo(&s.Secrets, parseSecret))
+	f.BoolVar(&o.rootfs, "rootfs", false, "The first argument is not an image but a folder that is the root filesystem; DIR:O writes into a layer of the container's own")
 	f.BoolVar(&s.ReadOnly, "read-only", false, "Mount the container's root filesystem as read only")
 
 	list(f, "publish", "p", "Publish a container's port(s) to the host", func(v string) error {
@@ -196,6 +198,13 @@ func pairs(what string, to *map[string]string) func(string) error {
 func (o *specFlags) finish(f *pflag.FlagSet, args []string) (api.ContainerSpec, error) {
 	s := o.spec
 	s.Image, s.Command = args[0], args[1:]
+	if o.rootfs {
+		var err error
+		if s.Rootfs, err = parseRootfs(f, args[0]); err != nil {
+			return s, err
+		}
+		s.Image = s.Rootfs.Dir
+	}
 	if len(s.Command) == 0 {
 		s.Command = nil
 	}
@@ -291,6 +300,29 @@ func (o *specFlags) holdCIDFile() (keep func(id string) error, err error) {
 		_, err := io.WriteString(f, id)
 		return errors.Join(err, f.Close())
 	}, nil
+}
+
+// parseRootfs reads DIR[:O], in the place of an image.
+func parseRootfs(f *pflag.FlagSet, s string) (r api.Rootfs, err error) {
+	for _, name := range []string{"pull", "platform", "os", "arch", "variant", "authfile", "tls-verify"} {
+		if f.Changed(name) {
+			return r, fmt.Errorf("conflicting options: --rootfs and --%s, which is for an image", name)
+		}
+	}
+	dir := s
+	if i := strings.LastIndexByte(s, ':'); i >= 0 {
+		switch option := s[i+1:]; {
+		case option == "O":
+			dir, r.Overlay = s[:i], true
+		case option == "idmap" || strings.HasPrefix(option, "idmap="):
+			return r, api.Errorf(api.Unsupported, "--rootfs %s: the option idmap is not supported: a user namespace is for the files of an image", s)
+		}
+	}
+	if dir == "" {
+		return r, errors.New("--rootfs: the folder is missing")
+	}
+	r.Dir, err = filepath.Abs(dir)
+	return r, err
 }
 
 func parsePull(s string) (api.PullPolicy, error) {

@@ -33,6 +33,7 @@ type inspectContainer struct {
 	ProcessLabel    string
 	AppArmorProfile string
 	Pod             string `json:",omitempty"`
+	Rootfs          string `json:",omitempty"`
 	SizeRw          *int64 `json:",omitempty"`
 	SizeRootFs      *int64 `json:",omitempty"`
 	HostConfig      inspectHostConfig
@@ -228,7 +229,7 @@ func containerView(c *api.Container, root string) inspectContainer {
 	v := inspectContainer{
 		ID: c.ID, Created: dockerTime(c.Created), Args: []string{}, State: stateView(c.State), Image: c.Image,
 		ResolvConfPath: filepath.Join(dir, "resolv.conf"), HostnamePath: filepath.Join(dir, "hostname"), HostsPath: filepath.Join(dir, "hosts"),
-		LogPath: filepath.Join(dir, "log"), Name: "/" + c.Name, RestartCount: c.State.Restarts, Driver: "overlay", Platform: "linux", Pod: c.Spec.Pod,
+		LogPath: filepath.Join(dir, "log"), Name: "/" + c.Name, RestartCount: c.State.Restarts, Driver: "overlay", Platform: "linux", Pod: c.Spec.Pod, Rootfs: c.Spec.Rootfs.Dir,
 		HostConfig: hostConfigView(&c.Spec), Mounts: mountViews(c.Spec.Mounts, root), Config: configView(c), NetworkSettings: networkView(c),
 	}
 	if len(c.Args) > 0 {

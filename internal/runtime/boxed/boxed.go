@@ -158,6 +158,9 @@ func (s *sandbox) Find(ctx context.Context, id string) (runtime.Container, error
 
 // box writes the bundle of the box that the user's is put into.
 func (s *sandbox) box(b runtime.Bundle) (runtime.Bundle, error) {
+	if len(b.Files) > 0 {
+		return b, errFiles()
+	}
 	data, err := os.ReadFile(filepath.Join(b.Dir, "config.json"))
 	if err != nil {
 		return b, err
@@ -269,8 +272,15 @@ func (c *container) Update(ctx context.Context, r *specs.LinuxResources) error {
 	return c.live.Update(ctx, r)
 }
 
+func errFiles() error {
+	return api.Errorf(api.Unsupported, "--preserve-fds: open files of the host's cannot be handed to a container of this level of isolation, which has a kernel of its own")
+}
+
 // execIn is the process in the box that runs x inside: program's.
 func execIn(program string, x runtime.Exec) (runtime.Exec, error) {
+	if len(x.Files) > 0 {
+		return x, errFiles()
+	}
 	if x.Tools != "" {
 		return x, api.Errorf(api.Unsupported, "tools of the host's cannot be brought into a container of this level of isolation")
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -105,6 +106,7 @@ func (s *sandbox) handOver(b runtime.Bundle) (*wire.Request, error) {
 	if link.Bridges != nil {
 		fds = append(fds, int(link.Bridges.Fd()))
 	}
+	fds = append(fds, b.Files...)
 	if err := s.owner.SendFDs(fds); err != nil {
 		return nil, err
 	}
@@ -117,7 +119,7 @@ func (s *sandbox) handOver(b runtime.Bundle) (*wire.Request, error) {
 	if link.Bridges != nil {
 		link.Bridges.Close()
 	}
-	return &wire.Request{Op: "add", ID: b.ID, Bundle: b, NetNS: link.NetNS != nil, Names: link.Names, Bridges: link.BridgesFile}, nil
+	return &wire.Request{Op: "add", ID: b.ID, Bundle: b, NetNS: link.NetNS != nil, Names: link.Names, Bridges: link.BridgesFile, Files: len(b.Files)}, nil
 }
 
 // Find reads the container's record. That of a container whose process has ended is still found, until the sandbox is closed.
@@ -183,13 +185,25 @@ func (c *container) ExecAttached(ctx context.Context, x runtime.Exec, s *runtime
 		s = &runtime.Streams{}
 	}
 	r.Stdin = s.Stdin
-	return c.dial(ctx, r, *s)
+	if len(x.Files) == 0 {
+		return c.dial(ctx, r, *s)
+	}
+	r.Op, r.Files = "execfiles", len(x.Files)
+	st, err := c.dial(ctx, r, *s, x.Files...)
+	if errors.Is(err, api.InvalidArgument) && strings.Contains(err.Error(), "unknown request") {
+		err = api.Errorf(api.Unsupported, "the container's keeper is one of an older Brig, which cannot hand descriptors over: start the container anew first")
+	}
+	return st, err
 }
 
 // dial makes a request on a connection of its own, which then carries the stream.
-func (c *container) dial(ctx context.Context, r *wire.Request, s runtime.Streams) (runtime.Stream, error) {
+func (c *container) dial(ctx context.Context, r *wire.Request, s runtime.Streams, files ...int) (runtime.Stream, error) {
 	client, err := shim.Dial(c.s.spec.Dir)
 	if err != nil {
+		return nil, err
+	}
+	if err := client.SendFDs(files); err != nil {
+		client.Close()
 		return nil, err
 	}
 	if _, err := client.Call(ctx, r); err != nil {

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"slices"
 	"syscall"
 	"unsafe"
 
@@ -30,6 +31,7 @@ type child struct {
 	root     int    // descriptor of the root to enter before anything of the user's runs; -1: as it is
 	shut     [2]int // descriptors of the builder alone, to be closed at birth; -1: none
 	preserve int    // how many descriptors after the standard streams the process inherits
+	given    []int  // the child's own copy of which they are to become; nil: they are in their places
 
 	pidfd   int32 // of the child, which the kernel writes here
 	shares  bool  // the parent's memory, until it executes: see forkSharing
@@ -538,6 +540,35 @@ func enterCwd(c *child) (int32, syscall.Errno) {
 	return 0, 0
 }
 
+// inherit says which descriptors the process gets beside the standard streams: n that are in their places, or the given ones.
+func (c *child) inherit(n int, given []int) {
+	if c.preserve = n; given != nil {
+		c.preserve, c.given = len(given), slices.Clone(given)
+	}
+}
+
+// placeGiven puts descriptors into the places from firstFD on. None of them is overwritten before it is where it belongs.
+//
+//go:nosplit
+//go:noinline
+//go:norace
+//go:nocheckptr
+func placeGiven(given []int) syscall.Errno {
+	for i := range given {
+		fd, _, e := syscall.RawSyscall(unix.SYS_FCNTL, uintptr(given[i]), unix.F_DUPFD_CLOEXEC, uintptr(firstFD+len(given)))
+		if e != 0 {
+			return e
+		}
+		given[i] = int(fd)
+	}
+	for i := range given {
+		if _, _, e := syscall.RawSyscall(unix.SYS_DUP3, uintptr(given[i]), uintptr(firstFD+i), 0); e != 0 {
+			return e
+		}
+	}
+	return 0
+}
+
 // become turns the waiting child into the container's process.
 //
 //go:nosplit
@@ -550,12 +581,22 @@ func become(c *child) (int32, syscall.Errno) {
 	}
 	// Nothing of the runtime's stays open, so that no path, of the working directory above all, can lead through it (CVE-2024-21626). Only the
 	// report pipe must live until execve, which closes it.
-	for fd := firstFD; fd < firstFD+c.preserve; fd++ {
+	last := firstFD + c.preserve
+	if c.given != nil {
+		talk, _, e := syscall.RawSyscall(unix.SYS_FCNTL, uintptr(c.talk), unix.F_DUPFD_CLOEXEC, uintptr(last))
+		if e != 0 {
+			return stageStdio, e
+		}
+		c.talk = int(talk)
+		if e := placeGiven(c.given); e != 0 {
+			return stageStdio, e
+		}
+	}
+	for fd := firstFD; fd < last; fd++ {
 		if _, _, e := syscall.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFD, 0); e != 0 {
 			return stageStdio, e
 		}
 	}
-	last := firstFD + c.preserve
 	if c.talk != last {
 		if _, _, e := syscall.RawSyscall(unix.SYS_DUP3, uintptr(c.talk), uintptr(last), unix.O_CLOEXEC); e != 0 {
 			return stageCloseFDs, e

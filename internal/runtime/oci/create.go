@@ -39,7 +39,8 @@ type Request struct {
 	NoNewKeyring bool   // keep the caller's session keyring
 	NoPivot      bool   // see builder.move: weaker, for a root in the initial ramfs, which pivot_root(2) refuses
 
-	Preserve int // how many descriptors after the standard streams the process inherits; they must be open
+	Preserve int   // how many descriptors after the standard streams the process inherits; they must be open
+	Given    []int // the descriptors that it gets there; nil: those that the caller has there. With Gate -1 only
 
 	Here     bool // build on the calling thread and come back: a new thread costs more. Else on a thread of its own
 	LookUp   bool // fail if the command is not there, or cannot be executed, instead of at its start
@@ -324,7 +325,8 @@ func (b *builder) child() (*child, error) {
 			b.held = append(b.held, c.cgroupNSFD)
 		}
 	}
-	c.root, c.gate, c.preserve = b.root, b.req.Gate, b.req.Preserve
+	c.root, c.gate = b.root, b.req.Gate
+	c.inherit(b.req.Preserve, b.req.Given)
 	c.shut[0] = b.host
 	if b.req.staged != nil {
 		c.shut[1] = b.req.staged.control

@@ -29,8 +29,9 @@ type ExecRequest struct {
 	Cgroup   *cgroup.Group // nil: none
 	Root     string        // Container.Mount of a container whose mounts are among the host's; "": the root of its mount namespace
 	Stdio    [3]int
-	Preserve int // as in Request
-	Tools    int // a detached mount that the process, and it alone, finds at api.ToolsDir; 0: none
+	Preserve int   // as in Request
+	Given    []int // as in Request
+	Tools    int   // a detached mount that the process, and it alone, finds at api.ToolsDir; 0: none
 
 	// ID names the session keyring to join; "" or NoNewKeyring: none. It and Bundle are for the agent of a seccomp listener too.
 	ID           string
@@ -142,7 +143,8 @@ func join(req *ExecRequest) (*Process, error) {
 		unix.Fchown(c.console, owner, -1)
 		console = master
 	}
-	c.userNS, c.preserve = userNS, req.Preserve
+	c.userNS = userNS
+	c.inherit(req.Preserve, req.Given)
 	if req.Root != "" {
 		c.root = root
 	}

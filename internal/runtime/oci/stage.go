@@ -79,7 +79,7 @@ func createStaged(req *Request, group *cgroup.Group, links *netDevices) (*Proces
 	defer unix.Close(pair[0])
 	o := &order{
 		ID: req.ID, Bundle: req.Bundle, RootPath: req.RootPath, MountPoint: req.MountPoint, Root: req.Root, Spec: req.Spec,
-		Preserve: req.Preserve, NoNewKeyring: req.NoNewKeyring, NoPivot: req.NoPivot, LookUp: req.LookUp,
+		Preserve: max(req.Preserve, len(req.Given)), NoNewKeyring: req.NoNewKeyring, NoPivot: req.NoPivot, LookUp: req.LookUp,
 	}
 	var fds []int
 	defer func() {
@@ -310,9 +310,13 @@ func enterStage(req *Request, control int, join []int) (pid int, err error) {
 			defer unix.Close(userNS)
 		}
 	}
-	argv := []string{"brig-oci", StageVerb, strconv.Itoa(firstFD + req.Preserve)}
+	preserve := req.Preserve
+	if req.Given != nil {
+		preserve = len(req.Given)
+	}
+	argv := []string{"brig-oci", StageVerb, strconv.Itoa(firstFD + preserve)}
 	return inUserNS(argv, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, req.Spec, req.Gate >= 0, func(c *stageChild) {
-		c.userNS, c.join, c.control, c.preserve, c.stdio = userNS, join, control, req.Preserve, req.Stdio
+		c.userNS, c.join, c.control, c.preserve, c.given, c.stdio = userNS, join, control, preserve, slices.Clone(req.Given), req.Stdio
 	})
 }
 

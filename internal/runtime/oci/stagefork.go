@@ -14,6 +14,7 @@ type stageChild struct {
 	userNS   int    // the user namespace to join; -1: make one and wait for its mappings
 	stdio    [3]int // the container's standard streams
 	preserve int    // descriptors from 3 on that stay
+	given    []int  // those that come there; nil: they are there
 	control  int    // socket to the outer process, to be the next descriptor; -1: none
 	argv     []*byte
 	envp     []*byte
@@ -113,9 +114,6 @@ func execStage(c *stageChild) syscall.Errno {
 			return e
 		}
 	}
-	for fd := firstFD; fd < firstFD+c.preserve; fd++ {
-		syscall.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFD, 0)
-	}
 	// Move what is needed out of the way of the control socket's place, then put it there.
 	place := uintptr(firstFD + c.preserve)
 	var control uintptr
@@ -133,6 +131,11 @@ func execStage(c *stageChild) syscall.Errno {
 	if e != 0 {
 		return e
 	}
+	if c.given != nil {
+		if e = placeGiven(c.given); e != 0 {
+			return e
+		}
+	}
 	if c.control >= 0 {
 		if _, _, e = syscall.RawSyscall(unix.SYS_DUP3, control, place, 0); e != 0 {
 			return e
@@ -147,6 +150,9 @@ func execStage(c *stageChild) syscall.Errno {
 		return e
 	}
 	c.sync[1] = int32(place + 2)
+	for fd := firstFD; fd < firstFD+c.preserve; fd++ {
+		syscall.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFD, 0)
+	}
 	if _, _, e = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, place+3, ^uintptr(0)>>32, 0); e != 0 {
 		return e
 	}

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/runtime"
 	"brig/internal/runtime/shim/wire"
 )
 
@@ -64,7 +65,7 @@ func (c *conn) event(events uint32) {
 }
 
 // mostGiven is how many descriptors a request of anybody but the owner may come with.
-const mostGiven = 2
+const mostGiven = runtime.MostFiles
 
 // takeFDs keeps descriptors that the owner sent for good; anybody else's are for his next request.
 func (c *conn) takeFDs(oob []byte) {

@@ -80,6 +80,13 @@ func (s *server) add(r *wire.Request) (wire.Reply, error) {
 	if r.NetNS && len(s.fds) > 0 {
 		req.NetNS = s.fds[0]
 	}
+	if n := len(s.fds) - r.Files; n < 0 {
+		return wire.Reply{}, api.Errorf(api.InvalidArgument, "%d descriptors came, with %d for the process among them", len(s.fds), r.Files)
+	} else if r.Files > 0 {
+		req.Given = s.fds[n:]
+		defer closeAll(req.Given) // they are the process's, and nobody's who would keep their other ends waiting
+		s.fds = s.fds[:n:n]
+	}
 	if n := len(s.fds); r.Bridges != "" && n > 0 {
 		if err := s.holdBridges(s.fds[n-1], r.Bridges); err != nil {
 			return wire.Reply{}, err
@@ -294,6 +301,12 @@ func (c *container) release() {
 
 // exec runs one more process in a container.
 func (s *server) exec(conn *conn, r *wire.Request) (wire.Reply, error) {
+	given := conn.given
+	conn.given = nil
+	defer closeAll(given)
+	if r.Op == "execfiles" && (r.Files != len(given) || len(given) == 0) {
+		return wire.Reply{}, api.Errorf(api.InvalidArgument, "exec: %d descriptors came for %d", len(given), r.Files)
+	}
 	c, err := s.find(r.ID)
 	if err != nil {
 		return wire.Reply{}, err
@@ -304,7 +317,7 @@ func (s *server) exec(conn *conn, r *wire.Request) (wire.Reply, error) {
 	if r.Process == nil {
 		return wire.Reply{}, api.Errorf(api.InvalidArgument, "exec: the process is missing")
 	}
-	t, err := c.spawn(r)
+	t, err := c.spawn(r, given)
 	if err != nil {
 		return wire.Reply{}, err
 	}
@@ -331,7 +344,7 @@ func (s *server) exec(conn *conn, r *wire.Request) (wire.Reply, error) {
 }
 
 // spawn makes one more process in the container, up to the point where it would execute.
-func (c *container) spawn(r *wire.Request) (*stream, error) {
+func (c *container) spawn(r *wire.Request, given []int) (*stream, error) {
 	part, err := bundlePart(c.bundle)
 	if err != nil {
 		return nil, err
@@ -348,7 +361,7 @@ func (c *container) spawn(r *wire.Request) (*stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	req := &oci.ExecRequest{Pid: c.proc.Pid, Process: r.Process, User: r.User, Seccomp: filter, Cgroup: group, Root: c.root, ID: c.id, Bundle: c.bundle}
+	req := &oci.ExecRequest{Pid: c.proc.Pid, Process: r.Process, User: r.User, Seccomp: filter, Cgroup: group, Root: c.root, Given: given, ID: c.id, Bundle: c.bundle}
 	if !r.Process.Terminal {
 		if req.Stdio, err = t.pipesFor(r.Stdin); err != nil {
 			return nil, err

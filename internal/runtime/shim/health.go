@@ -140,7 +140,7 @@ func (h *health) ask(now time.Time) {
 
 // start executes the probe's process, as an exec that somebody asked for would be.
 func (h *health) start() (*stream, error) {
-	t, err := h.c.spawn(&wire.Request{Process: h.spec.Process, User: h.spec.User})
+	t, err := h.c.spawn(&wire.Request{Process: h.spec.Process, User: h.spec.User}, nil)
 	if err != nil {
 		return nil, err
 	}

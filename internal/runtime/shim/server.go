@@ -305,7 +305,7 @@ func (s *server) handle(c *conn, payload []byte) {
 		rep, err = s.start(c, r)
 	case "attach", "wait":
 		rep, err = s.attach(c, r)
-	case "exec":
+	case "exec", "execfiles":
 		rep, err = s.exec(c, r)
 	case "resolve":
 		err = s.resolveOn(c, r)

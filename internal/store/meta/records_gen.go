@@ -198,7 +198,7 @@ func readTrust(s *jsonscan.Scanner, v *api.Trust) {
 	}
 }
 
-var containerSpecNames = [...]string{"name", "image", "platform", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "baseEnv", "mergeEnv", "unsetEnvAll", "groups", "umask", "timezone", "pidFile", "initPath", "caller", "userNS", "hostname", "domainname", "network", "namespaces", "mounts", "secrets", "devices", "cdiDirs", "limits", "cgroupParent", "cgroupConf", "systemd", "entrusted", "deviceRules", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "storageSize", "shmSize", "oomScoreAdj", "sysctls", "annotations", "pod", "infra", "volumesFrom", "imageVolume", "requires", "timeout", "labels", "stopSignal", "stopTimeout"}
+var containerSpecNames = [...]string{"name", "image", "platform", "rootfs", "pull", "isolation", "entrypoint", "command", "env", "workingDir", "user", "interactive", "tty", "autoRemove", "init", "privileged", "readOnly", "baseEnv", "mergeEnv", "unsetEnvAll", "groups", "umask", "timezone", "pidFile", "initPath", "caller", "userNS", "hostname", "domainname", "network", "namespaces", "mounts", "secrets", "devices", "cdiDirs", "limits", "cgroupParent", "cgroupConf", "systemd", "entrusted", "deviceRules", "ulimits", "capAdd", "capDrop", "security", "log", "health", "restart", "storageSize", "shmSize", "oomScoreAdj", "sysctls", "annotations", "pod", "infra", "volumesFrom", "imageVolume", "requires", "timeout", "labels", "stopSignal", "stopTimeout"}
 
 func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 	for more := s.Object(); more; more = s.More() {
@@ -210,120 +210,122 @@ func readContainerSpec(s *jsonscan.Scanner, v *api.ContainerSpec) {
 		case 2:
 			jsonscan.String(s, &v.Platform)
 		case 3:
-			jsonscan.String(s, &v.Pull)
+			readRootfs(s, &v.Rootfs)
 		case 4:
-			jsonscan.String(s, &v.Isolation)
+			jsonscan.String(s, &v.Pull)
 		case 5:
-			jsonscan.Pointer(s, &v.Entrypoint, func(s *jsonscan.Scanner, v *[]string) { jsonscan.List(s, v, jsonscan.String[string]) })
+			jsonscan.String(s, &v.Isolation)
 		case 6:
-			jsonscan.List(s, &v.Command, jsonscan.String[string])
+			jsonscan.Pointer(s, &v.Entrypoint, func(s *jsonscan.Scanner, v *[]string) { jsonscan.List(s, v, jsonscan.String[string]) })
 		case 7:
-			jsonscan.List(s, &v.Env, jsonscan.String[string])
+			jsonscan.List(s, &v.Command, jsonscan.String[string])
 		case 8:
-			jsonscan.String(s, &v.WorkingDir)
+			jsonscan.List(s, &v.Env, jsonscan.String[string])
 		case 9:
-			jsonscan.String(s, &v.User)
+			jsonscan.String(s, &v.WorkingDir)
 		case 10:
-			jsonscan.Bool(s, &v.Interactive)
+			jsonscan.String(s, &v.User)
 		case 11:
-			jsonscan.Bool(s, &v.TTY)
+			jsonscan.Bool(s, &v.Interactive)
 		case 12:
-			jsonscan.Bool(s, &v.AutoRemove)
+			jsonscan.Bool(s, &v.TTY)
 		case 13:
-			jsonscan.Bool(s, &v.Init)
+			jsonscan.Bool(s, &v.AutoRemove)
 		case 14:
-			jsonscan.Bool(s, &v.Privileged)
+			jsonscan.Bool(s, &v.Init)
 		case 15:
-			jsonscan.Bool(s, &v.ReadOnly)
+			jsonscan.Bool(s, &v.Privileged)
 		case 16:
-			jsonscan.List(s, &v.BaseEnv, jsonscan.String[string])
+			jsonscan.Bool(s, &v.ReadOnly)
 		case 17:
-			jsonscan.List(s, &v.MergeEnv, jsonscan.String[string])
+			jsonscan.List(s, &v.BaseEnv, jsonscan.String[string])
 		case 18:
-			jsonscan.Bool(s, &v.UnsetEnvAll)
+			jsonscan.List(s, &v.MergeEnv, jsonscan.String[string])
 		case 19:
-			jsonscan.List(s, &v.Groups, jsonscan.String[string])
+			jsonscan.Bool(s, &v.UnsetEnvAll)
 		case 20:
-			jsonscan.String(s, &v.Umask)
+			jsonscan.List(s, &v.Groups, jsonscan.String[string])
 		case 21:
-			jsonscan.String(s, &v.Timezone)
+			jsonscan.String(s, &v.Umask)
 		case 22:
-			jsonscan.String(s, &v.PidFile)
+			jsonscan.String(s, &v.Timezone)
 		case 23:
-			jsonscan.String(s, &v.InitPath)
+			jsonscan.String(s, &v.PidFile)
 		case 24:
-			jsonscan.Uint(s, &v.Caller)
+			jsonscan.String(s, &v.InitPath)
 		case 25:
-			readUserNS(s, &v.UserNS)
+			jsonscan.Uint(s, &v.Caller)
 		case 26:
-			jsonscan.String(s, &v.Hostname)
+			readUserNS(s, &v.UserNS)
 		case 27:
-			jsonscan.String(s, &v.Domainname)
+			jsonscan.String(s, &v.Hostname)
 		case 28:
-			readNetworkSpec(s, &v.Network)
+			jsonscan.String(s, &v.Domainname)
 		case 29:
-			readNamespaceSet(s, &v.Namespaces)
+			readNetworkSpec(s, &v.Network)
 		case 30:
-			jsonscan.List(s, &v.Mounts, readMountSpec)
+			readNamespaceSet(s, &v.Namespaces)
 		case 31:
-			jsonscan.List(s, &v.Secrets, readSecretSpec)
+			jsonscan.List(s, &v.Mounts, readMountSpec)
 		case 32:
-			jsonscan.List(s, &v.Devices, readDeviceSpec)
+			jsonscan.List(s, &v.Secrets, readSecretSpec)
 		case 33:
-			jsonscan.List(s, &v.CDIDirs, jsonscan.String[string])
+			jsonscan.List(s, &v.Devices, readDeviceSpec)
 		case 34:
-			readResources(s, &v.Limits)
+			jsonscan.List(s, &v.CDIDirs, jsonscan.String[string])
 		case 35:
-			jsonscan.String(s, &v.CgroupParent)
+			readResources(s, &v.Limits)
 		case 36:
-			jsonscan.Map(s, &v.CgroupConf, jsonscan.String[string])
+			jsonscan.String(s, &v.CgroupParent)
 		case 37:
-			jsonscan.String(s, &v.Systemd)
+			jsonscan.Map(s, &v.CgroupConf, jsonscan.String[string])
 		case 38:
-			jsonscan.Bool(s, &v.Entrusted)
+			jsonscan.String(s, &v.Systemd)
 		case 39:
-			jsonscan.List(s, &v.DeviceRules, jsonscan.String[string])
+			jsonscan.Bool(s, &v.Entrusted)
 		case 40:
-			jsonscan.List(s, &v.Ulimits, readUlimit)
+			jsonscan.List(s, &v.DeviceRules, jsonscan.String[string])
 		case 41:
-			jsonscan.List(s, &v.CapAdd, jsonscan.String[string])
+			jsonscan.List(s, &v.Ulimits, readUlimit)
 		case 42:
-			jsonscan.List(s, &v.CapDrop, jsonscan.String[string])
+			jsonscan.List(s, &v.CapAdd, jsonscan.String[string])
 		case 43:
-			jsonscan.List(s, &v.Security, jsonscan.String[string])
+			jsonscan.List(s, &v.CapDrop, jsonscan.String[string])
 		case 44:
-			readLogConfig(s, &v.Log)
+			jsonscan.List(s, &v.Security, jsonscan.String[string])
 		case 45:
-			jsonscan.Pointer(s, &v.Health, readHealthSpec)
+			readLogConfig(s, &v.Log)
 		case 46:
-			readRestartPolicy(s, &v.Restart)
+			jsonscan.Pointer(s, &v.Health, readHealthSpec)
 		case 47:
-			jsonscan.Int(s, &v.StorageSize)
+			readRestartPolicy(s, &v.Restart)
 		case 48:
-			jsonscan.Int(s, &v.ShmSize)
+			jsonscan.Int(s, &v.StorageSize)
 		case 49:
-			jsonscan.Int(s, &v.OOMScoreAdj)
+			jsonscan.Int(s, &v.ShmSize)
 		case 50:
-			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
+			jsonscan.Int(s, &v.OOMScoreAdj)
 		case 51:
-			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
+			jsonscan.Map(s, &v.Sysctls, jsonscan.String[string])
 		case 52:
-			jsonscan.String(s, &v.Pod)
+			jsonscan.Map(s, &v.Annotations, jsonscan.String[string])
 		case 53:
-			jsonscan.Bool(s, &v.Infra)
+			jsonscan.String(s, &v.Pod)
 		case 54:
-			jsonscan.List(s, &v.VolumesFrom, jsonscan.String[string])
+			jsonscan.Bool(s, &v.Infra)
 		case 55:
-			jsonscan.String(s, &v.ImageVolume)
+			jsonscan.List(s, &v.VolumesFrom, jsonscan.String[string])
 		case 56:
-			jsonscan.List(s, &v.Requires, jsonscan.String[string])
+			jsonscan.String(s, &v.ImageVolume)
 		case 57:
-			jsonscan.Int(s, &v.Timeout)
+			jsonscan.List(s, &v.Requires, jsonscan.String[string])
 		case 58:
-			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
+			jsonscan.Int(s, &v.Timeout)
 		case 59:
-			jsonscan.String(s, &v.StopSignal)
+			jsonscan.Map(s, &v.Labels, jsonscan.String[string])
 		case 60:
+			jsonscan.String(s, &v.StopSignal)
+		case 61:
 			jsonscan.Pointer(s, &v.StopTimeout, jsonscan.Int[int])
 		default:
 			s.Skip()
@@ -421,6 +423,21 @@ func readTrustFile(s *jsonscan.Scanner, v *api.TrustFile) {
 			jsonscan.String(s, &v.Path)
 		case 1:
 			jsonscan.String(s, &v.Stamp)
+		default:
+			s.Skip()
+		}
+	}
+}
+
+var rootfsNames = [...]string{"dir", "overlay"}
+
+func readRootfs(s *jsonscan.Scanner, v *api.Rootfs) {
+	for more := s.Object(); more; more = s.More() {
+		switch s.Field(rootfsNames[:]) {
+		case 0:
+			jsonscan.String(s, &v.Dir)
+		case 1:
+			jsonscan.Bool(s, &v.Overlay)
 		default:
 			s.Skip()
 		}

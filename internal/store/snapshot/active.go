@@ -76,6 +76,9 @@ func (s *Store) Again(id string, diffIDs []string, sync atomicfile.Sync) ([]api.
 	if err != nil {
 		return nil, err
 	}
+	if s.below != "" {
+		paths = append(paths, s.below)
+	}
 	// Whoever made it was killed and never mounted it, or a power cut took a folder that was not on the disk yet.
 	if unix.Access(place+"/work", unix.F_OK) == unix.ENOENT || unix.Access(place+"/fs", unix.F_OK) == unix.ENOENT {
 		if err := s.fillActive(place, paths); err != nil {

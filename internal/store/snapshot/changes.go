@@ -32,6 +32,9 @@ func (s *Store) Changes(ctx context.Context, id string, diffIDs []string, skip f
 	if err != nil {
 		return nil, err
 	}
+	if s.below != "" {
+		lowers = append(lowers, s.below)
+	}
 	w := &differ{ctx: ctx, skip: skip}
 	var below []int
 	defer func() { closeAll(below) }()

@@ -41,7 +41,7 @@ const (
 
 // Request asks the shim for something.
 type Request struct {
-	Op string // add, start, attach, exec, wait, resolve, hold
+	Op string // add, start, attach, exec, execfiles, wait, resolve, hold
 	ID string // container
 
 	Bundle runtime.Bundle // add
@@ -59,8 +59,11 @@ type Request struct {
 	// on which they come in; resolve: the two that came with the request are. Empty: it does not answer.
 	Names string
 	// Bridges is the file by which others find the network namespace of a normal user's bridges: the shim keeps that open, and says so in the file. add: the last
-	// descriptor sent is the namespace; hold: the first of those that came with the request is, and the others are kept too. Empty: there is none.
+	// descriptor sent, but for Files, is the namespace; hold: the first of those that came with the request is, and the others are kept too. Empty: there is none.
 	Bridges string
+	// Files is how many descriptors the process gets from 3 on. add: they are the last ones sent, behind that of Bridges; execfiles, which is an exec that older shims do not
+	// know: those that came with the request.
+	Files int
 }
 
 // Reply answers a Request.
@@ -144,6 +147,7 @@ func (r *Request) Encode() ([]byte, error) {
 	v.putString(r.Tools) // behind all that older shims read
 	v.putString(r.Names)
 	v.putString(r.Bridges)
+	v.putInt(int64(r.Files))
 	return v.b, nil
 }
 
@@ -225,6 +229,7 @@ func DecodeRequest(b []byte) (*Request, error) {
 	r.Tools = v.string()
 	r.Names = v.string()
 	r.Bridges = v.string()
+	r.Files = v.int()
 	return r, nil
 }
 

@@ -93,7 +93,9 @@ func filled[T any]() *T {
 }
 
 func TestEverythingComesBack(t *testing.T) {
-	for _, r := range []*Request{{}, {Op: "add", ID: "x"}, {Op: "exec", Process: &specs.Process{}}, filled[Request]()} {
+	full := filled[Request]()
+	full.Bundle.Files = nil // descriptors go another way
+	for _, r := range []*Request{{}, {Op: "add", ID: "x"}, {Op: "exec", Process: &specs.Process{}}, full} {
 		b, err := r.Encode()
 		if err != nil {
 			t.Fatal(err)
