@@ -211,7 +211,7 @@ func (s serial) Run(name string, f func(testscript.T)) {
 }
 
 // condition says what a story can ask of this machine: [cgroup1], [cgroup2], [erofs], [ipv6], whether it is told as a normal user: [rootless], at level
-// chroot: [chroot], and whether containers have control groups: [groups].
+// chroot: [chroot], and whether containers have control groups: [groups]; and whether there can be virtual machines: [vm].
 func condition(cond string) (bool, error) {
 	exists := func(path string) (bool, error) { _, err := os.Stat(path); return err == nil, nil }
 	switch cond {
@@ -225,6 +225,13 @@ func condition(cond string) (bool, error) {
 	case "rootless", "chroot":
 		return false, nil
 	case "groups":
+		return true, nil
+	case "vm":
+		for _, f := range []string{"/usr/bin/qemu-system-x86_64", "/usr/lib/qemu/virtiofsd", filepath.Join(os.Getenv(binEnv), "vm-kernel"), filepath.Join(os.Getenv(binEnv), "brig-vm")} {
+			if there, _ := exists(f); !there {
+				return false, nil
+			}
+		}
 		return true, nil
 	case "ipv6":
 		return exists("/proc/net/if_inet6")

@@ -24,6 +24,7 @@ import (
 	"brig/internal/runtime/config"
 	"brig/internal/runtime/ns"
 	"brig/internal/runtime/oci"
+	"brig/internal/runtime/shim"
 )
 
 // What the monitor knows too.
@@ -32,6 +33,7 @@ const (
 	ConfigPath  = wire.ConfigPath
 	RootPath    = wire.RootPath
 	RunDir      = wire.RunDir
+	ToldPath    = wire.ToldPath
 	ArgRun      = wire.ArgRun
 	ArgExec     = wire.ArgExec
 	ExecVar     = wire.ExecVar
@@ -170,7 +172,10 @@ func (s *sandbox) box(b runtime.Bundle) (runtime.Bundle, error) {
 		return b, api.Errorf(api.InvalidArgument, "bundle %s: %w", b.Dir, err)
 	}
 	dir := filepath.Join(s.dir, dirName)
-	box, err := around(user, &b, filepath.Join(b.Dir, "config.json"), s.level)
+	if err := os.WriteFile(filepath.Join(b.Dir, shim.ToldName), nil, 0o600); err != nil {
+		return b, err
+	}
+	box, err := around(user, &b, s.level)
 	if err != nil {
 		return b, err
 	}
@@ -198,7 +203,7 @@ func (s *sandbox) box(b runtime.Bundle) (runtime.Bundle, error) {
 }
 
 // around is the configuration of a box, with the user's tree in it.
-func around(user *specs.Spec, b *runtime.Bundle, config string, level Level) (*specs.Spec, error) {
+func around(user *specs.Spec, b *runtime.Bundle, level Level) (*specs.Spec, error) {
 	box := &specs.Spec{
 		Version: user.Version, Hostname: user.Hostname, Domainname: user.Domainname,
 		Root:        &specs.Root{Path: "rootfs"},
@@ -213,7 +218,8 @@ func around(user *specs.Spec, b *runtime.Bundle, config string, level Level) (*s
 			{Type: "devpts", Source: "devpts", Destination: "/dev/pts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}},
 			{Type: "tmpfs", Source: "tmpfs", Destination: RunDir, Options: []string{"nosuid", "nodev", "noexec", "mode=700", "size=16m"}},
 			{Type: "bind", Source: level.Program(), Destination: ProgramPath, Options: readOnly()},
-			{Type: "bind", Source: config, Destination: ConfigPath, Options: readOnly()},
+			{Type: "bind", Source: filepath.Join(b.Dir, "config.json"), Destination: ConfigPath, Options: readOnly()},
+			{Type: "bind", Source: filepath.Join(b.Dir, shim.ToldName), Destination: ToldPath, Options: []string{"bind", "nosuid", "nodev", "noexec", "rprivate"}},
 		},
 		Linux: &specs.Linux{CgroupsPath: user.Linux.CgroupsPath, Resources: user.Linux.Resources, Namespaces: namespaces(user)},
 	}

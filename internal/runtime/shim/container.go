@@ -17,6 +17,7 @@ import (
 	"brig/internal/kernel/mount"
 	"brig/internal/kernel/proc"
 	"brig/internal/runtime"
+	boxed "brig/internal/runtime/boxed/wire"
 	"brig/internal/runtime/config"
 	"brig/internal/runtime/oci"
 	"brig/internal/runtime/shim/wire"
@@ -222,6 +223,7 @@ func (c *container) onExit(e api.Exit) {
 		if n, err := g.OOMKills(); err == nil && n > 0 {
 			e.OOMKilled = true
 		}
+		e.OOMKilled = e.OOMKilled || c.told() == boxed.ToldOOM
 		crowded = e.Code != 0 && g.ForksRefused() > 0
 		if !c.ownPIDs { // else all its processes ended with the first
 			g.Kill(unix.SIGKILL)
@@ -253,6 +255,18 @@ func (c *container) asked() string {
 	}
 	defer f.Close()
 	var b [200]byte
+	n, _ := f.Read(b[:])
+	return string(b[:n])
+}
+
+// told is what the first process of a box has said: package boxed.
+func (c *container) told() string {
+	f, err := os.Open(filepath.Join(filepath.Dir(c.exitPath), ToldName))
+	if err != nil {
+		return "" // it is no box
+	}
+	defer f.Close()
+	var b [len(boxed.ToldOOM)]byte
 	n, _ := f.Read(b[:])
 	return string(b[:n])
 }

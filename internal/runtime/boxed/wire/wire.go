@@ -16,7 +16,11 @@ const (
 	ConfigPath  = "/box/config.json" // the user's OCI configuration
 	RootPath    = "/rootfs"          // the user's tree, with all that is bind-mounted into it
 	RunDir      = "/run"             // empty, for the monitor's sockets
+	ToldPath    = "/box/told"        // empty, for what the monitor tells the keeper: ToldOOM
 )
+
+// ToldOOM says that memory ran out inside, where the box's control group did not see it.
+const ToldOOM = "oom"
 
 // Arguments that the monitor is executed with.
 const (

@@ -43,7 +43,7 @@ func (a *agent) create(s *stream, body []byte) error {
 	if err := mount(wire.TreeTag, treeDir, "virtiofs", 0, ""); err != nil {
 		return err
 	}
-	held, err := inside(spec)
+	held, err := inside(spec, treeDir)
 	defer func() {
 		for _, fd := range held {
 			unix.Close(fd)
@@ -78,8 +78,8 @@ func (a *agent) create(s *stream, body []byte) error {
 
 // inside makes the configuration of a host's container the one of the same container here. What the host bound into the tree is bound again where a file
 // system of the container's own would cover it, and where it must not be written to or executed. held are descriptors that the sources name.
-func inside(spec *specs.Spec) (held []int, err error) {
-	spec.Root.Path = treeDir
+func inside(spec *specs.Spec, tree string) (held []int, err error) {
+	spec.Root.Path = tree
 	l := spec.Linux
 	l.CgroupsPath, l.IntelRdt, l.MountLabel, spec.Hooks = groupPath, nil, "", nil
 	l.UIDMappings, l.GIDMappings, l.NetDevices = nil, nil, nil
@@ -91,9 +91,9 @@ func inside(spec *specs.Spec) (held []int, err error) {
 		{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.CgroupNamespace},
 		{Type: specs.NetworkNamespace},
 	}
-	root, err := unix.Open(treeDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := unix.Open(tree, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: treeDir, Err: err}
+		return nil, &os.PathError{Op: "open", Path: tree, Err: err}
 	}
 	defer unix.Close(root)
 	var own []string // places of file systems that the container makes itself

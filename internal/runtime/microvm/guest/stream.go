@@ -2,7 +2,6 @@ package guest
 
 import (
 	"errors"
-	"io"
 	"os"
 	"sync"
 	"syscall"
@@ -83,7 +82,6 @@ func (s *stream) begin(p *oci.Process, terminal bool) {
 	defer s.mu.Unlock()
 	s.proc, s.tty = p, terminal
 	if terminal {
-		unix.SetNonblock(int(p.Console.Fd()), true)
 		if fd, err := unix.FcntlInt(p.Console.Fd(), unix.F_DUPFD_CLOEXEC, 3); err == nil {
 			unix.SetNonblock(fd, true)
 			s.in = os.NewFile(uintptr(fd), "terminal")
@@ -186,6 +184,7 @@ func (s *stream) feed() {
 	if s.in == nil {
 		return
 	}
+	deaf := false // the process has closed its end: what comes is dropped
 	for {
 		s.mu.Lock()
 		for len(s.input) == 0 && !s.eof && !s.ended {
@@ -202,17 +201,13 @@ func (s *stream) feed() {
 		b := s.input[0]
 		s.input = s.input[1:]
 		s.mu.Unlock()
-		_, err := s.in.Write(b)
-		s.a.send(wire.Frame{Kind: wire.Took, Stream: s.id, Body: wire.Number(uint32(len(b)))})
-		if err != nil && !s.tty { // it has closed its end: what comes is dropped
-			s.in.Close()
-			s.in = discard
+		if !deaf {
+			_, err := s.in.Write(b)
+			deaf = err != nil && !s.tty
 		}
+		s.a.send(wire.Frame{Kind: wire.Took, Stream: s.id, Body: wire.Number(uint32(len(b)))})
 	}
 }
-
-// discard stands in for an input that nobody reads.
-var discard *os.File
 
 // take handles a frame for the stream. It does not block.
 func (s *stream) take(f wire.Frame) {
@@ -268,8 +263,8 @@ func (s *stream) close() {
 	s.ended = true
 	s.more.Broadcast()
 	s.mu.Unlock()
-	for _, f := range []io.Closer{s.in, s.out[0], s.out[1]} {
-		if f != (*os.File)(nil) {
+	for _, f := range []*os.File{s.in, s.out[0], s.out[1]} {
+		if f != nil {
 			f.Close()
 		}
 	}

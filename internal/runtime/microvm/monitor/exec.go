@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"brig/internal/runtime/boxed"
+	boxed "brig/internal/runtime/boxed/wire"
 	"brig/internal/runtime/microvm/wire"
 )
 

@@ -27,7 +27,7 @@ type vm struct {
 const qemuUser = 64055
 
 // launch starts the machine and the server of its files.
-func launch(m *wire.Machine, nics []nic) (*vm, error) {
+func launch(m *wire.Machine, nics []nic, begun stamp) (*vm, error) {
 	ramdisk, err := ramdisk(m.Guest)
 	if err != nil {
 		return nil, err
@@ -55,10 +55,10 @@ func launch(m *wire.Machine, nics []nic) (*vm, error) {
 	mib := m.Memory >> 20
 	args := []string{
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-		"-machine", "microvm,acpi=off,pit=off,rtc=off,memory-backend=ram", "-cpu", "max", "-smp", strconv.Itoa(m.CPUs), "-m", fmt.Sprintf("%dM", mib),
+		"-machine", "microvm,acpi=off,rtc=off,memory-backend=ram", "-cpu", "max", "-smp", strconv.Itoa(m.CPUs), "-m", fmt.Sprintf("%dM", mib),
 		"-object", fmt.Sprintf("memory-backend-memfd,id=ram,size=%dM,share=on", mib), "-global", "virtio-mmio.force-legacy=false",
 		"-kernel", m.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", first),
-		"-append", "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t tsc=reliable no_timer_check rdinit=/init",
+		"-append", commandLine(m, begun),
 		"-chardev", fmt.Sprintf("socket,id=fs,fd=%d", first+1), "-device", "vhost-user-fs-device,chardev=fs,tag=" + wire.TreeTag,
 		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", first+2), "-device", "virtio-serial-device", "-device", "virtserialport,chardev=agent,name=" + wire.PortName,
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", first+3), "-serial", "chardev:console",
@@ -84,6 +84,17 @@ func launch(m *wire.Machine, nics []nic) (*vm, error) {
 		n.tap.Close()
 	}
 	return v, nil
+}
+
+// commandLine is the kernel's. It panics aloud, and says nothing else; a machine that has panicked ends.
+func commandLine(m *wire.Machine, begun stamp) string {
+	line := "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t no_timer_check dummy.numdummies=0 rdinit=/init"
+	if m.Accel == wire.AccelTCG {
+		if khz := begun.khz(); khz > 0 {
+			line += fmt.Sprintf(" tsc=reliable tsc_early_khz=%d", khz)
+		}
+	}
+	return line
 }
 
 // serveFiles starts virtiofsd on the tree and returns a connection to it for QEMU.

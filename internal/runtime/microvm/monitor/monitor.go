@@ -24,7 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/api"
-	"brig/internal/runtime/boxed"
+	boxed "brig/internal/runtime/boxed/wire"
 	"brig/internal/runtime/config"
 	"brig/internal/runtime/microvm/wire"
 )
@@ -64,6 +64,7 @@ func Main(args []string) int {
 
 // run is the first process of the box.
 func run() (int, error) {
+	begun := now()
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals) // the first process of a PID namespace gets only those that it asks for
 	var m wire.Machine
@@ -87,7 +88,7 @@ func run() (int, error) {
 	for _, n := range taps {
 		settings.Links = append(settings.Links, n.link)
 	}
-	v, err := launch(&m, taps)
+	v, err := launch(&m, taps, begun)
 	if err != nil {
 		return exitFailed, err
 	}
@@ -119,7 +120,11 @@ func run() (int, error) {
 	go s.serve()
 	go s.attend(bootTicks(&m))
 	go s.admit(execs)
-	return s.wait(first)
+	code, err := s.wait(first)
+	if first.outOfMemory() {
+		_ = os.WriteFile(boxed.ToldPath, []byte(boxed.ToldOOM), 0o600) // it is but the reason
+	}
+	return code, err
 }
 
 // raiseLimits lets virtiofsd have a descriptor for each file that the guest knows of, and sees to it that the limit is passed on: Go would reset it.

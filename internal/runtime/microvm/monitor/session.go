@@ -225,7 +225,7 @@ type stream struct {
 	credit int // bytes of input that may be sent
 	ended  bool
 	code   int
-	memory bool
+	memory bool // it ran out in the machine
 	err    error
 	early  []wire.Frame // orders that came before the process was there
 }
@@ -391,8 +391,12 @@ func (t *stream) read() {
 func (t *stream) result() (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.memory && t.err == nil && t.code != 0 {
-		t.err = errors.New("memory ran out in the virtual machine, and the kernel in it killed a process: --memory gives it more")
-	}
 	return t.code, t.err
+}
+
+// outOfMemory reports whether memory ran out in the machine.
+func (t *stream) outOfMemory() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.memory
 }

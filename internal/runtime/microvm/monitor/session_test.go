@@ -142,7 +142,7 @@ func TestEnds(t *testing.T) {
 		err  string
 	}{
 		"signal":         {exited(137, 9, 0), 137, "<nil>"},
-		"memory":         {exited(137, 9, 1), 137, "memory ran out"},
+		"memory":         {exited(137, 9, 1), 137, "<nil>"},
 		"no command":     {wire.Frame{Kind: wire.Failed, Stream: wire.First, Body: []byte(string(api.CommandNotFound) + "\x00exec x: not\x1b[31m there")}, exitNotFound, "exec x: not [31m there"},
 		"not runnable":   {wire.Frame{Kind: wire.Failed, Stream: wire.First, Body: []byte(string(api.CommandNotRunnable) + "\x00denied")}, exitNotRunnable, "denied"},
 		"hostile reason": {wire.Frame{Kind: wire.Failed, Stream: wire.First, Body: bytes.Repeat([]byte{0}, wire.MaxText)}, exitFailed, ""},
@@ -159,6 +159,9 @@ func TestEnds(t *testing.T) {
 			}()
 			if code, err := g.ends(); code != c.code || !strings.Contains(err, c.err) {
 				t.Errorf("exit status %d, %q; want %d, %q", code, err, c.code, c.err)
+			}
+			if g.first.outOfMemory() != (name == "memory") {
+				t.Error("memory: ", g.first.outOfMemory())
 			}
 		})
 	}

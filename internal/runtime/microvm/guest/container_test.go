@@ -1,0 +1,78 @@
+package guest
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+func specOf(mounts ...specs.Mount) *specs.Spec {
+	limit := int64(7)
+	return &specs.Spec{
+		Root: &specs.Root{Path: "rootfs"}, Process: &specs.Process{}, Mounts: mounts, Hooks: &specs.Hooks{},
+		Linux: &specs.Linux{Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}, Pids: &specs.LinuxPids{Limit: &limit}}},
+	}
+}
+
+func bind(dest string, options ...string) specs.Mount {
+	return specs.Mount{Type: "bind", Source: "/on/the/host", Destination: dest, Options: append(options, "rbind", "rprivate", "owneridmap")}
+}
+
+// TestInside: what is in the tree is left where it is, unless something covers it or it has to be less than writable.
+func TestInside(t *testing.T) {
+	tree := t.TempDir()
+	for _, dir := range []string{"data", "run/secret", "safe", "real"} {
+		if err := os.MkdirAll(filepath.Join(tree, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	os.Symlink("/real", filepath.Join(tree, "link"))
+	os.Symlink("../../../../../../etc", filepath.Join(tree, "out"))
+	spec := specOf(specs.Mount{Type: "tmpfs", Destination: "/run"}, bind("/data"), bind("/run/secret"), bind("/safe", "ro", "noexec"), bind("/link", "nosuid"))
+	held, err := inside(spec, tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, m := range spec.Mounts {
+		got = append(got, m.Type+" "+m.Destination+" "+strings.Join(m.Options, ","))
+		if m.Type == "bind" && !strings.HasPrefix(m.Source, "/proc/") {
+			t.Errorf("%s is from %s", m.Destination, m.Source)
+		}
+		if m.Destination == "/link" {
+			if where, _ := os.Readlink(m.Source); where != filepath.Join(tree, "real") {
+				t.Errorf("a link led to %s", where)
+			}
+		}
+	}
+	want := "tmpfs /run ;bind /run/secret bind;bind /safe ro,noexec,bind;bind /link nosuid,bind"
+	if strings.Join(got, ";") != want {
+		t.Errorf("mounts\n%q, want\n%q", strings.Join(got, ";"), want)
+	}
+	if r := spec.Linux.Resources; r.Memory != nil || r.Pids == nil || spec.Hooks != nil || len(spec.Linux.Namespaces) != 6 {
+		t.Errorf("%+v, hooks %v", r, spec.Hooks)
+	}
+	for _, fd := range held {
+		unix.Close(fd)
+	}
+	if _, err := inside(specOf(specs.Mount{Type: "tmpfs", Destination: "/out"}, bind("/out/passwd")), tree); err == nil {
+		t.Error("a link led out of the tree")
+	}
+}
+
+// TestInsideReadOnly: under a read-only root all that was bound is bound again, or it would be read-only too.
+func TestInsideReadOnly(t *testing.T) {
+	tree := t.TempDir()
+	os.Mkdir(filepath.Join(tree, "data"), 0o755)
+	spec := specOf(bind("/data"))
+	spec.Root.Readonly = true
+	held, err := inside(spec, tree)
+	if err != nil || len(spec.Mounts) != 1 {
+		t.Fatalf("%v, %v", spec.Mounts, err)
+	}
+	unix.Close(held[0])
+}

@@ -1,0 +1,4 @@
+package monitor
+
+// ticks is the processor's time stamp counter.
+func ticks() uint64
