@@ -82,6 +82,7 @@ func mounts(list []specs.Mount, root int, readOnly bool) ([]specs.Mount, error) 
 		m.Destination = filepath.Clean("/" + m.Destination)
 		tmp = tmp || m.Destination == "/tmp"
 		if !wire.Bound(&m) {
+			m.Options = last(m.Options)
 			out = append(out, m)
 			continue
 		}
@@ -110,6 +111,29 @@ func mounts(list []specs.Mount, root int, readOnly bool) ([]specs.Mount, error) 
 		out = append(out, b)
 	}
 	return out, nil
+}
+
+// last are a mount's options without those that a later one takes back, which gVisor would follow all the same.
+func last(options []string) []string {
+	back := func(o string) string {
+		switch o {
+		case "exec", "suid", "dev", "atime":
+			return "no" + o
+		case "noexec", "nosuid", "nodev", "noatime":
+			return o[2:]
+		case "ro":
+			return "rw"
+		case "rw":
+			return "ro"
+		}
+		return ""
+	}
+	var out []string
+	for _, o := range options {
+		out = slices.DeleteFunc(out, func(x string) bool { return x == back(o) })
+		out = append(out, o)
+	}
+	return out
 }
 
 // within is where name lies, when the tree's links are followed as in its root, as a path of the box's.

@@ -43,7 +43,13 @@ const (
 func Main(args []string) int {
 	log.SetTarget(log.GoogleEmitter{Writer: &log.Writer{Next: io.Discard}})
 	if len(args) == 1 && args[0] == wire.ArgRun {
-		return report(run())
+		unix.CloseOnExec(wire.TellFD)
+		s, err := begin(catch())
+		if err != nil {
+			return refused(err)
+		}
+		tell(wire.Begun{})
+		return s.wait()
 	}
 	fmt.Fprintln(os.Stderr, "brig-sentry: Brig executes it for containers of isolation level gvisor. A link to it named runsc is gVisor's runsc.")
 	return exitFailed
@@ -55,66 +61,70 @@ type failure struct {
 	code int
 }
 
-func report(code int, err error) int {
-	if err == nil {
-		return code
-	}
-	fmt.Fprintf(os.Stderr, "brig: %v\n", err)
+// refused tells why the process inside does not run.
+func refused(err error) int {
+	code := exitFailed
 	var f failure
 	if errors.As(err, &f) {
-		return f.code
+		code = f.code
 	}
-	return exitFailed
+	tell(wire.Begun{Code: uint32(code), Why: err.Error()})
+	return code
 }
 
-// run is the box's first process: from the user's configuration to the status of the user's process.
-func run() (int, error) {
-	signals := catch()
+// tell says to who executed this program what became of the process inside.
+func tell(b wire.Begun) {
+	_, _ = unix.Write(wire.TellFD, b.Encode()) // who has gone is not told
+	unix.Close(wire.TellFD)
+}
+
+// begin starts the user's process, from its configuration. The signals that come meanwhile are handed on then.
+func begin(signals <-chan os.Signal) (*sandbox, error) {
 	asked, err := listen()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	data, err := os.ReadFile(wire.ConfigPath)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	var user specs.Spec
 	if err := json.Unmarshal(data, &user); err != nil {
-		return 0, fmt.Errorf("%s: %w", wire.ConfigPath, err)
+		return nil, fmt.Errorf("%s: %w", wire.ConfigPath, err)
 	}
 	spec, err := inner(&user)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if err := names(spec); err != nil {
-		return 0, fmt.Errorf("look-ups of names: %w", err)
+		return nil, fmt.Errorf("look-ups of names: %w", err)
 	}
 	conf, err := settings(spec)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	for _, dir := range []string{bundleDir, chrootDir} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
-			return 0, err
+			return nil, err
 		}
 	}
 	if data, err = json.Marshal(spec); err != nil {
-		return 0, err
+		return nil, err
 	}
 	if err := os.WriteFile(filepath.Join(bundleDir, "config.json"), data, 0o600); err != nil {
-		return 0, err
+		return nil, err
 	}
 	c, err := container.New(conf, container.Args{ID: sandboxID, Spec: spec, BundleDir: bundleDir, Attached: true})
 	if err != nil {
-		return 0, fmt.Errorf("gVisor: %w", err)
+		return nil, fmt.Errorf("gVisor: %w", err)
 	}
 	s := &sandbox{c: c, conf: conf, spec: spec}
 	if err := c.Start(conf); err != nil {
-		return 0, cause(err, spec.Process)
+		return nil, cause(err, spec.Process)
 	}
 	go s.serve(asked)
 	go s.forward(signals, 0, spec.Process.Terminal)
-	return s.wait()
+	return s, nil
 }
 
 // settings are gVisor's flags for a box.

@@ -1,8 +1,10 @@
 package monitor
 
 import (
+	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -18,10 +20,13 @@ type sandbox struct {
 	spec *specs.Spec
 }
 
-// catch takes every signal that is to be handed on. Those that come before the process runs wait.
-func catch() chan os.Signal {
+// catch takes every signal that is to be handed on. This program is executed with all of them blocked; those that came since are taken now, on a thread of the Go runtime's that takes
+// signals alone. This thread, which starts gVisor's processes, has none blocked any more, and they neither.
+func catch() <-chan os.Signal {
 	c := make(chan os.Signal, 64)
 	signal.Notify(c)
+	runtime.LockOSThread()
+	_ = unix.PthreadSigmask(unix.SIG_SETMASK, &unix.Sigset_t{}, nil) // of arguments that are right
 	return c
 }
 
@@ -47,12 +52,13 @@ func fromTerminal(n syscall.Signal) bool {
 }
 
 // wait returns the status of the process inside, in the numbers of a shell: the first process of a PID namespace cannot die of a signal by its own hand.
-func (s *sandbox) wait() (int, error) {
+func (s *sandbox) wait() int {
 	ws, err := s.c.Wait()
 	if err != nil {
-		return 0, err
+		fmt.Fprintf(os.Stderr, "brig: gVisor: %v\n", err)
+		return exitFailed
 	}
-	return status(ws), nil
+	return status(ws)
 }
 
 func status(ws unix.WaitStatus) int {

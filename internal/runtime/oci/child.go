@@ -32,6 +32,7 @@ type child struct {
 	shut     [2]int // descriptors of the builder alone, to be closed at birth; -1: none
 	preserve int    // how many descriptors after the standard streams the process inherits
 	given    []int  // the child's own copy of which they are to become; nil: they are in their places
+	tells    bool   // AnnotationTells
 
 	pidfd   int32 // of the child, which the kernel writes here
 	shares  bool  // the parent's memory, until it executes: see forkSharing
@@ -605,6 +606,15 @@ func become(c *child) (int32, syscall.Errno) {
 	}
 	if !weak.FDs {
 		if _, _, e := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, uintptr(last)+1, ^uintptr(0)>>32, 0); e != 0 {
+			return stageCloseFDs, e
+		}
+	}
+	if c.tells {
+		if _, _, e := syscall.RawSyscall(unix.SYS_FCNTL, uintptr(c.talk), unix.F_SETFD, 0); e != 0 {
+			return stageCloseFDs, e
+		}
+		all := ^uint64(0)
+		if _, _, e := syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&all)), 0, unsafe.Sizeof(all), 0, 0); e != 0 {
 			return stageCloseFDs, e
 		}
 	}

@@ -311,6 +311,7 @@ func (b *builder) child() (*child, error) {
 		return nil, err
 	}
 	c.early, c.shares = true, b.req.staged == nil && mayShare(s)
+	c.tells = s.Annotations[AnnotationTells] != ""
 	if setgroupsDenied("/proc/thread-self/setgroups") {
 		if err := c.leaveGroups(); err != nil {
 			return nil, err

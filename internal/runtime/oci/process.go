@@ -319,6 +319,9 @@ func (p *Process) Start() error {
 	if err := p.release(append([]byte{wordGo}, p.state...)); err != nil {
 		return err
 	}
+	if p.child.tells {
+		return p.begun()
+	}
 	stage, errno, err := p.read()
 	if err == nil && stage == stageListener && p.listener != nil {
 		if err = p.listener.handOver(p.Pid, p.PidFD, int(errno), p.talk); err == nil {

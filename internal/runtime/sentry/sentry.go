@@ -11,6 +11,7 @@ import (
 
 	"brig/api"
 	"brig/internal/runtime/boxed"
+	"brig/internal/runtime/oci"
 )
 
 // Program is the name of the monitor's program.
@@ -59,5 +60,6 @@ var rights = [...]string{
 func (Level) Box(_, box *specs.Spec) error {
 	names := rights[:]
 	box.Process.Capabilities = &specs.LinuxCapabilities{Bounding: names, Effective: names, Permitted: names}
+	box.Annotations = map[string]string{oci.AnnotationSeccomp: oci.SeccompNesting, oci.AnnotationTells: "1"}
 	return nil
 }

@@ -68,6 +68,36 @@ func DecodeOutcome(b []byte) (Outcome, error) {
 	return Outcome{Status: binary.LittleEndian.Uint32(b), Code: binary.LittleEndian.Uint32(b[4:]), Error: string(b[8:])}, nil
 }
 
+// Begun is what a monitor says, once, on descriptor TellFD, a socket of type SOCK_SEQPACKET, when its box asks for that (oci.AnnotationTells): that the process inside runs, or why not.
+// The runtime's own child speaks there before the monitor does: its messages begin with a number that is not begunMark.
+type Begun struct {
+	Code uint32 // docker's exit status for Why: 125, 126, 127
+	Why  string // empty: it runs
+}
+
+// TellFD is the descriptor on which a monitor says that it has begun, and MaxBegun the length of that in bytes.
+const (
+	TellFD   = 3
+	MaxBegun = 4 << 10
+)
+
+const begunMark = ^uint32(0)
+
+// Encode writes what a monitor says as a message.
+func (t Begun) Encode() []byte {
+	b := binary.LittleEndian.AppendUint32(nil, begunMark)
+	b = binary.LittleEndian.AppendUint32(b, t.Code)
+	return append(b, t.Why[:min(len(t.Why), MaxBegun-len(b))]...)
+}
+
+// DecodeBegun reads what Encode wrote; false: it is something else.
+func DecodeBegun(b []byte) (Begun, bool) {
+	if len(b) < 8 || binary.LittleEndian.Uint32(b) != begunMark {
+		return Begun{}, false
+	}
+	return Begun{binary.LittleEndian.Uint32(b[4:]), string(b[8:])}, true
+}
+
 // Bound reports whether a mount of the user's brings in something of the host's: then it is in the box, below RootPath. All others the level makes by itself, inside.
 func Bound(m *specs.Mount) bool {
 	switch m.Type {
