@@ -14,8 +14,15 @@ func gvisor() level {
 	return level{name: api.IsolationGVisor, boxed: l, usable: l.Usable, refuses: append(boxRefuses(), gvisorRefuses()...)}
 }
 
+// leastMemory is what gVisor's own processes need at least, in bytes, to be there at all.
+const leastMemory = 32 << 20
+
 func gvisorRefuses() []refusal {
 	return []refusal{
+		{
+			"--memory below 32m", "the Sentry, its gofer and the monitor take 20 MiB of it themselves",
+			func(s *api.ContainerSpec) bool { return s.Limits.Memory > 0 && s.Limits.Memory < leastMemory },
+		},
 		{
 			"--pids-limit", "processes inside are none of the host's, whose limit would end the Sentry",
 			func(s *api.ContainerSpec) bool { return s.Limits.Pids > 0 },

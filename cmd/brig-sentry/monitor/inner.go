@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -83,10 +84,20 @@ func mounts(list []specs.Mount, root int, readOnly bool) ([]specs.Mount, error) 
 		tmp = tmp || m.Destination == "/tmp"
 		if !wire.Bound(&m) {
 			m.Options = last(m.Options)
+			if m.Type == "tmpfs" && !kernels(m.Destination) {
+				place, err := cover(root, m.Destination)
+				if err != nil {
+					return nil, err
+				}
+				m.Destination = place
+			}
 			out = append(out, m)
 			continue
 		}
 		place, err := within(root, m.Destination)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // what was mounted later hides it
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -111,6 +122,38 @@ func mounts(list []specs.Mount, root int, readOnly bool) ([]specs.Mount, error) 
 		out = append(out, b)
 	}
 	return out, nil
+}
+
+// kernels reports whether a place is in a file system that the Sentry makes anew.
+func kernels(place string) bool {
+	return slices.ContainsFunc([]string{"/dev", "/proc", "/sys"}, func(dir string) bool { return place == dir || strings.HasPrefix(place, dir+"/") })
+}
+
+// cover makes the folder that a tmpfs of the Sentry's is to be mounted on, and returns where it is when links are followed. On the host nothing can be written there: it would be
+// beneath the tmpfs, where nobody inside sees it.
+func cover(root int, name string) (string, error) {
+	fd, err := mount.MkdirAllInRoot(root, name, 0o755)
+	if err != nil {
+		return "", fmt.Errorf("mount %s: %w", name, err)
+	}
+	defer unix.Close(fd)
+	place, err := placeOf(fd, name)
+	if err != nil {
+		return "", err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return "", err
+	}
+	lid, err := mount.New("tmpfs", "tmpfs", []string{fmt.Sprintf("mode=%o", st.Mode&0o7777), fmt.Sprintf("uid=%d", st.Uid), fmt.Sprintf("gid=%d", st.Gid), "size=4k"}, unix.MOUNT_ATTR_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(lid)
+	if err := mount.Attach(lid, fd); err != nil {
+		return "", fmt.Errorf("mount %s: %w", name, err)
+	}
+	return strings.TrimPrefix(place, wire.RootPath), nil
 }
 
 // last are a mount's options without those that a later one takes back, which gVisor would follow all the same.
@@ -143,6 +186,11 @@ func within(root int, name string) (string, error) {
 		return "", fmt.Errorf("mount %s: %w", name, err)
 	}
 	defer unix.Close(fd)
+	return placeOf(fd, name)
+}
+
+// placeOf is where an open file of the tree lies, as a path of the box's.
+func placeOf(fd int, name string) (string, error) {
 	place, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
 	if err != nil {
 		return "", err

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -222,6 +223,9 @@ func around(user *specs.Spec, b *runtime.Bundle, level Level) (*specs.Spec, erro
 			{Type: "bind", Source: filepath.Join(b.Dir, shim.ToldName), Destination: ToldPath, Options: []string{"bind", "nosuid", "nodev", "noexec", "rprivate"}},
 		},
 		Linux: &specs.Linux{CgroupsPath: user.Linux.CgroupsPath, Resources: user.Linux.Resources, Namespaces: namespaces(user)},
+	}
+	if who, _, _ := strings.Cut(user.Annotations[oci.AnnotationUser], ","); who != "" {
+		box.Annotations[oci.AnnotationOwner] = who
 	}
 	for i := range b.Root {
 		m := &b.Root[i]

@@ -22,6 +22,9 @@ import (
 // container has a user of that number, whose files these may be meant to be.
 const OptionOwner = "owneridmap"
 
+// AnnotationOwner is whom OptionOwner means where it names nobody, in place of the process's user: USER[:GROUP] in the container's names. A process that starts another is not the user's.
+const AnnotationOwner = "org.brig.owner"
+
 // ownerOption is a mount's owneridmap.
 type ownerOption struct {
 	user   string // in the container; empty: the process's
@@ -142,13 +145,17 @@ func (b *builder) ownerMap(fd int, opts *mountOptions) error {
 
 // ownerUser is who shall have the owner's files.
 func (b *builder) ownerUser(o *ownerOption) (uid, gid uint32, err error) {
-	if o.user == "" {
+	who := o.user
+	if who == "" {
+		who = b.spec.Annotations[AnnotationOwner]
+	}
+	if who == "" {
 		return uint32(b.uid), uint32(b.gid), nil
 	}
 	if b.root < 0 {
-		return 0, 0, api.Errorf(api.Unsupported, "option %s=user:%s: the user cannot be looked up before the root is mounted: leave the name out", OptionOwner, o.user)
+		return 0, 0, api.Errorf(api.Unsupported, "option %s=user:%s: the user cannot be looked up before the root is mounted: leave the name out", OptionOwner, who)
 	}
-	u, err := users.Find(b.root, o.user)
+	u, err := users.Find(b.root, who)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -319,7 +319,7 @@ func (p *Process) Start() error {
 	if err := p.release(append([]byte{wordGo}, p.state...)); err != nil {
 		return err
 	}
-	if p.child.tells {
+	if p.child != nil && p.child.tells {
 		return p.begun()
 	}
 	stage, errno, err := p.read()
