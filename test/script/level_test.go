@@ -62,7 +62,47 @@ func TestChrootStories(t *testing.T) {
 }
 
 // notGVisor are the stories that level gvisor cannot tell, and why.
-var notGVisor = map[string]string{}
+var notGVisor = map[string]string{
+	"cdi":               "it gives devices",
+	"cp":                "it copies to a tmpfs, which is the Sentry's alone",
+	"debug":             "it brings tools in",
+	"debug-ended":       "it brings tools in",
+	"devices":           "it gives devices",
+	"exec-tty":          "it asks a terminal for its name, which is none of the Sentry's",
+	"export-import":     "it makes the node of a device",
+	"flags-cgroup":      "it looks at control groups from inside, where they are the Sentry's",
+	"flags-limits":      "it looks at control groups from inside, where they are the Sentry's",
+	"flags-run":         "it keeps the caller's groups",
+	"flags-small":       "it looks for interfaces in /sys/class/net, which the Sentry does not have",
+	"isolation":         "it chooses levels itself",
+	"limits":            "it looks at control groups from inside, where they are the Sentry's",
+	"masked-paths":      "it is about /proc of the host's kernel",
+	"metrics":           "it counts processes",
+	"mounts-more":       "it needs a user namespace",
+	"nesting":           "it needs a user namespace",
+	"network-connect":   "it changes networks of a container that runs",
+	"network-host":      "it has no interface of the host's",
+	"network-priority":  "it reads routes that ip of the host's kernel prints",
+	"no-new-privileges": "nothing gains rights at this level, asked for or not, and /proc/PID/status does not say so",
+	"pick-paused":       "it limits processes",
+	"pods":              "a pod shares namespaces",
+	"pods-limits":       "a pod shares namespaces",
+	"privileged":        "it has no rights over the host",
+	"refusals":          "it refuses networks by other words",
+	"run-more":          "it sets sysctls",
+	"seccomp":           "the filter is the box's",
+	"share":             "it shares namespaces",
+	"shim-killed":       "it kills the container's process, by its name on the host",
+	"sized":             "it needs a user namespace",
+	"stats":             "it counts processes",
+	"systemd":           "systemd needs control groups of the host's",
+	"terminal":          "it opens /dev/console, which the Sentry does not have",
+	"top":               "it looks for processes of the host's",
+	"update":            "it limits processes",
+	"userns":            "it needs a user namespace",
+	"userns-rootless":   "it needs a user namespace",
+	"verbs-more":        "it has the network of another",
+}
 
 // TestGVisorStories runs every story with containers of level gvisor.
 func TestGVisorStories(t *testing.T) {

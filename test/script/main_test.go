@@ -164,8 +164,8 @@ func tell(t *testing.T, files []string, level string) {
 		},
 		Cmds: commands,
 		Condition: func(cond string) (bool, error) {
-			if cond == "chroot" {
-				return level == "chroot", nil
+			if cond == "chroot" || cond == "gvisor" {
+				return level == cond, nil
 			}
 			return condition(cond)
 		},
@@ -211,7 +211,7 @@ func (s serial) Run(name string, f func(testscript.T)) {
 }
 
 // condition says what a story can ask of this machine: [cgroup1], [cgroup2], [erofs], [ipv6], whether it is told as a normal user: [rootless], at level
-// chroot: [chroot], and whether containers have control groups: [groups]; and whether there can be virtual machines: [vm].
+// chroot: [chroot], at level gvisor: [gvisor], whether containers have control groups: [groups], whether brig-sentry is built: [sentry]; and whether there can be virtual machines: [vm].
 func condition(cond string) (bool, error) {
 	exists := func(path string) (bool, error) { _, err := os.Stat(path); return err == nil, nil }
 	switch cond {
@@ -222,8 +222,10 @@ func condition(cond string) (bool, error) {
 	case "erofs":
 		all, err := os.ReadFile("/proc/filesystems")
 		return strings.Contains(string(all), "\terofs\n"), err
-	case "rootless", "chroot":
+	case "rootless", "chroot", "gvisor":
 		return false, nil
+	case "sentry":
+		return exists(filepath.Join(os.Getenv(binEnv), "brig-sentry"))
 	case "groups":
 		return true, nil
 	case "vm":

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -49,6 +50,7 @@ func Main(args []string) int {
 			return refused(err)
 		}
 		tell(wire.Begun{})
+		debug.FreeOSMemory() // what starting took
 		return s.wait()
 	}
 	fmt.Fprintln(os.Stderr, "brig-sentry: Brig executes it for containers of isolation level gvisor. A link to it named runsc is gVisor's runsc.")
@@ -121,6 +123,9 @@ func begin(signals <-chan os.Signal) (*sandbox, error) {
 	s := &sandbox{c: c, conf: conf, spec: spec}
 	if err := c.Start(conf); err != nil {
 		return nil, cause(err, spec.Process)
+	}
+	if err := give(); err != nil {
+		return nil, err
 	}
 	go s.serve(asked)
 	go s.forward(signals, 0, spec.Process.Terminal)

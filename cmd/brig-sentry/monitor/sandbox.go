@@ -6,6 +6,7 @@ import (
 	"os/signal"
 	"runtime"
 	"syscall"
+	"unsafe"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -51,9 +52,24 @@ func fromTerminal(n syscall.Signal) bool {
 	return false
 }
 
+// give gives up the rights that only the start took. What further processes take is to read the files of users, whoever owns them.
+func give() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	keep := uint32(1) << unix.CAP_DAC_READ_SEARCH
+	data := [2]unix.CapUserData{{Effective: keep, Permitted: keep}}
+	_, _, e := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data)), 0)
+	if e != 0 {
+		return os.NewSyscallError("capset", e)
+	}
+	return nil
+}
+
 // wait returns the status of the process inside, in the numbers of a shell: the first process of a PID namespace cannot die of a signal by its own hand.
 func (s *sandbox) wait() int {
-	ws, err := s.c.Wait()
+	ws, err := s.c.Sandbox.WaitPID(sandboxID, 1) // not s.c.Wait, which waits for the Sentry to take itself down
+	if err != nil {
+		ws, err = s.c.Wait() // it was quicker: its own status is that of the process
+	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "brig: gVisor: %v\n", err)
 		return exitFailed
