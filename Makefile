@@ -125,9 +125,10 @@ uninstall: ## takes away what install put there; images and containers stay
 	  "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_brig" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/brig.fish"
 	rm -rf "$(DESTDIR)$(PREFIX)/libexec/brig"
 
-commands: ## doc/commands.md; ASK=1 asks the docker and podman that are installed for their verbs and flags again
+commands: ## doc/commands.md and the tables of doc/isolation.md; ASK=1 asks the docker and podman that are installed for their verbs and flags again
 	$(if $(ASK),$(GO) run ./internal/front/cli/gen -ask)
 	$(GO) run ./internal/front/cli/gen -commands
+	$(GO) run ./internal/engine/gen
 
 demo: build ## containers run, fetched from, looked into and gone again, in a minute
 	@scripts/demo bin

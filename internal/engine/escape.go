@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/id"
+	"brig/internal/base/lock"
 	"brig/internal/base/rootless"
 	"brig/internal/runtime/probe"
 )
@@ -29,6 +31,18 @@ import (
 type escape struct {
 	name, what string
 	open       []string
+	kernel     bool // it is about the kernel, which levels gvisor and vm have of their own
+}
+
+// expected is what should come of an attempt at a level.
+func (x *escape) expected(level string) string {
+	switch {
+	case slices.Contains(x.open, level):
+		return api.ProbeOpen
+	case x.kernel && rootIn(api.Isolation(level)) != "":
+		return api.ProbeOwn
+	}
+	return api.ProbeHolds
 }
 
 // hardened is level container with a user namespace.
@@ -39,35 +53,35 @@ func escapes() []escape {
 	const chroot, container = string(api.IsolationChroot), string(api.IsolationContainer)
 	everywhere := []string{chroot, container, hardened, string(api.IsolationGVisor), string(api.IsolationVM)}
 	return []escape{
-		{"descriptors", "find a descriptor that the runtime left open", nil},
-		{"host-files-proc", "read a file of the host's by /proc/PID/root and cwd", nil},
-		{"host-files-chroot", "leave the root by a second chroot(2)", nil},
-		{"host-files-handle", "open a file of the host's disk by its number", nil},
-		{"copy-out", "have cp read a file of the host's by a link", nil},
-		{"copy-in", "have cp write to a folder of the host's by a link", nil},
-		{"mount", "mount a file system", nil},
-		{"user-namespace", "make a user namespace, in which everything may be tried", nil},
-		{"join-namespace", "join a namespace of a process of the host's", nil},
-		{"sysctl", "write to /proc/sys: core_pattern, swappiness", nil},
-		{"sysrq", "open /proc/sysrq-trigger for writing", nil},
-		{"sysfs", "open files of /sys for writing: uevent_helper, power/state", nil},
-		{"kernel-memory", "read /dev/mem by a node of its own, /proc/kcore", nil},
-		{"disk", "read the host's disks by nodes of its own", nil},
-		{"cgroup", "change its own limits", nil},
-		{"release-agent", "name a program for the host to run (release_agent)", nil},
-		{"module", "load a kernel module", nil},
-		{"bpf", "load something for bpf(2)", nil},
-		{"keyring", "read a key of the host's user", nil},
-		{"kernel-log", "read the kernel's log", nil},
-		{"clock", "set the host's clock", nil},
-		{"reboot", "reboot the host", nil},
-		{"ptrace", "trace a process of the host's", nil},
-		{"kill", "send a signal to a process of the host's", []string{chroot}},
-		{"host-loopback", "connect to what listens on the host's 127.0.0.1", []string{chroot}},
-		{"abstract-socket", "connect to an abstract socket of the host's", []string{chroot}},
-		{"raw-network", "see the packets of the host's network", []string{chroot}},
-		{"setuid-on-bind", "leave a setuid program of root's in a folder of the host's that is bound", everywhere},
-		{"node-on-bind", "leave a device node in a folder of the host's that is bound", everywhere},
+		{"descriptors", "find a descriptor that the runtime left open", nil, false},
+		{"host-files-proc", "read a file of the host's by /proc/PID/root and cwd", nil, false},
+		{"host-files-chroot", "leave the root by a second chroot(2)", nil, false},
+		{"host-files-handle", "open a file of the host's disk by its number", nil, true},
+		{"copy-out", "have cp read a file of the host's by a link", nil, false},
+		{"copy-in", "have cp write to a folder of the host's by a link", nil, false},
+		{"mount", "mount a file system", nil, true},
+		{"user-namespace", "make a user namespace, in which everything may be tried", nil, true},
+		{"join-namespace", "join a namespace of a process of the host's", nil, false},
+		{"sysctl", "write to /proc/sys: core_pattern, swappiness", nil, true},
+		{"sysrq", "open /proc/sysrq-trigger for writing", nil, true},
+		{"sysfs", "open files of /sys for writing: uevent_helper, power/state", nil, true},
+		{"kernel-memory", "read /dev/mem by a node of its own, /proc/kcore", nil, true},
+		{"disk", "read the host's disks by nodes of its own", nil, true},
+		{"cgroup", "change its own limits", nil, true},
+		{"release-agent", "name a program for the host to run (release_agent)", nil, true},
+		{"module", "load a kernel module", nil, true},
+		{"bpf", "load something for bpf(2)", nil, true},
+		{"keyring", "read a key of the host's user", nil, true},
+		{"kernel-log", "read the kernel's log", nil, true},
+		{"clock", "set the host's clock", nil, true},
+		{"reboot", "reboot the host", nil, true},
+		{"ptrace", "trace a process of the host's", nil, false},
+		{"kill", "send a signal to a process of the host's", []string{chroot}, false},
+		{"host-loopback", "connect to what listens on the host's 127.0.0.1", []string{chroot}, false},
+		{"abstract-socket", "connect to an abstract socket of the host's", []string{chroot}, false},
+		{"raw-network", "see the packets of the host's network", []string{chroot}, false},
+		{"setuid-on-bind", "leave a setuid program of root's in a folder of the host's that is bound", everywhere, false},
+		{"node-on-bind", "leave a device node in a folder of the host's that is bound", everywhere, false},
 	}
 }
 
@@ -82,7 +96,7 @@ type bait struct {
 }
 
 func (b *bait) close() {
-	for _, f := range b.closes {
+	for _, f := range slices.Backward(b.closes) {
 		f()
 	}
 }
@@ -95,7 +109,20 @@ func (e *Engine) layBait() (b *bait, err error) {
 			b.close()
 		}
 	}()
-	if b.dir, err = os.MkdirTemp("", "brig-selftest-"); err != nil {
+	top := filepath.Join(e.root, "selftest") // on the disk that containers' files are on
+	if err = os.MkdirAll(top, 0o700); err != nil {
+		return b, err
+	}
+	l, err := lock.Take(filepath.Join(top, "lock"))
+	if err != nil {
+		return b, err
+	}
+	b.closes = append(b.closes, func() { l.Release() }) //nolint:errcheck // it is a file's end
+	b.dir = filepath.Join(top, "files")
+	if err = os.RemoveAll(b.dir); err != nil { // of one that was killed
+		return b, err
+	}
+	if err = os.Mkdir(b.dir, 0o700); err != nil {
 		return b, err
 	}
 	b.closes = append(b.closes, func() { os.RemoveAll(b.dir) })
@@ -185,12 +212,7 @@ func (e *Engine) TryEscapes(ctx context.Context, spec api.ContainerSpec, out api
 		return nil, err
 	}
 	for _, x := range escapes() {
-		p := api.Probe{Level: level, Name: x.name, What: x.what, Expected: api.ProbeHolds}
-		for _, open := range x.open {
-			if open == level {
-				p.Expected = api.ProbeOpen
-			}
-		}
+		p := api.Probe{Level: level, Name: x.name, What: x.what, Expected: x.expected(level)}
 		var ok bool
 		if p.Found, p.How, ok = cut(found[x.name]); !ok {
 			return nil, api.Errorf(api.Unavailable, "selftest: the container told nothing of probe %s", x.name)
@@ -253,17 +275,22 @@ func (e *Engine) tryCopies(ctx context.Context, container string, b *bait, said 
 	read := filepath.Join(b.dir, "read")
 	err := e.CopyFiles(ctx, api.CopyPlace{Container: container, Path: probe.Link + b.Secret}, api.CopyPlace{Path: read}, true, false, api.Streams{Stderr: io.Discard})
 	data, _ := os.ReadFile(read)
-	said.put("copy-out", strings.Contains(string(data), b.Token), words2(err, "what was copied is the container's"))
+	said.seen("copy-out", strings.Contains(string(data), b.Token), err)
 	written := filepath.Join(b.dir, "written")
 	err = e.CopyFiles(ctx, api.CopyPlace{Path: b.Secret}, api.CopyPlace{Container: container, Path: probe.Link + written}, true, false, api.Streams{Stderr: io.Discard})
-	said.put("copy-in", exists(written), words2(err, "what was written is the container's"))
+	said.seen("copy-in", exists(written), err)
 }
 
-func words2(err error, else_ string) string {
-	if err != nil {
-		return err.Error()
+// seen enters what came of a copy.
+func (w *words) seen(name string, open bool, err error) {
+	switch {
+	case open:
+		w.put(name, true, "the host's file was reached")
+	case err != nil:
+		w.put(name, false, err.Error())
+	default:
+		w.put(name, false, "it was the container's file")
 	}
-	return else_
 }
 
 // look is what is seen on the host of what the container has done.
