@@ -53,6 +53,9 @@ func TestKillRooted(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(root, "busybox"), busybox, 0o755); err != nil && !errors.Is(err, unix.ETXTBSY) { // it is there
 			t.Fatal(err)
 		}
+		if err := errors.Join(os.MkdirAll(filepath.Join(root, "dev"), 0o755), os.WriteFile(filepath.Join(root, "dev/null"), nil, 0o644)); err != nil {
+			t.Fatal(err) // the shell opens it for what it does not wait for
+		}
 		cmd := exec.Command("/busybox", "sh", "-c", script)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Setsid: true, Unshareflags: flags}
 		if err := cmd.Start(); err != nil {
