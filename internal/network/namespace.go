@@ -38,7 +38,7 @@ func newNamespace(home *netlink.Conn, given *os.File) (ns *os.File, inside *netl
 	}
 	if err != nil {
 		runtime.UnlockOSThread()
-		return nil, nil, fmt.Errorf("new network namespace: %w; it takes root and a kernel with CONFIG_NET_NS", err)
+		return nil, nil, fmt.Errorf("new network namespace: %w; it takes root and a kernel with CONFIG_NET_NS; where namespaces are forbidden --isolation chroot does without", err)
 	}
 	if inside, err = netlink.Dial(unix.NETLINK_ROUTE); err == nil {
 		err = writeSysctl("ipv6/conf/default/accept_ra", "0") // a neighbour on the bridge is no router
