@@ -81,7 +81,7 @@ func escapes() []escape {
 		{"abstract-socket", "connect to an abstract socket of the host's", []string{chroot}, false},
 		{"raw-network", "see the packets of the host's network", []string{chroot}, false},
 		{"setuid-on-bind", "leave a setuid program of root's in a folder of the host's that is bound", everywhere, false},
-		{"node-on-bind", "leave a device node in a folder of the host's that is bound", everywhere, false},
+		{"node-on-bind", "leave a device node in a folder of the host's that is bound", []string{chroot, container, string(api.IsolationVM)}, false},
 	}
 }
 

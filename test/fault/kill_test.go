@@ -13,7 +13,7 @@ import (
 var ways = map[string][]string{
 	"attached": {"run", "--rm", "-p", "8080:80", "-v", "/data", "brig/base", "true"},
 	"detached": {"run", "-d", "--name", "kill", "-p", "8080:80", "brig/base", "sleep", "3600"},
-	"chroot":   {"run", "-d", "--name", "kill", "--isolation", "chroot", "-v", "/data", "--tmpfs", "/tmp", "brig/base", "sh", "-c", "setsid sleep 3600 & exec sleep 3600"},
+	"chroot":   {"run", "-d", "--name", "kill", "--isolation", "chroot", "-v", "/etc:/data:ro", "--tmpfs", "/tmp", "brig/base", "sh", "-c", "setsid sleep 3600 & exec sleep 3600"},
 }
 
 // TestKilledAtAnyStep kills the command, or the shim, at system calls spread over the whole of a run.

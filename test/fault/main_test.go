@@ -73,6 +73,7 @@ func newWorldAt(t *testing.T, root string) *world {
 	}
 	t.Cleanup(w.end)
 	w.must("run", "--rm", "-p", "1:1", "-v", "/data", "brig/base", "true")
+	w.must("run", "--rm", "--isolation", "chroot", "brig/base", "true")
 	w.base = w.things()
 	return w
 }

@@ -21,13 +21,13 @@ func (a *app) selftestEscape() *cobra.Command {
 		Use:   "escape [OPTIONS]",
 		Short: "Try to get out of a container, at each level of isolation that can be used here",
 		Long: "Try to get out of a container, at each level of isolation that can be used here, or at that of --isolation. Each attempt is a real one, which does no\n" +
-			"harm where it succeeds. All options of `brig create` are known: they say which container is to be tried. The exit code is 1 if anything does not\n" +
+			"harm where it succeeds. The options are those of `brig create` that are about what a container may do: they say which one is to be tried. The exit code is 1 if anything does not\n" +
 			"hold that should at that level: doc/isolation.md says what should.",
 		Example:           "  brig selftest escape\n  brig selftest escape --isolation container --cap-add SYS_ADMIN\n  brig selftest escape --format json",
 		Args:              maxArgs(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	o := a.addSpecFlags(cmd)
+	o := a.addWallFlags(cmd)
 	f := cmd.Flags()
 	var format string
 	f.StringVar(&format, "format", "", "Format output: 'json'")
@@ -46,11 +46,11 @@ func (a *app) selftestEscape() *cobra.Command {
 					return invalid(cmd, err)
 				}
 			}
+			var some []api.Probe
 			spec, err := o.finish(f, []string{api.ToolsImage})
-			if err != nil {
-				return invalid(cmd, err)
+			if err == nil {
+				some, err = a.engine().TryEscapes(cmd.Context(), spec, a.streams)
 			}
-			some, err := a.engine().TryEscapes(cmd.Context(), spec, a.streams)
 			if kind := api.KindOf(err); len(levels) > 1 && (kind == api.Unsupported || kind == api.InvalidArgument) { // of the options, with this level
 				fmt.Fprintf(a.streams.Stderr, "WARNING: level %s was not tried: %v\n", level, err)
 				continue
@@ -68,7 +68,7 @@ func (a *app) selftestEscape() *cobra.Command {
 	return cmd
 }
 
-// levelsToTry is that of the flag or the variable, as it stands, or all.
+// levelsToTry is that of the flag, as it stands, or all.
 func (a *app) levelsToTry(cmd *cobra.Command) ([]string, error) {
 	if cmd.Flags().Changed("isolation") {
 		return []string{""}, nil
@@ -124,4 +124,18 @@ func (a *app) tellEscapes(report []api.Probe, format string) error {
 		return &exitError{code: codeFailed}
 	}
 	return nil
+}
+
+// addWallFlags declares those flags of a container's that are about what stands between it and the host.
+func (a *app) addWallFlags(cmd *cobra.Command) *specFlags {
+	o := &specFlags{app: a}
+	s, f := &o.spec, cmd.Flags()
+	o.boundaryFlags(s, f)
+	namespaceFlags(&s.Namespaces, f)
+	f.StringVarP(&s.User, "user", "u", "", "Username or UID (format: <name|uid>[:<group|gid>])")
+	list(f, "volume", "v", "Bind mount a volume", appendTo(&o.volumes, a.parseVolume))
+	list(f, "mount", "", "Attach a filesystem mount to the container", appendTo(&o.mounts, parseMount))
+	list(f, "tmpfs", "", "Mount a tmpfs directory", appendTo(&o.tmpfs, parseTmpfs))
+	o.networks.declare(f)
+	return o
 }

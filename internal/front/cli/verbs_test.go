@@ -331,3 +331,30 @@ func TestTransfers(t *testing.T) {
 		t.Errorf("pull -a asks for %+v", f.request)
 	}
 }
+
+// TestSelftestEscape: each level that can be used is tried, the flag's alone where it is given, and what should hold and does not is the exit code.
+func TestSelftestEscape(t *testing.T) {
+	states := []api.IsolationState{{Level: api.IsolationChroot}, {Level: api.IsolationContainer, Available: true}, {Level: api.IsolationVM, Available: true}}
+	f := &fake{found: api.ProbeHolds, info: api.Info{Isolation: states}}
+	r := brig(t, f, "selftest", "escape")
+	r.wants(t, 0, `LEVEL           PROBE     EXPECTED   FOUND     WHAT      HOW
+container       mount     holds      holds     mount     so
+container       kill      open       open                
+containerauto   mount     holds      holds     mount     so
+containerauto   kill      open       open                
+vm              mount     holds      holds     mount     so
+vm              kill      open       open                
+`)
+	f = &fake{found: api.ProbeOpen, info: api.Info{Isolation: states}}
+	r = brig(t, f, "selftest", "escape", "--isolation", "vm", "--format", "json")
+	if r.code != 1 || !strings.Contains(r.out, `{"level":"vm","probe":"mount","what":"mount","expected":"holds","found":"open","how":"so"}`) || !strings.Contains(r.errOut, "1 of 2 attempts got out") {
+		t.Errorf("a way out: %+v", r)
+	}
+	f = &fake{found: api.ProbeHolds, info: api.Info{Isolation: states}}
+	r = brig(t, f, "selftest", "escape", "--userns", "host")
+	if r.code != 0 || !strings.Contains(r.errOut, "WARNING: level container,userns was not tried: ") || len(f.calls) != 2 {
+		t.Errorf("an option that contradicts one level: %+v %v", r, f.calls)
+	}
+	brig(t, &fake{info: api.Info{}}, "selftest", "escape").complains(t, 1, "brig: no level of isolation can be used here")
+	brig(t, f, "selftest", "escape", "--format", "xml").complains(t, 125, `brig: invalid format "xml": use json`)
+}
