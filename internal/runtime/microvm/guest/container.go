@@ -43,13 +43,7 @@ func (a *agent) create(s *stream, body []byte) error {
 	if err := mount(wire.TreeTag, treeDir, "virtiofs", 0, ""); err != nil {
 		return err
 	}
-	held, err := inside(spec, treeDir)
-	defer func() {
-		for _, fd := range held {
-			unix.Close(fd)
-		}
-	}()
-	if err != nil {
+	if err := inside(spec, treeDir); err != nil {
 		return err
 	}
 	net, err := unix.Open("/proc/self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -77,8 +71,8 @@ func (a *agent) create(s *stream, body []byte) error {
 }
 
 // inside makes the configuration of a host's container the one of the same container here. What the host bound into the tree is bound again where a file
-// system of the container's own would cover it, and where it must not be written to or executed. held are descriptors that the sources name.
-func inside(spec *specs.Spec, tree string) (held []int, err error) {
+// system of the container's own would cover it, and where it must not be written to or executed.
+func inside(spec *specs.Spec, tree string) error {
 	spec.Root.Path = tree
 	l := spec.Linux
 	l.CgroupsPath, l.IntelRdt, l.MountLabel, spec.Hooks = groupPath, nil, "", nil
@@ -93,7 +87,7 @@ func inside(spec *specs.Spec, tree string) (held []int, err error) {
 	}
 	root, err := unix.Open(tree, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: tree, Err: err}
+		return &os.PathError{Op: "open", Path: tree, Err: err}
 	}
 	defer unix.Close(root)
 	var own []string // places of file systems that the container makes itself
@@ -110,17 +104,24 @@ func inside(spec *specs.Spec, tree string) (held []int, err error) {
 		if !covered && len(flags) == 0 && !spec.Root.Readonly {
 			continue // it is in the tree
 		}
-		fd, err := fsmount.OpenInRoot(root, dest, unix.O_PATH, 0)
+		source, err := resolve(root, dest)
 		if err != nil {
-			return held, fmt.Errorf("mount %s: %w", m.Destination, err)
+			return fmt.Errorf("mount %s: %w", m.Destination, err)
 		}
-		held = append(held, fd)
-		keep = append(keep, specs.Mount{
-			Type: "bind", Source: "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(fd), Destination: m.Destination, Options: append(flags, "bind"),
-		})
+		keep = append(keep, specs.Mount{Type: "bind", Source: source, Destination: m.Destination, Options: append(flags, "bind")})
 	}
 	spec.Mounts = keep
-	return held, nil
+	return nil
+}
+
+// resolve is where a path of the tree leads, as a path of the machine's without links.
+func resolve(root int, path string) (string, error) {
+	fd, err := fsmount.OpenInRoot(root, path, unix.O_PATH, 0)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	return os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
 }
 
 func bound(m *specs.Mount) bool {

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 func specOf(mounts ...specs.Mount) *specs.Spec {
@@ -33,20 +32,18 @@ func TestInside(t *testing.T) {
 	os.Symlink("/real", filepath.Join(tree, "link"))
 	os.Symlink("../../../../../../etc", filepath.Join(tree, "out"))
 	spec := specOf(specs.Mount{Type: "tmpfs", Destination: "/run"}, bind("/data"), bind("/run/secret"), bind("/safe", "ro", "noexec"), bind("/link", "nosuid"))
-	held, err := inside(spec, tree)
-	if err != nil {
+	if err := inside(spec, tree); err != nil {
 		t.Fatal(err)
 	}
 	var got []string
 	for _, m := range spec.Mounts {
 		got = append(got, m.Type+" "+m.Destination+" "+strings.Join(m.Options, ","))
-		if m.Type == "bind" && !strings.HasPrefix(m.Source, "/proc/") {
-			t.Errorf("%s is from %s", m.Destination, m.Source)
-		}
+		want := filepath.Join(tree, m.Destination)
 		if m.Destination == "/link" {
-			if where, _ := os.Readlink(m.Source); where != filepath.Join(tree, "real") {
-				t.Errorf("a link led to %s", where)
-			}
+			want = filepath.Join(tree, "real")
+		}
+		if m.Type == "bind" && m.Source != want {
+			t.Errorf("%s is from %s, not %s", m.Destination, m.Source, want)
 		}
 	}
 	want := "tmpfs /run ;bind /run/secret bind;bind /safe ro,noexec,bind;bind /link nosuid,bind"
@@ -56,10 +53,7 @@ func TestInside(t *testing.T) {
 	if r := spec.Linux.Resources; r.Memory != nil || r.Pids == nil || spec.Hooks != nil || len(spec.Linux.Namespaces) != 6 {
 		t.Errorf("%+v, hooks %v", r, spec.Hooks)
 	}
-	for _, fd := range held {
-		unix.Close(fd)
-	}
-	if _, err := inside(specOf(specs.Mount{Type: "tmpfs", Destination: "/out"}, bind("/out/passwd")), tree); err == nil {
+	if err := inside(specOf(specs.Mount{Type: "tmpfs", Destination: "/out"}, bind("/out/passwd")), tree); err == nil {
 		t.Error("a link led out of the tree")
 	}
 }
@@ -70,9 +64,7 @@ func TestInsideReadOnly(t *testing.T) {
 	os.Mkdir(filepath.Join(tree, "data"), 0o755)
 	spec := specOf(bind("/data"))
 	spec.Root.Readonly = true
-	held, err := inside(spec, tree)
-	if err != nil || len(spec.Mounts) != 1 {
+	if err := inside(spec, tree); err != nil || len(spec.Mounts) != 1 {
 		t.Fatalf("%v, %v", spec.Mounts, err)
 	}
-	unix.Close(held[0])
 }

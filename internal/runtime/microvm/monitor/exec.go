@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -60,6 +61,11 @@ func (s *session) exec(c *net.UnixConn) error {
 	}
 	defer closeFiles(files)
 	t.tty = tty
+	select {
+	case <-s.up: // one that comes while the machine starts waits
+	case <-s.ended:
+		return nil
+	}
 	s.begin(t, body)
 	gone := make(chan struct{})
 	go func() { // what the other end asks for; its end is the process's
@@ -142,12 +148,22 @@ func receive(c *net.UnixConn) (files [3]*os.File, tty bool, body []byte, err err
 	return files, head[0] == 1, body, err
 }
 
+// dial reaches the monitor, which may have been executed just now.
+func dial() (*net.UnixConn, error) {
+	for begun := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: execSocket, Net: "unix"})
+		if err == nil || time.Since(begun) > 30*time.Second {
+			return c, err
+		}
+	}
+}
+
 // join is the process of an exec.
 func join() (int, error) {
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
 	body := os.Getenv(boxed.ExecVar)
-	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: execSocket, Net: "unix"})
+	c, err := dial()
 	if err != nil {
 		return exitFailed, fmt.Errorf("the virtual machine is not ready: %w", err)
 	}

@@ -80,6 +80,10 @@ func run() (int, error) {
 		return exitFailed, err
 	}
 	raiseLimits()
+	execs, err := listen()
+	if err != nil {
+		return exitFailed, err
+	}
 	taps, err := nics()
 	if err != nil {
 		return exitFailed, err
@@ -89,10 +93,6 @@ func run() (int, error) {
 		settings.Links = append(settings.Links, n.link)
 	}
 	v, err := launch(&m, taps, begun)
-	if err != nil {
-		return exitFailed, err
-	}
-	execs, err := listen()
 	if err != nil {
 		return exitFailed, err
 	}

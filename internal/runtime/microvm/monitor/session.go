@@ -22,6 +22,7 @@ type session struct {
 	tick    time.Duration // between two looks at the machine
 	console tail
 	orders  chan wire.Frame // on their way to the machine
+	up      chan struct{}   // closed when the container's process executes
 	ended   chan struct{}   // closed with the session
 	asking  chan struct{}   // a token for each question that is being answered
 
@@ -41,7 +42,7 @@ const (
 
 func newSession(channel io.ReadWriter) *session {
 	return &session{
-		channel: channel, tick: time.Second, orders: make(chan wire.Frame, 64), ended: make(chan struct{}), asking: make(chan struct{}, mostAsking),
+		channel: channel, tick: time.Second, orders: make(chan wire.Frame, 64), up: make(chan struct{}), ended: make(chan struct{}), asking: make(chan struct{}, mostAsking),
 		next: wire.First, streams: map[uint32]*stream{},
 	}
 }
@@ -212,8 +213,7 @@ type stream struct {
 	file [3]*os.File
 	tty  bool
 
-	started chan struct{} // closed when the process executes
-	over    chan struct{} // closed when it has ended, and its output is written
+	over chan struct{} // closed when it has ended, and its output is written
 
 	mu      sync.Mutex
 	more    sync.Cond // on mu
@@ -231,7 +231,7 @@ type stream struct {
 }
 
 func newStream(s *session, id uint32, files [3]*os.File) *stream {
-	t := &stream{s: s, id: id, file: files, credit: wire.Window, started: make(chan struct{}), over: make(chan struct{})}
+	t := &stream{s: s, id: id, file: files, credit: wire.Window, over: make(chan struct{})}
 	t.more.L = &t.mu
 	go t.write()
 	return t
@@ -285,7 +285,9 @@ func (t *stream) take(f *wire.Frame) (over bool, err error) {
 			return false, fmt.Errorf("stream %d started twice", t.id)
 		}
 		t.running = true
-		close(t.started)
+		if t.id == wire.First {
+			close(t.s.up)
+		}
 		early := t.early
 		t.early = nil
 		go func() {
