@@ -182,14 +182,20 @@ func raw(fd int) error {
 func (v *vm) watch(s *session) {
 	go func() {
 		err := v.fs.Wait()
-		s.lost(fmt.Errorf("the server of the virtual machine's files has ended: %v", err))
+		time.Sleep(s.tick / 2) // it ends with QEMU, whose end says more
+		s.lost(fmt.Errorf("the server of the virtual machine's files has ended: %w", ended(err)))
 	}()
-	err := v.qemu.Wait()
-	if err == nil {
-		err = errors.New("it was switched off")
-	}
+	err := ended(v.qemu.Wait())
 	time.Sleep(s.tick / 20) // what the machine said last is read first
 	s.lost(fmt.Errorf("the virtual machine has ended: %w", err))
+}
+
+// ended is how a process did that should not have.
+func ended(err error) error {
+	if err == nil {
+		err = errors.New("by itself")
+	}
+	return err
 }
 
 // tail keeps the end of what the console says.
