@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"brig/test/machine"
 )
 
 // notChroot are the stories that level chroot cannot tell, and why. Those that use no network where they might as well have the host's are told with that.
@@ -118,4 +120,23 @@ func TestGVisorStories(t *testing.T) {
 		t.Skip("brig-sentry is not built: make build")
 	}
 	tell(t, stories(t, notGVisor), "gvisor")
+}
+
+// vmStories are those of level container that are told at level vm too. A machine takes a second to start, with an emulator on a busy host some: not all are.
+var vmStories = []string{
+	"bind-mounts", "capabilities", "copy", "diff", "entrypoint", "env", "exec", "exec-tty", "groups", "health", "hello", "init", "labels", "read-only", "secrets", "signals", "stop-signal",
+	"streams", "terminal", "tmpfs", "ulimit", "user", "volumes", "wait", "workdir",
+}
+
+// TestVMStories runs the stories of vmStories with containers of level vm.
+func TestVMStories(t *testing.T) {
+	needRoot(t)
+	if there, err := condition("vm"); err != nil || !there {
+		t.Skip("virtual machines need QEMU, virtiofsd and bin/vm-kernel: make setup-vm guest-kernel")
+	}
+	var files []string
+	for _, name := range machine.Share(vmStories) {
+		files = append(files, filepath.Join("testdata", name+".txtar"))
+	}
+	tell(t, files, "vm")
 }
