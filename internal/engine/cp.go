@@ -28,6 +28,14 @@ func (e *Engine) CopyFiles(ctx context.Context, from, to api.CopyPlace, followLi
 			l.Release()
 		}
 	}()
+	in, err := e.aside(ctx, &from, &to, &s)
+	if err != nil {
+		return err
+	}
+	if in != nil {
+		defer in.Close()
+		s.Stdin = in
+	}
 	for i, p := range []*api.CopyPlace{&from, &to} {
 		if p.Container == "" {
 			continue
@@ -56,7 +64,7 @@ func (e *Engine) CopyFiles(ctx context.Context, from, to api.CopyPlace, followLi
 			files = append(files, f)
 		}
 	}
-	_, err := e.transferHolding(ctx, api.TransferRequest{Op: "cp", Source: &from, Target: &to, FollowLink: followLink, Archive: archive}, s, nil, files)
+	_, err = e.transferHolding(ctx, api.TransferRequest{Op: "cp", Source: &from, Target: &to, FollowLink: followLink, Archive: archive}, s, nil, files)
 	if from.Pid > 0 && !e.stillThere(from.Container) {
 		return api.Errorf(api.Conflict, "container %.12s was removed while files were copied from it: what has been copied need not be all", from.Container)
 	}
