@@ -20,6 +20,7 @@ const (
 	manager     = "org.freedesktop.systemd1.Manager"
 	managerPath = "/org/freedesktop/systemd1"
 
+	greetLimit  = 2 * time.Second  // for a bus to let us in, which it does in a millisecond: a socket that nobody serves must not hold a run up
 	answerLimit = 25 * time.Second // as libdbus waits for a reply
 	jobLimit    = 30 * time.Second // as runc waits for a job
 )
@@ -76,8 +77,12 @@ func Reachable(rootless bool) bool {
 // daemon has too.
 func connect(rootless bool) (*Conn, error) {
 	var last error
+	deadline := time.Now().Add(greetLimit)
 	for _, a := range addresses(rootless) {
-		c, err := dial(a.path, a.private)
+		if rest := time.Now().Add(greetLimit / 8); deadline.Before(rest) { // another did not answer: that is no reason not to ask this one
+			deadline = rest
+		}
+		c, err := dial(a.path, a.private, deadline)
 		if err == nil {
 			c.rootless = rootless
 			return c, nil
@@ -176,30 +181,31 @@ const hexDigits = "0123456789abcdef"
 
 // dial connects and authenticates by the socket's credentials, SASL EXTERNAL without an identity, which holds in a user namespace too.
 // All that needs no answer goes out in one write, as sd-bus does it.
-func dial(path string, private bool) (*Conn, error) {
+func dial(path string, private bool, deadline time.Time) (*Conn, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
 	c := &Conn{fd: fd, private: private}
+	limit := unix.NsecToTimeval(int64(max(time.Until(deadline), time.Millisecond))) // of connect(2) too, where nobody accepts: unix(7)
+	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit)
 	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
 		c.Close()
 		return nil, &os.PathError{Op: "connect", Path: path, Err: err}
 	}
 	wait := unix.NsecToTimeval(int64(answerLimit))
 	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait)
-	if err := c.login(); err != nil {
+	if err := c.login(deadline); err != nil {
 		c.Close()
-		return nil, err
+		return nil, api.Errorf(api.KindOf(err), "%s: %w", path, err)
 	}
 	return c, nil
 }
 
-func (c *Conn) login() error {
+func (c *Conn) login(deadline time.Time) error {
 	if err := c.write([]byte("\x00AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")); err != nil {
 		return err
 	}
-	deadline := time.Now().Add(answerLimit)
 	for {
 		line, err := c.line(deadline)
 		if err != nil {
@@ -218,7 +224,7 @@ func (c *Conn) login() error {
 	if c.private {
 		return nil
 	}
-	if _, err := c.call("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "Hello", ""); err != nil {
+	if _, err := c.callUntil(deadline, "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "Hello", ""); err != nil {
 		return err
 	}
 	// No answers are waited for: the bus takes messages in their order.
@@ -353,11 +359,14 @@ func (c *Conn) next(deadline time.Time) (*message, error) {
 
 // call calls a method and returns what it answers.
 func (c *Conn) call(to, path, iface, member, signature string, args ...any) ([]any, error) {
+	return c.callUntil(time.Now().Add(answerLimit), to, path, iface, member, signature, args...)
+}
+
+func (c *Conn) callUntil(deadline time.Time, to, path, iface, member, signature string, args ...any) ([]any, error) {
 	m := &message{kind: typeCall, destination: to, path: path, iface: iface, member: member}
 	if err := c.send(m, signature, args...); err != nil {
 		return nil, err
 	}
-	deadline := time.Now().Add(answerLimit)
 	for {
 		r, err := c.next(deadline)
 		if err != nil {

@@ -232,7 +232,7 @@ func (c *Conn) sendRaw(m *message) error {
 
 func (f *fake) dial() *Conn {
 	f.t.Helper()
-	c, err := dial(f.path, f.private)
+	c, err := dial(f.path, f.private, time.Now().Add(greetLimit))
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -335,10 +335,10 @@ func TestStart(t *testing.T) {
 	}
 	f2 := newFake(t)
 	f2.refuse = "REJECTED EXTERNAL"
-	if _, err := dial(f2.path, false); !errors.Is(err, api.Unauthorized) {
+	if _, err := dial(f2.path, false, time.Now().Add(greetLimit)); !errors.Is(err, api.Unauthorized) {
 		t.Errorf("refused: %v", err)
 	}
-	if _, err := dial(f2.path+"x", false); !errors.Is(err, unix.ENOENT) {
+	if _, err := dial(f2.path+"x", false, time.Now().Add(greetLimit)); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("no socket: %v", err)
 	}
 	if !Booted() {
@@ -370,6 +370,34 @@ func TestOwnScope(t *testing.T) {
 	}
 	if err := c.Attach(u.Name, "/keepers"); err != nil || !reflect.DeepEqual(got["attached"], []any{"/keepers", []any{uint64(0)}}) {
 		t.Errorf("%v, %v", got["attached"], err)
+	}
+}
+
+// TestMuteBus: a socket at which nobody answers, whether it is listened at or its queue is full, is given up after two seconds, by its name.
+func TestMuteBus(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bus")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path="+path)
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	for _, what := range []string{"nobody accepts", "full"} {
+		begun := time.Now()
+		_, err := DialUser()
+		if took := time.Since(begun); api.KindOf(err) != api.Unavailable || !strings.Contains(fmt.Sprint(err), path) || took > 4*time.Second {
+			t.Errorf("%s: %v after %v", what, err, took)
+		}
+		other, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0) // fills the queue
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(other)
+		_ = unix.Connect(other, &unix.SockaddrUnix{Name: path})
 	}
 }
 
@@ -419,7 +447,7 @@ func TestDBusDaemon(t *testing.T) {
 	defer func() { cmd.Process.Kill(); cmd.Wait() }()
 	var server *Conn
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if server, err = dial(socket, false); err == nil {
+		if server, err = dial(socket, false, time.Now().Add(greetLimit)); err == nil {
 			break
 		}
 		if time.Now().After(deadline) {
@@ -435,7 +463,7 @@ func TestDBusDaemon(t *testing.T) {
 	go func() { defer close(served); f.serve(server) }()
 	defer func() { unix.Shutdown(server.fd, unix.SHUT_RDWR); <-served; server.Close() }()
 
-	c, err := dial(socket, false)
+	c, err := dial(socket, false, time.Now().Add(greetLimit))
 	if err != nil {
 		t.Fatal(err)
 	}
