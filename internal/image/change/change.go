@@ -23,7 +23,7 @@ import (
 const (
 	maxText  = 64 << 10 // bytes of all instructions
 	maxGrown = 1 << 20  // bytes of all words, expanded
-	maxPorts = 65536    // of one EXPOSE, ranges counted out
+	maxPorts = 50_000   // ranges counted out: no reader of Brig's takes more members of an object, see package image
 )
 
 // Config is an image's config with docker's additions, as it is written to JSON.
@@ -293,6 +293,14 @@ func (c *Config) expose(s string) error {
 		from, to, protocol, err := ports(w)
 		if err != nil {
 			return err
+		}
+		if many := to - from; many > len(c.ExposedPorts) { // a config has no ranges, and may have to have 65535 names: then room for all is made at once
+			if many >= maxPorts {
+				return fmt.Errorf("EXPOSE: more than %d ports", maxPorts)
+			}
+			had := c.ExposedPorts
+			c.ExposedPorts = make(map[string]struct{}, len(had)+many+1)
+			maps.Copy(c.ExposedPorts, had)
 		}
 		for p := from; p <= to; p++ {
 			if len(c.ExposedPorts) >= maxPorts {

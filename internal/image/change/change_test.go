@@ -70,7 +70,7 @@ func TestApply(t *testing.T) {
 func TestRefused(t *testing.T) {
 	for in, word := range map[string]string{
 		"RUN x": "RUN is not", "COPY a b": "COPY is not", "FROM x": "FROM is not", "ENV": "requires", "ENV A": "NAME=VALUE", "ENV A=1 B": "quotes", "ENV =x": "empty", "ENV A='x": "not closed",
-		"ENV A=${B": "without", "ENV A=${}": "bad substitution", "ENV A=${B?x}": "modifier", "EXPOSE": "requires", "EXPOSE 0": "1 to 65535", "EXPOSE 65536": "65535", "EXPOSE 9-8": "PORT", "EXPOSE 80/icmp": "protocol",
+		"ENV A=${B": "without", "ENV A=${}": "bad substitution", "ENV A=${B?x}": "modifier", "EXPOSE": "requires", "EXPOSE 0": "1 to 65535", "EXPOSE 65536": "65535", "EXPOSE 9-8": "PORT", "EXPOSE 80/icmp": "protocol", "EXPOSE 1-61533": "more than 50000 ports", "EXPOSE 1-40000 40001-50001": "more than 50000 ports",
 		"EXPOSE x": "PORT", "LABEL x": "NAME=VALUE", "VOLUME []": "at least one", `VOLUME [""]`: "empty", "USER a b": "exactly one", "USER $NONE": "empty", "STOPSIGNAL": "requires", "ONBUILD ONBUILD x": "chaining",
 		"ONBUILD FROM x": "FROM", "HEALTHCHECK": "requires", "HEALTHCHECK x": "unknown type", "HEALTHCHECK CMD": "missing", "HEALTHCHECK CMD []": "missing", "HEALTHCHECK NONE x": "no arguments",
 		"HEALTHCHECK --retries=x CMD x": "number", "HEALTHCHECK --interval=1us CMD x": "millisecond", "HEALTHCHECK --frob=1 CMD x": "--frob", "HEALTHCHECK --retries CMD x": "VALUE",
@@ -98,7 +98,7 @@ func TestRefused(t *testing.T) {
 // FuzzApply: no text makes it panic or grow without bound, and what it makes can be written and read again.
 func FuzzApply(f *testing.F) {
 	for _, s := range []string{
-		`ENV A=1 B="${A:-x}" C='y'`, `EXPOSE 1-65535`, `HEALTHCHECK --interval=5s CMD ["x"]`, "LABEL a=b \\\n c=d", `VOLUME ["/a"]`, `CMD ["a"]`, `ENV A=$A$A$A`, "ENV A=${A:-${B:-${C:-x}}}",
+		`ENV A=1 B="${A:-x}" C='y'`, `EXPOSE 1-50000`, `HEALTHCHECK --interval=5s CMD ["x"]`, "LABEL a=b \\\n c=d", `VOLUME ["/a"]`, `CMD ["a"]`, `ENV A=$A$A$A`, "ENV A=${A:-${B:-${C:-x}}}",
 	} {
 		f.Add(s)
 	}
