@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -193,6 +194,15 @@ func TestSameAsPeers(t *testing.T) {
 			id := fmt.Sprintf("brig-test-seccomp-%s-%d", peer, os.Getpid())
 			writeBundle(t, bundle, "/"+id, p)
 			root := t.TempDir()
+			t.Cleanup(func() { // a crun that cannot start it leaves what it had made of its groups
+				left, _ := filepath.Glob("/sys/fs/cgroup/*/" + id)
+				for _, dir := range left {
+					_ = os.Remove(filepath.Join(dir, "cgroup.procs")) // where no hierarchy is mounted it is a file
+					if err := os.Remove(dir); err != nil {
+						t.Error(err)
+					}
+				}
+			})
 			out, err := exec.Command(path, "--root", root, "run", "--bundle", bundle, id).CombinedOutput()
 			exec.Command(path, "--root", root, "delete", "--force", id).Run()
 			if err != nil {
