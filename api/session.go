@@ -100,6 +100,20 @@ type Info struct {
 	StorageDriver string           `json:"storageDriver"` // overlay
 	Isolation     []IsolationState `json:"isolation"`     // every level, weakest first
 
+	ID              string   `json:"id"`              // of the store on this machine: a UUID, the same as long as both are
+	OSRelease       []string `json:"osRelease"`       // KEY=VALUE of os-release, unquoted
+	FreeMemory      int64    `json:"freeMemory"`      // bytes
+	Swap            int64    `json:"swap"`            // bytes
+	FreeSwap        int64    `json:"freeSwap"`        // bytes
+	Uptime          int64    `json:"uptime"`          // of the machine, seconds
+	Controllers     []string `json:"controllers"`     // of control groups by which containers can be limited
+	SwapLimit       bool     `json:"swapLimit"`       // the kernel can limit swap
+	IPv4Forwarding  bool     `json:"ipv4Forwarding"`  // net.ipv4.ip_forward
+	Filesystem      string   `json:"filesystem"`      // below Root, by docker's names: extfs, xfs, …; else by its number
+	Disk            int64    `json:"disk"`            // bytes of that file system
+	DiskUsed        int64    `json:"diskUsed"`        // bytes
+	Runtime         string   `json:"runtime"`         // path of brig-oci
+	Volumes         string   `json:"volumes"`         // their folder
 	SecurityOptions []string `json:"securityOptions"` // docker's form: name=seccomp,profile=builtin
 	Warnings        []string `json:"warnings,omitempty"`
 }

@@ -2,66 +2,231 @@ package cli
 
 import (
 	"fmt"
+	"os"
+	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"brig/api"
 )
 
-// infoView is api.Info with docker's field names, for --format.
+// infoView is api.Info with docker's field names, for --format, and podman's. What is said of a daemon that Brig has not is left out.
 type infoView struct {
-	Containers        int
-	ContainersRunning int
-	ContainersPaused  int
-	ContainersStopped int
-	Images            int
-	Driver            string
-	CgroupDriver      string
-	CgroupVersion     string
-	KernelVersion     string
-	OperatingSystem   string
-	OSType            string
-	Architecture      string
-	NCPU              int
-	MemTotal          int64
-	Name              string
-	ServerVersion     string
-	DockerRootDir     string
-	StateDir          string
-	Isolation         []api.IsolationState
-	SecurityOptions   []string
-	LoggingDriver     string
-	Warnings          []string
+	ID                 string
+	Containers         int
+	ContainersRunning  int
+	ContainersPaused   int
+	ContainersStopped  int
+	Images             int
+	Driver             string
+	DriverStatus       [][2]string
+	Plugins            infoPlugins
+	MemoryLimit        bool
+	SwapLimit          bool
+	CPUCfsPeriod       bool `json:"CpuCfsPeriod"`
+	CPUCfsQuota        bool `json:"CpuCfsQuota"`
+	CPUShares          bool
+	CPUSet             bool
+	PidsLimit          bool
+	OomKillDisable     bool
+	IPv4Forwarding     bool
+	Debug              bool
+	SystemTime         string
+	CgroupDriver       string
+	CgroupVersion      string
+	KernelVersion      string
+	OperatingSystem    string
+	OSVersion          string
+	OSType             string
+	Architecture       string
+	IndexServerAddress string
+	NCPU               int
+	MemTotal           int64
+	GenericResources   []any
+	Name               string
+	Labels             []string
+	ExperimentalBuild  bool
+	ServerVersion      string
+	Runtimes           map[string]infoRuntime
+	DefaultRuntime     string
+	Swarm              infoSwarm
+	LiveRestoreEnabled bool // a container lives on without whoever started it
+	InitBinary         string
+	DockerRootDir      string
+	HTTPProxy          string `json:"HttpProxy"`
+	HTTPSProxy         string `json:"HttpsProxy"`
+	NoProxy            string
+	StateDir           string
+	Isolation          []api.IsolationState
+	SecurityOptions    []string
+	LoggingDriver      string
+	CDISpecDirs        []string
+	// DefaultAddressPools is empty: a subnet is any private one that nothing on the machine uses.
+	DefaultAddressPools []any
+	Warnings            []string
+	ClientInfo          infoClient
 
 	// podman's, as far as scripts ask for them
-	Host  infoHost
-	Store infoStore
+	Host    infoHost    `json:"host"`
+	Store   infoStore   `json:"store"`
+	Version infoVersion `json:"version"`
+}
+
+type infoPlugins struct {
+	Volume, Network, Authorization, Log []string
+}
+
+type infoRuntime struct {
+	Path string `json:"path"`
+}
+
+type infoSwarm struct {
+	NodeID, NodeAddr, LocalNodeState string
+	ControlAvailable                 bool
+	Error                            string
+	RemoteManagers                   []any
+}
+
+type infoClient struct {
+	Debug bool
+	versionPart
+	Context  string
+	Plugins  []any
+	Warnings []string
 }
 
 type infoHost struct {
-	CgroupManager string
-	CgroupVersion string // v1 or v2
-	CPUs          int    `json:"Cpus"`
-	Hostname      string
-	Kernel        string
-	MemTotal      int64
-	OS            string `json:"Os"`
-	Security      struct {
-		Rootless       bool
-		SECCOMPEnabled bool `json:"SeccompEnabled"`
+	Arch              string   `json:"arch"` // Go's word for it, as podman has it
+	CgroupManager     string   `json:"cgroupManager"`
+	CgroupsVersion    string   `json:"cgroupVersion"` // v1 or v2
+	CgroupControllers []string `json:"cgroupControllers"`
+	CPUs              int      `json:"cpus"`
+	Distribution      struct {
+		Distribution string `json:"distribution"`
+		Version      string `json:"version"`
+		Codename     string `json:"codename,omitempty"`
+	} `json:"distribution"`
+	EventLogger string `json:"eventLogger"`
+	Hostname    string `json:"hostname"`
+	Kernel      string `json:"kernel"`
+	LogDriver   string `json:"logDriver"`
+	MemFree     int64  `json:"memFree"`
+	MemTotal    int64  `json:"memTotal"`
+	OCIRuntime  struct {
+		Name    string `json:"name"`
+		Path    string `json:"path"`
+		Version string `json:"version"`
+	} `json:"ociRuntime"`
+	OS              string `json:"os"`
+	ServiceIsRemote bool   `json:"serviceIsRemote"`
+	Security        struct {
+		AppArmorEnabled bool `json:"apparmorEnabled"` // no profile is put on a container
+		Rootless        bool `json:"rootless"`
+		SECCOMPEnabled  bool `json:"seccompEnabled"`
+		SELinuxEnabled  bool `json:"selinuxEnabled"` // no label is
+	} `json:"security"`
+	SwapFree  int64  `json:"swapFree"`
+	SwapTotal int64  `json:"swapTotal"`
+	Uptime    string `json:"uptime"`
+}
+
+type infoStore struct {
+	ContainerStore struct {
+		Number  int `json:"number"`
+		Paused  int `json:"paused"`
+		Running int `json:"running"`
+		Stopped int `json:"stopped"`
+	} `json:"containerStore"`
+	GraphDriverName    string            `json:"graphDriverName"`
+	GraphRoot          string            `json:"graphRoot"`
+	GraphRootAllocated int64             `json:"graphRootAllocated"`
+	GraphRootUsed      int64             `json:"graphRootUsed"`
+	GraphStatus        map[string]string `json:"graphStatus"`
+	ImageStore         struct {
+		Number int `json:"number"`
+	} `json:"imageStore"`
+	RunRoot    string `json:"runRoot"`
+	VolumePath string `json:"volumePath"`
+}
+
+type infoVersion struct {
+	Version, GoVersion, GitCommit, OsArch, Os string
+}
+
+// The names of Brig's runtime, and of what --init runs.
+const (
+	runtimeName = "brig-oci"
+	initName    = "brig-init"
+)
+
+func (a *app) viewOfInfo(i *api.Info) infoView {
+	has := func(controllers ...string) bool {
+		return slices.ContainsFunc(controllers, func(c string) bool { return slices.Contains(i.Controllers, c) })
+	}
+	v := infoView{
+		ID: i.ID, Containers: i.Containers, ContainersRunning: i.Running, ContainersPaused: i.Paused, ContainersStopped: i.Stopped, Images: i.Images, Driver: i.StorageDriver,
+		Plugins: plugins(), MemoryLimit: has("memory"), SwapLimit: i.SwapLimit, CPUCfsPeriod: has("cpu"), CPUCfsQuota: has("cpu"), CPUShares: has("cpu"), CPUSet: has("cpuset"),
+		PidsLimit: has("pids"), OomKillDisable: has("memory") && i.CgroupVersion == "1", IPv4Forwarding: i.IPv4Forwarding, Debug: a.debug, SystemTime: time.Now().Format(time.RFC3339Nano),
+		CgroupDriver: i.CgroupDriver, CgroupVersion: i.CgroupVersion, KernelVersion: i.KernelVersion, OperatingSystem: i.OperatingSystem, OSVersion: release(i, "VERSION_ID"),
+		OSType: i.OSType, Architecture: i.Architecture, IndexServerAddress: "https://index.docker.io/v1/", NCPU: i.CPUs, MemTotal: i.Memory, Name: i.Hostname, Labels: []string{},
+		ServerVersion: i.Version, Runtimes: map[string]infoRuntime{runtimeName: {i.Runtime}}, DefaultRuntime: runtimeName, Swarm: infoSwarm{LocalNodeState: "inactive"},
+		LiveRestoreEnabled: true, InitBinary: initName, DockerRootDir: i.Root, StateDir: i.State, Isolation: i.Isolation, SecurityOptions: i.SecurityOptions,
+		LoggingDriver: api.LogJSONFile, CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"}, Warnings: i.Warnings,
+		HTTPProxy: proxy("HTTP_PROXY"), HTTPSProxy: proxy("HTTPS_PROXY"), NoProxy: proxy("NO_PROXY"),
+		ClientInfo: infoClient{Debug: a.debug, versionPart: thisVersion(), Context: "default", Plugins: []any{}},
+	}
+	if i.Filesystem != "" {
+		v.DriverStatus = [][2]string{{"Backing Filesystem", i.Filesystem}}
+	}
+	v.podman(i)
+	return v
+}
+
+// plugins are what Brig has built in, in the place of plugins.
+func plugins() infoPlugins {
+	return infoPlugins{
+		Volume: []string{"local"}, Network: []string{api.DriverBridge, "host", api.DriverIPvlan, api.DriverMacvlan, "none"},
+		Log: []string{api.LogJournald, api.LogJSONFile, api.LogK8sFile, api.LogNone, api.LogSyslog},
 	}
 }
 
-type infoStore struct{ GraphDriverName, GraphRoot, RunRoot string }
+// release is a value of the machine's os-release.
+func release(i *api.Info, key string) string {
+	for _, line := range i.OSRelease {
+		if v, ok := strings.CutPrefix(line, key+"="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+// proxy is what a pull would use.
+func proxy(name string) string { return first(os.Getenv(name), os.Getenv(strings.ToLower(name))) }
 
 // podman fills in podman's part.
 func (v *infoView) podman(i *api.Info) {
-	v.Host = infoHost{CgroupManager: i.CgroupDriver, CgroupVersion: "v" + i.CgroupVersion, CPUs: i.CPUs, Hostname: i.Hostname, Kernel: i.KernelVersion, MemTotal: i.Memory, OS: i.OSType}
-	v.Host.Security.Rootless = slices.Contains(i.SecurityOptions, "name=rootless")
-	v.Host.Security.SECCOMPEnabled = true
-	v.Store = infoStore{i.StorageDriver, i.Root, i.State}
+	h := &v.Host
+	*h = infoHost{
+		Arch: runtime.GOARCH, CgroupManager: i.CgroupDriver, CgroupsVersion: "v" + i.CgroupVersion, CgroupControllers: i.Controllers, CPUs: i.CPUs, EventLogger: "file",
+		Hostname: i.Hostname, Kernel: i.KernelVersion, LogDriver: api.LogJSONFile, MemFree: i.FreeMemory, MemTotal: i.Memory, OS: i.OSType, SwapFree: i.FreeSwap, SwapTotal: i.Swap,
+		Uptime: (time.Duration(i.Uptime) * time.Second).String(),
+	}
+	h.Distribution.Distribution, h.Distribution.Version, h.Distribution.Codename = first(release(i, "ID"), "unknown"), first(release(i, "VERSION_ID"), "unknown"), release(i, "VERSION_CODENAME")
+	h.OCIRuntime.Name, h.OCIRuntime.Path, h.OCIRuntime.Version = runtimeName, i.Runtime, i.Version
+	h.Security.Rootless = slices.Contains(i.SecurityOptions, "name=rootless")
+	h.Security.SECCOMPEnabled = true
+	s := &v.Store
+	*s = infoStore{GraphDriverName: i.StorageDriver, GraphRoot: i.Root, GraphRootAllocated: i.Disk, GraphRootUsed: i.DiskUsed, RunRoot: i.State, VolumePath: i.Volumes, GraphStatus: map[string]string{}}
+	s.ContainerStore.Number, s.ContainerStore.Paused, s.ContainerStore.Running, s.ContainerStore.Stopped = i.Containers, i.Paused, i.Running, i.Stopped
+	s.ImageStore.Number = i.Images
+	for _, pair := range v.DriverStatus {
+		s.GraphStatus[pair[0]] = pair[1]
+	}
+	c := v.ClientInfo
+	v.Version = infoVersion{Version: i.Version, GoVersion: c.GoVersion, GitCommit: c.GitCommit, OsArch: c.Os + "/" + c.Arch, Os: c.Os}
 }
 
 func (a *app) info() *cobra.Command {
@@ -81,16 +246,7 @@ func (a *app) info() *cobra.Command {
 				a.printInfo(info)
 				return nil
 			}
-			view := infoView{
-				Containers: info.Containers, ContainersRunning: info.Running, ContainersPaused: info.Paused,
-				ContainersStopped: info.Stopped, Images: info.Images, Driver: info.StorageDriver, CgroupDriver: info.CgroupDriver,
-				CgroupVersion: info.CgroupVersion, KernelVersion: info.KernelVersion, OperatingSystem: info.OperatingSystem,
-				OSType: info.OSType, Architecture: info.Architecture, NCPU: info.CPUs, MemTotal: info.Memory, Name: info.Hostname,
-				ServerVersion: info.Version, DockerRootDir: info.Root, StateDir: info.State, Isolation: info.Isolation,
-				SecurityOptions: info.SecurityOptions, Warnings: info.Warnings, LoggingDriver: api.LogJSONFile,
-			}
-			view.podman(&info)
-			return printObject(a.streams.Stdout, format, view)
+			return printObject(a.streams.Stdout, format, a.viewOfInfo(&info))
 		},
 	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "Format output using a custom template: 'json' or a Go template")
@@ -99,7 +255,14 @@ func (a *app) info() *cobra.Command {
 
 func (a *app) printInfo(i api.Info) {
 	a.printf("Containers: %d\n Running: %d\n Paused: %d\n Stopped: %d\nImages: %d\n", i.Containers, i.Running, i.Paused, i.Stopped, i.Images)
-	a.printf("Version: %s\nStorage Driver: %s\nCgroup Driver: %s\nCgroup Version: %s\n", i.Version, i.StorageDriver, i.CgroupDriver, i.CgroupVersion)
+	a.printf("Version: %s\nStorage Driver: %s\n", i.Version, i.StorageDriver)
+	if i.Filesystem != "" {
+		a.printf(" Backing Filesystem: %s\n", i.Filesystem)
+	}
+	p := plugins()
+	a.printf("Logging Driver: %s\nCgroup Driver: %s\nCgroup Version: %s\n", api.LogJSONFile, i.CgroupDriver, i.CgroupVersion)
+	a.printf("Plugins:\n Volume: %s\n Network: %s\n Log: %s\n", strings.Join(p.Volume, " "), strings.Join(p.Network, " "), strings.Join(p.Log, " "))
+	a.printf("Swarm: inactive\nRuntimes: %s\nDefault Runtime: %s\nInit Binary: %s\n", runtimeName, runtimeName, initName)
 	a.printf("Isolation:\n")
 	for _, level := range i.Isolation {
 		state := "available"
@@ -121,6 +284,9 @@ func (a *app) printInfo(i api.Info) {
 	}
 	a.printf("Kernel Version: %s\nOperating System: %s\nOSType: %s\nArchitecture: %s\n", i.KernelVersion, i.OperatingSystem, i.OSType, i.Architecture)
 	a.printf("CPUs: %d\nTotal Memory: %s\nName: %s\n", i.CPUs, humanMemory(i.Memory), i.Hostname)
+	if i.ID != "" {
+		a.printf("ID: %s\n", i.ID)
+	}
 	a.printf("Root Dir: %s\nState Dir: %s\n", i.Root, i.State)
 	for _, w := range i.Warnings {
 		fmt.Fprintln(a.streams.Stderr, "WARNING:", w)

@@ -242,6 +242,12 @@ func TestInfoAndVersion(t *testing.T) {
 	r.complains(t, 0, "WARNING: no swap limit\n")
 	brig(t, f, "info", "-f", "{{.ServerVersion}} {{.NCPU}} {{.MemTotal}} {{.CgroupVersion}} {{.Driver}} {{.DockerRootDir}} {{json .Warnings}}").
 		wants(t, 0, "1.2 2 8589934592 1 overlay /r [\"no swap limit\"]\n")
+	f.info.Controllers, f.info.OSRelease, f.info.Filesystem = []string{"memory", "pids"}, []string{"ID=debian", "VERSION_ID=12"}, "extfs"
+	brig(t, f, "info", "-f", "{{.Swarm.LocalNodeState}} {{.DefaultRuntime}} {{len .Runtimes}} {{.MemoryLimit}} {{.CPUSet}} {{.OSVersion}} {{.Plugins.Volume}} {{.DriverStatus}} {{.ClientInfo.Version}}").
+		wants(t, 0, "inactive brig-oci 1 true false 12 [local] [[Backing Filesystem extfs]] "+Version+"\n")
+	brig(t, f, "info", "-f", "{{.Host.CgroupsVersion}} {{.Host.OCIRuntime.Name}} {{.Host.Distribution.Distribution}} {{.Store.ContainerStore.Number}} {{.Store.GraphRoot}} {{.Version.Version}}").
+		wants(t, 0, "v1 brig-oci debian 3 /r 1.2\n")
+	brig(t, f, "info", "-f", "{{.host.cgroupVersion}} {{.host.security.rootless}} {{.store.imageStore.number}} {{.version.Version}}").wants(t, 0, "v1 false 4 1.2\n")
 	var view map[string]any
 	if err := json.Unmarshal([]byte(brig(t, f, "info", "--format", "json").out), &view); err != nil || view["ContainersRunning"] != 1.0 {
 		t.Errorf("%v %v", view, err)

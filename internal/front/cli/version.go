@@ -29,17 +29,7 @@ func (a *app) version() *cobra.Command {
 		Args:              maxArgs(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
-			v := versionPart{Version: Version, GoVersion: runtime.Version(), Os: runtime.GOOS, Arch: runtime.GOARCH}
-			if build, ok := debug.ReadBuildInfo(); ok {
-				for _, s := range build.Settings {
-					switch s.Key {
-					case "vcs.revision":
-						v.GitCommit = s.Value
-					case "vcs.time":
-						v.BuildTime = s.Value
-					}
-				}
-			}
+			v := thisVersion()
 			if format != "" {
 				return printObject(a.streams.Stdout, format, versionView{Client: v, Server: v})
 			}
@@ -54,6 +44,22 @@ func (a *app) version() *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "Format output using a custom template: 'json' or a Go template")
 	return cmd
+}
+
+// thisVersion describes this program.
+func thisVersion() versionPart {
+	v := versionPart{Version: Version, GoVersion: runtime.Version(), Os: runtime.GOOS, Arch: runtime.GOARCH}
+	if build, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range build.Settings {
+			switch s.Key {
+			case "vcs.revision":
+				v.GitCommit = s.Value
+			case "vcs.time":
+				v.BuildTime = s.Value
+			}
+		}
+	}
+	return v
 }
 
 // field prints one line of version, unless there is nothing to say.

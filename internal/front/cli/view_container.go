@@ -260,7 +260,7 @@ func hostConfigView(s *api.ContainerSpec) inspectHostConfig {
 	v := inspectHostConfig{
 		Binds: []string{}, NetworkMode: s.Network.Mode, PortBindings: map[string][]portBinding{}, AutoRemove: s.AutoRemove,
 		CapAdd: s.CapAdd, CapDrop: s.CapDrop, DNS: list0(s.Network.DNS), ExtraHosts: []string{}, Privileged: s.Privileged, UsernsMode: string(s.UserNS.Mode),
-		ReadonlyRootfs: s.ReadOnly, SecurityOpt: s.Security, Runtime: "brig-oci", Isolation: string(s.Isolation), Memory: s.Limits.Memory,
+		ReadonlyRootfs: s.ReadOnly, SecurityOpt: s.Security, Runtime: runtimeName, Isolation: string(s.Isolation), Memory: s.Limits.Memory,
 		NanoCPUs: s.Limits.NanoCPUs, Devices: []inspectDevice{}, Ulimits: []inspectUlimit{},
 	}
 	v.limits(&s.Limits)

@@ -190,7 +190,9 @@ func TestDockerFields(t *testing.T) {
 		{"pod ps", podRow{}, "Cgroup ContainerIds ContainerNames ContainerStatuses Created ID InfraID Labels Name Namespace Networks NumberOfContainers Restarts Status"},
 		{"events", eventView{}, "Type Action Actor Scope Time TimeNano Status ID From"},
 		{"info", infoView{}, "Containers ContainersRunning ContainersPaused ContainersStopped Images Driver CgroupDriver CgroupVersion KernelVersion OperatingSystem OSType " +
-			"Architecture NCPU MemTotal Name ServerVersion DockerRootDir SecurityOptions LoggingDriver Warnings"},
+			"Architecture NCPU MemTotal Name ServerVersion DockerRootDir SecurityOptions LoggingDriver Warnings ID DriverStatus Plugins MemoryLimit SwapLimit CPUShares CPUSet PidsLimit " +
+			"OomKillDisable IPv4Forwarding Debug SystemTime OSVersion IndexServerAddress GenericResources NoProxy Labels ExperimentalBuild Runtimes DefaultRuntime Swarm LiveRestoreEnabled InitBinary " +
+			"CDISpecDirs DefaultAddressPools ClientInfo Host Store Version"},
 	} {
 		for _, f := range strings.Fields(c.fields) {
 			if _, ok := reflect.TypeOf(c.row).FieldByName(f); !ok {
