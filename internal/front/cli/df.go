@@ -65,13 +65,13 @@ func usageRows(u *api.DiskUsage) []usageRow {
 // The rows of df -v; the field names are docker's.
 type (
 	usageImage struct {
-		Repository, Tag, ID, CreatedSince, Size, SharedSize, UniqueSize, Containers string
+		Repository, Tag, ID, CreatedSince, Size, SharedSize, UniqueSize, Containers, CreatedAt, Digest string
 	}
 	usageContainer struct {
-		ID, Image, Command, LocalVolumes, Size, Logs, RunningFor, Status, Names string
+		ID, Image, Command, LocalVolumes, Size, Logs, RunningFor, Status, Names, CreatedAt, Labels, Mounts, Networks, Ports, State string
 	}
 	usageVolume struct {
-		Name, Links, Size string
+		Name, Links, Size, Driver, Scope string
 	}
 	usageOther struct {
 		What, Size, Reclaimable string
@@ -86,14 +86,16 @@ func (a *app) printUsageVerbose(u *api.DiskUsage, format string, now time.Time) 
 		r := imageRowOf(&i.Image, now, true)
 		images = append(images, usageImage{
 			r.Repository, r.Tag, r.ID, r.CreatedSince, humanSize(i.Size), humanSize(i.Shared), humanSize(i.Size - i.Shared), strconv.Itoa(i.Containers),
+			r.CreatedAt, r.Digest,
 		})
 	}
 	for _, c := range u.Containers {
 		r := psRowOf(&c.Container, now, true)
-		containers = append(containers, usageContainer{r.ID, r.Image, r.Command, strconv.Itoa(c.Volumes), humanSize(c.Size), humanSize(c.Logs), r.RunningFor, r.Status, r.Names})
+		containers = append(containers, usageContainer{r.ID, r.Image, r.Command, strconv.Itoa(c.Volumes), humanSize(c.Size), humanSize(c.Logs), r.RunningFor, r.Status, r.Names,
+			r.CreatedAt, r.Labels, r.Mounts, r.Networks, r.Ports, r.State})
 	}
 	for _, v := range u.Volumes {
-		volumes = append(volumes, usageVolume{v.Name, strconv.Itoa(v.Links), humanSize(v.Size)})
+		volumes = append(volumes, usageVolume{v.Name, strconv.Itoa(v.Links), humanSize(v.Size), "local", "local"})
 	}
 	for _, o := range u.Others {
 		others = append(others, usageOther{o.What, humanSize(o.Size), humanSize(o.Reclaimable)})

@@ -216,7 +216,7 @@ type inspectEndpoint struct {
 	IPv6Gateway         string
 	GlobalIPv6Address   string
 	GlobalIPv6PrefixLen int
-	GwPriority          int
+	GwPriority          *int     `json:",omitempty"` // of a place on a network, not of the settings
 	DNSNames            []string `json:",omitempty"`
 }
 
@@ -470,6 +470,7 @@ func networkView(c *api.Container) inspectNetwork {
 		view := viewOfPlace(c, &e, spec)
 		v.Networks[name] = view
 		if e.NetworkID == "" {
+			view.GwPriority = nil
 			v.inspectEndpoint = view
 		}
 	}

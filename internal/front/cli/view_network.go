@@ -100,12 +100,12 @@ type inspectIPAM struct {
 
 // viewOfPlace is a place on a network as docker inspect prints it: asked is what was asked for, nil: nothing.
 func viewOfPlace(c *api.Container, e *api.Endpoint, asked *api.EndpointSpec) inspectEndpoint {
-	v := inspectEndpoint{NetworkID: e.NetworkID, MacAddress: e.MAC, DNSNames: e.Names, GwPriority: e.Priority}
+	v := inspectEndpoint{NetworkID: e.NetworkID, MacAddress: e.MAC, DNSNames: e.Names, GwPriority: &e.Priority}
 	if e.NetworkID != "" && len(e.Addresses) > 0 {
 		v.EndpointID = endpointID(c.ID, e.NetworkID)
 	}
 	if asked != nil {
-		v.Aliases, v.GwPriority = asked.Aliases, asked.Priority
+		v.Aliases, v.GwPriority = asked.Aliases, &asked.Priority
 		if asked.IPv4 != "" || asked.IPv6 != "" {
 			v.IPAMConfig = &inspectIPAM{asked.IPv4, asked.IPv6}
 		}
