@@ -41,7 +41,11 @@ func happened(c *api.Container, action string, more ...string) api.Event {
 
 // happenedTo is an event of an image or a volume.
 func happenedTo(kind, id, name, action string) api.Event {
-	return api.Event{Time: time.Now().UTC(), Type: kind, Action: action, ID: id, Attributes: map[string]string{"name": name}}
+	attributes := map[string]string{"name": name}
+	if kind == "volume" { // docker's have this alone: their name is their ID
+		attributes = map[string]string{"driver": "local"}
+	}
+	return api.Event{Time: time.Now().UTC(), Type: kind, Action: action, ID: id, Attributes: attributes}
 }
 
 // noteTransfer tells of images that came or went. The first that comes may be what the state folder is made for.
