@@ -41,7 +41,7 @@ GUEST_TESTS    ?= ./internal/runtime/... ./internal/kernel/... ./internal/front/
 # The stories, there: so many clones of the guest share them out, two at a time.
 STORY_PARTS    ?= 12
 
-.PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest setup-vm guest-kernel build install uninstall commands demo test check lint bench levels fuzz test-debian test-fault test-powercut test-escape test-trust conform conform-registry guest guest-shell test-guest test-guest-stories clean
+.PHONY: help setup setup-build setup-bench setup-debian setup-conform setup-guest setup-vm guest-kernel build install uninstall commands demo test check lint bench levels fuzz test-debian test-fault test-powercut test-escape test-levels test-trust conform conform-registry guest guest-shell test-guest test-guest-stories clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -186,6 +186,9 @@ test-guest-stories: build setup-guest ## the stories of the command line in it, 
 
 test-escape: setup build ## known escapes, races of a minute each and loops of a thousand
 	BRIG_ESCAPE_SECONDS=60 $(GO) test -count=1 -v -timeout 60m ./test/escape
+
+test-levels: setup guest-kernel build ## the stories with containers of levels chroot, gvisor and vm, for which it builds a kernel
+	$(GO) test -count=1 -v -timeout 60m -run 'ChrootStories|GVisorStories|VMStories' ./test/script
 
 test-trust: setup ## the signature policy with the real cosign, which the first time takes ten minutes to build
 	BRIG_TEST_COSIGN=1 $(GO) test -count=1 -v -timeout 40m ./internal/image/trust ./internal/engine/transfer -run 'Sign|Cosign|Policy'
