@@ -47,6 +47,7 @@ func Main(args []string) int {
 	var err error
 	switch verb {
 	case boxed.ArgRun:
+		unix.CloseOnExec(boxed.TellFD)
 		code, err = run()
 	case boxed.ArgExec:
 		code, err = join()
@@ -62,31 +63,70 @@ func Main(args []string) int {
 	return code
 }
 
-// run is the first process of the box.
+// run is the first process of the box. Until the process inside executes, what goes wrong is told to who executed this one.
 func run() (int, error) {
+	s, first, err := begin()
+	code := exitFailed
+	if err == nil {
+		code, err = s.untilUp(first)
+	}
+	if err != nil {
+		tell(boxed.Begun{Code: uint32(code), Why: err.Error()})
+		return code, nil
+	}
+	tell(boxed.Begun{})
+	code, err = s.wait(first)
+	if first.outOfMemory() {
+		_ = os.WriteFile(boxed.ToldPath, []byte(boxed.ToldOOM), 0o600) // it is but the reason
+	}
+	return code, err
+}
+
+// untilUp returns when the container's process executes, or cannot.
+func (s *session) untilUp(first *stream) (int, error) {
+	select {
+	case <-s.up:
+		return 0, nil
+	case <-first.over:
+	case <-s.ended:
+	}
+	select {
+	case <-s.up: // all at once
+		return 0, nil
+	default:
+	}
+	code, err := s.wait(first)
+	if code == exitLost {
+		code = exitFailed
+	}
+	return code, err
+}
+
+// begin starts the machine.
+func begin() (*session, *stream, error) {
 	begun := now()
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals) // the first process of a PID namespace gets only those that it asks for
 	var m wire.Machine
 	if err := json.Unmarshal([]byte(os.Getenv(wire.MachineVar)), &m); err != nil {
-		return exitFailed, fmt.Errorf("%s: %w", wire.MachineVar, err)
+		return nil, nil, fmt.Errorf("%s: %w", wire.MachineVar, err)
 	}
 	user, err := os.ReadFile(boxed.ConfigPath)
 	if err != nil {
-		return exitFailed, err
+		return nil, nil, err
 	}
 	spec, err := config.Decode(user)
 	if err != nil {
-		return exitFailed, err
+		return nil, nil, err
 	}
 	raiseLimits()
 	execs, err := listen()
 	if err != nil {
-		return exitFailed, err
+		return nil, nil, err
 	}
 	taps, err := nics()
 	if err != nil {
-		return exitFailed, err
+		return nil, nil, err
 	}
 	settings := wire.Settings{Seed: seed(), DNS: hasResolver()}
 	for _, n := range taps {
@@ -94,10 +134,10 @@ func run() (int, error) {
 	}
 	v, err := launch(&m, taps, begun)
 	if err != nil {
-		return exitFailed, err
+		return nil, nil, err
 	}
 	if err := dropRights(); err != nil {
-		return exitFailed, err
+		return nil, nil, err
 	}
 	s := newSession(v.channel)
 	go s.keepConsole(v.console)
@@ -105,13 +145,13 @@ func run() (int, error) {
 	settings.Time = time.Now().UnixNano()
 	boot, err := json.Marshal(settings)
 	if err != nil {
-		return exitFailed, err
+		return nil, nil, err
 	}
 	s.send(wire.Frame{Kind: wire.Boot, Body: boot})
 	first := newStream(s, wire.First, [3]*os.File{os.Stdin, os.Stdout, os.Stderr})
 	if spec.Process.Terminal {
 		if err := raw(0); err != nil {
-			return exitFailed, err
+			return nil, nil, err
 		}
 		first.terminal()
 	}
@@ -120,11 +160,13 @@ func run() (int, error) {
 	go s.serve()
 	go s.attend(bootTicks(&m))
 	go s.admit(execs)
-	code, err := s.wait(first)
-	if first.outOfMemory() {
-		_ = os.WriteFile(boxed.ToldPath, []byte(boxed.ToldOOM), 0o600) // it is but the reason
-	}
-	return code, err
+	return s, first, nil
+}
+
+// tell says to who executed this program, once, what became of the process inside.
+func tell(b boxed.Begun) {
+	_, _ = unix.Write(boxed.TellFD, b.Encode()) // who has gone is not told
+	unix.Close(boxed.TellFD)
 }
 
 // raiseLimits lets virtiofsd have a descriptor for each file that the guest knows of, and sees to it that the limit is passed on: Go would reset it.
