@@ -30,9 +30,9 @@ GUEST_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
 KERNEL_PACKAGES := linux-source-6.1 gcc libc6-dev flex bison bc libelf-dev xz-utils
 VM_PACKAGES    := qemu-system-x86 qemu-system-common
 
-# The kernel of virtual machines (--isolation vm), and where it is built. What it is of is kept, so that it is built once.
-KERNEL     := .cache/kernel/vmlinux
+# The kernel of virtual machines (--isolation vm), built once for each configuration.
 KERNEL_CONFIG := cmd/brig-guest/kernel.config
+KERNEL     := .cache/kernel/$(shell sha256sum $(KERNEL_CONFIG) | cut -c1-12)/vmlinux
 
 # What looks different to another kernel, with cgroup v2 alone: make test-guest runs it there.
 GUEST_TESTS    ?= ./internal/runtime/... ./internal/kernel/... ./internal/front/oci ./test/escape ./test/debian
@@ -89,14 +89,14 @@ guest-kernel: setup-vm $(KERNEL) ## the kernel of virtual machines, from Debian'
 	@install -D -m 644 $(KERNEL) bin/vm-kernel
 
 # Everything is built in, and nothing in it says who built it or when.
-$(KERNEL): $(KERNEL_CONFIG)
+$(KERNEL):
 	$(call packages,$(KERNEL_PACKAGES))
 	@rm -rf .cache/kernel/linux-source-6.1 && mkdir -p .cache/kernel && tar -C .cache/kernel -xf /usr/src/linux-source-6.1.tar.xz
 	@set -e; log=$$(realpath .cache/kernel)/log; config=$$(realpath $(KERNEL_CONFIG)); cd .cache/kernel/linux-source-6.1; \
 	export KBUILD_BUILD_USER=brig KBUILD_BUILD_HOST=brig KBUILD_BUILD_TIMESTAMP='Thu Jan 1 00:00:00 UTC 1970'; \
 	echo "building Linux, the log is $$log"; \
 	{ $(MAKE) ARCH=x86 KCONFIG_ALLCONFIG="$$config" allnoconfig && nice -n 5 $(MAKE) ARCH=x86 -j$$(nproc) vmlinux; } >"$$log" 2>&1 || { tail "$$log"; exit 1; }
-	@strip -o $@ .cache/kernel/linux-source-6.1/vmlinux && rm -rf .cache/kernel/linux-source-6.1
+	@mkdir -p $(@D) && strip -o $@.new .cache/kernel/linux-source-6.1/vmlinux && mv $@.new $@ && rm -rf .cache/kernel/linux-source-6.1
 
 $(BASE): $(wildcard internal/image/base/gen/*.go internal/image/base/*.go)
 	$(GO) run ./internal/image/base/gen
