@@ -261,6 +261,9 @@ func (c *container) asked() string {
 
 // told is what the first process of a box has said: package boxed.
 func (c *container) told() string {
+	if c.exitPath == "" {
+		return ""
+	}
 	f, err := os.Open(filepath.Join(filepath.Dir(c.exitPath), ToldName))
 	if err != nil {
 		return "" // it is no box
