@@ -37,7 +37,8 @@ const (
 	sandboxID = "box"
 	stateDir  = wire.RunDir + "/sentry"
 	bundleDir = wire.RunDir + "/bundle"
-	chrootDir = "/tmp" // that the Sentry makes its root of
+	chrootDir = "/tmp"                      // that the Sentry makes its root of
+	lastWords = wire.RunDir + "/last-words" // of a Sentry that crashes
 )
 
 // Main does what the arguments say and returns the exit status.
@@ -147,6 +148,7 @@ func settings(spec *specs.Spec) (*config.Config, error) {
 		"platform":       "systrap",
 		"ignore-cgroups": "true",
 		"host-settings":  "ignore",
+		"panic-log":      lastWords,
 		// Written through, and looked at again: the host has the same tree, and others write into it.
 		"overlay2":    "none",
 		"file-access": "shared",

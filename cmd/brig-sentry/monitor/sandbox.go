@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime"
@@ -20,6 +21,9 @@ type sandbox struct {
 	conf *config.Config
 	spec *specs.Spec
 }
+
+// maxLastWords bounds what is told of a Sentry that crashed, in bytes: the reason is what it says first.
+const maxLastWords = 4 << 10
 
 // catch takes every signal that is to be handed on. This program is executed with all of them blocked; those that came since are taken now, on a thread of the Go runtime's that takes
 // signals alone. This thread, which starts gVisor's processes, has none blocked any more, and they neither.
@@ -69,12 +73,26 @@ func (s *sandbox) wait() int {
 	ws, err := s.c.Sandbox.WaitPID(sandboxID, 1) // not s.c.Wait, which waits for the Sentry to take itself down
 	if err != nil {
 		ws, err = s.c.Wait() // it was quicker: its own status is that of the process
+		crashed(os.Stderr)
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "brig: gVisor: %v\n", err)
 		return exitFailed
 	}
 	return status(ws)
+}
+
+// crashed tells what a Sentry said that crashed, as far as it did.
+func crashed(w io.Writer) {
+	f, err := os.Open(lastWords)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	words, err := io.ReadAll(io.LimitReader(f, maxLastWords))
+	if err == nil && len(words) > 0 {
+		fmt.Fprintf(w, "brig: gVisor's Sentry crashed:\n%s\n", words)
+	}
 }
 
 func status(ws unix.WaitStatus) int {

@@ -1,0 +1,53 @@
+package wire
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// TestMessages: what is encoded is decoded, and what is too short, or another's, is told from it.
+func TestMessages(t *testing.T) {
+	for _, o := range []Outcome{{}, {Status: 9}, {Error: "why", Code: 127}} {
+		if got, err := DecodeOutcome(o.Encode()); err != nil || got != o {
+			t.Errorf("%+v: %+v, %v", o, got, err)
+		}
+	}
+	if _, err := DecodeOutcome([]byte{1, 2, 3}); err == nil {
+		t.Error("a short outcome is taken")
+	}
+	for _, b := range []Begun{{}, {126, "why not"}} {
+		if got, ok := DecodeBegun(b.Encode()); !ok || got != b {
+			t.Errorf("%+v: %+v, %t", b, got, ok)
+		}
+	}
+	long := Begun{125, strings.Repeat("x", 2*MaxBegun)}.Encode()
+	if got, ok := DecodeBegun(long); len(long) != MaxBegun || !ok || got.Code != 125 {
+		t.Errorf("a long reason: %d bytes, %t", len(long), ok)
+	}
+	for _, b := range [][]byte{nil, {1}, {25, 0, 0, 0, 2, 0, 0, 0}} { // the last is the runtime's own child's
+		if got, ok := DecodeBegun(b); ok {
+			t.Errorf("%v: %+v", b, got)
+		}
+	}
+}
+
+// TestBound: what is the host's is in the box, what a kernel makes is not.
+func TestBound(t *testing.T) {
+	for _, tc := range []struct {
+		m    specs.Mount
+		want bool
+	}{
+		{specs.Mount{Type: "bind"}, true},
+		{specs.Mount{Type: "overlay"}, true}, // the files of an image
+		{specs.Mount{Type: "tmpfs"}, false},
+		{specs.Mount{Type: "tmpfs", Options: []string{"rbind"}}, true},
+		{specs.Mount{Type: "proc"}, false},
+		{specs.Mount{Type: "cgroup2", Options: []string{"ro"}}, false},
+	} {
+		if Bound(&tc.m) != tc.want {
+			t.Errorf("%+v: %t", tc.m, !tc.want)
+		}
+	}
+}
