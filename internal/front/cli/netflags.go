@@ -237,6 +237,9 @@ func parsePorts(s string) ([]api.PortSpec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("invalid containerPort: %s", container)
 	}
+	if host == "0" { // docker's other word for a free one
+		host = ""
+	}
 	var hostFirst, hostLast int
 	if host != "" {
 		if hostFirst, hostLast, err = portRange(host); err != nil {
