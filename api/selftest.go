@@ -2,7 +2,7 @@ package api
 
 // Probe is one attempt to get out of a container, and what came of it: `brig selftest escape`.
 type Probe struct {
-	Level    string `json:"level"`    // of isolation, with ,userns where the container had a user namespace of its own
+	Level    string `json:"level"` // of isolation, with ,userns where the container had a user namespace of its own
 	Name     string `json:"probe"`
 	What     string `json:"what"`     // is tried
 	Expected string `json:"expected"` // of the level: ProbeHolds, ProbeOpen or ProbeOwn

@@ -23,13 +23,9 @@ const rootedLimit = 10 * time.Second
 // Rooted lists the processes whose root is the mount at place, or lies in it or in what is mounted below it; none where nothing is mounted there. That of a
 // copy of the mount, in another mount namespace, counts.
 func Rooted(place string) ([]int, error) {
-	mounts, err := mountsBelow(place)
-	if err != nil || len(mounts) == 0 {
+	in, err := rootedIn(place)
+	if err != nil || in == nil {
 		return nil, err
-	}
-	var top unix.Stat_t
-	if err := unix.Stat(place, &top); err != nil {
-		return nil, &os.PathError{Op: "stat", Path: place, Err: err}
 	}
 	d, err := os.Open("/proc")
 	if err != nil {
@@ -42,19 +38,30 @@ func Rooted(place string) ([]int, error) {
 	}
 	var pids []int
 	for _, name := range names {
-		pid, err := strconv.Atoi(name)
-		if err != nil {
-			continue
-		}
-		var st unix.Statx_t
-		if unix.Statx(unix.AT_FDCWD, "/proc/"+name+"/root", 0, unix.STATX_MNT_ID|unix.STATX_INO, &st) != nil { // it has ended, or it is a thread of the kernel
-			continue
-		}
-		if mounts[st.Mnt_id] || st.Ino == top.Ino && unix.Mkdev(st.Dev_major, st.Dev_minor) == top.Dev {
+		if pid, err := strconv.Atoi(name); err == nil && in(pid) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids, nil
+}
+
+// rootedIn returns what tells of a process whether its root is there; nil where nothing is mounted.
+func rootedIn(place string) (func(pid int) bool, error) {
+	mounts, err := mountsBelow(place)
+	if err != nil || len(mounts) == 0 {
+		return nil, err
+	}
+	var top unix.Stat_t
+	if err := unix.Stat(place, &top); err != nil {
+		return nil, &os.PathError{Op: "stat", Path: place, Err: err}
+	}
+	return func(pid int) bool {
+		var st unix.Statx_t
+		if unix.Statx(unix.AT_FDCWD, "/proc/"+strconv.Itoa(pid)+"/root", 0, unix.STATX_MNT_ID|unix.STATX_INO, &st) != nil { // it has ended, or it is a thread of the kernel
+			return false
+		}
+		return mounts[st.Mnt_id] || st.Ino == top.Ino && unix.Mkdev(st.Dev_major, st.Dev_minor) == top.Dev
+	}, nil
 }
 
 // mountsBelow are the numbers of the mounts at a place and below it.
@@ -99,13 +106,33 @@ func KillRooted(place string) error {
 		if time.Now().After(deadline) {
 			return api.Errorf(api.Unavailable, "processes %v in %s do not die: /proc/PID/stack says what the kernel waits for", pids, place)
 		}
+		in, err := rootedIn(place)
+		if err != nil || in == nil {
+			return err
+		}
 		// First they all stand still, so that none forks while others are looked for; then they die.
 		for _, sig := range []unix.Signal{unix.SIGSTOP, unix.SIGKILL} {
 			for _, pid := range pids {
-				if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
+				if err := signalRooted(pid, sig, in); err != nil {
 					return api.Errorf(api.Unavailable, "signal %d to process %d: %w", sig, pid, err)
 				}
 			}
 		}
 	}
+}
+
+// signalRooted sends a signal to a process that is still the one that was found: once its descriptor is open its number cannot become another's.
+func signalRooted(pid int, sig unix.Signal, in func(int) bool) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err == nil {
+		defer unix.Close(fd)
+		if !in(pid) {
+			return nil
+		}
+		err = unix.PidfdSendSignal(fd, sig, nil, 0)
+	}
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
 }
