@@ -4,7 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -68,6 +67,10 @@ func chrootRefuses() []refusal {
 			"--userns other than host, --uidmap, --gidmap, --subuidname and --subgidname", "its users are the host's",
 			func(s *api.ContainerSpec) bool { return s.UserNS.Mode != "" },
 		},
+		{
+			"--rootfs without :O", "what ends must be told from other processes by its root, which others may have too",
+			func(s *api.ContainerSpec) bool { return s.Rootfs.Dir != "" && !s.Rootfs.Overlay },
+		},
 		{"--pod", "the containers of a pod share namespaces", func(s *api.ContainerSpec) bool { return s.Pod != "" }},
 		{
 			"--systemd=always", "systemd is the first process of a PID namespace",
@@ -75,11 +78,7 @@ func chrootRefuses() []refusal {
 		},
 		{
 			"--security-opt nesting", "what runs containers in a container is kept from the host by namespaces",
-			func(s *api.ContainerSpec) bool {
-				return slices.ContainsFunc(s.Security, func(o string) bool {
-					return o == "nesting" || strings.HasPrefix(o, "nesting=") && o != "nesting=false" || strings.HasPrefix(o, "nesting:") && o != "nesting:false"
-				})
-			},
+			isNesting,
 		},
 	}
 }

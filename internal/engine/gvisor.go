@@ -27,6 +27,13 @@ func gvisorRefuses() []refusal {
 			"--pids-limit", "processes inside are none of the host's, whose limit would end the Sentry",
 			func(s *api.ContainerSpec) bool { return s.Limits.Pids > 0 },
 		},
+		{
+			"--security-opt seccomp=FILE", "the Sentry would keep it for the first process, and not for those of exec and of health checks",
+			func(s *api.ContainerSpec) bool {
+				sec, err := parseSecurity(s.Security)
+				return err == nil && sec.profile != ""
+			},
+		},
 		{"--sysctl", "the Sentry has none that could be set", func(s *api.ContainerSpec) bool { return len(s.Sysctls) > 0 }},
 		{"--umask other than 0022", "the Sentry begins with that one", func(s *api.ContainerSpec) bool { return s.Umask != "" && strings.TrimLeft(s.Umask, "0") != "22" }},
 		{"--group-add " + api.KeepGroups, "its groups are not the host's", func(s *api.ContainerSpec) bool { return slices.Contains(s.Groups, api.KeepGroups) }},

@@ -169,10 +169,13 @@ func boxRefuses() []refusal {
 		},
 		{
 			"--privileged and --security-opt nesting", "the host's devices and kernel are not there to have",
-			func(s *api.ContainerSpec) bool { return s.Privileged || slices.Contains(s.Security, "nesting") },
+			func(s *api.ContainerSpec) bool { return s.Privileged || isNesting(s) },
 		},
 		{"--device", "the host's devices are not there to have", func(s *api.ContainerSpec) bool { return len(s.Devices) > 0 }},
-		{"--userns", "its users are not the host's", func(s *api.ContainerSpec) bool { return shared(string(s.UserNS.Mode)) }},
+		{
+			"--userns other than host, --uidmap and --gidmap", "its users are not the host's",
+			func(s *api.ContainerSpec) bool { return s.UserNS.Mode != "" && s.UserNS.Mode != api.NamespaceHost },
+		},
 		{"--pod", "the containers of a pod share namespaces", func(s *api.ContainerSpec) bool { return s.Pod != "" }},
 	}
 }

@@ -347,16 +347,25 @@ func (e *Engine) remove(ctx context.Context, name string, force, volumes bool) e
 		}
 		return err
 	}
-	if e.waitedFor(c.ID) && !force {
+	restarts := func() error {
+		if force || !e.waitedFor(c.ID) {
+			return nil
+		}
 		return api.Errorf(api.Conflict, "cannot remove container %q: it is about to be started again: stop it with `brig stop %s`, or remove it with `brig rm -f %s`", c.Name, name, name)
 	}
+	if err := restarts(); err != nil {
+		return err
+	}
 	for {
-		l, err := e.claim(ctx, &c, force, true)
+		l, err := e.claim(ctx, &c, force, force)
 		if err != nil {
 			return err
 		}
 		if !e.isRunning(c.ID) {
 			defer l.Release()
+			if err := restarts(); err != nil { // it has ended since, and waits
+				return err
+			}
 			return e.removeEnded(ctx, &c, volumes || c.Spec.AutoRemove)
 		}
 		l.Release()

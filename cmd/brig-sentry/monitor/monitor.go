@@ -154,7 +154,6 @@ func settings(spec *specs.Spec) (*config.Config, error) {
 		"file-access": "shared",
 		"net-raw":     fmt.Sprint(has(spec.Process.Capabilities, "CAP_NET_RAW")),
 		"host-uds":    sockets(spec),
-		"oci-seccomp": fmt.Sprint(spec.Linux.Seccomp != nil),
 	} {
 		if err := flag.CommandLine.Set(name, value); err != nil {
 			return nil, fmt.Errorf("gVisor's flag %s: %w", name, err)
@@ -191,6 +190,8 @@ func cause(err error, p *specs.Process) error {
 	command := p.Args[0]
 	words, code := "", exitNotRunnable
 	switch {
+	case strings.Contains(said, unix.ENOENT.Error()) && missing(p.Cwd):
+		return failure{fmt.Errorf("exec %s: working directory %s: no such file or directory", command, p.Cwd), code}
 	case strings.Contains(said, unix.ENOENT.Error()) && strings.Contains(command, "/"):
 		words, code = "no such file or directory in the container, or its interpreter is not there", exitNotFound
 	case strings.Contains(said, unix.ENOENT.Error()), strings.Contains(said, "executable file not found"):
@@ -205,4 +206,18 @@ func cause(err error, p *specs.Process) error {
 		return fmt.Errorf("exec %s: %w", command, err)
 	}
 	return failure{fmt.Errorf("exec %s: %s", command, words), code}
+}
+
+// missing reports whether a folder is not in the container's tree. What the Sentry has mounted over that only it knows: then gVisor did not fail for it.
+func missing(dir string) bool {
+	root, err := unix.Open(wire.RootPath, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(root)
+	fd, err := unix.Openat2(root, "./"+dir, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	if err == nil {
+		unix.Close(fd)
+	}
+	return errors.Is(err, unix.ENOENT)
 }

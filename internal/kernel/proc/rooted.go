@@ -55,12 +55,14 @@ func rootedIn(place string) (func(pid int) bool, error) {
 	if err := unix.Stat(place, &top); err != nil {
 		return nil, &os.PathError{Op: "stat", Path: place, Err: err}
 	}
+	var fs unix.Statfs_t
+	own := unix.Statfs(place, &fs) == nil && fs.Type == unix.OVERLAYFS_SUPER_MAGIC // a folder of the host's that is bound may be the root of others
 	return func(pid int) bool {
 		var st unix.Statx_t
 		if unix.Statx(unix.AT_FDCWD, "/proc/"+strconv.Itoa(pid)+"/root", 0, unix.STATX_MNT_ID|unix.STATX_INO, &st) != nil { // it has ended, or it is a thread of the kernel
 			return false
 		}
-		return mounts[st.Mnt_id] || st.Ino == top.Ino && unix.Mkdev(st.Dev_major, st.Dev_minor) == top.Dev
+		return mounts[st.Mnt_id] || own && st.Ino == top.Ino && unix.Mkdev(st.Dev_major, st.Dev_minor) == top.Dev
 	}, nil
 }
 

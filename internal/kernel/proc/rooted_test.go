@@ -2,6 +2,7 @@ package proc
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,7 +37,13 @@ func TestKillRooted(t *testing.T) {
 	if pids, err := Rooted(place); err != nil || len(pids) > 0 {
 		t.Errorf("not mounted: %v, %v", pids, err)
 	}
-	if err := unix.Mount("root", place, "tmpfs", 0, ""); err != nil {
+	layers := t.TempDir()
+	for _, name := range []string{"lower", "upper", "work"} {
+		if err := os.Mkdir(filepath.Join(layers, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mount("root", place, "overlay", 0, fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", layers)); err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Unmount(place, unix.MNT_DETACH)
@@ -92,6 +99,15 @@ func TestKillRooted(t *testing.T) {
 	}
 	if line, err := os.ReadFile("/proc/" + strconv.Itoa(other) + "/cmdline"); err != nil || !strings.Contains(string(line), "sleep") {
 		t.Errorf("the other's process: %q, %v", line, err)
+	}
+	// A folder of the host's that is bound is the root of others too.
+	bound := filepath.Join(t.TempDir(), "bound")
+	if err := errors.Join(os.Mkdir(bound, 0o700), unix.Mount(dir, bound, "", unix.MS_BIND, "")); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(bound, unix.MNT_DETACH)
+	if pids, err := Rooted(bound); err != nil || slices.Contains(pids, other) {
+		t.Errorf("processes %v, %v; %d has the folder itself as its root", pids, err, other)
 	}
 	started[3].Process.Kill()
 	started[3].Wait()

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -222,14 +223,24 @@ func around(user *specs.Spec, b *runtime.Bundle, level Level) (*specs.Spec, erro
 			{Type: "bind", Source: filepath.Join(b.Dir, "config.json"), Destination: ConfigPath, Options: readOnly()},
 			{Type: "bind", Source: filepath.Join(b.Dir, shim.ToldName), Destination: ToldPath, Options: []string{"bind", "nosuid", "nodev", "noexec", "rprivate"}},
 		},
-		Linux: &specs.Linux{CgroupsPath: user.Linux.CgroupsPath, Resources: user.Linux.Resources, Namespaces: namespaces(user)},
+		Linux: &specs.Linux{CgroupsPath: user.Linux.CgroupsPath, Resources: user.Linux.Resources, Namespaces: namespaces(user),
+			// Processes in the box are root of the host's user namespace, to whom files of the kernel open without any capability.
+			ReadonlyPaths: []string{
+				"/proc/sys/kernel", "/proc/sys/vm", "/proc/sys/fs", "/proc/sys/dev", "/proc/sys/user", "/proc/sys/abi", "/proc/sys/debug", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs",
+			},
+			MaskedPaths: []string{"/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/acpi", "/proc/scsi", "/proc/latency_stats", "/proc/sched_debug"},
+		},
 	}
 	if who, _, _ := strings.Cut(user.Annotations[oci.AnnotationUser], ","); who != "" {
 		box.Annotations[oci.AnnotationOwner] = who
 	}
 	for i := range b.Root {
 		m := &b.Root[i]
-		box.Mounts = append(box.Mounts, specs.Mount{Type: m.Type, Source: m.Source, Destination: RootPath, Options: m.Options})
+		options := slices.Clip(m.Options)
+		if user.Root.Readonly { // for who copies in, and for a monitor that was taken over
+			options = append(options, "ro")
+		}
+		box.Mounts = append(box.Mounts, specs.Mount{Type: m.Type, Source: m.Source, Destination: RootPath, Options: options})
 	}
 	for _, m := range user.Mounts {
 		if !wire.Bound(&m) {
@@ -280,6 +291,14 @@ func (c *container) Update(ctx context.Context, r *specs.LinuxResources) error {
 		r = l.OfBox(r)
 	}
 	return c.live.Update(ctx, r)
+}
+
+// Signal refuses the one that no monitor can hand on.
+func (c *container) Signal(ctx context.Context, sig syscall.Signal) error {
+	if sig == syscall.SIGSTOP {
+		return api.Errorf(api.Unsupported, "SIGSTOP would stop what keeps the container, and not the container, at this level of isolation: use `brig pause`")
+	}
+	return c.live.Signal(ctx, sig)
 }
 
 func errFiles() error {

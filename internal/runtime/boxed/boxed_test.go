@@ -26,7 +26,7 @@ func (*level) Box(user, box *specs.Spec) error {
 // TestBox has the user's tree beneath RootPath, what the host brings in resolved there, and nothing of the user's in the monitor's own configuration.
 func TestBox(t *testing.T) {
 	user := &specs.Spec{
-		Version: specs.Version, Hostname: "h", Root: &specs.Root{Path: "rootfs"},
+		Version: specs.Version, Hostname: "h", Root: &specs.Root{Path: "rootfs", Readonly: true},
 		Process: &specs.Process{Args: []string{"evil"}, Env: []string{"LD_PRELOAD=/evil.so"}, Cwd: "/x", Terminal: true},
 		Mounts: []specs.Mount{
 			{Type: "proc", Source: "proc", Destination: "/proc"},
@@ -70,7 +70,7 @@ func TestBox(t *testing.T) {
 	for _, m := range box.Mounts {
 		at[m.Destination] = m
 	}
-	if m := at[RootPath]; m.Type != "overlay" || m.Options[0] != "lowerdir=/a" {
+	if m := at[RootPath]; m.Type != "overlay" || m.Options[0] != "lowerdir=/a" || !slices.Contains(m.Options, "ro") {
 		t.Errorf("the user's tree: %+v", m)
 	}
 	if m := at["/data"]; !slices.Contains(m.Options, "brig.beneath="+RootPath) || !slices.Contains(m.Options, "ro") {
@@ -78,6 +78,11 @@ func TestBox(t *testing.T) {
 	}
 	if _, ok := at["/scratch"]; ok {
 		t.Error("the user's tmpfs is made in the box")
+	}
+	for _, p := range []string{"/proc/sys/kernel", "/proc/sys/vm", "/proc/sys/fs", "/proc/sysrq-trigger"} {
+		if !slices.Contains(box.Linux.ReadonlyPaths, p) {
+			t.Errorf("the monitor, root without a capability, may write to %s", p)
+		}
 	}
 	if len(box.Linux.Namespaces) != 5 || box.Linux.Namespaces[4].Path != "/proc/1/fd/3" || box.Linux.CgroupsPath != "/brig-x" {
 		t.Errorf("linux %+v", box.Linux)

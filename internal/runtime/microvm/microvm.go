@@ -138,7 +138,7 @@ func (l *Level) Box(user, box *specs.Spec) error {
 		box.Linux.Devices = append(box.Linux.Devices, specs.LinuxDevice{Path: kvmPath, Type: "c", Major: 10, Minor: 232, FileMode: &all})
 	}
 	box.Linux.Seccomp = filter()
-	box.Annotations = map[string]string{oci.AnnotationTells: "1"}
+	box.Annotations[oci.AnnotationTells] = "1"
 	return nil
 }
 

@@ -64,6 +64,14 @@ type Container struct {
 
 // Unmount takes the root of a container without a mount namespace away from the host's mounts, with all that is mounted in it.
 func Unmount(path string) error {
+	// A volume that is shared with the host would take the host's mounts below it along.
+	if fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err == nil {
+		err = mount.SetAttr(fd, true, 0, 0, unix.MS_PRIVATE)
+		unix.Close(fd)
+		if err != nil && !errors.Is(err, unix.EINVAL) { // that it is no mount
+			return &os.PathError{Op: "make private", Path: path, Err: err}
+		}
+	}
 	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if err != nil && err != unix.EINVAL && err != unix.ENOENT { // else it is no mount any more
 		return &os.PathError{Op: "unmount", Path: path, Err: err}

@@ -85,7 +85,7 @@ func (b *builder) mount(i int) error {
 		}
 	}
 	// What is still written to is made read-only at the end.
-	later := opts.set&unix.MOUNT_ATTR_RDONLY != 0 && !opts.bind && (m.Type == "tmpfs" || dest == "/dev")
+	later := opts.set&unix.MOUNT_ATTR_RDONLY != 0 && (!opts.bind && (m.Type == "tmpfs" || dest == "/dev") || b.holdsOthers(dest))
 	if later {
 		opts.set &^= unix.MOUNT_ATTR_RDONLY
 	}
@@ -144,6 +144,11 @@ func (b *builder) mount(i int) error {
 		}
 	}
 	return b.attributes(fd, &opts)
+}
+
+// holdsOthers reports whether mounts go into the tree that is mounted at dest, with OptionBeneath.
+func (b *builder) holdsOthers(dest string) bool {
+	return slices.ContainsFunc(b.spec.Mounts, func(m specs.Mount) bool { return slices.Contains(m.Options, OptionBeneath+dest) })
 }
 
 // source makes the detached mount.

@@ -56,8 +56,18 @@ var rights = [...]string{
 	"CAP_SYS_PTRACE", "CAP_KILL",
 }
 
+// boxPids bounds the threads in a box, of which each process inside has some two: no flag does.
+const boxPids = 8192
+
 // Box gives the box what the monitor needs.
 func (Level) Box(_, box *specs.Spec) error {
+	r := specs.LinuxResources{}
+	if box.Linux.Resources != nil {
+		r = *box.Linux.Resources
+	}
+	pids := int64(boxPids)
+	r.Pids = &specs.LinuxPids{Limit: &pids}
+	box.Linux.Resources = &r
 	names := rights[:]
 	box.Process.Capabilities = &specs.LinuxCapabilities{Bounding: names, Effective: names, Permitted: names}
 	box.Annotations[oci.AnnotationSeccomp] = oci.SeccompNesting // the Sentry and the gofer have filters of their own besides
