@@ -123,11 +123,16 @@ func (e *Engine) stop(ctx context.Context, c *api.Container, o api.StopOptions) 
 	}
 }
 
+// watchLimit is how long watch waits for a keeper: one that starts a virtual machine is busy for seconds.
+const watchLimit = 300 * time.Millisecond
+
 // watch tells when a container has ended and its clean-up too. It is connected before it returns.
 func (e *Engine) watch(ctx context.Context, ct live, id string) <-chan error {
 	ended := make(chan error, 1)
-	st, err := ct.Attach(ctx, runtime.Streams{})
-	if err != nil { // its shim was killed: poll the process, clean up here
+	soon, cancel := context.WithTimeout(ctx, watchLimit)
+	st, err := ct.Attach(soon, runtime.Streams{})
+	cancel()
+	if err != nil { // its shim was killed, or is busy: poll the process, clean up here
 		go func() { ended <- e.pollEnd(ctx, id) }()
 		return ended
 	}
