@@ -64,7 +64,7 @@ func TestKillRooted(t *testing.T) {
 			t.Fatal(err) // the shell opens it for what it does not wait for
 		}
 		cmd := exec.Command("/busybox", "sh", "-c", script)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Setsid: true, Unshareflags: flags}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Setsid: true, Unshareflags: flags, Pdeathsig: syscall.SIGKILL}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
