@@ -17,6 +17,7 @@ var notChroot = map[string]string{
 	"inspect":          "it publishes ports",
 	"isolation":        "it chooses levels itself",
 	"isolation-chroot": "it is told at that level in any case",
+	"isolation-gvisor": "it is told at that level in any case",
 	"network-priority": "it has no network of its own",
 	"selftest":         "it chooses levels itself",
 	"isolation-userns": "it needs a user namespace",
@@ -116,6 +117,8 @@ var notGVisor = map[string]string{
 	"userns":            "it needs a user namespace",
 	"userns-rootless":   "it needs a user namespace",
 	"verbs-more":        "it has the network of another",
+	"why":               "the Sentry tells the exit status alone, not the signal or the limit behind it",
+	"why-not":           "gVisor says in words of its own why a process did not start",
 }
 
 // TestGVisorStories runs every story with containers of level gvisor.

@@ -69,6 +69,9 @@ func rootedIn(place string) (func(pid int) bool, error) {
 // mountsBelow are the numbers of the mounts at a place and below it.
 func mountsBelow(place string) (map[uint64]bool, error) {
 	above, err := filepath.EvalSymlinks(filepath.Dir(place)) // the table has no links in it
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}

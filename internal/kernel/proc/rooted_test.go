@@ -30,6 +30,9 @@ func TestKillRooted(t *testing.T) {
 	if err := os.Symlink(dir, link); err != nil {
 		t.Fatal(err)
 	}
+	if pids, err := Rooted(filepath.Join(dir, "no", "folder")); err != nil || len(pids) > 0 {
+		t.Errorf("no folder: %v, %v", pids, err)
+	}
 	place := filepath.Join(link, "with space")
 	if err := os.Mkdir(place, 0o700); err != nil {
 		t.Fatal(err)
