@@ -244,12 +244,22 @@ func around(user *specs.Spec, b *runtime.Bundle, level Level) (*specs.Spec, erro
 	}
 	for _, m := range user.Mounts {
 		if !wire.Bound(&m) {
-			continue
+			if inOther(&m, user.Mounts) {
+				continue
+			}
+			m = specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: m.Destination, Options: []string{oci.OptionPlace}} // the level cannot make it where the tree is read-only
 		}
 		m.Options = append(slices.Clip(m.Options), oci.OptionBeneath+RootPath)
 		box.Mounts = append(box.Mounts, m)
 	}
 	return box, level.Box(user, box)
+}
+
+// inOther reports whether a mount's place is in what the level mounts, too, or is one that every image has.
+func inOther(m *specs.Mount, all []specs.Mount) bool {
+	return slices.Contains([]string{"/proc", "/dev", "/sys"}, m.Destination) || slices.ContainsFunc(all, func(o specs.Mount) bool {
+		return !wire.Bound(&o) && strings.HasPrefix(m.Destination, strings.TrimRight(o.Destination, "/")+"/")
+	})
 }
 
 // readOnly are the options of what the host shows the monitor.

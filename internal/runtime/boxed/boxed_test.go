@@ -76,8 +76,8 @@ func TestBox(t *testing.T) {
 	if m := at["/data"]; !slices.Contains(m.Options, "brig.beneath="+RootPath) || !slices.Contains(m.Options, "ro") {
 		t.Errorf("the bind mount: %+v", m)
 	}
-	if _, ok := at["/scratch"]; ok {
-		t.Error("the user's tmpfs is made in the box")
+	if m := at["/scratch"]; !slices.Equal(m.Options, []string{"brig.place", "brig.beneath=" + RootPath}) {
+		t.Errorf("the user's tmpfs, of which the place alone is made in the box: %+v", m)
 	}
 	for _, p := range []string{"/proc/sys/kernel", "/proc/sys/vm", "/proc/sys/fs", "/proc/sysrq-trigger"} {
 		if !slices.Contains(box.Linux.ReadonlyPaths, p) {

@@ -40,9 +40,10 @@ func TestBeneath(t *testing.T) {
 	c.spec.Annotations = nil
 	// A tree that is read-only is so when all is mounted in it.
 	outside := t.TempDir()
-	c.spec.Mounts = []specs.Mount{c.spec.Mounts[0], {Type: "bind", Source: outside, Destination: "/tree", Options: []string{"bind", "ro"}}, bind("/made", "/tree")}
-	if out, err := c.try("cat /tree/made/f; touch /tree/x 2>&1; touch /tree/made/y && echo written"); err != nil || !strings.Contains(out, "here") || !strings.Contains(out, "Read-only") ||
-		!strings.Contains(out, "written") {
+	c.spec.Mounts = []specs.Mount{c.spec.Mounts[0], {Type: "bind", Source: outside, Destination: "/tree", Options: []string{"bind", "ro"}}, bind("/made", "/tree"),
+		{Type: "tmpfs", Source: "tmpfs", Destination: "/place", Options: []string{OptionPlace, OptionBeneath + "/tree"}}}
+	if out, err := c.try("cat /tree/made/f; touch /tree/x 2>&1; touch /tree/made/y && echo written; ls -d /tree/place"); err != nil || !strings.Contains(out, "here") || !strings.Contains(out, "Read-only") ||
+		!strings.Contains(out, "written") || !strings.Contains(out, "/tree/place") {
 		t.Errorf("%q, %v: want a read-only tree with a folder that is not", out, err)
 	}
 	c.spec.Mounts = append(c.spec.Mounts[:1], bind("/x", "/link"))

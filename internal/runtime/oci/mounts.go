@@ -73,6 +73,13 @@ func (b *builder) mount(i int) error {
 		b.root = fd // also for the users that an option names
 		defer func() { b.root = root }()
 	}
+	if opts.place {
+		fd, err := mount.MkdirAllInRoot(b.root, dest, 0o755)
+		if err == nil {
+			unix.Close(fd)
+		}
+		return err
+	}
 	if opts.remount {
 		return b.remount(dest, &opts)
 	}

@@ -19,6 +19,9 @@ const OptionSubpath = "brig.subpath"
 // out of it. The folder itself must not be reached through a link.
 const OptionBeneath = "brig.beneath="
 
+// OptionPlace says that nothing is mounted: only the folder is made, where it is missing, that somebody else will mount something on.
+const OptionPlace = "brig.place"
+
 // mountOptions are an OCI mount's options, sorted into what the kernel takes where.
 type mountOptions struct {
 	set, clr       uint64 // MOUNT_ATTR_* of the mount itself
@@ -35,6 +38,7 @@ type mountOptions struct {
 	owner          *ownerOption
 	secret         *secretOption
 	subpath        string   // of a bind mount: what below the source is bound
+	place          bool     // only the folder is made
 	beneath        string   // the folder in the root that the destination lies in; empty: the root
 	super          []string // of the file system as a whole (sync, lazytime, …), in fsconfig(2)'s words
 	iversion       bool     // the same, for which fsconfig(2) has no word
@@ -70,6 +74,9 @@ func (m *mountOptions) add(o string) {
 		return
 	case "async", "sync", "dirsync", "lazytime", "nolazytime", "mand", "nomand":
 		m.super = append(m.super, o)
+		return
+	case OptionPlace:
+		m.place = true
 		return
 	case "iversion":
 		m.iversion = true
