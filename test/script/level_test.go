@@ -39,6 +39,7 @@ var notChroot = map[string]string{
 	"ps":               "it publishes ports",
 	"refusals":         "it refuses networks by other words",
 	"restart":          "it publishes ports",
+	"rootfs":           "its root is a folder that others may have as theirs",
 	"run-more":         "it sets sysctls",
 	"seccomp":          "the kernel makes no user namespace in a chroot, with a filter or without",
 	"share":            "it shares namespaces",

@@ -37,7 +37,7 @@ func host(t *testing.T) *Level {
 func box(t *testing.T, l *Level, r *specs.LinuxResources, mounts ...specs.Mount) (*specs.Spec, wire.Machine, error) {
 	t.Helper()
 	user := &specs.Spec{Process: &specs.Process{}, Linux: &specs.Linux{Resources: r}, Mounts: mounts}
-	outer := &specs.Spec{Process: &specs.Process{Env: []string{"PATH=/bin"}}, Linux: &specs.Linux{Resources: r}}
+	outer := &specs.Spec{Annotations: map[string]string{"org.brig.owner": "1500"}, Process: &specs.Process{Env: []string{"PATH=/bin"}}, Linux: &specs.Linux{Resources: r}}
 	err := l.Box(user, outer)
 	var m wire.Machine
 	for _, e := range outer.Process.Env {
@@ -57,6 +57,9 @@ func TestBox(t *testing.T) {
 	outer, m, err := box(t, l, nil)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if outer.Annotations["org.brig.owner"] != "1500" {
+		t.Error("what the box was told of the user's owner is lost")
 	}
 	if m.Memory != DefaultMemory || *outer.Linux.Resources.Memory.Limit != DefaultMemory+Overhead || m.Tree != "/rootfs" || m.Kernel != kernelPath {
 		t.Errorf("%+v in %+v", m, outer.Linux.Resources.Memory)
