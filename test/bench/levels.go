@@ -267,10 +267,10 @@ func (p *behind) memory() (float64, error) {
 		}
 	}
 	keeper, total := parents[first], int64(0)
-	for pid, size := range pss(nil) {
+	for pid := range parents {
 		for at := pid; at > 1; at = parents[at] {
 			if at == keeper {
-				total += size
+				total += pssOf(pid)
 				break
 			}
 		}

@@ -96,19 +96,27 @@ func pss(names []string) map[int]int64 {
 		if ns, _ := os.Readlink(dir + "/ns/pid"); ns != mine || names != nil && !slices.Contains(names, program(pid)) {
 			continue
 		}
-		f, err := os.Open(dir + "/smaps_rollup")
-		if err != nil {
-			continue
+		if size := pssOf(pid); size > 0 {
+			out[pid] = size
 		}
-		for sc := bufio.NewScanner(f); sc.Scan(); {
-			if rest, ok := strings.CutPrefix(sc.Text(), "Pss:"); ok {
-				out[pid], _ = strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(rest, "kB")), 10, 64)
-				break
-			}
-		}
-		f.Close()
 	}
 	return out
+}
+
+// pssOf is one process's proportional set size in KiB, 0 where it has none.
+func pssOf(pid int) (size int64) {
+	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/smaps_rollup")
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		if rest, ok := strings.CutPrefix(sc.Text(), "Pss:"); ok {
+			size, _ = strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(rest, "kB")), 10, 64)
+			break
+		}
+	}
+	return size
 }
 
 // unmountBelow detaches what engines left mounted in dir, deepest first.
