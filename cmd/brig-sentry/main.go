@@ -1,8 +1,3 @@
-// The Go runtime must not look now and then how many processors it may use: gVisor's system call filter, older than that custom, kills the Sentry for sched_getaffinity(2) after a minute.
-
-//go:debug updatemaxprocs=0
-//go:debug containermaxprocs=0
-
 // Brig-sentry is what level gvisor runs in a box: the monitor, which Brig executes, and gVisor's own program, as which the monitor executes itself anew. Under another name it is that program
 // alone, with all its commands: a link to it named runsc is a runsc.
 package main

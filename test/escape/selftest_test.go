@@ -13,7 +13,7 @@ import (
 // can be given by its flags is in the story of the command; a kernel without modules, /dev/mem or sysrq lets nobody show those.
 func TestSelftestCanTell(t *testing.T) {
 	if os.Getenv(programsEnv) != "" {
-		t.Skip("there is no compiler")
+		t.Skip("needs the Go compiler, to build a brig without a defence")
 	}
 	dir := t.TempDir()
 	disk := filepath.Join(dir, "disk")

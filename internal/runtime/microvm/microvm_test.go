@@ -29,7 +29,7 @@ func host(t *testing.T) *Level {
 	}
 	l := &Level{Monitor: file("brig-vm", "#!/bin/sh\nexit 1\n"), Guest: file("brig-guest", ""), Kernels: []string{filepath.Join(dir, "none"), file("kernel", "")}, Cache: filepath.Join(dir, "vm", "accelerator")}
 	if err := l.Usable(); err != nil {
-		t.Skip(err)
+		t.Skip("level vm cannot be used here: ", err)
 	}
 	return l
 }

@@ -7,7 +7,7 @@ import (
 
 func TestKHz(t *testing.T) {
 	if ticks() == 0 {
-		t.Skip("this processor has no such counter")
+		t.Skip("this processor has no time stamp counter that could be read")
 	}
 	begun := now()
 	first := begun.khz()
