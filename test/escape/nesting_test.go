@@ -65,6 +65,52 @@ func TestNestingIsRootOfNothingElse(t *testing.T) {
 	}
 }
 
+// What is bound read-only stays so for a container's root that may change its mounts, whatever it copies, moves or uncovers.
+func TestReadOnlyIsLocked(t *testing.T) {
+	host := t.TempDir()
+	file := filepath.Join(host, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, mode := range map[string]os.FileMode{filepath.Dir(host): 0o755, host: 0o777, file: 0o666} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(t, "volume", "create", "closed")
+	defer must(t, "volume", "rm", "closed")
+	const undo = `
+		mkdir -p /copy
+		touch /copied
+		for m in /host /file /volume; do
+			c=/copy; [ -d $m ] || c=/copied
+			mount --bind $m $c || echo "no copy of $m"
+			for at in $m $c; do
+				mount -o remount,bind,rw $at 2>/dev/null
+				if [ -d $at ]; then (: >$at/made) 2>/dev/null && { echo "made $at/made"; rm $at/made; }; else (: >>$at) 2>/dev/null && echo "opened $at"; fi
+			done
+			umount $c
+		done
+		echo tried`
+	for _, with := range [][]string{{"--security-opt", "nesting"}, {"--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined"}} {
+		args := append([]string{"run", "--rm", "--network", "none", "--userns", "auto"}, with...)
+		tail := []string{"-v", "closed:/volume:MODE", "-v", host + ":/host:MODE", "-v", file + ":/file:MODE", "brig/base", "sh", "-c", undo}
+		in := func(mode string) string {
+			list := args
+			for _, a := range tail {
+				list = append(list, strings.Replace(a, ":MODE", mode, 1))
+			}
+			return must(t, list...)
+		}
+		if got := in(":ro"); got != "tried" {
+			t.Errorf("%v: %s", with, got)
+		}
+		if got := in(""); strings.Count(got, "made /") != 4 || strings.Count(got, "opened") != 2 {
+			t.Errorf("%v: the attempts do nothing where all is writable: %s", with, got)
+		}
+	}
+}
+
 // A normal user's container that may run containers has no more of the machine than the user.
 func TestRootlessNestingIsTheUser(t *testing.T) {
 	brig, _ := asUser(t)

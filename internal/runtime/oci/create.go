@@ -178,6 +178,11 @@ func build(req *Request, group func() (*cgroup.Group, error), links *netDevices)
 	b := &builder{spec: s, req: req, host: -1, root: -1, null: -1, dev: -1, devpts: -1, proc: -1, mask: -1, ownMounts: mounts}
 	defer b.close()
 	defer unix.Umask(unix.Umask(0)) // this thread's own since unshare, where that is allowed
+	if req.staged != nil {
+		if err := req.staged.takeLocked(s); err != nil {
+			return nil, err
+		}
+	}
 	if err := b.mountRoot(); err != nil {
 		b.unmountHost()
 		return nil, err

@@ -104,6 +104,13 @@ func (b *builder) mount(i int) error {
 		return err
 	}
 	b.held = append(b.held, fd)
+	source := fd // what a volume is filled through
+	if staged := b.req.staged; staged != nil {
+		if locked, ok := staged.locked[i]; ok {
+			fd = locked
+			b.held = append(b.held, fd)
+		}
+	}
 	if later {
 		b.readonly = append(b.readonly, fd)
 	}
@@ -129,9 +136,9 @@ func (b *builder) mount(i int) error {
 		}
 	}
 	if opts.copyUp {
-		fill := func() error { return copyUp(target, fd) }
+		fill := func() error { return copyUp(target, source) }
 		if opts.bind {
-			fill = func() error { return fillVolume(target, fd, opts.copySync) }
+			fill = func() error { return fillVolume(target, source, opts.copySync) }
 		}
 		if err := fill(); err != nil {
 			return fmt.Errorf("copying the image's files into %s: %w", m.Source, err)

@@ -8,7 +8,7 @@ import (
 
 var orderNames = [...]string{
 	"ID", "Bundle", "RootPath", "MountPoint", "Root", "Spec", "Preserve", "NoPivot", "NoNewKeyring",
-	"Cgroup", "Gate", "RootFD", "Tasks", "Namespaces", "NetNS", "Sources", "LookUp",
+	"Cgroup", "Gate", "RootFD", "Tasks", "Namespaces", "NetNS", "Sources", "LookUp", "Locked",
 }
 
 // readOrder reads what the outer process has written with package record.
@@ -49,6 +49,8 @@ func readOrder(s *jsonscan.Scanner, o *order) {
 			jsonscan.List(s, &o.Sources, jsonscan.Int[int])
 		case 16:
 			jsonscan.Bool(s, &o.LookUp)
+		case 17:
+			jsonscan.List(s, &o.Locked, jsonscan.Int[int])
 		default:
 			s.Skip()
 		}

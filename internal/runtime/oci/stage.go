@@ -45,6 +45,7 @@ type order struct {
 	Namespaces []int // which of linux.namespaces have a descriptor
 	NetNS      bool
 	Sources    []int // which of mounts have their source as a detached mount
+	Locked     []int // and which have it in the working directory too, by their index, with flags that the kernel will lock
 }
 
 // Kinds of messages between the two.
@@ -89,12 +90,14 @@ func createStaged(req *Request, group *cgroup.Group, links *netDevices) (*Proces
 			}
 		}
 	}()
-	join, err := o.collect(req, group, &fds)
-	if err != nil {
-		unix.Close(pair[1])
-		return nil, err
+	join, locked, err := o.collect(req, group, &fds)
+	var pid int
+	if err == nil {
+		err = o.withLocked(req, locked, func() (err error) {
+			pid, err = enterStage(req, pair[1], join)
+			return err
+		})
 	}
-	pid, err := enterStage(req, pair[1], join)
 	unix.Close(pair[1])
 	if err != nil {
 		return nil, err
@@ -107,8 +110,8 @@ func createStaged(req *Request, group *cgroup.Group, links *netDevices) (*Proces
 	return p, err
 }
 
-// collect opens what the stage shall have, in the order of order's fields, and returns the namespaces to join from outside.
-func (o *order) collect(req *Request, group *cgroup.Group, fds *[]int) (join []int, err error) {
+// collect opens what the stage shall have, in the order of order's fields, and returns the namespaces to join from outside, and what withLocked takes.
+func (o *order) collect(req *Request, group *cgroup.Group, fds *[]int) (join []int, locked []lockedSource, err error) {
 	add := func(fd int) { *fds = append(*fds, fd) }
 	if req.Gate >= 0 {
 		o.Gate = true
@@ -119,17 +122,17 @@ func (o *order) collect(req *Request, group *cgroup.Group, fds *[]int) (join []i
 		o.RootFD, root = true, fd
 		add(fd)
 	} else if !errors.Is(err, unix.EPERM) {
-		return nil, fmt.Errorf("root file system: %w", err)
+		return nil, nil, fmt.Errorf("root file system: %w", err)
 	}
 	if group != nil {
 		o.Cgroup = group.Path()
 		if o.Tasks, err = openTasks(group, add); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if Entrusted(req.Spec.Annotations) {
 			f, err := openInit(group)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			add(f)
 			o.Tasks++
@@ -141,7 +144,7 @@ func (o *order) collect(req *Request, group *cgroup.Group, fds *[]int) (join []i
 		}
 		fd, err := unix.Open(n.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return nil, api.Errorf(api.InvalidArgument, "config.json: linux.namespaces[%d]: %w", i, &os.PathError{Op: "open", Path: n.Path, Err: err})
+			return nil, nil, api.Errorf(api.InvalidArgument, "config.json: linux.namespaces[%d]: %w", i, &os.PathError{Op: "open", Path: n.Path, Err: err})
 		}
 		o.Namespaces = append(o.Namespaces, i)
 		if n.Type != specs.PIDNamespace { // a process whose children shall be elsewhere gets no threads, and the stage needs them: clone(2), EINVAL
@@ -157,20 +160,30 @@ func (o *order) collect(req *Request, group *cgroup.Group, fds *[]int) (join []i
 	b := &builder{req: req, spec: req.Spec, root: root}
 	if hasOwnerMap(req.Spec) {
 		if err := b.processUser(); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
+	locks := locksMounts(req.Spec)
 	for i := range req.Spec.Mounts {
 		fd, err := b.outerSource(&req.Spec.Mounts[i])
 		if err != nil {
-			return nil, fmt.Errorf("mount %s: %w", req.Spec.Mounts[i].Destination, err)
+			closeLocked(locked)
+			return nil, nil, fmt.Errorf("mount %s: %w", req.Spec.Mounts[i].Destination, err)
 		}
-		if fd >= 0 {
-			o.Sources = append(o.Sources, i)
-			add(fd)
+		if fd < 0 {
+			continue
+		}
+		o.Sources = append(o.Sources, i)
+		add(fd)
+		if locks && b.isLocked(&req.Spec.Mounts[i]) {
+			if fd, err = b.outerSource(&req.Spec.Mounts[i]); err != nil || fd < 0 {
+				closeLocked(locked)
+				return nil, nil, fmt.Errorf("mount %s: %w", req.Spec.Mounts[i].Destination, err)
+			}
+			locked = append(locked, lockedSource{i, fd})
 		}
 	}
-	return join, nil
+	return join, locked, nil
 }
 
 // openTasks opens the files by which the process joins the group: the kernel asks for the rights of who opened them (since Linux 5.16), not of who writes.

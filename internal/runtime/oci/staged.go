@@ -23,6 +23,7 @@ type staging struct {
 	tasks      []int       // files to join cgroups by
 	namespaces map[int]int // index in linux.namespaces -> descriptor
 	sources    map[int]int // index in mounts -> detached mount
+	locked     map[int]int // the same, of those whose flags are locked: what is attached
 }
 
 // Stage is the runtime inside a container's user namespace: argument is the control socket's descriptor. It builds the container, hands the process over, and
@@ -150,6 +151,10 @@ func (s *staging) take(o *order, req *Request, fds []int) error {
 	}
 	if o.NetNS {
 		req.NetNS = next()
+	}
+	s.locked = map[int]int{}
+	for _, i := range o.Locked {
+		s.locked[i] = -1
 	}
 	s.sources = map[int]int{}
 	for _, i := range o.Sources {
