@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync/atomic"
@@ -73,25 +74,29 @@ func (s *sandbox) one(c *net.UnixConn) wire.Outcome {
 
 // begin starts the process that a connection's first message asks for.
 func (s *sandbox) begin(c *net.UnixConn) (pid int32, terminal bool, err error) {
-	buf, oob := make([]byte, wire.MaxJoin), make([]byte, unix.CmsgSpace(3*4))
-	n, oobn, _, _, err := c.ReadMsgUnix(buf, oob)
+	oob := make([]byte, unix.CmsgSpace(wire.JoinFiles*4))
+	_, oobn, _, _, err := c.ReadMsgUnix(make([]byte, 1), oob)
 	if err != nil {
 		return 0, false, err
 	}
-	streams, err := received(oob[:oobn])
+	files, err := received(oob[:oobn])
 	defer func() {
-		for _, f := range streams {
+		for _, f := range files {
 			f.Close()
 		}
 	}()
 	if err != nil {
 		return 0, false, err
 	}
-	if len(streams) != 3 {
-		return 0, false, fmt.Errorf("exec: %d streams came, not 3", len(streams))
+	if len(files) != wire.JoinFiles {
+		return 0, false, fmt.Errorf("exec: %d descriptors came, not %d", len(files), wire.JoinFiles)
+	}
+	asked, err := io.ReadAll(io.NewSectionReader(files[3], 0, wire.MaxExec))
+	if err != nil {
+		return 0, false, fmt.Errorf("exec: %w", err)
 	}
 	var x wire.Exec
-	if err := json.Unmarshal(buf[:n], &x); err != nil {
+	if err := json.Unmarshal(asked, &x); err != nil {
 		return 0, false, fmt.Errorf("exec: %w", err)
 	}
 	p := x.Process
@@ -119,7 +124,7 @@ func (s *sandbox) begin(c *net.UnixConn) (pid int32, terminal bool, err error) {
 		Argv: p.Args, Envv: p.Env, WorkingDirectory: p.Cwd,
 		KUID: auth.KUID(p.User.UID), KGID: auth.KGID(p.User.GID), Capabilities: caps,
 		StdioIsPty: p.Terminal, ContainerID: sandboxID,
-		FilePayload: control.NewFilePayload(map[int]*os.File{0: streams[0], 1: streams[1], 2: streams[2]}, nil),
+		FilePayload: control.NewFilePayload(map[int]*os.File{0: files[0], 1: files[1], 2: files[2]}, nil),
 	}
 	for _, g := range p.User.AdditionalGids {
 		args.ExtraKGIDs = append(args.ExtraKGIDs, auth.KGID(g))

@@ -38,7 +38,6 @@ const (
 	ToldPath    = wire.ToldPath
 	ArgRun      = wire.ArgRun
 	ArgExec     = wire.ArgExec
-	ExecVar     = wire.ExecVar
 )
 
 // Exec is one more process for what is in a box.
@@ -327,9 +326,12 @@ func execIn(program string, x runtime.Exec) (runtime.Exec, error) {
 	if err != nil {
 		return x, err
 	}
+	if len(data) > wire.MaxExec {
+		return x, &api.Error{Kind: api.CommandNotRunnable, Msg: "exec " + x.Process.Args[0], Err: syscall.E2BIG}
+	}
 	return runtime.Exec{Process: api.Process{
 		Terminal: x.Process.Terminal, ConsoleSize: x.Process.ConsoleSize, NoNewPrivileges: true,
-		Args: []string{program, ArgExec}, Env: append(environ(), ExecVar+"="+string(data)), Cwd: "/",
+		Args: []string{program, ArgExec}, Env: append(environ(), wire.ExecEnviron(data)...), Cwd: "/",
 	}}, nil
 }
 

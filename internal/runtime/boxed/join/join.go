@@ -38,8 +38,7 @@ func join() (int, error) {
 	if err != nil {
 		return exitFailed, fmt.Errorf("the container's monitor does not answer: %w", err)
 	}
-	request := os.Getenv(wire.ExecVar)
-	if err := unix.Sendmsg(fd, []byte(request), unix.UnixRights(0, 1, 2), nil, unix.MSG_NOSIGNAL); err != nil {
+	if err := ask(fd, wire.AskedExec(os.Getenv)); err != nil {
 		return exitFailed, fmt.Errorf("asking the container's monitor: %w", err)
 	}
 	go func() {
@@ -52,7 +51,7 @@ func join() (int, error) {
 			_ = unix.Send(fd, []byte{byte(n)}, unix.MSG_NOSIGNAL) // the process may have ended
 		}
 	}()
-	b := make([]byte, wire.MaxJoin)
+	b := make([]byte, wire.MaxOutcome)
 	n, err := unix.Read(fd, b)
 	for err == unix.EINTR {
 		n, err = unix.Read(fd, b)
@@ -75,6 +74,19 @@ func join() (int, error) {
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 	_ = unix.Kill(os.Getpid(), ws.Signal())
 	return 128 + int(ws.Signal()), nil // of one that Go's runtime does not die of
+}
+
+// ask sends the first message. What is asked for stands in a file, since a socket's message has little room.
+func ask(fd int, exec []byte) error {
+	file, err := unix.MemfdCreate("exec", unix.MFD_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("memfd_create", err)
+	}
+	defer unix.Close(file)
+	if _, err := unix.Pwrite(file, exec, 0); err != nil {
+		return os.NewSyscallError("pwrite", err)
+	}
+	return os.NewSyscallError("sendmsg", unix.Sendmsg(fd, []byte{0}, unix.UnixRights(0, 1, 2, file), nil, unix.MSG_NOSIGNAL))
 }
 
 // dial connects to the monitor.

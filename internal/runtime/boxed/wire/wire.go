@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
+	"strconv"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -25,11 +26,37 @@ const ToldOOM = "oom"
 // Arguments that the monitor is executed with.
 const (
 	ArgRun  = "run"  // as the first process
-	ArgExec = "exec" // once more, in a process of its own, to run what ExecVar says inside
+	ArgExec = "exec" // once more, in a process of its own, to run inside what AskedExec says
 )
 
-// ExecVar is the environment variable with the process that an ArgExec is about, an Exec as JSON.
-const ExecVar = "BRIG_EXEC"
+// execVar begins the names of the environment variables with the process that an ArgExec is about, an Exec as JSON. One holds no more than 128 KiB (MAX_ARG_STRLEN of execve(2)), so
+// there is one for each execPart bytes, numbered from 0.
+const (
+	execVar  = "BRIG_EXEC"
+	execPart = 96 << 10
+	// MaxExec is the most bytes of an Exec as JSON.
+	MaxExec = 8 << 20
+)
+
+// ExecEnviron is the part of an environment that asks for an Exec, given as JSON.
+func ExecEnviron(exec []byte) (env []string) {
+	for part := range slices.Chunk(exec, execPart) {
+		env = append(env, execVar+strconv.Itoa(len(env))+"="+string(part))
+	}
+	return env
+}
+
+// AskedExec puts together what ExecEnviron has taken apart; getenv is os.Getenv.
+func AskedExec(getenv func(string) string) []byte {
+	var exec []byte
+	for i := 0; ; i++ {
+		part := getenv(execVar + strconv.Itoa(i))
+		if part == "" {
+			return exec
+		}
+		exec = append(exec, part...)
+	}
+}
 
 // Exec is one more process for what is in a box.
 type Exec struct {
@@ -38,12 +65,13 @@ type Exec struct {
 }
 
 // A monitor may leave ArgExec to brig-oci (internal/runtime/boxed/join), which is small: it then takes further processes at JoinSocket, of type SOCK_SEQPACKET. The first message of a
-// connection is an Exec as JSON, with the three standard streams as descriptors; each further one is one byte, the number of a signal. The answer is one Outcome, when the
-// process has ended or could not be started. Who asked may go before: then the process inside is killed, for it is one.
+// connection is one byte with four descriptors: the three standard streams, and a file with an Exec as JSON, at most MaxExec bytes, from its beginning on; each further one is one byte,
+// the number of a signal. The answer is one Outcome, when the process has ended or could not be started. Who asked may go before: then the process inside is killed, for it is one.
 const (
 	JoinPath   = "/box/join"           // brig-oci
 	JoinSocket = RunDir + "/join.sock" // of the monitor
-	MaxJoin    = 256 << 10             // bytes of a message: more than an environment variable holds
+	JoinFiles  = 4                     // descriptors with the first message
+	MaxOutcome = 64 << 10              // bytes
 )
 
 // Outcome is how a further process ended.

@@ -33,6 +33,24 @@ func TestMessages(t *testing.T) {
 	}
 }
 
+// TestExecEnviron: whatever its length, an Exec arrives, in variables each of which execve(2) takes.
+func TestExecEnviron(t *testing.T) {
+	for _, n := range []int{0, 1, execPart, execPart + 1, 1 << 20} {
+		exec := strings.Repeat("x=", n)[:n]
+		env := map[string]string{}
+		for _, v := range ExecEnviron([]byte(exec)) {
+			name, value, _ := strings.Cut(v, "=")
+			env[name] = value
+			if len(v) >= 128<<10 {
+				t.Errorf("%s has %d bytes", name, len(v))
+			}
+		}
+		if got := AskedExec(func(name string) string { return env[name] }); string(got) != exec {
+			t.Errorf("of %d bytes %d arrive", n, len(got))
+		}
+	}
+}
+
 // TestBound: what is the host's is in the box, what a kernel makes is not.
 func TestBound(t *testing.T) {
 	for _, tc := range []struct {

@@ -162,7 +162,7 @@ func dial() (*net.UnixConn, error) {
 func join() (int, error) {
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
-	body := os.Getenv(boxed.ExecVar)
+	body := boxed.AskedExec(os.Getenv)
 	c, err := dial()
 	if err != nil {
 		return exitFailed, fmt.Errorf("the virtual machine is not ready: %w", err)
@@ -176,7 +176,7 @@ func join() (int, error) {
 	if _, _, err := c.WriteMsgUnix(head, unix.UnixRights(0, 1, 2), nil); err != nil {
 		return exitFailed, err
 	}
-	if _, err := io.WriteString(c, body); err != nil {
+	if _, err := c.Write(body); err != nil {
 		return exitFailed, err
 	}
 	a := &asker{c: c, tty: tty}
