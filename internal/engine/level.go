@@ -47,7 +47,7 @@ const kernelVar = "BRIG_VM_KERNEL"
 func (e *Engine) vm() *microvm.Level {
 	l := &microvm.Level{
 		Monitor: sibling("brig-vm"), Guest: sibling("brig-guest"), Cache: filepath.Join(e.state, "vm", "accelerator"),
-		Kernels: []string{filepath.Join(e.root, "vm", "kernel"), sibling("vm-kernel")},
+		Kernels: []string{e.vmKernel(), sibling("vm-kernel")},
 	}
 	if k := os.Getenv(kernelVar); k != "" {
 		l.Kernels = []string{k}

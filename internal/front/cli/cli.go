@@ -98,6 +98,12 @@ type Engine interface {
 	ServeRegistry(ctx context.Context, r api.RegistryRequest) error
 	// DiskUsage measures what the store takes.
 	DiskUsage(ctx context.Context) (api.DiskUsage, error)
+	// VMKernels are the kernels that virtual machines could have, in the order in which they are looked for.
+	VMKernels(ctx context.Context) ([]api.VMKernel, error)
+	// InstallVMKernel takes a kernel into the store; config is a file that says what it was built with, empty: the one beside it.
+	InstallVMKernel(ctx context.Context, path, config string) (api.VMKernel, error)
+	// RemoveVMKernel takes it out.
+	RemoveVMKernel(ctx context.Context) error
 	// CreateVolume makes a volume, unless there is one of its name.
 	CreateVolume(ctx context.Context, v api.Volume) (api.Volume, error)
 	InspectVolume(ctx context.Context, name string) (api.Volume, error)
@@ -286,7 +292,7 @@ func commands() []entry {
 		{"wait", (*app).wait}, {"rm", (*app).rm}, {"ps", (*app).ps}, {"logs", (*app).logs}, {"exec", (*app).exec}, {"debug", (*app).debugCmd},
 		{"attach", (*app).attach}, {"inspect", (*app).inspect}, {"images", (*app).images}, {"pull", (*app).pull},
 		{"push", (*app).push}, {"copy", (*app).copy}, {"receive", (*app).receive},
-		{"load", (*app).load}, {"save", (*app).save}, {"rmi", (*app).rmi}, {"selftest", (*app).selftest}, {"system", (*app).system}, {"tag", (*app).tag}, {"version", (*app).version},
+		{"load", (*app).load}, {"save", (*app).save}, {"rmi", (*app).rmi}, {"selftest", (*app).selftest}, {"system", (*app).system}, {"tag", (*app).tag}, {"version", (*app).version}, {"vm", (*app).vm},
 		{"info", (*app).info}, {"reap", (*app).reap}, {"registry", (*app).registry}, {"metrics", (*app).metrics}, {"boot", (*app).boot}, {"why", (*app).why},
 		{"login", (*app).login}, {"logout", (*app).logout}, {"search", (*app).search},
 		{"history", (*app).history}, {"untag", (*app).untag}, {"import", (*app).importImage}, {"export", (*app).export}, {"commit", (*app).commit},

@@ -28,6 +28,7 @@ type fake struct {
 	containers []api.Container
 	networks   []api.Network
 	imgs       []api.Image
+	kernels    []api.VMKernel
 	detail     api.ImageDetail // but for the image and its names
 	log        []api.LogEntry
 	info       api.Info
@@ -403,3 +404,12 @@ func (r result) complains(t *testing.T, code int, text string) {
 		t.Errorf("got code %d and errors\n%s\nwant code %d and errors that begin with\n%s", r.code, r.errOut, code, text)
 	}
 }
+
+func (f *fake) VMKernels(context.Context) ([]api.VMKernel, error) { return f.kernels, nil }
+
+func (f *fake) InstallVMKernel(_ context.Context, path, config string) (api.VMKernel, error) {
+	f.calls = append(f.calls, "install kernel "+path+" "+config)
+	return api.VMKernel{Version: "6.1-brig"}, nil
+}
+
+func (f *fake) RemoveVMKernel(context.Context) error { return nil }

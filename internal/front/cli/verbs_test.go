@@ -358,3 +358,31 @@ vm              kill      open       open
 	brig(t, &fake{info: api.Info{}}, "selftest", "escape").complains(t, 1, "brig: no level of isolation can be used here")
 	brig(t, f, "selftest", "escape", "--format", "xml").complains(t, 125, `brig: invalid format "xml": use json`)
 }
+
+// TestVMKernel: what there is stands in a table or as JSON; what is in use and cannot be is told.
+func TestVMKernel(t *testing.T) {
+	f := &fake{kernels: []api.VMKernel{
+		{Path: "/var/lib/brig/vm/kernel", Source: "store", Version: "6.1-brig", Used: true}, {Path: "/usr/libexec/brig/vm-kernel", Source: "brig", Version: "6.0-brig"},
+		{Path: "/boot/vmlinuz-6.1", Source: "host", Trouble: "it lacks CONFIG_VIRTIO_FS"},
+	}}
+	brig(t, f, "vm", "kernel", "ls").wants(t, 0, `VERSION     SOURCE    PATH                          STATUS
+6.1-brig    store     /var/lib/brig/vm/kernel       in use
+6.0-brig    brig      /usr/libexec/brig/vm-kernel   usable
+<unknown>   host      /boot/vmlinuz-6.1             it lacks CONFIG_VIRTIO_FS
+`)
+	brig(t, f, "vm", "kernel", "ls", "--format", "json").wants(t, 0, `{"path":"/var/lib/brig/vm/kernel","source":"store","version":"6.1-brig","used":true}
+{"path":"/usr/libexec/brig/vm-kernel","source":"brig","version":"6.0-brig","used":false}
+{"path":"/boot/vmlinuz-6.1","source":"host","version":"","used":false,"trouble":"it lacks CONFIG_VIRTIO_FS"}
+`)
+	f.kernels[0] = api.VMKernel{Path: "/k", Source: "BRIG_VM_KERNEL", Used: true, Trouble: "it is no Linux kernel"}
+	if r := brig(t, f, "vm", "kernel", "ls"); !strings.Contains(r.out, "in use, and no good: it is no Linux kernel") {
+		t.Errorf("%+v", r)
+	}
+	r := brig(t, f, "vm", "kernel", "install", "--config", "c", "vmlinux")
+	if r.code != 0 || r.out != "6.1-brig\n" || !strings.Contains(r.errOut, "BRIG_VM_KERNEL names another") || f.calls[len(f.calls)-1] != "install kernel vmlinux c" {
+		t.Errorf("%+v %v", r, f.calls)
+	}
+	brig(t, f, "vm", "kernel", "install").complains(t, 1, "brig: 'brig vm kernel install' requires 1 argument")
+	brig(t, f, "vm", "kernel", "ls", "--format", "xml").complains(t, 125, `brig: invalid format "xml": use json`)
+	brig(t, f, "vm", "kernel", "rm").wants(t, 0, "")
+}

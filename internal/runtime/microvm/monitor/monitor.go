@@ -37,7 +37,7 @@ const (
 	exitLost        = 255
 )
 
-// Main is `brig-vm run`, `exec` and `probe`.
+// Main is `brig-vm run`, `exec`, `probe` and `kernel`.
 func Main(args []string) int {
 	verb := ""
 	if len(args) == 2 {
@@ -53,6 +53,8 @@ func Main(args []string) int {
 		code, err = join()
 	case wire.ArgProbe:
 		return probe()
+	case wire.ArgKernel:
+		code, err = readKernel()
 	default:
 		fmt.Fprintln(os.Stderr, "brig-vm is started by Brig, in the box of a virtual machine, and does nothing elsewhere")
 		return 2

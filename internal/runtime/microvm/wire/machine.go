@@ -22,3 +22,13 @@ const (
 // ArgProbe has the monitor's program run a small guest on /dev/kvm and end well when that is done. Whoever asks sets the deadline: some hosts have a KVM that is only
 // an emulation, on which a kernel takes minutes to start, and some hang.
 const ArgProbe = "probe"
+
+// ArgKernel has the monitor's program read a kernel from its standard input, and its configuration from KernelConfigFD, and say on its standard output what it is: a kernel.Kernel as
+// JSON. One that can be a machine's it writes to KernelOutFD, as the ELF file that QEMU starts.
+const ArgKernel = "kernel"
+
+// Descriptors of ArgKernel. The configuration may be empty.
+const (
+	KernelConfigFD = 3
+	KernelOutFD    = 4
+)

@@ -1,0 +1,263 @@
+// Package kernel reads files that may be a kernel for virtual machines: an ELF file (vmlinux), or the compressed form of it that distributions install (bzImage). It says which
+// Linux it is and what it lacks for a machine of Brig's, which has no firmware, no PCI and no modules. What it reads is not trusted.
+package kernel
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"debug/elf"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+// MaxSize bounds a kernel's file, and what it unpacks to, in bytes.
+const MaxSize = 512 << 20
+
+// Kernel is what a file is.
+type Kernel struct {
+	Version string   `json:"version"`         // as uname -r says it
+	Lacks   []string `json:"lacks,omitempty"` // why it cannot be a machine's; none: it can
+	ELF     []byte   `json:"-"`               // what QEMU starts; nil: it was not looked for
+}
+
+// needed are the options of a kernel without which there is no machine, or no container in it; with kernel.config they are built in.
+var needed = []string{
+	"VIRTIO_MMIO", "VIRTIO_MMIO_CMDLINE_DEVICES", "VIRTIO_CONSOLE", "VIRTIO_NET", "FUSE_FS", "VIRTIO_FS", // the machine's devices
+	"X86_MPPARSE", "SERIAL_8250_CONSOLE", "BLK_DEV_INITRD", "DEVTMPFS", "TMPFS", "PROC_FS", "SYSFS",
+	"INET", "UNIX", "UNIX98_PTYS", "FUTEX", "EPOLL", "MULTIUSER",
+	"NAMESPACES", "PID_NS", "IPC_NS", "UTS_NS", "NET_NS", "CGROUPS", "CGROUP_PIDS", "CGROUP_DEVICE|CGROUP_BPF", "SECCOMP_FILTER", "POSIX_MQUEUE",
+}
+
+// Read takes a kernel from a file. config is what the kernel was built with, in the form of /boot/config-VERSION; nil: the kernel says so itself, or is not known. Of a compressed one
+// that lacks something nothing is unpacked.
+func Read(r io.Reader, config []byte) (*Kernel, error) {
+	file, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(file) > MaxSize:
+		return nil, fmt.Errorf("it has more than %d MiB", MaxSize>>20)
+	case bytes.HasPrefix(file, []byte(elf.ELFMAG)):
+		return whole(file, config)
+	}
+	payload, version, err := compressed(file)
+	if err != nil {
+		return nil, err
+	}
+	k := &Kernel{Version: version}
+	if config != nil {
+		if k.Lacks = lacks(config); k.Lacks != nil {
+			return k, nil
+		}
+	}
+	image, err := unpack(payload)
+	if err != nil {
+		return nil, err
+	}
+	return whole(image, config)
+}
+
+// whole is the kernel in an ELF file.
+func whole(file, config []byte) (*Kernel, error) {
+	k := &Kernel{ELF: file, Version: banner(file)}
+	if k.Version == "" {
+		return nil, errors.New("it is no Linux kernel")
+	}
+	pvh, err := startsBare(file)
+	if err != nil {
+		return nil, err
+	}
+	if !pvh {
+		k.Lacks = append(k.Lacks, "CONFIG_PVH: it has no note that says where it is entered without firmware")
+	}
+	if config == nil {
+		config = builtWith(file)
+	}
+	if config == nil {
+		k.Lacks = append(k.Lacks, "CONFIG_IKCONFIG: it does not say what it was built with, and no config file does")
+		return k, nil
+	}
+	k.Lacks = append(k.Lacks, lacks(config)...)
+	return k, nil
+}
+
+// banner is the version in "Linux version 6.1.0-brig (…".
+func banner(file []byte) string {
+	for {
+		_, rest, ok := bytes.Cut(file, []byte("Linux version "))
+		if !ok {
+			return ""
+		}
+		version, _, ok := bytes.Cut(rest[:min(len(rest), 100)], []byte(" "))
+		if v := printable(version); ok && len(v) > 0 && v[0] >= '0' && v[0] <= '9' {
+			return v
+		}
+		file = rest
+	}
+}
+
+// printable is a text if it is one, else nothing.
+func printable(b []byte) string {
+	for _, c := range b {
+		if c <= ' ' || c > '~' {
+			return ""
+		}
+	}
+	return string(b)
+}
+
+// startsBare reports whether a file has the note XEN_ELFNOTE_PHYS32_ENTRY, which says where it is entered: the PVH boot protocol.
+func startsBare(file []byte) (bool, error) {
+	f, err := elf.NewFile(bytes.NewReader(file))
+	if err != nil {
+		return false, err
+	}
+	if f.Machine != elf.EM_X86_64 {
+		return false, fmt.Errorf("it is for %s, not for x86-64", f.Machine)
+	}
+	for _, p := range f.Progs {
+		if p.Type != elf.PT_NOTE || p.Filesz > 1<<20 {
+			continue
+		}
+		notes, err := io.ReadAll(p.Open())
+		if err != nil {
+			return false, err
+		}
+		for len(notes) >= 12 {
+			name, desc, typ := binary.LittleEndian.Uint32(notes), binary.LittleEndian.Uint32(notes[4:]), binary.LittleEndian.Uint32(notes[8:])
+			padded := func(n uint32) uint64 { return (uint64(n) + 3) &^ 3 }
+			if padded(name)+padded(desc) > uint64(len(notes)-12) {
+				break
+			}
+			if typ == 18 && bytes.HasPrefix(notes[12:], []byte("Xen\x00")) {
+				return true, nil
+			}
+			notes = notes[12+padded(name)+padded(desc):]
+		}
+	}
+	return false, nil
+}
+
+// builtWith is the configuration that a kernel with CONFIG_IKCONFIG has in it.
+func builtWith(file []byte) []byte {
+	_, rest, ok := bytes.Cut(file, []byte("IKCFG_ST\x1f\x8b"))
+	if !ok {
+		return nil
+	}
+	z, err := gzip.NewReader(io.MultiReader(strings.NewReader("\x1f\x8b"), bytes.NewReader(rest)))
+	if err != nil {
+		return nil
+	}
+	z.Multistream(false)
+	config, err := io.ReadAll(io.LimitReader(z, 4<<20))
+	if err != nil {
+		return nil
+	}
+	return config
+}
+
+// lacks are the needed options that a configuration does not have built in.
+func lacks(config []byte) (list []string) {
+	set := map[string]string{}
+	for line := range strings.Lines(string(config)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
+			set[strings.TrimPrefix(name, "CONFIG_")] = value
+		}
+	}
+	for _, alternatives := range needed {
+		best := ""
+		for name := range strings.SplitSeq(alternatives, "|") {
+			if v := set[name]; best == "" || v == "y" {
+				best = v
+			}
+		}
+		name, _, _ := strings.Cut(alternatives, "|")
+		switch best {
+		case "y":
+		case "m":
+			list = append(list, "CONFIG_"+name+" (there as a module, and none is loaded)")
+		default:
+			list = append(list, "CONFIG_"+name)
+		}
+	}
+	return list
+}
+
+// compressed is what is packed in a bzImage, and its version: Documentation/x86/boot.rst, protocol 2.08 and later.
+func compressed(file []byte) (payload []byte, version string, err error) {
+	const header = 0x250
+	if len(file) < header || string(file[0x202:0x206]) != "HdrS" || binary.LittleEndian.Uint16(file[0x206:]) < 0x208 {
+		return nil, "", errors.New("it is neither an ELF file nor a bzImage")
+	}
+	if at := int(binary.LittleEndian.Uint16(file[0x20e:])) + 0x200; at < len(file) {
+		v, _, _ := bytes.Cut(file[at:min(len(file), at+100)], []byte(" "))
+		version = printable(v)
+	}
+	setup := uint64(file[0x1f1])
+	if setup == 0 {
+		setup = 4
+	}
+	from := (setup+1)*512 + uint64(binary.LittleEndian.Uint32(file[0x248:]))
+	to := from + uint64(binary.LittleEndian.Uint32(file[0x24c:]))
+	if version == "" || from >= to || to > uint64(len(file)) {
+		return nil, "", errors.New("its header makes no sense")
+	}
+	return file[from:to], version, nil
+}
+
+// unpackLimit is how long a program may take to unpack a kernel.
+const unpackLimit = 2 * time.Minute
+
+// unpack undoes a kernel's compression.
+func unpack(payload []byte) ([]byte, error) {
+	if bytes.HasPrefix(payload, []byte("\x1f\x8b")) {
+		z, err := gzip.NewReader(bytes.NewReader(payload))
+		if err != nil {
+			return nil, err
+		}
+		z.Multistream(false)
+		return bounded(z)
+	}
+	for magic, program := range map[string]string{"\xfd7zXZ\x00": "xz", "\x28\xb5\x2f\xfd": "zstd", "\x02\x21\x4c\x18": "lz4", "BZh": "bzip2", "\x5d\x00\x00": "xz"} {
+		if bytes.HasPrefix(payload, []byte(magic)) {
+			return unpackBy(program, payload[:max(0, len(payload)-4)]) // behind it stands the unpacked length
+		}
+	}
+	return nil, errors.New("its compression is unknown")
+}
+
+func unpackBy(program string, payload []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), unpackLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, "-dc")
+	cmd.Stdin = bytes.NewReader(payload)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("it is compressed with %s: %w", program, err)
+	}
+	image, err := bounded(out)
+	if err != nil {
+		cancel()
+	}
+	if werr := cmd.Wait(); err == nil && werr != nil {
+		err = fmt.Errorf("unpacking it with %s: %w", program, werr)
+	}
+	return image, err
+}
+
+func bounded(r io.Reader) ([]byte, error) {
+	image, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
+	if err == nil && len(image) > MaxSize {
+		err = fmt.Errorf("it unpacks to more than %d MiB", MaxSize>>20)
+	}
+	return image, err
+}
