@@ -333,14 +333,15 @@ type Ulimit struct {
 // Status is where a container is in its life.
 type Status string
 
-// The states of a container, docker's words.
+// The states of a container, docker's words but for one.
 const (
-	StatusCreated    Status = "created"
-	StatusRunning    Status = "running"
-	StatusPaused     Status = "paused"
-	StatusRestarting Status = "restarting" // has ended, and will be started again
-	StatusExited     Status = "exited"
-	StatusDead       Status = "dead" // half made or half removed by a process that died; rm cleans it
+	StatusCreated     Status = "created"
+	StatusInitialized Status = "initialized" // podman's word: all is made but its process is not executed yet
+	StatusRunning     Status = "running"
+	StatusPaused      Status = "paused"
+	StatusRestarting  Status = "restarting" // has ended, and will be started again
+	StatusExited      Status = "exited"
+	StatusDead        Status = "dead" // half made or half removed by a process that died; rm cleans it
 )
 
 // Exit is how a process ended.

@@ -433,7 +433,7 @@ func fillPod(p *api.Pod, all []api.Container) {
 	switch n := len(p.Containers); {
 	case count[api.StatusDead] > 0:
 		p.Status = api.PodErrored
-	case n == 0 || count[api.StatusCreated] == n:
+	case n == 0 || count[api.StatusCreated]+count[api.StatusInitialized] == n:
 		p.Status = api.PodCreated
 	case count[api.StatusPaused] > 0 && running == 0 && ended == 0:
 		p.Status = api.PodPaused
@@ -494,12 +494,12 @@ func (e *Engine) actOn(ctx context.Context, c *api.Container, what api.PodAction
 	status := c.State.Status
 	switch what {
 	case api.PodStart:
-		if status == api.StatusCreated || status == api.StatusExited {
+		if status == api.StatusCreated || status == api.StatusInitialized || status == api.StatusExited {
 			_, err = e.Start(ctx, c.ID, nil)
 			return true, err
 		}
 	case api.PodStop:
-		if status == api.StatusRunning || status == api.StatusPaused || status == api.StatusRestarting {
+		if status == api.StatusRunning || status == api.StatusPaused || status == api.StatusRestarting || status == api.StatusInitialized {
 			return true, e.Stop(ctx, c.ID, o)
 		}
 	case api.PodKill:

@@ -91,6 +91,9 @@ func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Se
 		return nil, err
 	}
 	defer cl.Release()
+	if e.isInitialized(c.ID) {
+		return e.startInitialized(ctx, &c, cl, a)
+	}
 	if e.isRunning(c.ID) {
 		if err := e.notPaused(&c, "start it"); err != nil {
 			return nil, err
@@ -100,13 +103,7 @@ func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Se
 		}
 		return e.Attach(ctx, c.ID, *a)
 	}
-	if err := e.reap(ctx, c.ID); err != nil { // what an earlier run left
-		return nil, err
-	}
-	if c, err = e.meta.Container(c.ID); err != nil { // that was all of it
-		return nil, err
-	}
-	if err := e.stillTrusted(ctx, &c); err != nil {
+	if err := e.cleared(ctx, &c); err != nil {
 		return nil, err
 	}
 	if err := e.begun(&c); err != nil {
@@ -127,6 +124,17 @@ func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Se
 	return e.session(l, *a), nil
 }
 
+// cleared takes away what an earlier run of a container has left, reads its record again, and looks whether its image may still be run.
+func (e *Engine) cleared(ctx context.Context, c *api.Container) (err error) {
+	if err := e.reap(ctx, c.ID); err != nil {
+		return err
+	}
+	if *c, err = e.meta.Container(c.ID); err != nil { // that was all of it
+		return err
+	}
+	return e.stillTrusted(ctx, c)
+}
+
 // launched is a container that this process started, and owns until it leaves.
 type launched struct {
 	c      *api.Container
@@ -140,7 +148,17 @@ func (l *launched) leave() { l.owner.Leave() }
 
 // launch takes a container from its record to a running process. fresh: the record is not written yet either; else the caller holds the
 // container's lock. layers is the store, perhaps with more than is in it: see [snapshot.Store.With] and [snapshot.Store.Over].
-func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fresh bool, layers *snapshot.Store) (l *launched, err error) {
+func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fresh bool, layers *snapshot.Store) (*launched, error) {
+	return e.launchUntil(ctx, untilRunning, c, a, fresh, layers)
+}
+
+// How far launchUntil takes a container.
+const (
+	untilRunning     = iota
+	untilInitialized // its process waits to be executed, and nobody attaches
+)
+
+func (e *Engine) launchUntil(ctx context.Context, until int, c *api.Container, a *api.Attach, fresh bool, layers *snapshot.Store) (l *launched, err error) {
 	cl := lock.None()
 	defer func() { cl.Release() }() // after what is undone
 	var made, u undo.Stack          // the container, and what its run takes
@@ -212,7 +230,16 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 		return nil, err
 	}
 	l = &launched{c: c, owner: sb.(runtime.Owned), wants: wanted(a)}
-	if l.stream, err = sb.(runtime.Runner).Run(ctx, bundle, l.wants); err != nil {
+	began := "start"
+	if until == untilInitialized {
+		began = "init"
+		if _, err = sb.Add(ctx, bundle); err == nil {
+			err = sb.(runtime.Keeper).Keep(ctx, c.ID)
+		}
+	} else {
+		l.stream, err = sb.(runtime.Runner).Run(ctx, bundle, l.wants)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if c.Spec.PidFile != "" {
@@ -225,9 +252,9 @@ func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fr
 	// It runs. Where a volume's record cannot be written, the next container looks whether the volume is empty, and finds the files.
 	_ = e.markVolumesUsed(c)
 	if fresh {
-		e.note(happened(c, "create"), happened(c, "start"))
+		e.note(happened(c, "create"), happened(c, began))
 	} else {
-		e.note(happened(c, "start"))
+		e.note(happened(c, began))
 	}
 	return l, nil
 }
@@ -260,7 +287,7 @@ func (e *Engine) down(ctx context.Context, c *api.Container, u *undo.Stack) erro
 // withOthers starts the containers that must run before this one, and opens the namespaces that it shares with others.
 func (e *Engine) withOthers(ctx context.Context, c *api.Container) (*joined, error) {
 	for _, id := range c.Spec.Requires {
-		if e.isRunning(id) {
+		if e.isRunning(id) && !e.isInitialized(id) {
 			continue
 		}
 		if _, err := e.Start(ctx, id, nil); err != nil {

@@ -26,7 +26,10 @@ func (e *Engine) fillState(c *api.Container) {
 	s, err := shim.ReadState(dir)
 	if err == nil && running(s) {
 		c.State = api.State{Status: api.StatusRunning, Pid: s.Pid, StartedAt: s.StartedAt}
-		if e.paused(c) {
+		switch {
+		case s.Waits:
+			c.State.Status = api.StatusInitialized
+		case e.paused(c):
 			c.State.Status = api.StatusPaused
 		}
 		c.Link = readLink(dir)
@@ -100,7 +103,7 @@ func readLink(dir string) *api.Link {
 	return l
 }
 
-// isRunning asks for one container without its record.
+// isRunning asks for one container without its record. One that is initialized has a process, too.
 func (e *Engine) isRunning(id string) bool {
 	s, err := shim.ReadState(e.sandboxDir(id))
 	return err == nil && running(s)

@@ -31,10 +31,19 @@ type live interface {
 	runtime.Lister
 	runtime.Updater
 	runtime.Statser
+	runtime.Starter
 }
 
-// running takes up a container's process; api.Conflict when it does not run.
+// running takes up a container's process; api.Conflict when it does not run, or is only initialized.
 func (e *Engine) running(ctx context.Context, c *api.Container) (live, error) {
+	if e.isInitialized(c.ID) {
+		return nil, api.Errorf(api.Conflict, "container %s is not running: it is initialized: `brig start %s` executes its command", c.Name, c.Name)
+	}
+	return e.existing(ctx, c)
+}
+
+// existing takes up a container's process, executed or not; api.Conflict when there is none.
+func (e *Engine) existing(ctx context.Context, c *api.Container) (live, error) {
 	if !e.isRunning(c.ID) {
 		return nil, api.Errorf(api.Conflict, "container %s is not running", c.Name)
 	}
@@ -68,6 +77,9 @@ func (e *Engine) Stop(ctx context.Context, name string, o api.StopOptions) error
 
 // stop is Stop of a container whose policy is not told.
 func (e *Engine) stop(ctx context.Context, c *api.Container, o api.StopOptions) error {
+	if err := e.unmake(ctx, c); err != nil {
+		return err
+	}
 	ct, err := e.running(ctx, c)
 	for err != nil {
 		if !errors.Is(err, api.Conflict) {
@@ -299,7 +311,7 @@ func (e *Engine) Wait(ctx context.Context, name string) (api.Exit, error) {
 	if err != nil {
 		return api.Exit{}, err
 	}
-	ct, err := e.running(ctx, &c)
+	ct, err := e.existing(ctx, &c)
 	if err == nil {
 		st, err := ct.Attach(ctx, runtime.Streams{})
 		if err == nil {
@@ -322,7 +334,7 @@ func (e *Engine) Wait(ctx context.Context, name string) (api.Exit, error) {
 		if c.State.Exit != nil {
 			return *c.State.Exit, nil
 		}
-		if c.State.Status != api.StatusRunning && c.State.Status != api.StatusPaused {
+		if c.State.Status != api.StatusRunning && c.State.Status != api.StatusPaused && c.State.Status != api.StatusInitialized {
 			return api.Exit{}, nil // never started: docker wait says 0
 		}
 		select { // it ended a moment ago, and its shim writes the status down
@@ -362,6 +374,9 @@ func (e *Engine) remove(ctx context.Context, name string, force, volumes bool) e
 		return err
 	}
 	for {
+		if err := e.unmake(ctx, &c); err != nil {
+			return err
+		}
 		l, err := e.claim(ctx, &c, force, force)
 		if err != nil {
 			return err

@@ -50,7 +50,7 @@ func (e *Engine) Update(ctx context.Context, name string, change api.Resources, 
 		}
 	}
 	back := func() error { return nil }
-	if ct, err := e.running(ctx, &c); err == nil {
+	if ct, err := e.existing(ctx, &c); err == nil {
 		back = func() error {
 			was, err := settings(&old, &c.Spec.Limits)
 			if err != nil {

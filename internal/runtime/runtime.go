@@ -121,6 +121,17 @@ type Runner interface {
 	Run(ctx context.Context, b Bundle, s Streams) (Stream, error)
 }
 
+// Keeper is a sandbox that keeps a container which was added, and not started, when its opener leaves: [Starter] starts it.
+type Keeper interface {
+	Keep(ctx context.Context, id string) error
+}
+
+// Starter is a container that was kept before its start.
+type Starter interface {
+	// StartKept is Container.Start from any process; the stream has the output from its first byte.
+	StartKept(ctx context.Context, s Streams) (Stream, error)
+}
+
 // Streams says which of a process's streams a client wants.
 type Streams struct {
 	Stdin, Stdout, Stderr bool

@@ -36,6 +36,8 @@ type Engine interface {
 	// Create makes a container without starting it; the progress of a pull goes to out.Stderr.
 	Create(ctx context.Context, spec api.ContainerSpec, out api.Streams) (api.Container, error)
 	// Start starts a container; with a == nil nothing is attached and the session is nil.
+	// Init makes all of a container but the last step: its process executes its command when it is started.
+	Init(ctx context.Context, id string) error
 	Start(ctx context.Context, id string, a *api.Attach) (*api.Session, error)
 	// Run is Create and Start in one.
 	Run(ctx context.Context, spec api.ContainerSpec, a *api.Attach, out api.Streams) (api.Container, *api.Session, error)
@@ -288,7 +290,7 @@ type entry struct {
 // commands is the list of all commands; help sorts it by name. A new one is added here.
 func commands() []entry {
 	return []entry{
-		{"run", (*app).run}, {"create", (*app).create}, {"start", (*app).start}, {"stop", (*app).stop}, {"kill", (*app).kill},
+		{"run", (*app).run}, {"create", (*app).create}, {"init", (*app).initialize}, {"start", (*app).start}, {"stop", (*app).stop}, {"kill", (*app).kill},
 		{"wait", (*app).wait}, {"rm", (*app).rm}, {"ps", (*app).ps}, {"logs", (*app).logs}, {"exec", (*app).exec}, {"debug", (*app).debugCmd},
 		{"attach", (*app).attach}, {"inspect", (*app).inspect}, {"images", (*app).images}, {"pull", (*app).pull},
 		{"push", (*app).push}, {"copy", (*app).copy}, {"receive", (*app).receive},

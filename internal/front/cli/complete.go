@@ -19,6 +19,10 @@ func running(c *api.Container) bool {
 
 func notRunning(c *api.Container) bool { return !running(c) }
 
+func uninitialized(c *api.Container) bool {
+	return notRunning(c) && c.State.Status != api.StatusInitialized
+}
+
 func paused(c *api.Container) bool { return c.State.Status == api.StatusPaused }
 
 func notPaused(c *api.Container) bool { return c.State.Status == api.StatusRunning }

@@ -80,6 +80,11 @@ func (f *fake) open() *api.Session {
 	return &api.Session{Wait: func(context.Context) (api.Exit, error) { return f.exit, nil }}
 }
 
+func (f *fake) Init(_ context.Context, id string) error {
+	f.call("init %s", id)
+	return f.fails[id]
+}
+
 func (f *fake) Start(_ context.Context, id string, a *api.Attach) (*api.Session, error) {
 	f.call("start %s", id)
 	f.attach = a

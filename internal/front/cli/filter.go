@@ -31,7 +31,7 @@ func (f filters) choose(all []api.Container, now time.Time) ([]api.Container, er
 	}
 	for _, s := range f["status"] {
 		switch s {
-		case "created", "running", "paused", "exited", "dead", "restarting", "removing", "stopped":
+		case "created", "initialized", "running", "paused", "exited", "dead", "restarting", "removing", "stopped":
 		default:
 			return nil, fmt.Errorf("invalid filter 'status=%s': the states are created, running, paused, exited, dead, restarting and removing", s)
 		}

@@ -286,6 +286,8 @@ func statusText(c *api.Container, now time.Time) string {
 			up += " (" + s.Health.Status + ")"
 		}
 		return up
+	case api.StatusInitialized:
+		return "Initialized"
 	case api.StatusPaused:
 		return "Up " + humanDuration(now.Sub(s.StartedAt)) + " (Paused)"
 	case api.StatusRestarting:

@@ -47,6 +47,25 @@ func (a *app) start() *cobra.Command {
 	return cmd
 }
 
+func (a *app) initialize() *cobra.Command {
+	p := picking(uninitialized)
+	cmd := &cobra.Command{
+		Use:   "init [OPTIONS] CONTAINER [CONTAINER...]",
+		Short: "Make one or more containers ready to start, without executing their commands",
+		Long: `Make all of a container but the last step: namespaces, mounts, network, limits and its process, which executes
+its command when the container is started. Until then it can be looked at, and files can be copied in.`,
+		Example:           "  brig init web\n  brig cp settings web:/etc/web\n  brig start web",
+		Args:              p.args,
+		ValidArgsFunction: a.completeContainers(uninitialized),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.each(cmd, a, args, func(name string) (string, error) { return name, a.engine().Init(cmd.Context(), name) })
+		},
+	}
+	p.allFlag(cmd.Flags(), "a", "Initialize all containers that do not run")
+	p.latestFlag(cmd.Flags())
+	return cmd
+}
+
 // startAttached starts a container and stays with it. Standard input is joined only where the container was made with -i.
 func (a *app) startAttached(cmd *cobra.Command, name string, at api.Attach, sigProxy bool) error {
 	c, err := a.engine().Inspect(cmd.Context(), name)

@@ -114,6 +114,7 @@ type opened interface {
 	runtime.Sandbox
 	runtime.Owned
 	runtime.Runner
+	runtime.Keeper
 }
 
 type sandbox struct {
@@ -286,6 +287,7 @@ type live interface {
 	runtime.Lister
 	runtime.Updater
 	runtime.Statser
+	runtime.Starter
 }
 
 type container struct {

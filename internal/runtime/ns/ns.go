@@ -31,6 +31,8 @@ var (
 	_ runtime.Sandbox  = (*sandbox)(nil)
 	_ runtime.Owned    = (*sandbox)(nil)
 	_ runtime.Runner   = (*sandbox)(nil)
+	_ runtime.Keeper   = (*sandbox)(nil)
+	_ runtime.Starter  = (*container)(nil)
 	_ runtime.Attacher = (*container)(nil)
 	_ runtime.Pauser   = (*container)(nil)
 	_ runtime.Lister   = (*container)(nil)
@@ -88,6 +90,11 @@ func (s *sandbox) Run(ctx context.Context, b runtime.Bundle, want runtime.Stream
 		return nil, err
 	}
 	return filtered{s.owner, want}, nil
+}
+
+func (s *sandbox) Keep(ctx context.Context, id string) error {
+	_, err := s.owner.Call(ctx, &wire.Request{Op: "keep", ID: id})
+	return err
 }
 
 // handOver gives the shim the descriptors of the sandbox's link and returns the request to add a container to it.
@@ -169,6 +176,10 @@ func (c *container) State() shim.State { return c.state }
 func (c *container) Start(ctx context.Context) error {
 	_, err := c.s.owner.Call(ctx, &wire.Request{Op: "start", ID: c.id})
 	return err
+}
+
+func (c *container) StartKept(ctx context.Context, s runtime.Streams) (runtime.Stream, error) {
+	return c.dial(ctx, &wire.Request{Op: "start", ID: c.id, Attach: s.Stdout || s.Stderr, Stdin: s.Stdin}, s)
 }
 
 func (c *container) Attach(ctx context.Context, s runtime.Streams) (runtime.Stream, error) {

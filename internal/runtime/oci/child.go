@@ -331,6 +331,13 @@ func runChild(c *child) (int32, syscall.Errno) {
 		}
 	}
 
+	// Not later: whoever copies into a container goes by its process's root, which without a mount namespace is the host's until now.
+	if c.root >= 0 {
+		if e := enterRootRaw(c); e != 0 {
+			return stageRoot, e
+		}
+	}
+
 	report(c.talk, stageReady, 0)
 	word := readWord(c)
 	if word == wordHold {
@@ -341,11 +348,6 @@ func runChild(c *child) (int32, syscall.Errno) {
 			return stageGate, e
 		}
 	}
-	if c.root >= 0 {
-		if e := enterRootRaw(c); e != 0 {
-			return stageRoot, e
-		}
-	}
 	if len(c.startHooks) > 0 {
 		if e := runStartHooks(c); e != 0 {
 			return stageStartHook, e
@@ -354,8 +356,8 @@ func runChild(c *child) (int32, syscall.Errno) {
 	return 0, 0
 }
 
-// letGo leaves a child that will wait for long with nothing of its parent's but the streams, what the process inherits, the gate and the root: the parent's
-// lock is held by every copy of its descriptor.
+// letGo leaves a child that will wait for long with nothing of its parent's but the streams, what the process inherits, and the gate: the parent's lock is
+// held by every copy of its descriptor.
 //
 //go:nosplit
 //go:noinline
@@ -372,22 +374,15 @@ func letGo(c *child) (int32, syscall.Errno) {
 		c.console = 0
 	}
 	first := uintptr(firstFD + c.preserve)
-	gate, _, e := syscall.RawSyscall(unix.SYS_FCNTL, uintptr(c.gate), unix.F_DUPFD_CLOEXEC, first+2)
-	if e != 0 {
-		return stageGate, e
-	}
-	root, _, e := syscall.RawSyscall(unix.SYS_FCNTL, uintptr(c.root), unix.F_DUPFD_CLOEXEC, first+2)
+	gate, _, e := syscall.RawSyscall(unix.SYS_FCNTL, uintptr(c.gate), unix.F_DUPFD_CLOEXEC, first+1)
 	if e != 0 {
 		return stageGate, e
 	}
 	if _, _, e = syscall.RawSyscall(unix.SYS_DUP3, gate, first, unix.O_CLOEXEC); e != 0 {
 		return stageGate, e
 	}
-	if _, _, e = syscall.RawSyscall(unix.SYS_DUP3, root, first+1, unix.O_CLOEXEC); e != 0 {
-		return stageGate, e
-	}
-	c.gate, c.root = int(first), int(first+1)
-	_, _, e = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, first+2, ^uintptr(0)>>32, 0)
+	c.gate = int(first)
+	_, _, e = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, first+1, ^uintptr(0)>>32, 0)
 	return stageCloseFDs, e
 }
 

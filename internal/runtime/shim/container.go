@@ -35,7 +35,9 @@ type container struct {
 	ownPIDs    bool   // it has a PID namespace of its own
 	root       string // where its root is mounted among the host's mounts; "": in a mount namespace of its own
 	waiters    []*conn
+	kept       bool // it waits to be started, whether its owner is there or not
 	started    bool
+	failed     bool // its command could not be executed: who started it keeps that
 	startedAt  time.Time
 	exit       *api.Exit
 	health     *health // nil: it is not asked
@@ -168,15 +170,7 @@ func (s *server) start(conn *conn, r *wire.Request) (wire.Reply, error) {
 		return wire.Reply{}, api.Errorf(api.Conflict, "container %s is not started: its owner has gone", r.ID)
 	}
 	c.startedAt = time.Now().UTC()
-	ticks, err := proc.StartTicks(c.proc.Pid)
-	if err != nil {
-		return wire.Reply{}, err
-	}
-	state, err := record.Marshal(State{Pid: c.proc.Pid, StartTicks: ticks, BootID: proc.BootID(), Cgroup: c.cgroupPath, StartedAt: c.startedAt})
-	if err != nil {
-		return wire.Reply{}, err
-	}
-	if err := atomicfile.Write(filepath.Join(s.dir, StateName), state, 0o600, atomicfile.Volatile); err != nil {
+	if err := c.writeState(); err != nil {
 		return wire.Reply{}, err
 	}
 	if c.exitPath != "" { // of an earlier run
@@ -190,13 +184,46 @@ func (s *server) start(conn *conn, r *wire.Request) (wire.Reply, error) {
 		}
 	}
 	c.waiters = append(c.waiters, conn)
-	c.run()
+	if !c.kept {
+		c.run()
+	}
 	if err := c.proc.Start(); err != nil {
+		c.failed = true
 		os.Remove(filepath.Join(s.dir, StateName))
 		return wire.Reply{}, err
 	}
 	c.watchHealth(c.healthSpec)
 	return wire.Reply{Pid: c.proc.Pid}, nil
+}
+
+// keep has a container that was added, and not started, outlive its owner: somebody else will start it.
+func (s *server) keep(r *wire.Request) error {
+	c, err := s.find(r.ID)
+	if err != nil {
+		return err
+	}
+	if c.started || c.kept {
+		return api.Errorf(api.Conflict, "container %s is kept already", r.ID)
+	}
+	if err := c.writeState(); err != nil {
+		return err
+	}
+	c.kept = true
+	c.run() // it may be killed while it waits
+	return nil
+}
+
+// writeState records the process.
+func (c *container) writeState() error {
+	ticks, err := proc.StartTicks(c.proc.Pid)
+	if err != nil {
+		return err
+	}
+	state, err := record.Marshal(State{Pid: c.proc.Pid, StartTicks: ticks, BootID: proc.BootID(), Cgroup: c.cgroupPath, StartedAt: c.startedAt, Waits: c.startedAt.IsZero()})
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(filepath.Join(c.s.dir, StateName), state, 0o600, atomicfile.Volatile)
 }
 
 func (s *server) attach(conn *conn, r *wire.Request) (wire.Reply, error) {
@@ -232,7 +259,8 @@ func (c *container) onExit(e api.Exit) {
 		_ = proc.KillRooted(c.root) // who cleans up tells
 	}
 	c.log.close()
-	if data, err := record.Marshal(ExitRecord{Exit: e, StartedAt: c.startedAt, Pid: c.proc.Pid, Unhealthy: c.unhealthy, Asked: c.asked(), Crowded: crowded}); err == nil && c.exitPath != "" {
+	// A run that never was leaves how the last one ended as it is.
+	if data, err := record.Marshal(ExitRecord{Exit: e, StartedAt: c.startedAt, Pid: c.proc.Pid, Unhealthy: c.unhealthy, Asked: c.asked(), Crowded: crowded}); err == nil && c.exitPath != "" && c.started && !c.failed {
 		if err := atomicfile.Write(c.exitPath, data, 0o600, atomicfile.Sync(c.durable)); err != nil {
 			// The disk is full, probably. The sandbox's folder lies elsewhere: who cleans up takes it from there, when there is room again.
 			if atomicfile.Write(filepath.Join(c.s.dir, ExitName), data, 0o600, atomicfile.Volatile) != nil {
@@ -281,7 +309,7 @@ func (s *server) abandon() {
 		if c.started && c.exit == nil && s.cleaned {
 			c.kill()
 		}
-		if !c.started && c.exit == nil {
+		if !c.started && c.exit == nil && (!c.kept || s.cleaned) {
 			c.proc.Abandon()
 			c.closeFDs()
 			c.log.close()

@@ -47,6 +47,7 @@ type State struct {
 	BootID     string    `json:"bootID"`
 	Cgroup     string    `json:"cgroup"`
 	StartedAt  time.Time `json:"startedAt"`
+	Waits      bool      `json:"waits,omitempty"` // its command is not executed before somebody asks for it
 }
 
 // ExitRecord is what is kept of a container's last run.

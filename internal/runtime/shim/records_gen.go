@@ -7,7 +7,7 @@ import (
 	"brig/internal/base/jsonscan"
 )
 
-var stateNames = [...]string{"pid", "startTicks", "bootID", "cgroup", "startedAt"}
+var stateNames = [...]string{"pid", "startTicks", "bootID", "cgroup", "startedAt", "waits"}
 
 func readState(s *jsonscan.Scanner, v *State) {
 	for more := s.Object(); more; more = s.More() {
@@ -22,6 +22,8 @@ func readState(s *jsonscan.Scanner, v *State) {
 			jsonscan.String(s, &v.Cgroup)
 		case 4:
 			jsonscan.Own(s, &v.StartedAt)
+		case 5:
+			jsonscan.Bool(s, &v.Waits)
 		default:
 			s.Skip()
 		}

@@ -303,6 +303,8 @@ func (s *server) handle(c *conn, payload []byte) {
 		rep, err = s.add(r)
 	case "start":
 		rep, err = s.start(c, r)
+	case "keep":
+		err = s.keep(r)
 	case "attach", "wait":
 		rep, err = s.attach(c, r)
 	case "exec", "execfiles":

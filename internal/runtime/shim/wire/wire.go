@@ -41,7 +41,7 @@ const (
 
 // Request asks the shim for something.
 type Request struct {
-	Op string // add, start, attach, exec, execfiles, wait, resolve, hold
+	Op string // add, keep, start, attach, exec, execfiles, wait, resolve, hold
 	ID string // container
 
 	Bundle runtime.Bundle // add
