@@ -52,6 +52,13 @@ type Event struct {
 	Attributes map[string]string `json:"attributes,omitempty"` // image, name and labels of the container; exitCode, signal, oldName; the name of an image or a volume
 }
 
+// CheckpointOptions say how a checkpoint is made.
+type CheckpointOptions struct {
+	Dir          string // that it gets a folder in; empty: the container's own
+	LeaveRunning bool   // else the container ends
+	Replace      bool   // instead of one of its name
+}
+
 // EventOptions choose events. The zero times mean: none of the past, and no end.
 type EventOptions struct {
 	Since, Until time.Time

@@ -135,7 +135,7 @@ func (e *Engine) debugEnded(ctx context.Context, of *api.Container, x *api.ExecS
 		return api.Exit{}, err
 	}
 	a := api.Attach{Stdin: x.Interactive, Stdout: true, Stderr: true, TTY: x.TTY, Streams: s, DetachKeys: x.DetachKeys, Size: x.Size}
-	l, err := e.launch(ctx, &c, &a, true, layers)
+	l, err := e.launch(ctx, &c, &a, true, layers, way{})
 	release()
 	if err != nil {
 		return api.Exit{}, err

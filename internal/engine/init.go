@@ -31,7 +31,7 @@ func (e *Engine) Init(ctx context.Context, name string) error {
 	if err := e.cleared(ctx, &c); err != nil {
 		return err
 	}
-	l, err := e.launchUntil(ctx, untilInitialized, &c, nil, false, e.snapshot)
+	l, err := e.launch(ctx, &c, nil, false, e.snapshot, way{waits: true})
 	if err != nil {
 		return err
 	}

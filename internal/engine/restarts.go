@@ -205,7 +205,7 @@ func (e *Engine) round(ctx context.Context, id string) (again bool, err error) {
 		return false, err
 	}
 	last := e.lastExit(id)
-	started, err := e.launch(ctx, &c, nil, false, e.snapshot)
+	started, err := e.launch(ctx, &c, nil, false, e.snapshot, way{})
 	if err != nil {
 		return true, e.noteFailure(id, last, err)
 	}

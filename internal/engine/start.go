@@ -40,7 +40,7 @@ func (e *Engine) Run(ctx context.Context, spec api.ContainerSpec, a *api.Attach,
 	var l *launched
 	err := e.untilThere(&c, func(b *bringing) (err error) {
 		if c, err = e.newContainer(ctx, spec, out, b); err == nil {
-			l, err = e.launch(ctx, &c, a, true, e.snapshot.With(b.lowers))
+			l, err = e.launch(ctx, &c, a, true, e.snapshot.With(b.lowers), way{})
 		}
 		if err == nil && b.hold != nil {
 			_, _ = b.hold.WriteString(e.sandboxDir(c.ID)) // without it nobody is told why a read fails
@@ -79,6 +79,11 @@ func (e *Engine) Run(ctx context.Context, spec api.ContainerSpec, a *api.Attach,
 
 // Start runs a container that was created or has ended.
 func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Session, error) {
+	return e.start(ctx, name, a, "")
+}
+
+// start is Start, from the file of a checkpoint unless that is empty.
+func (e *Engine) start(ctx context.Context, name string, a *api.Attach, from string) (*api.Session, error) {
 	if err := garbage.Open(e.root).CheckVersion(); err != nil {
 		return nil, err
 	}
@@ -92,11 +97,17 @@ func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Se
 	}
 	defer cl.Release()
 	if e.isInitialized(c.ID) {
+		if from != "" {
+			return nil, api.Errorf(api.Conflict, "container %s is initialized, and would begin anew: `brig stop %s` takes that back", c.Name, c.Name)
+		}
 		return e.startInitialized(ctx, &c, cl, a)
 	}
 	if e.isRunning(c.ID) {
 		if err := e.notPaused(&c, "start it"); err != nil {
 			return nil, err
+		}
+		if from != "" {
+			return nil, api.Errorf(api.Conflict, "container %s is running: what was saved of it can go on when it has ended", c.Name)
 		}
 		if a == nil {
 			return nil, nil // docker start of a running container is no error
@@ -110,7 +121,7 @@ func (e *Engine) Start(ctx context.Context, name string, a *api.Attach) (*api.Se
 		return nil, err
 	}
 	last := e.lastExit(c.ID)
-	l, err := e.launch(ctx, &c, a, false, e.snapshot)
+	l, err := e.launch(ctx, &c, a, false, e.snapshot, way{from: from})
 	if err != nil {
 		if ctx.Err() == nil {
 			_ = e.noteNotAgain(c.ID, last, err) // for why and inspect; the caller is told anyhow
@@ -146,19 +157,15 @@ type launched struct {
 // leave lets the container run on by itself.
 func (l *launched) leave() { l.owner.Leave() }
 
-// launch takes a container from its record to a running process. fresh: the record is not written yet either; else the caller holds the
-// container's lock. layers is the store, perhaps with more than is in it: see [snapshot.Store.With] and [snapshot.Store.Over].
-func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fresh bool, layers *snapshot.Store) (*launched, error) {
-	return e.launchUntil(ctx, untilRunning, c, a, fresh, layers)
+// way is how a launched container begins; the zero value: its command is executed.
+type way struct {
+	from  string // the file of a checkpoint that it goes on from
+	waits bool   // its process waits to be executed, and nobody attaches
 }
 
-// How far launchUntil takes a container.
-const (
-	untilRunning     = iota
-	untilInitialized // its process waits to be executed, and nobody attaches
-)
-
-func (e *Engine) launchUntil(ctx context.Context, until int, c *api.Container, a *api.Attach, fresh bool, layers *snapshot.Store) (l *launched, err error) {
+// launch takes a container from its record to a running process. fresh: the record is not written yet either; else the caller holds the
+// container's lock. layers is the store, perhaps with more than is in it: see [snapshot.Store.With] and [snapshot.Store.Over].
+func (e *Engine) launch(ctx context.Context, c *api.Container, a *api.Attach, fresh bool, layers *snapshot.Store, w way) (l *launched, err error) {
 	cl := lock.None()
 	defer func() { cl.Release() }() // after what is undone
 	var made, u undo.Stack          // the container, and what its run takes
@@ -221,6 +228,7 @@ func (e *Engine) launchUntil(ctx context.Context, until int, c *api.Container, a
 	if err != nil {
 		return nil, err
 	}
+	bundle.Restore = w.from
 	u.Add(func() { e.closeSandbox(ctx, c, sb) }) // first of all: a shim that still writes would be in the way of who removes
 	lk, err := link()
 	if err != nil {
@@ -231,7 +239,7 @@ func (e *Engine) launchUntil(ctx context.Context, until int, c *api.Container, a
 	}
 	l = &launched{c: c, owner: sb.(runtime.Owned), wants: wanted(a)}
 	began := "start"
-	if until == untilInitialized {
+	if w.waits {
 		began = "init"
 		if _, err = sb.Add(ctx, bundle); err == nil {
 			err = sb.(runtime.Keeper).Keep(ctx, c.ID)

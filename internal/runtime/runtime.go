@@ -52,6 +52,8 @@ type Bundle struct {
 	Reap      []string // command that cleans up when the opener is gone
 
 	Files []int // descriptors that the process gets as 3 and on, at most MostFiles; they stay the caller's
+
+	Restore string // a checkpoint that the container goes on from, a file of a Checkpointer's; empty: it begins
 }
 
 // MostFiles is how many files a process can be given: as many as one message to its keeper carries, with some room (SCM_MAX_FD, unix(7)).
@@ -153,6 +155,12 @@ type Pauser interface {
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
 	Paused() (bool, error)
+}
+
+// Checkpointer is a container that can write down what runs in it.
+type Checkpointer interface {
+	// Checkpoint writes the state of all processes to w. They stand still until saved, which is called when all of it is written, has returned, and run on if they were not killed meanwhile.
+	Checkpoint(ctx context.Context, w io.Writer, saved func() error) error
 }
 
 // Updater is a container whose limits can be changed while it runs. What is nil stays as it is; device rules are not touched.

@@ -47,6 +47,8 @@ var notChroot = map[string]string{
 	"systemd":          "systemd needs a PID namespace",
 	"userns":           "it needs a user namespace",
 	"userns-rootless":  "it needs a user namespace",
+
+	"isolation-gvisor-checkpoint": "it chooses levels itself",
 }
 
 // TestChrootStories runs every story with containers of level chroot.
@@ -120,6 +122,8 @@ var notGVisor = map[string]string{
 	"verbs-more":        "it has the network of another",
 	"why":               "the Sentry tells the exit status alone, not the signal or the limit behind it",
 	"why-not":           "gVisor says in words of its own why a process did not start",
+
+	"isolation-gvisor-checkpoint": "it chooses levels itself",
 }
 
 // TestGVisorStories runs every story with containers of level gvisor.

@@ -37,9 +37,23 @@ func (s *sandbox) serve(l *net.UnixListener) {
 	}
 }
 
-// one runs what a connection asks for to its end.
+// one does what a connection asks for, to its end.
 func (s *sandbox) one(c *net.UnixConn) wire.Outcome {
-	pid, terminal, err := s.begin(c)
+	x, streams, err := request(c)
+	defer func() {
+		for _, f := range streams {
+			f.Close()
+		}
+	}()
+	if err == nil && x.Ask != "" {
+		if err = s.answer(x.Ask, streams); err == nil {
+			return wire.Outcome{}
+		}
+	}
+	var pid int32
+	if err == nil {
+		pid, err = s.begin(x, streams)
+	}
 	if err != nil {
 		o := wire.Outcome{Error: err.Error(), Code: exitFailed}
 		var f failure
@@ -48,6 +62,7 @@ func (s *sandbox) one(c *net.UnixConn) wire.Outcome {
 		}
 		return o
 	}
+	terminal := x.Process.Terminal
 	var ended atomic.Bool // then its number may be another's
 	go func() {
 		var b [16]byte
@@ -72,45 +87,53 @@ func (s *sandbox) one(c *net.UnixConn) wire.Outcome {
 	return wire.Outcome{Status: uint32(ws)}
 }
 
-// begin starts the process that a connection's first message asks for.
-func (s *sandbox) begin(c *net.UnixConn) (pid int32, terminal bool, err error) {
+// request reads a connection's first message. The files are the caller's to close, also with an error.
+func request(c *net.UnixConn) (x wire.Exec, files []*os.File, err error) {
 	oob := make([]byte, unix.CmsgSpace(wire.JoinFiles*4))
 	_, oobn, _, _, err := c.ReadMsgUnix(make([]byte, 1), oob)
 	if err != nil {
-		return 0, false, err
+		return x, nil, err
 	}
-	files, err := received(oob[:oobn])
-	defer func() {
-		for _, f := range files {
-			f.Close()
-		}
-	}()
+	files, err = received(oob[:oobn])
 	if err != nil {
-		return 0, false, err
+		return x, files, err
 	}
 	if len(files) != wire.JoinFiles {
-		return 0, false, fmt.Errorf("exec: %d descriptors came, not %d", len(files), wire.JoinFiles)
+		return x, files, fmt.Errorf("exec: %d descriptors came, not %d", len(files), wire.JoinFiles)
 	}
 	asked, err := io.ReadAll(io.NewSectionReader(files[3], 0, wire.MaxExec))
 	if err != nil {
-		return 0, false, fmt.Errorf("exec: %w", err)
+		return x, files, fmt.Errorf("exec: %w", err)
 	}
-	var x wire.Exec
 	if err := json.Unmarshal(asked, &x); err != nil {
-		return 0, false, fmt.Errorf("exec: %w", err)
+		return x, files, fmt.Errorf("exec: %w", err)
 	}
+	if x.Ask == "" && (x.Process == nil || len(x.Process.Args) == 0) {
+		return x, files, errors.New("exec: there is no command")
+	}
+	return x, files, nil
+}
+
+// answer does what else is asked for than a process.
+func (s *sandbox) answer(ask string, streams []*os.File) error {
+	switch ask {
+	case wire.AskCheckpoint:
+		return s.checkpoint(streams[0], streams[1])
+	}
+	return fmt.Errorf("this monitor does not know %q", ask)
+}
+
+// begin starts a process.
+func (s *sandbox) begin(x wire.Exec, streams []*os.File) (pid int32, err error) {
 	p := x.Process
-	if p == nil || len(p.Args) == 0 {
-		return 0, false, errors.New("exec: there is no command")
-	}
 	root, err := unix.Open(wire.RootPath, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return 0, false, err
+		return 0, err
 	}
 	err = as(p, x.User, root)
 	unix.Close(root)
 	if err != nil {
-		return 0, false, err
+		return 0, err
 	}
 	rights := p.Capabilities
 	if rights == nil {
@@ -118,13 +141,13 @@ func (s *sandbox) begin(c *net.UnixConn) (pid int32, terminal bool, err error) {
 	}
 	caps, err := specutils.Capabilities(s.conf.EnableRaw, rights)
 	if err != nil {
-		return 0, false, err
+		return 0, err
 	}
 	args := &control.ExecArgs{
 		Argv: p.Args, Envv: p.Env, WorkingDirectory: p.Cwd,
 		KUID: auth.KUID(p.User.UID), KGID: auth.KGID(p.User.GID), Capabilities: caps,
 		StdioIsPty: p.Terminal, ContainerID: sandboxID,
-		FilePayload: control.NewFilePayload(map[int]*os.File{0: files[0], 1: files[1], 2: files[2]}, nil),
+		FilePayload: control.NewFilePayload(map[int]*os.File{0: streams[0], 1: streams[1], 2: streams[2]}, nil),
 	}
 	for _, g := range p.User.AdditionalGids {
 		args.ExtraKGIDs = append(args.ExtraKGIDs, auth.KGID(g))
@@ -134,9 +157,9 @@ func (s *sandbox) begin(c *net.UnixConn) (pid int32, terminal bool, err error) {
 	}
 	pid, err = s.c.Sandbox.Execute(s.conf, args)
 	if err != nil {
-		return 0, false, cause(err, p)
+		return 0, cause(err, p)
 	}
-	return pid, p.Terminal, nil
+	return pid, nil
 }
 
 // received are the descriptors that came with a message.

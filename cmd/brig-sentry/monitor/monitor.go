@@ -122,7 +122,11 @@ func begin(signals <-chan os.Signal) (*sandbox, error) {
 		return nil, fmt.Errorf("gVisor: %w", err)
 	}
 	s := &sandbox{c: c, conf: conf, spec: spec}
-	if err := c.Start(conf); err != nil {
+	if restores() {
+		if err := c.Restore(conf, wire.RestoreDir, false, false); err != nil {
+			return nil, fmt.Errorf("the checkpoint: gVisor: %w", err)
+		}
+	} else if err := c.Start(conf); err != nil {
 		return nil, cause(err, spec.Process)
 	}
 	if err := give(); err != nil {

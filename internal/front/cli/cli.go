@@ -39,6 +39,11 @@ type Engine interface {
 	// Init makes all of a container but the last step: its process executes its command when it is started.
 	Init(ctx context.Context, id string) error
 	Start(ctx context.Context, id string, a *api.Attach) (*api.Session, error)
+	// Checkpoint saves what runs in a container under a name; Restore is Start of one that goes on from there. dir holds checkpoints; empty: the container's own.
+	Checkpoint(ctx context.Context, name, checkpoint string, o api.CheckpointOptions) error
+	Checkpoints(ctx context.Context, name, dir string) ([]string, error)
+	RemoveCheckpoint(ctx context.Context, name, checkpoint, dir string) error
+	Restore(ctx context.Context, name, checkpoint, dir string, a *api.Attach) (*api.Session, error)
 	// Run is Create and Start in one.
 	Run(ctx context.Context, spec api.ContainerSpec, a *api.Attach, out api.Streams) (api.Container, *api.Session, error)
 	Attach(ctx context.Context, name string, a api.Attach) (*api.Session, error)
@@ -301,7 +306,7 @@ func commands() []entry {
 		{"rename", (*app).rename}, {"restart", (*app).restart}, {"pause", (*app).pause}, {"unpause", (*app).unpause}, {"port", (*app).port},
 		{"top", (*app).top}, {"diff", (*app).diff}, {"stats", (*app).stats}, {"update", (*app).update}, {"cp", (*app).cp}, {"events", (*app).events},
 		{"container", (*app).containerGroup}, {"pod", (*app).podGroup}, {"image", (*app).imageGroup}, {"volume", (*app).volumeGroup}, {"secret", (*app).secretGroup},
-		{"network", (*app).networkGroup},
+		{"network", (*app).networkGroup}, {"checkpoint", (*app).checkpointGroup},
 	}
 }
 

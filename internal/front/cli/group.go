@@ -26,10 +26,10 @@ func (a *app) imageGroup() *cobra.Command {
 
 func (a *app) containerGroup() *cobra.Command {
 	return a.group("container", "Manage containers", "  brig container ls -a\n  brig container rm web", []member{
-		{name: "attach", top: "attach"}, {name: "commit", top: "commit"}, {name: "cp", top: "cp"}, {name: "create", top: "create"}, {name: "diff", top: "diff"},
+		{name: "attach", top: "attach"}, {name: "checkpoint", construct: (*app).containerCheckpoint}, {name: "commit", top: "commit"}, {name: "cp", top: "cp"}, {name: "create", top: "create"}, {name: "diff", top: "diff"},
 		{name: "exec", top: "exec"}, {name: "exists", construct: (*app).containerExists}, {name: "export", top: "export"}, {name: "init", top: "init"}, {name: "inspect", construct: inspectOf("container")}, {name: "kill", top: "kill"},
 		{name: "logs", top: "logs"}, {name: "ls", top: "ps", aliases: []string{"ps", "list"}}, {name: "pause", top: "pause"}, {name: "port", top: "port"}, {name: "prune", construct: (*app).containerPrune},
-		{name: "rename", top: "rename"}, {name: "restart", top: "restart"}, {name: "rm", top: "rm", aliases: []string{"remove"}}, {name: "run", top: "run"},
+		{name: "rename", top: "rename"}, {name: "restore", construct: (*app).containerRestore}, {name: "restart", top: "restart"}, {name: "rm", top: "rm", aliases: []string{"remove"}}, {name: "run", top: "run"},
 		{name: "start", top: "start"}, {name: "stats", top: "stats"}, {name: "stop", top: "stop"}, {name: "top", top: "top"},
 		{name: "unpause", top: "unpause"}, {name: "update", top: "update"}, {name: "wait", top: "wait"},
 	})

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 
 	"github.com/spf13/cobra"
@@ -12,6 +13,7 @@ import (
 func (a *app) start() *cobra.Command {
 	var attach, interactive, sigProxy bool
 	var keys []byte
+	var from savedIn
 	p := picking(notRunning)
 	cmd := &cobra.Command{
 		Use:               "start [OPTIONS] CONTAINER [CONTAINER...]",
@@ -20,9 +22,15 @@ func (a *app) start() *cobra.Command {
 		Args:              p.args,
 		ValidArgsFunction: a.completeContainers(notRunning),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if from.checkpoint == "" && from.dir != "" {
+				return errors.New("--checkpoint-dir is the folder of a checkpoint: name one with --checkpoint")
+			}
+			if from.checkpoint != "" && len(args) != 1 {
+				return errors.New("you cannot restore multiple containers at once") // docker's words
+			}
 			if !attach && !interactive {
 				return p.each(cmd, a, args, func(name string) (string, error) {
-					_, err := a.engine().Start(cmd.Context(), name, nil)
+					_, err := from.start(cmd.Context(), a.engine(), name, nil)
 					return name, err
 				})
 			}
@@ -33,12 +41,14 @@ func (a *app) start() *cobra.Command {
 			if len(names) != 1 {
 				return errors.New("you cannot start and attach multiple containers at once")
 			}
-			return a.startAttached(cmd, names[0], api.Attach{Stdin: interactive, Stdout: true, Stderr: true, DetachKeys: keys}, sigProxy)
+			return a.startAttached(cmd, names[0], api.Attach{Stdin: interactive, Stdout: true, Stderr: true, DetachKeys: keys}, sigProxy, from)
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&attach, "attach", "a", false, "Attach STDOUT/STDERR and forward signals")
 	f.BoolVarP(&interactive, "interactive", "i", false, "Attach container's STDIN")
+	f.StringVar(&from.checkpoint, "checkpoint", "", "Restore from this checkpoint")
+	checkpointDirFlag(f, &from.dir)
 	f.BoolVar(&sigProxy, "sig-proxy", true, "With --attach, proxy received signals to the process")
 	detachKeysFlag(f, &keys)
 	p.allFlag(f, "", "Start all containers that do not run")
@@ -67,7 +77,7 @@ its command when the container is started. Until then it can be looked at, and f
 }
 
 // startAttached starts a container and stays with it. Standard input is joined only where the container was made with -i.
-func (a *app) startAttached(cmd *cobra.Command, name string, at api.Attach, sigProxy bool) error {
+func (a *app) startAttached(cmd *cobra.Command, name string, at api.Attach, sigProxy bool, from savedIn) error {
 	c, err := a.engine().Inspect(cmd.Context(), name)
 	if err != nil {
 		return err
@@ -79,11 +89,21 @@ func (a *app) startAttached(cmd *cobra.Command, name string, at api.Attach, sigP
 	}
 	j := a.join(at)
 	defer j.close()
-	session, err := a.engine().Start(cmd.Context(), c.ID, &j.attach)
+	session, err := from.start(cmd.Context(), a.engine(), c.ID, &j.attach)
 	if err != nil {
 		return err
 	}
 	return a.finish(j.follow(cmd.Context(), session, sigProxy && !at.TTY))
+}
+
+// savedIn is the checkpoint that a container is to go on from; the zero value: it begins.
+type savedIn struct{ checkpoint, dir string }
+
+func (s savedIn) start(ctx context.Context, e Engine, name string, at *api.Attach) (*api.Session, error) {
+	if s.checkpoint != "" {
+		return e.Restore(ctx, name, s.checkpoint, s.dir, at)
+	}
+	return e.Start(ctx, name, at)
 }
 
 func detachKeysFlag(f *pflag.FlagSet, keys *[]byte) {

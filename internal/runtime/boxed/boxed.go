@@ -9,7 +9,10 @@
 package boxed
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,6 +41,8 @@ const (
 	ToldPath    = wire.ToldPath
 	ArgRun      = wire.ArgRun
 	ArgExec     = wire.ArgExec
+
+	CheckpointName = wire.CheckpointName
 )
 
 // Exec is one more process for what is in a box.
@@ -61,6 +66,12 @@ type Joined interface {
 	Joins()
 }
 
+// Saver is a level whose monitor can save the state of what runs in the box: wire.AskCheckpoint.
+type Saver interface {
+	// Saves says so.
+	Saves()
+}
+
 // Sized is a level that gives what runs some of its limits itself, at its start.
 type Sized interface {
 	// OfBox is what of changed limits is the box's.
@@ -82,6 +93,8 @@ var (
 	_ runtime.Lister   = (*container)(nil)
 	_ runtime.Updater  = (*container)(nil)
 	_ runtime.Statser  = (*container)(nil)
+
+	_ runtime.Checkpointer = (*container)(nil)
 )
 
 // Name is the level's name.
@@ -231,6 +244,9 @@ func around(user *specs.Spec, b *runtime.Bundle, level Level) (*specs.Spec, erro
 			MaskedPaths: []string{"/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/acpi", "/proc/scsi", "/proc/latency_stats", "/proc/sched_debug"},
 		},
 	}
+	if b.Restore != "" {
+		box.Mounts = append(box.Mounts, specs.Mount{Type: "bind", Source: b.Restore, Destination: wire.RestoreDir + "/" + wire.CheckpointName, Options: append(readOnly(), "noexec")})
+	}
 	if who, _, _ := strings.Cut(user.Annotations[oci.AnnotationUser], ","); who != "" {
 		box.Annotations[oci.AnnotationOwner] = who
 	}
@@ -296,6 +312,35 @@ type container struct {
 	level Level
 }
 
+// Checkpoint writes the state of what runs in the box to w.
+func (c *container) Checkpoint(ctx context.Context, w io.Writer, saved func() error) error {
+	if _, ok := c.level.(Saver); !ok {
+		return api.Errorf(api.Unsupported, "isolation level %s cannot save what runs: level gvisor can", c.level.Name())
+	}
+	data, err := record.Marshal(Exec{Ask: wire.AskCheckpoint})
+	if err != nil {
+		return err
+	}
+	st, err := c.live.ExecAttached(ctx, within(c.join, data), &runtime.Streams{Stdin: true, Stdout: true, Stderr: true})
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	chunks := &wire.Chunks{To: w, Whole: saved, Over: func() { _ = st.CloseInput() }} // it may have been killed
+	var said bytes.Buffer
+	exit, err := st.Wait(ctx, chunks, &said)
+	cut := chunks.Close()
+	switch {
+	case !errors.Is(cut, wire.ErrCut):
+		return cut
+	case err != nil:
+		return err
+	case said.Len() > 0:
+		return api.Errorf(api.Unavailable, "%s", strings.TrimPrefix(strings.TrimSpace(said.String()), "brig: "))
+	}
+	return api.Errorf(api.Unavailable, "%w (exit status %d)", cut, exit.Code)
+}
+
 // Update changes the limits of the box.
 func (c *container) Update(ctx context.Context, r *specs.LinuxResources) error {
 	if l, ok := c.level.(Sized); ok {
@@ -331,10 +376,16 @@ func execIn(program string, x runtime.Exec) (runtime.Exec, error) {
 	if len(data) > wire.MaxExec {
 		return x, &api.Error{Kind: api.CommandNotRunnable, Msg: "exec " + x.Process.Args[0], Err: syscall.E2BIG}
 	}
+	in := within(program, data)
+	in.Process.Terminal, in.Process.ConsoleSize = x.Process.Terminal, x.Process.ConsoleSize
+	return in, nil
+}
+
+// within is the process in the box that asks the monitor for what data, an Exec as JSON, says.
+func within(program string, data []byte) runtime.Exec {
 	return runtime.Exec{Process: api.Process{
-		Terminal: x.Process.Terminal, ConsoleSize: x.Process.ConsoleSize, NoNewPrivileges: true,
-		Args: []string{program, ArgExec}, Env: append(environ(), wire.ExecEnviron(data)...), Cwd: "/",
-	}}, nil
+		NoNewPrivileges: true, Args: []string{program, ArgExec}, Env: append(environ(), wire.ExecEnviron(data)...), Cwd: "/",
+	}}
 }
 
 func (c *container) ExecAttached(ctx context.Context, x runtime.Exec, s *runtime.Streams) (runtime.Stream, error) {

@@ -25,6 +25,7 @@ type Level struct {
 var (
 	_ boxed.Level  = Level{}
 	_ boxed.Joined = Level{}
+	_ boxed.Saver  = Level{}
 )
 
 // Name is the level's name.
@@ -35,6 +36,9 @@ func (l Level) Program() string { return l.Path }
 
 // Joins says that the monitor takes further processes over a socket: its own program is slow to start, and large.
 func (Level) Joins() {}
+
+// Saves says that the Sentry can write down what runs in it.
+func (Level) Saves() {}
 
 // Usable says why the level cannot be used here: api.Unsupported.
 func (l Level) Usable() error {

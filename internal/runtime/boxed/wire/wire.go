@@ -17,6 +17,7 @@ const (
 	ConfigPath  = "/box/config.json" // the user's OCI configuration
 	RootPath    = "/rootfs"          // the user's tree, with all that is bind-mounted into it
 	RunDir      = "/run"             // empty, for the monitor's sockets
+	RestoreDir  = "/box/checkpoint"  // with CheckpointName in it: what the monitor is to start from
 	ToldPath    = "/box/told"        // empty, for what the monitor tells the keeper: ToldOOM
 )
 
@@ -58,10 +59,11 @@ func AskedExec(getenv func(string) string) []byte {
 	}
 }
 
-// Exec is one more process for what is in a box.
+// Exec is one more process for what is in a box, or something else that a monitor is asked for.
 type Exec struct {
 	Process *specs.Process `json:"process"`
 	User    string         `json:"user,omitempty"` // to be looked up inside, with more groups behind commas; empty: the process's own numbers
+	Ask     string         `json:"ask,omitempty"`  // AskCheckpoint; empty: a process
 }
 
 // A monitor may leave ArgExec to brig-oci (internal/runtime/boxed/join), which is small: it then takes further processes at JoinSocket, of type SOCK_SEQPACKET. The first message of a
