@@ -82,9 +82,9 @@ func link(c *netlink.Conn, l *wire.Link, name string) error {
 		if err != nil {
 			return err
 		}
-		flags := uint32(0)
+		flags := uint32(unix.IFA_F_NOPREFIXROUTE) // the monitor names all routes
 		if p.Addr().Is6() {
-			flags = unix.IFA_F_NODAD
+			flags |= unix.IFA_F_NODAD
 		}
 		r.AddAddress(at.Index, p, flags)
 	}
@@ -104,7 +104,7 @@ func link(c *netlink.Conn, l *wire.Link, name string) error {
 		}
 		var r netlink.Request
 		r.AddRoute(at.Index, dst, gateway)
-		if err := c.Do(&r, nil); err != nil && !isExist(err) { // those to an address's own subnet are there already
+		if err := c.Do(&r, nil); err != nil && !isExist(err) { // that of link-local addresses is there already
 			return err
 		}
 	}

@@ -103,14 +103,14 @@ func openTap(name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// routes are the ways out of an interface that its addresses do not bring with them: by a gateway, or to others on the link.
+// routes are all the ways out of an interface. The machine's addresses bring none with them: most of the host's do not either, so that what goes to others on a bridge passes the host.
 func routes(c *netlink.Conn, index uint32) ([]wire.Route, error) {
 	var list []wire.Route
 	var r netlink.Request
 	r.Start("list routes", unix.RTM_GETROUTE, unix.NLM_F_DUMP, make([]byte, unix.SizeofRtMsg))
 	err := c.Do(&r, func(typ uint16, b []byte) {
 		// struct rtmsg: family, length of the destination, of the source, tos, table, protocol, scope, type
-		if typ != unix.RTM_NEWROUTE || len(b) < unix.SizeofRtMsg || b[4] != unix.RT_TABLE_MAIN || b[7] != unix.RTN_UNICAST || b[5] == unix.RTPROT_KERNEL {
+		if typ != unix.RTM_NEWROUTE || len(b) < unix.SizeofRtMsg || b[4] != unix.RT_TABLE_MAIN || b[7] != unix.RTN_UNICAST {
 			return
 		}
 		dst := netip.IPv4Unspecified()
