@@ -263,7 +263,7 @@ func around(user *specs.Spec, b *runtime.Bundle, level Level) (*specs.Spec, erro
 			if inOther(&m, user.Mounts) {
 				continue
 			}
-			m = specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: m.Destination, Options: []string{oci.OptionPlace}} // the level cannot make it where the tree is read-only
+			m = specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: m.Destination, Options: []string{oci.OptionPlace}} // the level cannot make it where the tree is read-only, and what is copied in would be beneath it
 		}
 		m.Options = append(slices.Clip(m.Options), oci.OptionBeneath+RootPath)
 		box.Mounts = append(box.Mounts, m)
@@ -271,9 +271,9 @@ func around(user *specs.Spec, b *runtime.Bundle, level Level) (*specs.Spec, erro
 	return box, level.Box(user, box)
 }
 
-// inOther reports whether a mount's place is in what the level mounts, too, or is one that every image has.
+// inOther reports whether a mount's place is in what the level mounts, too.
 func inOther(m *specs.Mount, all []specs.Mount) bool {
-	return slices.Contains([]string{"/proc", "/dev", "/sys"}, m.Destination) || slices.ContainsFunc(all, func(o specs.Mount) bool {
+	return slices.ContainsFunc(all, func(o specs.Mount) bool {
 		return !wire.Bound(&o) && strings.HasPrefix(m.Destination, strings.TrimRight(o.Destination, "/")+"/")
 	})
 }

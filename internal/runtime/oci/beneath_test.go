@@ -42,6 +42,15 @@ func TestBeneath(t *testing.T) {
 	outside := t.TempDir()
 	c.spec.Mounts = []specs.Mount{c.spec.Mounts[0], {Type: "bind", Source: outside, Destination: "/tree", Options: []string{"bind", "ro"}}, bind("/made", "/tree"),
 		{Type: "tmpfs", Source: "tmpfs", Destination: "/place", Options: []string{OptionPlace, OptionBeneath + "/tree"}}}
+	// So is the place of what another mounts, but not what is mounted in it; and what is the tree's is not the container's own.
+	place := func(dest string) specs.Mount {
+		return specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: dest, Options: []string{OptionPlace, OptionBeneath + "/tree"}}
+	}
+	c.spec.Mounts = append(c.spec.Mounts, bind("/place/in", "/tree"), place("/dev"), place("/proc"))
+	if out, err := c.try("touch /tree/place/x 2>&1; touch /tree/place/in/y && echo written; touch /dev/z && test -e /dev/null && test -e /proc/self && echo own; touch /tree/dev/y 2>&1"); err != nil ||
+		strings.Count(out, "Read-only") != 2 || !strings.Contains(out, "written\nown\n") {
+		t.Errorf("%q, %v: want a place that is read-only, and what is in it not", out, err)
+	}
 	if out, err := c.try("cat /tree/made/f; touch /tree/x 2>&1; touch /tree/made/y && echo written; ls -d /tree/place"); err != nil || !strings.Contains(out, "here") || !strings.Contains(out, "Read-only") ||
 		!strings.Contains(out, "written") || !strings.Contains(out, "/tree/place") {
 		t.Errorf("%q, %v: want a read-only tree with a folder that is not", out, err)

@@ -51,7 +51,10 @@ func (b *builder) planDev() {
 	b.devMount = -1
 	for i := range b.spec.Mounts {
 		m := &b.spec.Mounts[i]
-		if destination(m) != "/dev" || parseOptions(m).remount {
+		if destination(m) != "/dev" {
+			continue
+		}
+		if opts := parseOptions(m); opts.remount || opts.beneath != "" {
 			continue
 		}
 		b.devMount = -1

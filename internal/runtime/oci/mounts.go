@@ -74,11 +74,7 @@ func (b *builder) mount(i int) error {
 		defer func() { b.root = root }()
 	}
 	if opts.place {
-		fd, err := mount.MkdirAllInRoot(b.root, dest, 0o755)
-		if err == nil {
-			unix.Close(fd)
-		}
-		return err
+		return b.setAside(dest)
 	}
 	if opts.remount {
 		return b.remount(dest, &opts)
@@ -158,6 +154,22 @@ func (b *builder) mount(i int) error {
 		}
 	}
 	return b.attributes(fd, &opts)
+}
+
+// setAside makes a folder that somebody else will mount something on, and nobody can write to before: OptionPlace.
+func (b *builder) setAside(dest string) error {
+	at, err := mount.MkdirAllInRoot(b.root, dest, 0o755)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(at)
+	lid, err := mount.Clone(at, "", false)
+	if err != nil {
+		return err
+	}
+	b.held = append(b.held, lid)
+	b.readonly = append(b.readonly, lid) // when all is mounted in it
+	return mount.Attach(lid, at)
 }
 
 // holdsOthers reports whether mounts go into the tree that is mounted at dest, with OptionBeneath.

@@ -19,7 +19,8 @@ const OptionSubpath = "brig.subpath"
 // out of it. The folder itself must not be reached through a link.
 const OptionBeneath = "brig.beneath="
 
-// OptionPlace says that nothing is mounted: only the folder is made, where it is missing, that somebody else will mount something on.
+// OptionPlace says that nothing of its own is mounted: only the folder is made, where it is missing, that somebody else will mount something on. It is read-only, since what is written
+// to it will be beneath that.
 const OptionPlace = "brig.place"
 
 // mountOptions are an OCI mount's options, sorted into what the kernel takes where.

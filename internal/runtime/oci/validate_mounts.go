@@ -64,7 +64,7 @@ func validateMount(m *specs.Mount, userNS bool) error {
 			return bad(".destination: %s belongs to a process: a mount there could hide what is written to it", dest)
 		}
 	}
-	if dest == "/proc" && m.Type != "proc" && !opts.bind && !opts.remount {
+	if dest == "/proc" && m.Type != "proc" && !opts.bind && !opts.remount && opts.beneath == "" {
 		return bad(".destination: only a proc file system may be mounted on /proc")
 	}
 	mapped := len(m.UIDMappings) + len(m.GIDMappings)
