@@ -19,6 +19,7 @@ import (
 	"brig/internal/kernel/caps"
 	"brig/internal/kernel/mount"
 	"brig/internal/kernel/proc"
+	"brig/internal/runtime"
 )
 
 // column is one column of top: podman's descriptor or a format of ps -o, both by one name where both have it.
@@ -34,7 +35,13 @@ type topTable struct {
 	users       map[string]string // the container's own, by its /etc/passwd
 	groups      map[string]string
 	hostGroups  map[string]string
-	processRoot int // a descriptor of the root of the container's first process, -1: none
+	processRoot int  // a descriptor of the container's root, by its first process, -1: none
+	inner       bool // the processes are those that a level's own kernel has, which tells less of them
+}
+
+// untold are the titles of columns that only the host's kernel could fill.
+func untold(title string) bool {
+	return slices.Contains([]string{"NI", "NICE", "GROUPS", "HGROUPS", "HPID", "LABEL", "SECCOMP", "S", "STAT", "STATE"}, title)
 }
 
 // Top lists a container's processes. words are ps options, as docker's, or podman's descriptors; none: as ps -ef.
@@ -59,12 +66,27 @@ func (e *Engine) Top(ctx context.Context, name string, words []string) (api.Proc
 		return api.ProcessList{}, err
 	}
 	slices.Sort(pids)
-	if !known {
-		return hostPS(ctx, words, pids)
-	}
 	t := &topTable{now: time.Now(), processRoot: -1}
+	processes, err := e.processesInside(ctx, &c, ct)
+	switch {
+	case err == nil:
+		if t.inner = true; !known {
+			return api.ProcessList{}, api.Errorf(api.Unsupported, "top: %q are options of the host's ps, which does not see the processes inside: use -ef, aux, -o, or podman's descriptors", strings.Join(words, " "))
+		}
+	case !errors.Is(err, api.Unsupported):
+		return api.ProcessList{}, err
+	case !known:
+		return hostPS(ctx, words, pids)
+	default:
+		boot := proc.Boot()
+		for _, pid := range pids {
+			if p, err := proc.Read(pid, boot); err == nil { // else it has ended
+				processes = append(processes, *p)
+			}
+		}
+	}
 	if len(pids) > 0 {
-		if fd, err := unix.Open("/proc/"+strconv.Itoa(pids[0])+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
+		if fd, err := unix.Open("/proc/"+strconv.Itoa(pids[0])+"/root/"+rootIn(c.Spec.Isolation), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
 			t.processRoot = fd
 			defer unix.Close(fd)
 		}
@@ -73,19 +95,30 @@ func (e *Engine) Top(ctx context.Context, name string, words []string) (api.Proc
 	for _, col := range columns {
 		list.Titles = append(list.Titles, col.title)
 	}
-	boot := proc.Boot()
-	for _, pid := range pids {
-		p, err := proc.Read(pid, boot)
-		if err != nil {
-			continue // it has ended
-		}
+	for i := range processes {
 		var row []string
 		for _, col := range columns {
-			row = append(row, printable(col.value(t, p)))
+			if t.inner && untold(col.title) {
+				row = append(row, "?")
+				continue
+			}
+			row = append(row, printable(col.value(t, &processes[i])))
 		}
 		list.Rows = append(list.Rows, row)
 	}
 	return list, nil
+}
+
+// processesInside are the processes that a container's level has a kernel of its own for, as that tells them; api.Unsupported where they are the host's.
+func (e *Engine) processesInside(ctx context.Context, c *api.Container, ct live) ([]proc.Process, error) {
+	inner, ok := ct.(runtime.Inner)
+	if !ok {
+		return nil, api.Errorf(api.Unsupported, "they are the host's")
+	}
+	if err := e.notPaused(c, "ask it for its processes"); err != nil {
+		return nil, err
+	}
+	return inner.Processes(ctx)
 }
 
 // topColumns reads what the user wants to see. Options that are only the host's ps's are not known.

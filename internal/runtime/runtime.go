@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"brig/api"
+	"brig/internal/kernel/proc"
 )
 
 // Driver is one isolation level.
@@ -176,6 +177,12 @@ type Statser interface {
 // Lister is a container that tells its processes, by their numbers in the host's PID namespace.
 type Lister interface {
 	Pids() ([]int, error)
+}
+
+// Inner is a container whose processes are not the host's.
+type Inner interface {
+	// Processes are those inside, with the numbers that they have there, as far as its kernel tells; api.Unsupported where it does not.
+	Processes(ctx context.Context) ([]proc.Process, error)
 }
 
 // Attacher is a container whose streams clients can join.

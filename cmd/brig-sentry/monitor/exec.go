@@ -119,6 +119,12 @@ func (s *sandbox) answer(ask string, streams []*os.File) error {
 	switch ask {
 	case wire.AskCheckpoint:
 		return s.checkpoint(streams[0], streams[1])
+	case wire.AskProcesses:
+		list, err := s.processes()
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(streams[1]).Encode(list)
 	}
 	return fmt.Errorf("this monitor does not know %q", ask)
 }

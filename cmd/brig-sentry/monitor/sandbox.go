@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/runsc/config"
 	"gvisor.dev/gvisor/runsc/container"
+
+	"brig/internal/runtime/boxed/wire"
 )
 
 // sandbox is the Sentry that this process started.
@@ -97,6 +99,7 @@ func crashed(w io.Writer) {
 
 func status(ws unix.WaitStatus) int {
 	if ws.Signaled() {
+		_ = os.WriteFile(wire.ToldPath, fmt.Append(nil, wire.ToldSignal, int(ws.Signal())), 0o600) // it is but the reason
 		return 128 + int(ws.Signal())
 	}
 	return ws.ExitStatus()

@@ -9,8 +9,8 @@
 package boxed
 
 import (
-	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -18,12 +18,14 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/record"
+	"brig/internal/kernel/proc"
 	"brig/internal/runtime"
 	"brig/internal/runtime/boxed/wire"
 	"brig/internal/runtime/config"
@@ -72,6 +74,12 @@ type Saver interface {
 	Saves()
 }
 
+// Teller is a level whose monitor tells the processes inside: wire.AskProcesses.
+type Teller interface {
+	// Tells says so.
+	Tells()
+}
+
 // Sized is a level that gives what runs some of its limits itself, at its start.
 type Sized interface {
 	// OfBox is what of changed limits is the box's.
@@ -95,6 +103,7 @@ var (
 	_ runtime.Statser  = (*container)(nil)
 
 	_ runtime.Checkpointer = (*container)(nil)
+	_ runtime.Inner        = (*container)(nil)
 )
 
 // Name is the level's name.
@@ -317,17 +326,13 @@ func (c *container) Checkpoint(ctx context.Context, w io.Writer, saved func() er
 	if _, ok := c.level.(Saver); !ok {
 		return api.Errorf(api.Unsupported, "isolation level %s cannot save what runs: level gvisor can", c.level.Name())
 	}
-	data, err := record.Marshal(Exec{Ask: wire.AskCheckpoint})
-	if err != nil {
-		return err
-	}
-	st, err := c.live.ExecAttached(ctx, within(c.join, data), &runtime.Streams{Stdin: true, Stdout: true, Stderr: true})
+	st, err := c.ask(ctx, wire.AskCheckpoint)
 	if err != nil {
 		return err
 	}
 	defer st.Close()
 	chunks := &wire.Chunks{To: w, Whole: saved, Over: func() { _ = st.CloseInput() }} // it may have been killed
-	var said bytes.Buffer
+	var said bounded
 	exit, err := st.Wait(ctx, chunks, &said)
 	cut := chunks.Close()
 	switch {
@@ -335,10 +340,76 @@ func (c *container) Checkpoint(ctx context.Context, w io.Writer, saved func() er
 		return cut
 	case err != nil:
 		return err
-	case said.Len() > 0:
-		return api.Errorf(api.Unavailable, "%s", strings.TrimPrefix(strings.TrimSpace(said.String()), "brig: "))
+	case len(said.b) > 0:
+		return api.Errorf(api.Unavailable, "%s", strings.TrimPrefix(strings.TrimSpace(string(said.b)), "brig: "))
 	}
 	return api.Errorf(api.Unavailable, "%w (exit status %d)", cut, exit.Code)
+}
+
+// mostProcesses bounds what a monitor tells of the processes inside, in bytes.
+const mostProcesses = 32 << 20
+
+// Processes are those inside, as the monitor tells them, which may be under who is inside.
+func (c *container) Processes(ctx context.Context) (list []proc.Process, err error) {
+	if _, ok := c.level.(Teller); !ok {
+		return nil, api.Errorf(api.Unsupported, "isolation level %s does not tell the processes inside", c.level.Name())
+	}
+	st, err := c.ask(ctx, wire.AskProcesses)
+	if err != nil {
+		return nil, err
+	}
+	defer st.Close()
+	var told, said bounded
+	exit, err := st.Wait(ctx, &told, &said)
+	if err != nil {
+		return nil, err
+	}
+	if exit.Code == 0 {
+		if err := json.Unmarshal(told.b, &list); err == nil {
+			return list, nil
+		}
+	}
+	return nil, api.Errorf(api.Unavailable, "the processes inside cannot be told: %s (exit status %d)", strings.TrimSpace(string(said.b)), exit.Code)
+}
+
+// bounded keeps what is written to it, up to mostProcesses bytes, and drops the rest.
+type bounded struct{ b []byte }
+
+func (w *bounded) Write(b []byte) (int, error) {
+	w.b = append(w.b, b[:min(len(b), mostProcesses-len(w.b))]...)
+	return len(b), nil
+}
+
+// ask asks the monitor for something else than a process.
+func (c *container) ask(ctx context.Context, what string) (runtime.Stream, error) {
+	data, err := record.Marshal(Exec{Ask: what})
+	if err != nil {
+		return nil, err
+	}
+	return c.live.ExecAttached(ctx, within(c.join, data), &runtime.Streams{Stdin: true, Stdout: true, Stderr: true})
+}
+
+// countLimit is how long counting the processes inside may take: statistics wait for it.
+const countLimit = 2 * time.Second
+
+// Stats are those of the box, with the number of processes inside where the level tells it.
+func (c *container) Stats() (api.Usage, error) {
+	u, err := c.live.Stats()
+	if _, ok := c.level.(Teller); !ok || err != nil {
+		return u, err
+	}
+	if paused, err := c.Paused(); err != nil || paused {
+		return u, nil //nolint:nilerr // then it is the number of the box
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), countLimit)
+	defer cancel()
+	if list, err := c.Processes(ctx); err == nil {
+		u.Pids = uint64(len(list))
+		for i := range list {
+			u.Pids += uint64(max(list[i].Threads-1, 0)) // docker counts threads
+		}
+	}
+	return u, nil
 }
 
 // Update changes the limits of the box.

@@ -26,6 +26,7 @@ var (
 	_ boxed.Level  = Level{}
 	_ boxed.Joined = Level{}
 	_ boxed.Saver  = Level{}
+	_ boxed.Teller = Level{}
 )
 
 // Name is the level's name.
@@ -39,6 +40,9 @@ func (Level) Joins() {}
 
 // Saves says that the Sentry can write down what runs in it.
 func (Level) Saves() {}
+
+// Tells says that the Sentry tells its processes.
+func (Level) Tells() {}
 
 // Usable says why the level cannot be used here: api.Unsupported.
 func (l Level) Usable() error {

@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -250,7 +252,11 @@ func (c *container) onExit(e api.Exit) {
 		if n, err := g.OOMKills(); err == nil && n > 0 {
 			e.OOMKilled = true
 		}
-		e.OOMKilled = e.OOMKilled || c.told() == boxed.ToldOOM
+		told := c.told()
+		e.OOMKilled = e.OOMKilled || told == boxed.ToldOOM
+		if n, is := strings.CutPrefix(told, boxed.ToldSignal); is && n == strconv.Itoa(e.Code-128) {
+			e.Signal = e.Code - 128
+		}
 		crowded = e.Code != 0 && g.ForksRefused() > 0
 		if !c.ownPIDs { // else all its processes ended with the first
 			g.Kill(unix.SIGKILL)
@@ -297,7 +303,7 @@ func (c *container) told() string {
 		return "" // it is no box
 	}
 	defer f.Close()
-	var b [len(boxed.ToldOOM)]byte
+	var b [len(boxed.ToldSignal) + 2]byte
 	n, _ := f.Read(b[:])
 	return string(b[:n])
 }

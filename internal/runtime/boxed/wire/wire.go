@@ -18,17 +18,24 @@ const (
 	RootPath    = "/rootfs"          // the user's tree, with all that is bind-mounted into it
 	RunDir      = "/run"             // empty, for the monitor's sockets
 	RestoreDir  = "/box/checkpoint"  // with CheckpointName in it: what the monitor is to start from
-	ToldPath    = "/box/told"        // empty, for what the monitor tells the keeper: ToldOOM
+	ToldPath    = "/box/told"        // empty, for what the monitor tells the keeper: ToldOOM, ToldSignal
 )
 
-// ToldOOM says that memory ran out inside, where the box's control group did not see it.
-const ToldOOM = "oom"
+// ToldOOM says that memory ran out inside, where the box's control group did not see it. ToldSignal, with a number behind it, says that the process inside died of that signal: the monitor, as the
+// first process of its PID namespace, ends with 128 and the number instead.
+const (
+	ToldOOM    = "oom"
+	ToldSignal = "signal "
+)
 
 // Arguments that the monitor is executed with.
 const (
 	ArgRun  = "run"  // as the first process
 	ArgExec = "exec" // once more, in a process of its own, to run inside what AskedExec says
 )
+
+// AskProcesses asks for the processes inside: a list of proc.Process as JSON comes on the standard output.
+const AskProcesses = "processes"
 
 // execVar begins the names of the environment variables with the process that an ArgExec is about, an Exec as JSON. One holds no more than 128 KiB (MAX_ARG_STRLEN of execve(2)), so
 // there is one for each execPart bytes, numbered from 0.
@@ -63,7 +70,7 @@ func AskedExec(getenv func(string) string) []byte {
 type Exec struct {
 	Process *specs.Process `json:"process"`
 	User    string         `json:"user,omitempty"` // to be looked up inside, with more groups behind commas; empty: the process's own numbers
-	Ask     string         `json:"ask,omitempty"`  // AskCheckpoint; empty: a process
+	Ask     string         `json:"ask,omitempty"`  // AskCheckpoint, AskProcesses; empty: a process
 }
 
 // A monitor may leave ArgExec to brig-oci (internal/runtime/boxed/join), which is small: it then takes further processes at JoinSocket, of type SOCK_SEQPACKET. The first message of a
