@@ -43,6 +43,9 @@ func (e *Engine) levels() []level {
 // kernelVar names a kernel for virtual machines that goes before the store's.
 const kernelVar = "BRIG_VM_KERNEL"
 
+// templateVar is "off" where no virtual machine is to start from a saved one.
+const templateVar = "BRIG_VM_TEMPLATE"
+
 // vm is level vm with the programs and kernels of this host.
 func (e *Engine) vm() *microvm.Level {
 	l := &microvm.Level{
@@ -52,6 +55,8 @@ func (e *Engine) vm() *microvm.Level {
 	if k := os.Getenv(kernelVar); k != "" {
 		l.Kernels = []string{k}
 	}
+	l.Templates, l.Runtime = filepath.Join(e.state, "vm", "templates"), e.driver.Program
+	l.FromNothing = os.Getenv(templateVar) == "off"
 	return l
 }
 

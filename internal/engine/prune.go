@@ -192,6 +192,9 @@ func (e *Engine) PruneImages(ctx context.Context, o api.PruneOptions) (api.Prune
 			report.Images = append(report.Images, "deleted: "+l)
 		}
 	}
+	if o.All && o.Until.IsZero() && len(o.Labels)+len(o.NotLabels) == 0 {
+		err = errors.Join(err, e.vm().Forget())
+	}
 	return report, err
 }
 

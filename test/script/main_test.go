@@ -107,6 +107,7 @@ func brigEnv(root string, setenv func(string, string)) (state string, err error)
 	setenv("PATH", os.Getenv(binEnv)+string(os.PathListSeparator)+os.Getenv("PATH"))
 	setenv("BRIG_ROOT", root)
 	setenv("BRIG_STATE", state)
+	setenv("BRIG_VM_TEMPLATE", "off")               // each story has a store of its own: it would make one for one machine
 	setenv("BRIG_LAYERS", os.Getenv("BRIG_LAYERS")) // =image runs all stories on layers that are images
 	return state, nil
 }

@@ -28,6 +28,9 @@ type Level struct {
 	Monitor, Guest string   // the programs brig-vm and brig-guest
 	Kernels        []string // where a guest's kernel may be, the first that is there is taken
 	Cache          string   // a file that lives as long as the boot, for what was found out about KVM
+	Templates      string   // a folder that lives as long as the boot, for machines that others start from
+	FromNothing    bool     // each is to start from nothing
+	Runtime        string   // the program brig-oci
 }
 
 var (
@@ -116,21 +119,14 @@ func (l *Level) Box(user, box *specs.Spec) error {
 	if err := limits(user, box, &m); err != nil {
 		return err
 	}
+	l.fromTemplate(box, &n, &m)
 	settings, err := record.Marshal(m)
 	if err != nil {
 		return err
 	}
 	box.Process.Env = append(box.Process.Env, wire.MachineVar+"="+string(settings))
 	box.Process.Capabilities = &specs.LinuxCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities}
-	readOnly := []string{"bind", "ro", "nosuid", "nodev", "rprivate"}
-	binds := [][2]string{{l.Guest, guestPath}, {n.kernel, kernelPath}, {"/usr", "/usr"}, {"/lib", "/lib"}, {"/lib64", "/lib64"}, {"/etc/ld.so.cache", "/etc/ld.so.cache"}}
-	var list []specs.Mount
-	for _, b := range binds {
-		if _, err := os.Stat(b[0]); err == nil {
-			list = append(list, specs.Mount{Type: "bind", Source: b[0], Destination: b[1], Options: readOnly})
-		}
-	}
-	box.Mounts = slices.Concat(list, box.Mounts)
+	box.Mounts = append(l.programs(&n), box.Mounts...)
 	mode := os.FileMode(0o600)
 	box.Linux.Devices = append(box.Linux.Devices, specs.LinuxDevice{Path: "/dev/net/tun", Type: "c", Major: 10, Minor: 200, FileMode: &mode})
 	if m.Accel == wire.AccelKVM {
@@ -142,9 +138,22 @@ func (l *Level) Box(user, box *specs.Spec) error {
 	return nil
 }
 
+// readOnly are the options of what a box has of the host's.
+var readOnly = []string{"bind", "ro", "nosuid", "nodev", "rprivate"}
+
+// programs are the host's files that a machine is made with, where they are in a box.
+func (l *Level) programs(n *needs) (list []specs.Mount) {
+	for _, b := range [...][2]string{{l.Guest, guestPath}, {n.kernel, kernelPath}, {"/usr", "/usr"}, {"/lib", "/lib"}, {"/lib64", "/lib64"}, {"/etc/ld.so.cache", "/etc/ld.so.cache"}} {
+		if _, err := os.Stat(b[0]); err == nil {
+			list = append(list, specs.Mount{Type: "bind", Source: b[0], Destination: b[1], Options: readOnly})
+		}
+	}
+	return list
+}
+
 // capabilities are those of the monitor until the machine runs, and of virtiofsd, which acts for the users of the container on the files of the container.
 var capabilities = []string{
-	"CAP_NET_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_SYS_CHROOT",
+	"CAP_NET_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_SYS_CHROOT", "CAP_KILL",
 	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP",
 }
 

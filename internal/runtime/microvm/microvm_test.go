@@ -144,3 +144,40 @@ func TestAccel(t *testing.T) {
 		t.Error("true and false")
 	}
 }
+
+// TestTemplate has a machine look for the template of its own kind, and none where there is to be none.
+func TestTemplate(t *testing.T) {
+	l := host(t)
+	l.Templates = filepath.Join(t.TempDir(), "templates")
+	l.Cache = "" // no KVM is known of
+	_, m, err := box(t, l, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Accel != wire.AccelTCG {
+		t.Skip("there is KVM here")
+	}
+	outer, again, err := box(t, l, nil)
+	if err != nil || m.Template == "" || again.Template != m.Template {
+		t.Errorf("two machines alike: templates %q and %q, %v", m.Template, again.Template, err)
+	}
+	shown := slices.IndexFunc(outer.Mounts, func(m specs.Mount) bool { return m.Source == l.Templates })
+	if shown < 0 || !slices.Contains(outer.Mounts[shown].Options, "ro") {
+		t.Errorf("the folder of templates: %+v", outer.Mounts)
+	}
+	other, _ := kind(&wire.Machine{Memory: m.Memory + 1<<20, CPUs: m.CPUs, Accel: m.Accel}, l.Guest)
+	same, _ := kind(&m, l.Guest)
+	if other == same || other == "" {
+		t.Errorf("machines of two sizes have the template %q", other)
+	}
+	if err := os.WriteFile(l.Guest, []byte("another"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if changed, _ := kind(&m, l.Guest); changed == same {
+		t.Error("another agent, the same template")
+	}
+	l.FromNothing = true
+	if _, m, err = box(t, l, nil); err != nil || m.Template != "" {
+		t.Errorf("without templates: %q, %v", m.Template, err)
+	}
+}

@@ -93,6 +93,11 @@ func (a *agent) boot(body []byte) error {
 	if err := reseed(s.Seed); err != nil {
 		return err
 	}
+	if s.Late {
+		if err := os.WriteFile("/sys/bus/pci/rescan", []byte("1"), 0); err != nil {
+			return err
+		}
+	}
 	if err := network(s.Links); err != nil {
 		return err
 	}
@@ -126,7 +131,8 @@ func setClock(body []byte, slack time.Duration) {
 	unix.Settimeofday(&now) //nolint:errcheck // the next one tries again
 }
 
-// reseed gives the kernel's generator what no other machine has: random(4), RNDADDENTROPY.
+// reseed gives the kernel's generator what no other machine has, and has it go by that from now on, which machines of one template would else do in step: random(4),
+// RNDADDENTROPY and RNDRESEEDCRNG.
 func reseed(seed []byte) error {
 	if len(seed) == 0 {
 		return nil
@@ -142,6 +148,9 @@ func reseed(seed []byte) error {
 	copy(b[8:], seed)
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&b[0]))); errno != 0 {
 		return os.NewSyscallError("RNDADDENTROPY", errno)
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.RNDRESEEDCRNG, 0); errno != 0 {
+		return os.NewSyscallError("RNDRESEEDCRNG", errno)
 	}
 	return nil
 }

@@ -21,12 +21,16 @@ type vm struct {
 	qemu, fs *exec.Cmd
 	channel  *os.File // to the agent
 	console  *os.File // what the kernel says
+	late     bool     // it comes from a template, and its devices after it
 }
 
 // qemuUser is whom QEMU runs as. Nobody else in the box is.
 const qemuUser = 64055
 
-// launch starts the machine and the server of its files.
+// firstFile is the number in QEMU of the first file that it is given.
+const firstFile = 3
+
+// launch starts a machine, and the server of its files, from nothing.
 func launch(m *wire.Machine, nics []nic, begun stamp) (*vm, error) {
 	ramdisk, err := ramdisk(m.Guest)
 	if err != nil {
@@ -34,57 +38,95 @@ func launch(m *wire.Machine, nics []nic, begun stamp) (*vm, error) {
 	}
 	defer ramdisk.Close()
 	v := &vm{}
-	channel, agentEnd, err := socketpair()
+	ends, err := v.connect()
 	if err != nil {
 		return nil, err
 	}
-	defer agentEnd.Close()
-	console, consoleEnd, err := socketpair()
-	if err != nil {
-		return nil, err
-	}
-	defer consoleEnd.Close()
-	v.channel, v.console = channel, console
-	fs, err := v.serveFiles(m, consoleEnd)
+	defer ends.close()
+	fs, err := v.serveFiles(m, ends.console)
 	if err != nil {
 		return nil, fmt.Errorf("the server of the container's files: %w", err)
 	}
 	defer fs.Close()
-	files := []*os.File{ramdisk, fs, agentEnd, consoleEnd}
-	const first = 3 // the number of the first of files in QEMU
-	mib := m.Memory >> 20
-	args := []string{
-		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-		// A kernel that finds no clock waits a second for it.
-		"-machine", "microvm,acpi=off,rtc=on,memory-backend=ram", "-cpu", "max", "-smp", strconv.Itoa(m.CPUs), "-m", fmt.Sprintf("%dM", mib),
-		"-object", fmt.Sprintf("memory-backend-memfd,id=ram,size=%dM,share=on", mib), "-global", "virtio-mmio.force-legacy=false",
-		"-kernel", m.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", first),
+	files := []*os.File{ends.agent, ends.console, ramdisk, fs}
+	// A kernel that finds no clock waits a second for it.
+	args := append(common(m), "-machine", "microvm,acpi=off,rtc=on,memory-backend=ram",
+		"-object", fmt.Sprintf("memory-backend-memfd,id=ram,size=%dM,share=on", m.Memory>>20), "-global", "virtio-mmio.force-legacy=false",
+		"-kernel", m.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", firstFile+2),
 		"-append", commandLine(m, begun),
-		"-chardev", fmt.Sprintf("socket,id=fs,fd=%d", first+1), "-device", "vhost-user-fs-device,chardev=fs,tag=" + wire.TreeTag,
-		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", first+2), "-device", "virtio-serial-device", "-device", "virtserialport,chardev=agent,name=" + wire.PortName,
-		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", first+3), "-serial", "chardev:console",
-		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-	}
-	if m.Accel == wire.AccelKVM {
-		args = append(args, "-accel", wire.AccelKVM)
-	} else {
-		args = append(args, "-accel", "tcg,thread=multi,tb-size=64")
-	}
+		"-chardev", fmt.Sprintf("socket,id=fs,fd=%d", firstFile+3), "-device", "vhost-user-fs-device,chardev=fs,tag="+wire.TreeTag,
+		"-device", "virtio-serial-device", "-device", agentPort)
 	for i, n := range nics {
-		args = append(args, "-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, first+len(files)), "-device", fmt.Sprintf("virtio-net-device,netdev=net%d,mac=%s", i, n.link.MAC))
+		args = append(args, "-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, firstFile+len(files)), "-device", fmt.Sprintf("virtio-net-device,netdev=net%d,mac=%s", i, n.link.MAC))
 		files = append(files, n.tap)
 	}
-	v.qemu = exec.Command(m.QEMU, args...)
-	v.qemu.Env, v.qemu.Dir, v.qemu.ExtraFiles = []string{"PATH=/usr/bin:/bin"}, "/", files
-	v.qemu.Stdout, v.qemu.Stderr = consoleEnd, consoleEnd
-	v.qemu.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: qemuUser, Gid: qemuUser}}
-	if err := v.qemu.Start(); err != nil {
-		return nil, fmt.Errorf("%w: Debian's package qemu-system-x86 has it", err)
-	}
-	for _, n := range nics {
-		n.tap.Close()
+	if err := v.start(m, args, files); err != nil {
+		v.end()
+		return nil, err
 	}
 	return v, nil
+}
+
+// theirs are the ends of a machine's connections that QEMU has.
+type theirs struct{ agent, console *os.File }
+
+func (t *theirs) close() {
+	t.agent.Close()
+	t.console.Close()
+}
+
+// connect makes the channel to the agent, and the console.
+func (v *vm) connect() (t theirs, err error) {
+	if v.channel, t.agent, err = socketpair(); err != nil {
+		return t, err
+	}
+	if v.console, t.console, err = socketpair(); err != nil {
+		t.agent.Close()
+	}
+	return t, err
+}
+
+// agentPort is the device at which the agent's port ends in the machine.
+const agentPort = "virtserialport,chardev=agent,name=" + wire.PortName
+
+// common are the arguments of every QEMU. Its first two files are those of theirs.
+func common(m *wire.Machine) []string {
+	accel := wire.AccelKVM
+	if m.Accel != wire.AccelKVM {
+		accel = "tcg,thread=multi,tb-size=64"
+	}
+	return []string{
+		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-cpu", "max", "-smp", strconv.Itoa(m.CPUs), "-m", fmt.Sprintf("%dM", m.Memory>>20), "-accel", accel,
+		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", firstFile), "-chardev", fmt.Sprintf("socket,id=console,fd=%d", firstFile+1), "-serial", "chardev:console",
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+	}
+}
+
+// start executes QEMU.
+func (v *vm) start(m *wire.Machine, args []string, files []*os.File) error {
+	v.qemu = exec.Command(m.QEMU, args...)
+	v.qemu.Env, v.qemu.Dir, v.qemu.ExtraFiles = []string{"PATH=/usr/bin:/bin"}, "/", files
+	v.qemu.Stdout, v.qemu.Stderr = files[1], files[1]
+	v.qemu.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: qemuUser, Gid: qemuUser}}
+	if err := v.qemu.Start(); err != nil {
+		return fmt.Errorf("%w: Debian's package qemu-system-x86 has it", err)
+	}
+	return nil
+}
+
+// end ends what is there of a machine that did not come to be.
+func (v *vm) end() {
+	for _, c := range []*exec.Cmd{v.qemu, v.fs} {
+		if c != nil && c.Process != nil {
+			c.Process.Kill()
+			c.Wait() //nolint:errcheck // it was killed
+		}
+	}
+	for _, f := range []*os.File{v.channel, v.console} {
+		if f != nil {
+			f.Close()
+		}
+	}
 }
 
 // commandLine is the kernel's. It panics aloud, and says nothing else; a machine that has panicked ends.

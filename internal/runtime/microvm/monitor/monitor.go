@@ -26,6 +26,7 @@ import (
 	"brig/api"
 	boxed "brig/internal/runtime/boxed/wire"
 	"brig/internal/runtime/config"
+	"brig/internal/runtime/microvm/template"
 	"brig/internal/runtime/microvm/wire"
 )
 
@@ -37,7 +38,7 @@ const (
 	exitLost        = 255
 )
 
-// Main is `brig-vm run`, `exec`, `probe` and `kernel`.
+// Main is `brig-vm run`, `exec`, `probe`, `kernel`, `template` and `save`.
 func Main(args []string) int {
 	verb := ""
 	if len(args) == 2 {
@@ -55,6 +56,16 @@ func Main(args []string) int {
 		return probe()
 	case wire.ArgKernel:
 		code, err = readKernel()
+	case wire.ArgSave:
+		code, err = exitFailed, save()
+		if err == nil {
+			code = 0
+		}
+	case wire.ArgTemplate:
+		code, err = exitFailed, makeTemplate()
+		if err == nil {
+			code = 0
+		}
 	default:
 		fmt.Fprintln(os.Stderr, "brig-vm is started by Brig, in the box of a virtual machine, and does nothing elsewhere")
 		return 2
@@ -82,6 +93,24 @@ func run() (int, error) {
 		_ = os.WriteFile(boxed.ToldPath, []byte(boxed.ToldOOM), 0o600) // it is but the reason
 	}
 	return code, err
+}
+
+// start starts the machine: from a template, where there is one that is whole, which is a matter of time alone.
+func start(m *wire.Machine, nics []nic, begun stamp) (*vm, error) {
+	const warning = "brig: warning: the virtual machine starts from nothing, which takes longer:"
+	switch {
+	case m.Damaged:
+		fmt.Fprintln(os.Stderr, warning, template.ErrDamaged)
+	case m.Template != "":
+		v, err := resume(m, nics)
+		if err == nil {
+			return v, nil
+		}
+		if !errors.Is(err, os.ErrNotExist) { // else there is none yet
+			fmt.Fprintln(os.Stderr, warning, err)
+		}
+	}
+	return launch(m, nics, begun)
 }
 
 // untilUp returns when the container's process executes, or cannot.
@@ -134,14 +163,19 @@ func begin() (*session, *stream, error) {
 	for _, n := range taps {
 		settings.Links = append(settings.Links, n.link)
 	}
-	v, err := launch(&m, taps, begun)
+	v, err := start(&m, taps, begun)
 	if err != nil {
 		return nil, nil, err
+	}
+	settings.Late = v.late
+	for _, n := range taps {
+		n.tap.Close()
 	}
 	if err := dropRights(); err != nil {
 		return nil, nil, err
 	}
 	s := newSession(v.channel)
+	s.greeted = v.late // to who saved it
 	go s.keepConsole(v.console)
 	go v.watch(s)
 	settings.Time = time.Now().UnixNano()

@@ -8,6 +8,8 @@ type Machine struct {
 	Memory         int64  // bytes
 	CPUs           int
 	Accel          string // AccelKVM or AccelTCG
+	Template       string `json:",omitempty"` // the folder of the template to start from, or (ArgSave) to make; none: there is to be none
+	Damaged        bool   `json:",omitempty"` // it was, and is made anew
 }
 
 // MachineVar is the environment variable with the Machine, as JSON.
@@ -32,3 +34,30 @@ const (
 	KernelConfigFD = 3
 	KernelOutFD    = 4
 )
+
+// What the driver has the monitor's program do, outside of any box, where there is no template for a kind of machine: make it, in a box of its own, in which the program
+// is executed with ArgSave. JobVar is the environment variable with the Job, as JSON.
+const (
+	ArgTemplate = "template"
+	ArgSave     = "save"
+	JobVar      = "BRIG_VM_JOB"
+)
+
+// Job is a template to be made.
+type Job struct {
+	Dir, Name string // the folder of templates, and the one to be made in it
+	Runtime   string // brig-oci
+	Config    []byte // of the box, which is made in New(Name) of Dir
+}
+
+// Names in the folder of templates.
+const (
+	LockName   = "lock"    // held by who makes one
+	newPrefix  = ".new-"   // of the folder that one is made in
+	OutDir     = "out"     // in there, what becomes the template
+	failSuffix = ".failed" // of the file that says why one cannot be made
+)
+
+// New is the folder in which a template is made, and Reason the file that says why it cannot be.
+func New(name string) string    { return newPrefix + name }
+func Reason(name string) string { return name + failSuffix }

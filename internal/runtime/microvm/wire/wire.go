@@ -181,6 +181,7 @@ type Settings struct {
 	Seed  []byte // randomness that no other machine gets
 	Links []Link
 	DNS   bool // somebody answers questions
+	Late  bool // the machine is a template's: its devices have come since
 }
 
 // Link is a network interface, known by its MAC.

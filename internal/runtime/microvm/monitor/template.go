@@ -1,0 +1,273 @@
+package monitor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"brig/internal/runtime/microvm/qmp"
+	"brig/internal/runtime/microvm/template"
+	"brig/internal/runtime/microvm/wire"
+)
+
+// A template is a machine that was stopped when its agent had said Hello and knew of nothing yet: its memory, and the state of its devices. A machine that starts from
+// it takes both over, gets its own devices (the tree, its network interfaces), and is told who it is like any other: by the frame Boot, with randomness of its own.
+//
+// Only a device that QEMU can be given while it runs may be missing in a template, and come later: such are devices on PCI, in QEMU's machine "pc".
+
+// thePC are the arguments of a machine that is, or comes from, a template.
+func thePC(m *wire.Machine) []string {
+	return append(common(m), "-machine", "pc,memory-backend=ram,hpet=off,vmport=off,usb=off", "-device", "virtio-serial-pci,disable-legacy=on,vectors=2", "-device", agentPort)
+}
+
+// resumeTime is how long a machine may take to be taken over from a template: many times what it needs.
+const resumeTime = 20 * time.Second
+
+// resume starts a machine from a template.
+func resume(m *wire.Machine, nics []nic) (_ *vm, err error) {
+	t, err := template.Open(m.Template, m.Memory)
+	if err != nil {
+		return nil, err
+	}
+	defer t.Close()
+	v := &vm{late: true}
+	ends, err := v.connect()
+	if err != nil {
+		return nil, err
+	}
+	defer ends.close()
+	defer func() {
+		if err != nil {
+			v.end()
+		}
+	}()
+	fs, err := v.serveFiles(m, ends.console)
+	if err != nil {
+		return nil, fmt.Errorf("the server of the container's files: %w", err)
+	}
+	defer fs.Close()
+	control, theirControl, err := socketpair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirControl.Close()
+	memory, err := unix.MemfdCreate("memory", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	ram := os.NewFile(uintptr(memory), "memory")
+	defer ram.Close()
+	if err := ram.Truncate(m.Memory); err != nil {
+		return nil, err
+	}
+	files := []*os.File{ends.agent, ends.console, t.State, fs, theirControl, ram}
+	args := append(thePC(m), "-option-rom", "pvh.bin", "-incoming", "defer",
+		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%d,mem-path=/proc/self/fd/%d,share=on", m.Memory, firstFile+5),
+		"-chardev", fmt.Sprintf("socket,id=fs,fd=%d", firstFile+3),
+		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", firstFile+4), "-mon", "chardev=qmp,mode=control")
+	for i, n := range nics {
+		args = append(args, "-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, firstFile+len(files)))
+		files = append(files, n.tap)
+	}
+	if err := v.start(m, args, files); err != nil {
+		return nil, err
+	}
+	if err := copyMemory(ram, t.Memory); err != nil {
+		return nil, err
+	}
+	q, err := speak(control, resumeTime)
+	if err != nil {
+		return nil, err
+	}
+	defer q.Close()
+	if err := ignoreShared(q); err != nil {
+		return nil, err
+	}
+	if err := q.Do("migrate-incoming", map[string]any{"uri": "fd:" + strconv.Itoa(firstFile+2)}, nil); err != nil {
+		return nil, err
+	}
+	for state := "inmigrate"; state != "paused"; {
+		var s struct{ Status string }
+		if err := q.Do("query-status", nil, &s); err != nil {
+			return nil, err
+		}
+		if state = s.Status; state == "inmigrate" {
+			time.Sleep(time.Millisecond)
+		} else if state != "paused" {
+			return nil, fmt.Errorf("the machine of a template is in state %q", state)
+		}
+	}
+	add := []map[string]any{{"driver": "vhost-user-fs-pci", "chardev": "fs", "tag": wire.TreeTag}}
+	for i, n := range nics {
+		add = append(add, map[string]any{"driver": "virtio-net-pci", "netdev": "net" + strconv.Itoa(i), "mac": n.link.MAC, "romfile": "", "disable-legacy": "on"})
+	}
+	for i, device := range add {
+		device["id"], device["bus"] = "late"+strconv.Itoa(i), "pci.0"
+		if err := q.Do("device_add", device, nil); err != nil {
+			return nil, err
+		}
+	}
+	return v, q.Do("cont", nil, nil)
+}
+
+// copyMemory copies what there is of a file with holes.
+func copyMemory(to, from *os.File) error {
+	info, err := from.Stat()
+	if err != nil {
+		return err
+	}
+	dst, err := unix.Mmap(int(to.Fd()), 0, int(info.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return os.NewSyscallError("mmap", err)
+	}
+	defer unix.Munmap(dst) //nolint:errcheck // it was mapped
+	fd := int(from.Fd())
+	for at := int64(0); ; {
+		begin, err := unix.Seek(fd, at, unix.SEEK_DATA)
+		if err == unix.ENXIO {
+			return nil
+		}
+		if err != nil {
+			return os.NewSyscallError("lseek", err)
+		}
+		if at, err = unix.Seek(fd, begin, unix.SEEK_HOLE); err != nil {
+			return os.NewSyscallError("lseek", err)
+		}
+		if _, err := from.ReadAt(dst[begin:at], begin); err != nil {
+			return err
+		}
+	}
+}
+
+// speak speaks QMP at the other end of a socket that QEMU has.
+func speak(f *os.File, limit time.Duration) (*qmp.Client, error) {
+	c, err := net.FileConn(f)
+	f.Close()
+	if err != nil {
+		return nil, err
+	}
+	q, err := qmp.Dial(c.(*net.UnixConn), time.Now().Add(limit))
+	if err != nil {
+		c.Close()
+	}
+	return q, err
+}
+
+// ignoreShared keeps memory that is a file out of the state.
+func ignoreShared(q *qmp.Client) error {
+	return q.Do("migrate-set-capabilities", map[string]any{"capabilities": []map[string]any{{"capability": "x-ignore-shared", "state": true}}}, nil)
+}
+
+// saveTime is how long a template may take to be made: an emulator on a busy machine takes its time to boot.
+const saveTime = 4 * time.Minute
+
+// settleTime is what a machine is given, once its agent is there, to be done with what the kernel leaves for later.
+const settleTime = 300 * time.Millisecond
+
+// save makes a template: the first program of a box that is made for it. It ends when who has it made does.
+func save() error {
+	begun := now()
+	var m wire.Machine
+	if err := json.Unmarshal([]byte(os.Getenv(wire.MachineVar)), &m); err != nil {
+		return fmt.Errorf("%s: %w", wire.MachineVar, err)
+	}
+	go func() {
+		io.Copy(io.Discard, os.Stdin) //nolint:errcheck // any end is one
+		os.Exit(exitFailed)
+	}()
+	time.AfterFunc(saveTime, func() {
+		fmt.Fprintln(os.Stderr, "the machine did not start in", saveTime)
+		os.Exit(exitFailed)
+	})
+	t, err := boot(&m, begun)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	return t.Seal(m.Template)
+}
+
+// boot starts a machine without devices and saves it when its agent is there.
+func boot(m *wire.Machine, begun stamp) (*template.Files, error) {
+	ramdisk, err := ramdisk(m.Guest)
+	if err != nil {
+		return nil, err
+	}
+	defer ramdisk.Close()
+	t, err := template.Create(m.Template, m.Memory)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.Memory.Chown(qemuUser, qemuUser); err != nil {
+		return nil, err
+	}
+	v := &vm{}
+	ends, err := v.connect()
+	if err != nil {
+		return nil, err
+	}
+	control, theirControl, err := socketpair()
+	if err != nil {
+		return nil, err
+	}
+	args := append(thePC(m), "-kernel", m.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", firstFile+2), "-append", commandLine(m, begun),
+		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%d,mem-path=/proc/self/fd/%d,share=on", m.Memory, firstFile+4),
+		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", firstFile+3), "-mon", "chardev=qmp,mode=control")
+	if err := v.start(m, args, []*os.File{ends.agent, ends.console, ramdisk, theirControl, t.Memory}); err != nil {
+		return nil, err
+	}
+	ends.close()
+	theirControl.Close()
+	defer v.end()
+	var console tail
+	go io.Copy(&console, v.console) //nolint:errcheck // it ends with the machine
+	f, err := wire.Read(v.channel, wire.MaxBody, nil)
+	if err == nil && f.Kind != wire.Hello {
+		err = errors.New("its agent does not say hello")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the machine did not start: %w; its console said last:\n%s", err, console.String())
+	}
+	time.Sleep(settleTime)
+	q, err := speak(control, saveTime)
+	if err != nil {
+		return nil, err
+	}
+	defer q.Close()
+	if err := q.Do("stop", nil, nil); err != nil {
+		return nil, err
+	}
+	if err := ignoreShared(q); err != nil {
+		return nil, err
+	}
+	const name = "state"
+	if err := q.Do("getfd", map[string]any{"fdname": name}, nil, int(t.State.Fd())); err != nil {
+		return nil, err
+	}
+	if err := q.Do("migrate", map[string]any{"uri": "fd:" + name}, nil); err != nil {
+		return nil, err
+	}
+	for {
+		var s struct {
+			Status string
+			Error  string `json:"error-desc"`
+		}
+		if err := q.Do("query-migrate", nil, &s); err != nil {
+			return nil, err
+		}
+		switch s.Status {
+		case "completed":
+			return t, nil
+		case "failed", "cancelled":
+			return nil, fmt.Errorf("saving the machine: %s %s", s.Status, s.Error)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}

@@ -1,0 +1,143 @@
+package microvm
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"brig/internal/base/record"
+	"brig/internal/kernel/proc"
+	"brig/internal/runtime/boxed"
+	"brig/internal/runtime/microvm/template"
+	"brig/internal/runtime/microvm/wire"
+)
+
+// templatesPath is the folder of templates, in the box: all of it, since one may go while there is a container that could start from it again.
+const templatesPath = "/box/templates"
+
+// fromTemplate has a machine start from the template of its kind. Where there is none it starts from nothing, and the template is made meanwhile; it is a matter of time alone,
+// so whatever goes wrong here goes wrong in silence.
+func (l *Level) fromTemplate(box *specs.Spec, n *needs, m *wire.Machine) {
+	if l.FromNothing || l.Templates == "" || m.Accel != wire.AccelTCG { // KVM boots a kernel in as much time
+		return
+	}
+	name, err := kind(m, n.qemu, n.kernel, l.Guest, l.Monitor)
+	if err != nil || os.MkdirAll(l.Templates, 0o700) != nil {
+		return
+	}
+	box.Mounts = append(box.Mounts, specs.Mount{Type: "bind", Source: l.Templates, Destination: templatesPath, Options: readOnly})
+	m.Template = filepath.Join(templatesPath, name)
+	path := filepath.Join(l.Templates, name)
+	switch found, err := template.Open(path, m.Memory); {
+	case err == nil:
+		found.Close()
+		used := time.Now()
+		_ = os.Chtimes(path, used, used) // the one that was not for longest goes first
+		return
+	case errors.Is(err, template.ErrDamaged):
+		if m.Damaged = os.RemoveAll(path) == nil; !m.Damaged {
+			return
+		}
+	case exists(filepath.Join(l.Templates, wire.Reason(name))):
+		return
+	}
+	l.make(name, n, *m)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// Forget removes all templates but one that is being made. Machines that come from one go on.
+func (l *Level) Forget() error {
+	entries, err := os.ReadDir(l.Templates)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		if e.Name() == wire.LockName || strings.HasPrefix(e.Name(), wire.New("")) {
+			continue
+		}
+		err = errors.Join(err, os.RemoveAll(filepath.Join(l.Templates, e.Name())))
+	}
+	return err
+}
+
+// kind is the name of the template for machines like m: of all that a saved machine was made of. The clock of an emulated machine is the host's, which is another after a boot.
+func kind(m *wire.Machine, files ...string) (string, error) {
+	h := sha256.New()
+	fmt.Fprintf(h, "%d %s %d %d %s", wire.Version, proc.BootID(), m.Memory, m.CPUs, m.Accel)
+	for _, f := range files {
+		var s syscall.Stat_t
+		if err := syscall.Stat(f, &s); err != nil {
+			return "", err
+		}
+		fmt.Fprintf(h, " %s %d %d %d %d", f, s.Dev, s.Ino, s.Size, s.Mtim.Nano())
+	}
+	return hex.EncodeToString(h.Sum(nil)[:12]), nil
+}
+
+// make has a template made, by a process that goes on when this one has ended, with what the machine at hand leaves of the processors.
+func (l *Level) make(name string, n *needs, m wire.Machine) {
+	const out = "/box/out"
+	m.Template = out
+	settings, err := record.Marshal(m)
+	if err != nil {
+		return
+	}
+	made := filepath.Join(l.Templates, wire.New(name), wire.OutDir)
+	config, err := record.Marshal(l.makersBox(n, string(settings), made, out))
+	if err != nil {
+		return
+	}
+	job, err := record.Marshal(wire.Job{Dir: l.Templates, Name: name, Runtime: l.Runtime, Config: config})
+	if err != nil {
+		return
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return
+	}
+	defer null.Close()
+	p, err := os.StartProcess(l.Monitor, []string{l.Monitor, wire.ArgTemplate}, &os.ProcAttr{
+		Dir: "/", Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", wire.JobVar + "=" + string(job)}, Files: []*os.File{null, null, null}, Sys: &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return
+	}
+	_ = syscall.Setpriority(syscall.PRIO_PROCESS, p.Pid, 10)
+	go p.Wait()
+}
+
+// makersBox is the box in which a template is made: no network, no tree, and one folder that can be written to.
+func (l *Level) makersBox(n *needs, settings, made, out string) *specs.Spec {
+	few := []string{"CAP_CHOWN", "CAP_SETUID", "CAP_SETGID", "CAP_KILL"} // a file and a process are QEMU's user's
+	box := &specs.Spec{
+		Version: specs.Version, Root: &specs.Root{Path: "rootfs"},
+		Process: &specs.Process{
+			Args: []string{boxed.ProgramPath, wire.ArgSave}, Env: []string{"PATH=/usr/bin:/bin", wire.MachineVar + "=" + settings}, Cwd: "/", NoNewPrivileges: true,
+			Capabilities: &specs.LinuxCapabilities{Bounding: few, Effective: few, Permitted: few},
+		},
+		Mounts: []specs.Mount{
+			{Type: "proc", Source: "proc", Destination: "/proc", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Type: "tmpfs", Source: "tmpfs", Destination: "/dev", Options: []string{"nosuid", "noexec", "mode=755", "size=1m"}},
+			{Type: "bind", Source: l.Monitor, Destination: boxed.ProgramPath, Options: readOnly},
+			{Type: "bind", Source: made, Destination: out, Options: []string{"bind", "nosuid", "nodev", "noexec", "rprivate"}},
+		},
+		Linux: &specs.Linux{
+			Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.NetworkNamespace}},
+			Seccomp:    filter(),
+		},
+	}
+	box.Mounts = append(l.programs(n), box.Mounts...)
+	return box
+}

@@ -1,0 +1,60 @@
+package template
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestDamaged opens a template that is whole, and none that is not.
+func TestDamaged(t *testing.T) {
+	const size = 1 << 20
+	for name, damage := range map[string]func(dir string) error{
+		"whole":          func(string) error { return nil },
+		"no seal":        func(dir string) error { return os.Remove(filepath.Join(dir, sealName)) },
+		"seal not JSON":  func(dir string) error { return os.WriteFile(filepath.Join(dir, sealName), []byte("?"), 0o600) },
+		"empty seal":     func(dir string) error { return os.Truncate(filepath.Join(dir, sealName), 0) },
+		"state cut off":  func(dir string) error { return os.Truncate(filepath.Join(dir, stateName), 3) },
+		"state changed":  func(dir string) error { return os.WriteFile(filepath.Join(dir, stateName), []byte("State"), 0o600) },
+		"no state":       func(dir string) error { return os.Remove(filepath.Join(dir, stateName)) },
+		"memory cut off": func(dir string) error { return os.Truncate(filepath.Join(dir, memoryName), size/2) },
+		"memory written": func(dir string) error { return os.WriteFile(filepath.Join(dir, memoryName), make([]byte, size), 0o600) },
+		"no memory":      func(dir string) error { return os.Remove(filepath.Join(dir, memoryName)) },
+		"seal is a folder": func(dir string) error {
+			os.Remove(filepath.Join(dir, sealName))
+			return os.Mkdir(filepath.Join(dir, sealName), 0o700)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			made, err := Create(dir, size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer made.Close()
+			if _, err := made.State.WriteString("state"); err != nil {
+				t.Fatal(err)
+			}
+			if err := made.Seal(dir); err != nil {
+				t.Fatal(err)
+			}
+			if err := damage(dir); err != nil {
+				t.Fatal(err)
+			}
+			f, err := Open(dir, size)
+			if err == nil {
+				f.Close()
+			}
+			if name == "whole" && err != nil || name != "whole" && !errors.Is(err, ErrDamaged) {
+				t.Errorf("%v", err)
+			}
+			if _, err := Open(dir, 2*size); !errors.Is(err, ErrDamaged) {
+				t.Errorf("with another size: %v", err)
+			}
+		})
+	}
+	if _, err := Open(filepath.Join(t.TempDir(), "none"), size); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("none: %v", err)
+	}
+}
