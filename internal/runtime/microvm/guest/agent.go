@@ -1,7 +1,6 @@
 package guest
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -19,6 +18,9 @@ import (
 type agent struct {
 	port io.ReadWriter
 
+	networked chan struct{} // closed when the machine has its interfaces, or cannot have them
+	noNetwork error         // after that: why it cannot
+
 	writing sync.Mutex
 	out     []byte
 
@@ -28,7 +30,9 @@ type agent struct {
 	dns     *resolver  // nil: nobody answers
 }
 
-func newAgent(port io.ReadWriter) *agent { return &agent{port: port, streams: map[uint32]*stream{}} }
+func newAgent(port io.ReadWriter) *agent {
+	return &agent{port: port, networked: make(chan struct{}), streams: map[uint32]*stream{}}
+}
 
 // send writes one frame. An error is the channel's end, which who reads notices.
 func (a *agent) send(f wire.Frame) {
@@ -82,9 +86,9 @@ func (a *agent) serve() error {
 
 // boot applies the machine's settings.
 func (a *agent) boot(body []byte) error {
-	var s wire.Settings
-	if err := json.Unmarshal(body, &s); err != nil {
-		return fmt.Errorf("the machine's settings: %w", err)
+	s, err := wire.ParseSettings(body)
+	if err != nil {
+		return err
 	}
 	now := unix.NsecToTimeval(s.Time)
 	if err := unix.Settimeofday(&now); err != nil {
@@ -98,18 +102,25 @@ func (a *agent) boot(body []byte) error {
 			return err
 		}
 	}
-	if err := network(s.Links); err != nil {
+	go func() {
+		a.noNetwork = a.network(&s)
+		close(a.networked)
+	}()
+	return nil
+}
+
+// network gives the machine its interfaces, beside the making of the container, which waits for it before it executes anything.
+func (a *agent) network(s *wire.Settings) error {
+	if err := network(s.Links); err != nil || !s.DNS {
 		return err
 	}
-	if s.DNS {
-		dns, err := listen(a)
-		if err != nil {
-			return err
-		}
-		a.mu.Lock()
-		a.dns = dns
-		a.mu.Unlock()
+	dns, err := listen(a)
+	if err != nil {
+		return err
 	}
+	a.mu.Lock()
+	a.dns = dns
+	a.mu.Unlock()
 	return nil
 }
 

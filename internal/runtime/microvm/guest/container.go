@@ -67,6 +67,9 @@ func (a *agent) create(s *stream, body []byte) error {
 	a.main = &container{spec: spec, made: made}
 	a.mu.Unlock()
 	s.begin(made.Process, terminal)
+	if <-a.networked; a.noNetwork != nil {
+		return a.noNetwork
+	}
 	return made.Start()
 }
 

@@ -179,11 +179,7 @@ func begin() (*session, *stream, error) {
 	go s.keepConsole(v.console)
 	go v.watch(s)
 	settings.Time = time.Now().UnixNano()
-	boot, err := json.Marshal(settings)
-	if err != nil {
-		return nil, nil, err
-	}
-	s.send(wire.Frame{Kind: wire.Boot, Body: boot})
+	s.send(wire.Frame{Kind: wire.Boot, Body: settings.Encode()})
 	first := newStream(s, wire.First, [3]*os.File{os.Stdin, os.Stdout, os.Stderr})
 	if spec.Process.Terminal {
 		if err := raw(0); err != nil {

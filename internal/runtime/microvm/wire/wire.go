@@ -45,7 +45,7 @@ type Kind byte
 
 // To the guest.
 const (
-	Boot   Kind = 'B' // a machine's settings, as JSON: once, before all else
+	Boot   Kind = 'B' // Settings: once, before all else
 	Start  Kind = 'S' // a process to be started on a new stream, as JSON
 	Stdin  Kind = 'I' // bytes of standard input; none: its end
 	Signal Kind = 'K' // one byte: the number of a signal
@@ -173,28 +173,4 @@ func ParseCredit(b []byte) (output byte, n uint32, ok bool) {
 		return 0, 0, false
 	}
 	return b[0], ParseNumber(b[1:]), true
-}
-
-// Settings is the body of Boot.
-type Settings struct {
-	Time  int64  // nanoseconds of the epoch
-	Seed  []byte // randomness that no other machine gets
-	Links []Link
-	DNS   bool // somebody answers questions
-	Late  bool // the machine is a template's: its devices have come since
-}
-
-// Link is a network interface, known by its MAC.
-type Link struct {
-	Name   string
-	MAC    string // as net.HardwareAddr's text
-	MTU    uint32
-	Addrs  []string // with their prefixes
-	Routes []Route
-}
-
-// Route is a way out of an interface.
-type Route struct {
-	Dst     string // prefix
-	Gateway string `json:",omitempty"` // none: on the link
 }
