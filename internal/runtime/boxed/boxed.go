@@ -31,7 +31,6 @@ import (
 	"brig/internal/runtime/config"
 	"brig/internal/runtime/ns"
 	"brig/internal/runtime/oci"
-	"brig/internal/runtime/shim"
 )
 
 // What the monitor knows too.
@@ -40,7 +39,6 @@ const (
 	ConfigPath  = wire.ConfigPath
 	RootPath    = wire.RootPath
 	RunDir      = wire.RunDir
-	ToldPath    = wire.ToldPath
 	ArgRun      = wire.ArgRun
 	ArgExec     = wire.ArgExec
 
@@ -49,9 +47,6 @@ const (
 
 // Exec is one more process for what is in a box.
 type Exec = wire.Exec
-
-// dirName is the folder in a sandbox's folder that is the box's bundle.
-const dirName = "box"
 
 // Level is what one level makes of a box.
 type Level interface {
@@ -195,10 +190,7 @@ func (s *sandbox) box(b runtime.Bundle) (runtime.Bundle, error) {
 	if err != nil {
 		return b, api.Errorf(api.InvalidArgument, "bundle %s: %w", b.Dir, err)
 	}
-	dir := filepath.Join(s.dir, dirName)
-	if err := os.WriteFile(filepath.Join(b.Dir, shim.ToldName), nil, 0o600); err != nil {
-		return b, err
-	}
+	dir := filepath.Join(s.dir, wire.BundleName)
 	box, err := around(user, &b, s.level)
 	if err != nil {
 		return b, err
@@ -243,7 +235,6 @@ func around(user *specs.Spec, b *runtime.Bundle, level Level) (*specs.Spec, erro
 			{Type: "tmpfs", Source: "tmpfs", Destination: RunDir, Options: []string{"nosuid", "nodev", "noexec", "mode=700", "size=16m"}},
 			{Type: "bind", Source: level.Program(), Destination: ProgramPath, Options: readOnly()},
 			{Type: "bind", Source: filepath.Join(b.Dir, "config.json"), Destination: ConfigPath, Options: readOnly()},
-			{Type: "bind", Source: filepath.Join(b.Dir, shim.ToldName), Destination: ToldPath, Options: []string{"bind", "nosuid", "nodev", "noexec", "rprivate"}},
 		},
 		Linux: &specs.Linux{CgroupsPath: user.Linux.CgroupsPath, Resources: user.Linux.Resources, Namespaces: namespaces(user),
 			// Processes in the box are root of the host's user namespace, to whom files of the kernel open without any capability.

@@ -12,6 +12,7 @@ import (
 
 	"brig/api"
 	"brig/internal/runtime"
+	"brig/internal/runtime/boxed/wire"
 )
 
 type level struct{ program string }
@@ -53,7 +54,7 @@ func TestBox(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b.Dir != filepath.Join(dir, dirName) || b.ExitPath != "/exit" || len(b.Root) != 1 || b.Root[0].Type != "tmpfs" {
+	if b.Dir != filepath.Join(dir, wire.BundleName) || b.ExitPath != "/exit" || len(b.Root) != 1 || b.Root[0].Type != "tmpfs" {
 		t.Errorf("bundle %+v", b)
 	}
 	if data, err = os.ReadFile(filepath.Join(b.Dir, "config.json")); err != nil {

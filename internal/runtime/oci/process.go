@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -310,8 +311,11 @@ func (p *Process) expect(want int32) error {
 	return nil
 }
 
+// ErrKilled is of a process that was killed before it executed, or, of one that tells, before it had begun.
+var ErrKilled = errors.New("it was killed")
+
 func errKilled(name string) error {
-	return fmt.Errorf("starting %s: the child was killed: is the memory limit too small to execute anything?", name)
+	return fmt.Errorf("starting %s: %w: is the memory limit too small to execute anything?", name, ErrKilled)
 }
 
 // Start lets the child execute and returns when it has. Call Ready first.

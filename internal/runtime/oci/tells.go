@@ -2,6 +2,7 @@ package oci
 
 import (
 	"errors"
+	"fmt"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -24,7 +25,7 @@ func (p *Process) begun() error {
 	}
 	runtime.KeepAlive(p.child)
 	if err != nil || n < 8 {
-		return errKilled(p.name)
+		return fmt.Errorf("%w before it had begun", ErrKilled)
 	}
 	told, ok := wire.DecodeBegun(b[:n])
 	if !ok {

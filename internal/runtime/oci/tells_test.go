@@ -22,8 +22,8 @@ func TestBegun(t *testing.T) {
 		"not runnable":         {wire.Begun{Code: 126, Why: "exec x: permission denied"}.Encode(), api.CommandNotRunnable, "permission denied"},
 		"cannot":               {wire.Begun{Code: 125, Why: "no memory"}.Encode(), "", "no memory"},
 		"the child's failure":  {word(stageExec, unix.ENOENT), api.CommandNotFound, "exec monitor"},
-		"its end":              {nil, "", "the child was killed"},
-		"a word that is short": {[]byte{1, 2}, "", "the child was killed"},
+		"its end":              {nil, "", "it was killed before it had begun"},
+		"a word that is short": {[]byte{1, 2}, "", "it was killed before it had begun"},
 	} {
 		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 		if err != nil {

@@ -1,6 +1,8 @@
 package shim
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -66,7 +68,7 @@ func (s *server) add(r *wire.Request) (wire.Reply, error) {
 		}
 	}
 	c := &container{id: r.ID, bundle: r.Bundle.Dir, exitPath: r.Bundle.ExitPath, durable: r.Bundle.Durable}
-	c.s, c.once, c.ended = s, r.Bundle.StdinOnce, c.onExit
+	c.s, c.once, c.ended, c.box = s, r.Bundle.StdinOnce, c.onExit, isBox(c.bundle)
 	if spec.Linux != nil {
 		c.cgroupPath = spec.Linux.CgroupsPath
 		c.ownPIDs = ownPIDs(spec)
@@ -192,7 +194,11 @@ func (s *server) start(conn *conn, r *wire.Request) (wire.Reply, error) {
 	if err := c.proc.Start(); err != nil {
 		c.failed = true
 		os.Remove(filepath.Join(s.dir, StateName))
-		return wire.Reply{}, err
+		return wire.Reply{}, c.notStarted(err)
+	}
+	if c.box { // what runs inside has begun just now, and its time to get well begins
+		c.startedAt = time.Now().UTC()
+		_ = c.writeState() // else the record says when the box was
 	}
 	c.watchHealth(c.healthSpec)
 	return wire.Reply{Pid: c.proc.Pid}, nil
@@ -228,6 +234,22 @@ func (c *container) writeState() error {
 	return atomicfile.Write(filepath.Join(c.s.dir, StateName), state, 0o600, atomicfile.Volatile)
 }
 
+// notStarted says who killed a process that was killed while it started, where that is known.
+func (c *container) notStarted(err error) error {
+	if !errors.Is(err, oci.ErrKilled) {
+		return err
+	}
+	if by := c.asked(); by != "" {
+		return api.Errorf(api.Conflict, "it was ended while it started: %s", by)
+	}
+	if g, _ := c.group(); g != nil {
+		if n, gerr := g.OOMKills(); gerr == nil && n > 0 {
+			return fmt.Errorf("%w: its memory limit is too small to start", err)
+		}
+	}
+	return err
+}
+
 func (s *server) attach(conn *conn, r *wire.Request) (wire.Reply, error) {
 	c, err := s.find(r.ID)
 	if err != nil {
@@ -252,17 +274,19 @@ func (c *container) onExit(e api.Exit) {
 		if n, err := g.OOMKills(); err == nil && n > 0 {
 			e.OOMKilled = true
 		}
-		told := c.told()
-		e.OOMKilled = e.OOMKilled || told == boxed.ToldOOM
-		if n, is := strings.CutPrefix(told, boxed.ToldSignal); is && n == strconv.Itoa(e.Code-128) {
+		e.OOMKilled = e.OOMKilled || c.told == boxed.ToldOOM
+		if n, is := strings.CutPrefix(c.told, boxed.ToldSignal); is && n == strconv.Itoa(e.Code-128) {
 			e.Signal = e.Code - 128
 		}
-		crowded = e.Code != 0 && g.ForksRefused() > 0
+		crowded = e.Code != 0 && (g.ForksRefused() > 0 || c.told == boxed.ToldCrowded)
 		if !c.ownPIDs { // else all its processes ended with the first
 			g.Kill(unix.SIGKILL)
 		}
 	} else if c.root != "" {
 		_ = proc.KillRooted(c.root) // who cleans up tells
+	}
+	if c.told == boxed.ToldLost && e.Signal == 0 {
+		e.Error = "what it ran in has ended, and the container with it: the end of its log says why"
 	}
 	c.log.close()
 	// A run that never was leaves how the last one ended as it is.
@@ -293,20 +317,8 @@ func (c *container) asked() string {
 	return string(b[:n])
 }
 
-// told is what the first process of a box has said: package boxed.
-func (c *container) told() string {
-	if c.exitPath == "" {
-		return ""
-	}
-	f, err := os.Open(filepath.Join(filepath.Dir(c.exitPath), ToldName))
-	if err != nil {
-		return "" // it is no box
-	}
-	defer f.Close()
-	var b [len(boxed.ToldSignal) + 2]byte
-	n, _ := f.Read(b[:])
-	return string(b[:n])
-}
+// isBox reports whether a bundle's container is one in which a level's monitor keeps another.
+func isBox(bundle string) bool { return filepath.Base(bundle) == boxed.BundleName }
 
 // abandon ends containers that were never started, since nobody is left who would. When the owner has undone them, what it started
 // without waiting for the answer ends too.

@@ -36,8 +36,6 @@ const (
 	ExitName   = "exit.json"
 	// AskedName is a file in the sandbox's folder: who sends the container's process a signal says there, in words, that it was him.
 	AskedName = "asked"
-	// ToldName is a file beside that of the exit status, which the first process of a box writes: that memory ran out inside.
-	ToldName = "told"
 )
 
 // State is what the shim records of its container, before the container's command is executed.

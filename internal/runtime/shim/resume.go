@@ -127,7 +127,7 @@ func (s *server) resumeContainer(v *wire.SavedContainer) *container {
 	c.proc = &oci.Process{Pid: v.Pid, PidFD: v.PidFD}
 	c.in, c.out = v.InFD, v.OutFD
 	c.durable, c.tty, c.once, c.ownPIDs = v.Durable, v.TTY, v.Once, v.OwnPIDs
-	c.s, c.ended, c.healthSpec = s, c.onExit, v.Health
+	c.s, c.ended, c.box, c.healthSpec = s, c.onExit, isBox(v.Bundle), v.Health
 	if v.Log != nil {
 		if c.log = openLog(v.Log.Spec); c.log != nil {
 			c.log.line = [2][]byte{[]byte(v.Log.Line[0]), []byte(v.Log.Line[1])}

@@ -22,10 +22,10 @@ func TestResumeReadsWhatSaveWrote(t *testing.T) {
 	}
 	defer closeAll(p[:])
 	s := &server{listener: 9, fds: []int{5, 6}, reap: []string{"/bin/x", "reap", ""}, containers: map[string]*container{}}
-	c := &container{id: "abc", bundle: "/b", exitPath: "/e", cgroupPath: "/brig-abc", durable: true, ownPIDs: true, started: true}
+	c := &container{id: "abc", bundle: "/b/box", exitPath: "/e", cgroupPath: "/brig-abc", durable: true, ownPIDs: true, started: true}
 	c.startedAt = time.Unix(1700000000, 5).UTC()
 	c.proc = &oci.Process{Pid: os.Getpid(), PidFD: -1}
-	c.in, c.out, c.once = -1, [2]int{p[0], p[1]}, true
+	c.in, c.out, c.once, c.box = -1, [2]int{p[0], p[1]}, true, true
 	c.log = openLog(runtime.LogSpec{Path: "/l", MaxSize: 1 << 40, MaxFiles: 5})
 	c.log.line = [2][]byte{[]byte("half a li"), []byte("\xff")}
 	s.containers[c.id] = c

@@ -1,7 +1,10 @@
 package shim
 
 import (
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -28,6 +31,9 @@ type stream struct {
 	giver   *conn  // who gives input, to be resumed
 	paused  bool
 	ended   func(api.Exit)
+
+	box  bool   // the process is a level's monitor, with another inside
+	told string // what that one has told of the end inside: boxed.ToldPath
 }
 
 // pipesFor makes the pipes of a process without a terminal and returns the process's ends.
@@ -298,6 +304,10 @@ const maxLeft = 1 << 20 / readSize
 
 // reap takes the exit status, after which the process's output is complete but for what descendants outside its PID namespace still write.
 func (t *stream) reap() {
+	if t.box {
+		name, _ := os.ReadFile("/proc/" + strconv.Itoa(t.proc.Pid) + "/comm") // which it has until it is reaped, and which has 15 bytes
+		t.told = strings.TrimSpace(string(name))
+	}
 	e, err := t.proc.Reap()
 	if err != nil {
 		e = api.Exit{Code: 255, Error: "exit status lost: " + err.Error()}

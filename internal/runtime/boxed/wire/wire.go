@@ -18,14 +18,20 @@ const (
 	RootPath    = "/rootfs"          // the user's tree, with all that is bind-mounted into it
 	RunDir      = "/run"             // empty, for the monitor's sockets
 	RestoreDir  = "/box/checkpoint"  // with CheckpointName in it: what the monitor is to start from
-	ToldPath    = "/box/told"        // empty, for what the monitor tells the keeper: ToldOOM, ToldSignal
+	ToldPath    = "/proc/self/comm"  // the name that the monitor dies with tells the keeper what he cannot see: ToldOOM and the like
 )
 
-// ToldOOM says that memory ran out inside, where the box's control group did not see it. ToldSignal, with a number behind it, says that the process inside died of that signal: the monitor, as the
-// first process of its PID namespace, ends with 128 and the number instead.
+// BundleName is the name of the folder that is a box's bundle.
+const BundleName = "box"
+
+// What a monitor tells of the end inside, of which the box's control group knows nothing: that memory ran out, that it failed after it had come to its limit of processes, or that what
+// it ran in has ended, and it with that. ToldSignal, with a number behind it, says that the process inside died of that signal: the monitor, as the first process of its PID namespace, ends
+// with 128 and the number instead.
 const (
-	ToldOOM    = "oom"
-	ToldSignal = "signal "
+	ToldOOM     = "oom"
+	ToldCrowded = "crowded"
+	ToldLost    = "lost"
+	ToldSignal  = "signal "
 )
 
 // Arguments that the monitor is executed with.

@@ -182,16 +182,13 @@ func (a *agent) start(s *stream, body []byte) {
 	}
 	a.send(wire.Frame{Kind: wire.Started, Stream: s.id})
 	e := s.run()
+	why := byte(0)
 	if s.id == wire.First {
 		unix.Sync() // what was written through mappings goes to the host, before it hears of the end
-		e.OOMKilled = a.main.ranOut()
+		why = a.main.ranOut(e.Code)
 	}
 	a.forget(s)
-	code, memory := e.Code, byte(0)
-	if e.OOMKilled {
-		memory = 1
-	}
-	a.send(wire.Frame{Kind: wire.Exit, Stream: s.id, Body: []byte{byte(code), byte(e.Signal), memory}})
+	a.send(wire.Frame{Kind: wire.Exit, Stream: s.id, Body: []byte{byte(e.Code), byte(e.Signal), why}})
 }
 
 func (a *agent) forget(s *stream) {

@@ -14,6 +14,7 @@ import (
 
 	"brig/api"
 	fsmount "brig/internal/kernel/mount"
+	boxed "brig/internal/runtime/boxed/wire"
 	"brig/internal/runtime/config"
 	"brig/internal/runtime/microvm/wire"
 	"brig/internal/runtime/oci"
@@ -97,7 +98,7 @@ func inside(spec *specs.Spec, tree string) error {
 	keep := spec.Mounts[:0]
 	for _, m := range spec.Mounts {
 		dest := path.Clean("/" + m.Destination)
-		if !bound(&m) {
+		if !boxed.Bound(&m) {
 			own = append(own, dest)
 			keep = append(keep, m)
 			continue
@@ -127,10 +128,6 @@ func resolve(root int, path string) (string, error) {
 	return os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
 }
 
-func bound(m *specs.Mount) bool {
-	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
-}
-
 // flagsOf are the options of a bind mount that this kernel has to enforce; all others the host has seen to.
 func flagsOf(options []string) (flags []string) {
 	for _, o := range options {
@@ -142,13 +139,18 @@ func flagsOf(options []string) (flags []string) {
 	return flags
 }
 
-// ranOut reports whether the kernel killed something of the container's for want of memory.
-func (c *container) ranOut() bool {
+// ranOut says of what the container, which has ended with that exit code, had run out: wire.EndMemory where the kernel killed something for want of memory.
+func (c *container) ranOut(code int) (why byte) {
 	if c == nil || c.made.Cgroup == nil {
-		return false
+		return 0
 	}
-	n, err := c.made.Cgroup.OOMKills()
-	return err == nil && n > 0
+	if n, err := c.made.Cgroup.OOMKills(); err == nil && n > 0 {
+		why |= wire.EndMemory
+	}
+	if code != 0 && c.made.Cgroup.ForksRefused() > 0 {
+		why |= wire.EndCrowded
+	}
+	return why
 }
 
 // more is one more process, as the monitor was given it.

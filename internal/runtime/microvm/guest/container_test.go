@@ -31,7 +31,8 @@ func TestInside(t *testing.T) {
 	}
 	os.Symlink("/real", filepath.Join(tree, "link"))
 	os.Symlink("../../../../../../etc", filepath.Join(tree, "out"))
-	spec := specOf(specs.Mount{Type: "tmpfs", Destination: "/run"}, bind("/data"), bind("/run/secret"), bind("/safe", "ro", "noexec"), bind("/link", "nosuid"))
+	spec := specOf(specs.Mount{Type: "tmpfs", Destination: "/run"}, bind("/data"), bind("/run/secret"), bind("/safe", "ro", "noexec"), bind("/link", "nosuid"),
+		specs.Mount{Type: "overlay", Source: "overlay", Destination: "/real", Options: []string{"lowerdir=/on/the/host", "ro"}})
 	if err := inside(spec, tree); err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +47,7 @@ func TestInside(t *testing.T) {
 			t.Errorf("%s is from %s, not %s", m.Destination, m.Source, want)
 		}
 	}
-	want := "tmpfs /run ;bind /run/secret bind;bind /safe ro,noexec,bind;bind /link nosuid,bind"
+	want := "tmpfs /run ;bind /run/secret bind;bind /safe ro,noexec,bind;bind /link nosuid,bind;bind /real ro,bind"
 	if strings.Join(got, ";") != want {
 		t.Errorf("mounts\n%q, want\n%q", strings.Join(got, ";"), want)
 	}

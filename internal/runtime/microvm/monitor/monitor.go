@@ -89,8 +89,12 @@ func run() (int, error) {
 	}
 	tell(boxed.Begun{})
 	code, err = s.wait(first)
-	if first.outOfMemory() {
-		_ = os.WriteFile(boxed.ToldPath, []byte(boxed.ToldOOM), 0o600) // it is but the reason
+	why := first.tells()
+	if err != nil {
+		why = boxed.ToldLost
+	}
+	if why != "" {
+		_ = os.WriteFile(boxed.ToldPath, []byte(why), 0o600) // it is but the reason
 	}
 	return code, err
 }

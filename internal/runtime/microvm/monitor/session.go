@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	boxed "brig/internal/runtime/boxed/wire"
 	"brig/internal/runtime/microvm/wire"
 )
 
@@ -201,7 +202,7 @@ func (s *session) wait(first *stream) (int, error) {
 	err := s.why
 	s.mu.Unlock()
 	if said := s.console.String(); said != "" {
-		err = fmt.Errorf("%w; its console said last:\n%s", err, said)
+		err = fmt.Errorf("the console of the virtual machine said last:\n%s\nbrig: %w", said, err) // the reason is the last line of the log
 	}
 	return exitLost, err
 }
@@ -225,7 +226,7 @@ type stream struct {
 	credit int // bytes of input that may be sent
 	ended  bool
 	code   int
-	memory bool // it ran out in the machine
+	lacked byte // what had run out in the machine: wire.EndMemory, wire.EndCrowded
 	err    error
 	early  []wire.Frame // orders that came before the process was there
 }
@@ -319,7 +320,7 @@ func (t *stream) take(f *wire.Frame) (over bool, err error) {
 		}
 		t.credit += int(n)
 	case wire.Exit:
-		t.code, t.memory, t.ended = int(f.Body[0]), f.Body[2] == 1, true
+		t.code, t.lacked, t.ended = int(f.Body[0]), f.Body[2], true
 		if sig := f.Body[1]; sig != 0 {
 			t.code = 128 + int(sig)
 		}
@@ -396,9 +397,15 @@ func (t *stream) result() (int, error) {
 	return t.code, t.err
 }
 
-// outOfMemory reports whether memory ran out in the machine.
-func (t *stream) outOfMemory() bool {
+// tells is what the keeper is to know of the end, by package boxed/wire; empty: nothing.
+func (t *stream) tells() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.memory
+	switch {
+	case t.lacked&wire.EndMemory != 0:
+		return boxed.ToldOOM
+	case t.lacked&wire.EndCrowded != 0:
+		return boxed.ToldCrowded
+	}
+	return ""
 }

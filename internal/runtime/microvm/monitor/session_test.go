@@ -143,6 +143,7 @@ func TestEnds(t *testing.T) {
 	}{
 		"signal":         {exited(137, 9, 0), 137, "<nil>"},
 		"memory":         {exited(137, 9, 1), 137, "<nil>"},
+		"processes":      {exited(2, 0, 2), 2, "<nil>"},
 		"no command":     {wire.Frame{Kind: wire.Failed, Stream: wire.First, Body: []byte(string(api.CommandNotFound) + "\x00exec x: not\x1b[31m there")}, exitNotFound, "exec x: not [31m there"},
 		"not runnable":   {wire.Frame{Kind: wire.Failed, Stream: wire.First, Body: []byte(string(api.CommandNotRunnable) + "\x00denied")}, exitNotRunnable, "denied"},
 		"hostile reason": {wire.Frame{Kind: wire.Failed, Stream: wire.First, Body: bytes.Repeat([]byte{0}, wire.MaxText)}, exitFailed, ""},
@@ -160,8 +161,8 @@ func TestEnds(t *testing.T) {
 			if code, err := g.ends(); code != c.code || !strings.Contains(err, c.err) {
 				t.Errorf("exit status %d, %q; want %d, %q", code, err, c.code, c.err)
 			}
-			if g.first.outOfMemory() != (name == "memory") {
-				t.Error("memory: ", g.first.outOfMemory())
+			if want := map[string]string{"memory": "oom", "processes": "crowded"}[name]; g.first.tells() != want {
+				t.Errorf("the keeper is told %q, not %q", g.first.tells(), want)
 			}
 		})
 	}
@@ -188,6 +189,7 @@ func TestHostile(t *testing.T) {
 		"started twice":             {[]wire.Frame{hello, started, started}, "twice"},
 		"failed after its start":    {[]wire.Frame{hello, started, {Kind: wire.Failed, Stream: wire.First, Body: []byte{0}}}, "after its start"},
 		"a long exit":               {[]wire.Frame{hello, started, {Kind: wire.Exit, Stream: wire.First, Body: make([]byte, 9)}}, "instead of 3"},
+		"an unknown want":           {[]wire.Frame{hello, started, exited(0, 0, 4)}, "not known"},
 		"credit for no input":       {[]wire.Frame{hello, started, {Kind: wire.Took, Stream: wire.First, Body: wire.Number(1)}}, "more input"},
 		"credit that wraps":         {[]wire.Frame{hello, started, {Kind: wire.Took, Stream: wire.First, Body: wire.Number(1<<32 - 1)}}, "more input"},
 		"a flood of output":         {append([]wire.Frame{hello, started}, flood...), "than it has credit for"},

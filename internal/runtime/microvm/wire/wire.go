@@ -63,9 +63,15 @@ const (
 	Stdout  Kind = 'o' // bytes
 	Stderr  Kind = 'e' // bytes
 	Took    Kind = 't' // how many bytes of standard input the process took (32 bits)
-	Exit    Kind = 'x' // how it ended: exit status, signal, 1 where memory had run out: three bytes. The stream is over
+	Exit    Kind = 'x' // how it ended: exit status, signal, and what had run out, EndMemory and EndCrowded: three bytes. The stream is over
 	Pong    Kind = 'p' // the body of a Ping
 	Ask     Kind = 'a' // a question to the resolver: the stream is the question's number; first byte: 0 UDP, 1 TCP; a DNS message
+)
+
+// What had run out when a process ended: memory, or, where it failed, processes.
+const (
+	EndMemory  = 1
+	EndCrowded = 2
 )
 
 // Frame is one message.
@@ -136,6 +142,9 @@ func (f *Frame) Check() error {
 	}
 	if want >= 0 && len(f.Body) != want {
 		return fmt.Errorf("a frame of kind %c with %d bytes instead of %d", f.Kind, len(f.Body), want)
+	}
+	if f.Kind == Exit && f.Body[2]&^(EndMemory|EndCrowded) != 0 {
+		return fmt.Errorf("an end for want of what is not known")
 	}
 	return nil
 }
