@@ -42,12 +42,13 @@ type Rootfs struct {
 // Every door translates its protocol to it. The zero value of each field means docker's default, or the image's.
 // A new field is added here, in the door that sets it, and in engine/spec.go, which turns it into the bundle's config.json.
 type ContainerSpec struct {
-	Name      string     `json:"name,omitempty"` // empty: one is made up
-	Image     string     `json:"image"`          // as the user typed it: reference, digest or image ID
-	Platform  string     `json:"platform,omitempty"`
-	Rootfs    Rootfs     `json:"rootfs,omitzero"` // in the place of an image
-	Pull      PullPolicy `json:"pull,omitempty"`
-	Isolation Isolation  `json:"isolation,omitempty"`
+	Name           string     `json:"name,omitempty"` // empty: one is made up
+	Image          string     `json:"image"`          // as the user typed it: reference, digest or image ID
+	Platform       string     `json:"platform,omitempty"`
+	Rootfs         Rootfs     `json:"rootfs,omitzero"` // in the place of an image
+	Pull           PullPolicy `json:"pull,omitempty"`
+	Isolation      Isolation  `json:"isolation,omitempty"`
+	IsolationUsual bool       `json:"-"` // it is what the environment says: the level of a pod goes before it
 
 	Entrypoint *[]string `json:"entrypoint,omitempty"` // nil: the image's; empty: none
 	Command    []string  `json:"command,omitempty"`

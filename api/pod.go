@@ -20,6 +20,9 @@ type PodSpec struct {
 	Mounts        []MountSpec       `json:"mounts,omitempty"`  // of every container; none is an anonymous volume
 	ShmSize       int64             `json:"shmSize,omitempty"` // bytes
 	Sysctls       map[string]string `json:"sysctls,omitempty"`
+	// Isolation is the level of the pod and of all its containers; Limits, at a level where the pod is a virtual machine or a Sentry, the size of that.
+	Isolation Isolation `json:"isolation,omitempty"`
+	Limits    Resources `json:"limits,omitzero"`
 }
 
 // Pod is a pod's record with its present state.

@@ -96,6 +96,9 @@ func (e *Engine) newContainer(ctx context.Context, spec api.ContainerSpec, out a
 	if err := e.checkStore(); err != nil {
 		return c, err
 	}
+	if err := e.levelOfPod(&spec); err != nil {
+		return c, err
+	}
 	if err := e.checkLevel(&spec); err != nil {
 		return c, err
 	}

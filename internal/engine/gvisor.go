@@ -19,6 +19,7 @@ const leastMemory = 32 << 20
 
 func gvisorRefuses() []refusal {
 	return []refusal{
+		{"--pod", "the containers of a pod share namespaces", func(s *api.ContainerSpec) bool { return s.Pod != "" }},
 		{
 			"--memory below 32m", "the Sentry, its gofer and the monitor take 20 MiB of it themselves",
 			func(s *api.ContainerSpec) bool { return s.Limits.Memory > 0 && s.Limits.Memory < leastMemory },

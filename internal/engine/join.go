@@ -12,6 +12,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/rootless"
+	"brig/internal/runtime/boxed"
 	"brig/internal/runtime/oci"
 	"brig/internal/runtime/shim"
 )
@@ -70,6 +71,7 @@ type joined struct {
 	paths   map[specs.LinuxNamespaceType]string
 	network *os.File // nil: none
 	shm     string   // the mount namespace whose /dev/shm is shared; empty: none
+	box     string   // the mount namespace of the box of a pod's infra container; empty: it is not in one
 }
 
 func (j *joined) close() {
@@ -110,6 +112,13 @@ func (e *Engine) joinOthers(c *api.Container) (j *joined, err error) {
 			return j, err
 		}
 		j.add(n.kind, f)
+		if n.kind == specs.NetworkNamespace && infraOf(&c.Spec) != "" {
+			f, err := e.namespaceOf(id, "mnt", n.flag)
+			if err != nil {
+				return j, err
+			}
+			j.box = j.path(f)
+		}
 		if n.kind == specs.IPCNamespace {
 			f, err := e.namespaceOf(id, "mnt", n.flag)
 			if err != nil {
@@ -191,6 +200,8 @@ func ipcMounts(s *api.ContainerSpec, j *joined) []specs.Mount {
 		} else if rootless.Active() { // the host's is not this user's to mount
 			return []specs.Mount{shm}
 		}
+	case j != nil && j.shm != "" && j.box != "":
+		shm = specs.Mount{Type: "bind", Source: "/dev/shm", Destination: "/dev/shm", Options: append(noexec[:3:3], boxed.OptionInfra)}
 	case j != nil && j.shm != "":
 		shm = specs.Mount{Type: "bind", Source: "/dev/shm", Destination: "/dev/shm", Options: append(noexec[:3:3], "bind", "rprivate", oci.OptionMountNS+j.shm)}
 	}

@@ -36,7 +36,7 @@ func (e *Engine) levels() []level {
 		chroot(),
 		{name: api.IsolationContainer, usable: func() error { return nil }},
 		gvisor(),
-		{name: api.IsolationVM, boxed: vm, usable: vm.Usable, refuses: boxRefuses()},
+		{name: api.IsolationVM, boxed: vm, usable: vm.Usable, refuses: append(boxRefuses(), machineRefuses()...)},
 	}
 }
 
@@ -113,8 +113,9 @@ func (e *Engine) checkLevel(s *api.ContainerSpec) error {
 	if err := l.usable(); err != nil {
 		return api.Errorf(api.KindOf(err), "isolation level %s cannot be used here: %w", l.name, err)
 	}
+	users := e.outOfPod(s)
 	for _, r := range l.refuses {
-		if r.asked(s) {
+		if r.asked(users) {
 			return api.Errorf(api.Unsupported, "isolation level %s does not know %s: %s", l.name, r.What, r.Why)
 		}
 	}
@@ -181,6 +182,5 @@ func boxRefuses() []refusal {
 			"--userns other than host, --uidmap and --gidmap", "its users are not the host's",
 			func(s *api.ContainerSpec) bool { return s.UserNS.Mode != "" && s.UserNS.Mode != api.NamespaceHost },
 		},
-		{"--pod", "the containers of a pod share namespaces", func(s *api.ContainerSpec) bool { return s.Pod != "" }},
 	}
 }

@@ -7,12 +7,18 @@ import (
 )
 
 // Pause makes all processes of a running container stand still.
-func (e *Engine) Pause(ctx context.Context, name string) error {
+func (e *Engine) Pause(ctx context.Context, name string) error { return e.pause(ctx, name, false) }
+
+// pause is Pause; withPod: the rest of the container's pod is paused, too.
+func (e *Engine) pause(ctx context.Context, name string, withPod bool) error {
 	c, ct, l, err := e.runningHeld(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer l.Release()
+	if err := apart(&c, withPod); err != nil {
+		return err
+	}
 	if paused, err := ct.Paused(); err != nil || paused {
 		if err == nil {
 			err = api.Errorf(api.Conflict, "container %s is already paused", c.Name)
@@ -27,12 +33,17 @@ func (e *Engine) Pause(ctx context.Context, name string) error {
 }
 
 // Unpause lets a container that stands still go on.
-func (e *Engine) Unpause(ctx context.Context, name string) error {
+func (e *Engine) Unpause(ctx context.Context, name string) error { return e.unpause(ctx, name, false) }
+
+func (e *Engine) unpause(ctx context.Context, name string, withPod bool) error {
 	c, ct, l, err := e.runningHeld(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer l.Release()
+	if err := apart(&c, withPod); err != nil {
+		return err
+	}
 	if paused, err := ct.Paused(); err != nil || !paused {
 		if err == nil {
 			err = api.Errorf(api.Conflict, "container %s is not paused", c.Name)

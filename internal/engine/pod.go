@@ -127,6 +127,9 @@ func (e *Engine) CreatePod(ctx context.Context, spec api.PodSpec) (p api.Pod, er
 	if spec.NoInfra {
 		spec.Share = nil
 	}
+	if err := checkPodLevel(&spec); err != nil {
+		return p, err
+	}
 	if rootless.Active() && slices.Contains(spec.Share, api.SharePID) && !e.hasGroups() {
 		return p, api.Errorf(api.Unsupported, "--share pid: a container without root's rights ends with its PID namespace, since it has no control group: it needs one of its own")
 	}
@@ -292,6 +295,10 @@ func (e *Engine) createInfra(p *api.Pod) error {
 	c.Spec = api.ContainerSpec{
 		Name: c.Name, Pod: p.ID, Infra: true, Hostname: s.Hostname, Network: s.Network, CapDrop: []string{"ALL"}, Security: []string{"no-new-privileges"},
 		Namespaces: api.NamespaceSet{IPC: api.NamespaceShareable, PID: s.PID, UTS: s.UTS}, ShmSize: s.ShmSize, Sysctls: s.Sysctls, Log: api.LogConfig{Driver: api.LogNone},
+		Isolation: s.Isolation, Limits: s.Limits,
+	}
+	if err := e.checkLevel(&c.Spec); err != nil {
+		return err
 	}
 	if s.Network.Mode == api.NamespaceHost {
 		c.Spec.Namespaces.UTS = api.NamespaceHost
@@ -508,11 +515,11 @@ func (e *Engine) actOn(ctx context.Context, c *api.Container, what api.PodAction
 		}
 	case api.PodPause:
 		if status == api.StatusRunning {
-			return true, e.Pause(ctx, c.ID)
+			return true, e.pause(ctx, c.ID, true)
 		}
 	case api.PodUnpause:
 		if status == api.StatusPaused {
-			return true, e.Unpause(ctx, c.ID)
+			return true, e.unpause(ctx, c.ID, true)
 		}
 	}
 	return false, nil

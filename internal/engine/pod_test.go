@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"brig/api"
+	"brig/internal/base/record"
 )
 
 // TestPodStatus: what the states of containers make of their pod.
@@ -129,5 +130,46 @@ func TestUserOfImageHasNoGroups(t *testing.T) {
 		if _, err := e.execProcess(&api.Container{}, &api.ExecSpec{Command: []string{"id"}, User: user}); err == nil {
 			t.Errorf("exec --user %s: no error", user)
 		}
+	}
+}
+
+// TestPodLevel: a pod's level is that of its containers, whatever the environment says, and what it cannot do is refused when it is made.
+func TestPodLevel(t *testing.T) {
+	e := New(t.TempDir(), t.TempDir(), "test")
+	for _, s := range []api.PodSpec{
+		{Isolation: api.IsolationChroot}, {Isolation: api.IsolationVM, NoInfra: true}, {Isolation: api.IsolationVM, Share: []string{api.ShareIPC}}, {Limits: api.Resources{Memory: 1 << 30}},
+	} {
+		if err := checkPodLevel(&s); err == nil {
+			t.Errorf("%+v passes", s)
+		}
+	}
+	p := api.Pod{ID: strings.Repeat("a", 64), Infra: strings.Repeat("b", 64), Spec: api.PodSpec{Name: "shop", Isolation: api.IsolationVM, Share: []string{api.ShareNet, api.ShareIPC}}}
+	data, err := record.Marshal(p)
+	if err == nil {
+		err = os.MkdirAll(e.podDir(), 0o700)
+	}
+	if err == nil {
+		err = os.WriteFile(e.podPath(p.ID), record.Sign(data), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		asked api.Isolation
+		usual bool
+		ok    bool
+	}{{"", false, true}, {api.IsolationVM, false, true}, {api.IsolationContainer, false, false}, {api.IsolationContainer, true, true}} {
+		s := api.ContainerSpec{Pod: "shop", Isolation: tc.asked, IsolationUsual: tc.usual}
+		if err := e.levelOfPod(&s); (err == nil) != tc.ok || tc.ok && s.Isolation != api.IsolationVM {
+			t.Errorf("%+v: level %s, %v", tc, s.Isolation, err)
+		}
+	}
+	s := api.ContainerSpec{Pod: "shop", Isolation: api.IsolationVM, Namespaces: api.NamespaceSet{PID: api.NamespaceContainer + "other"}}
+	if err := e.intoPod(&s); err != nil {
+		t.Fatal(err)
+	}
+	own := e.outOfPod(&s)
+	if infraOf(&s) != p.Infra || own.Network.Mode != "" || own.Namespaces.IPC != "" || own.Namespaces.PID == "" || s.Network.Mode == "" {
+		t.Errorf("infra %q, of its own %+v %+v", infraOf(&s), own.Network, own.Namespaces)
 	}
 }

@@ -151,7 +151,7 @@ func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, kno
 	if err := ns.DeleteCgroup(group); err != nil {
 		return err
 	}
-	if err := shim.RemoveRoot(dir); err != nil {
+	if err := errors.Join(shim.RemoveRoot(dir), e.leavePod(id, &c.Spec)); err != nil {
 		return err
 	}
 	if c.Spec.Pod != "" {

@@ -126,6 +126,9 @@ func (e *Engine) ociSpec(c *api.Container, join *joined) (*specs.Spec, error) {
 	if err := e.addSecrets(o, c); err != nil {
 		return nil, err
 	}
+	if err := e.addPod(o, c, join); err != nil {
+		return nil, err
+	}
 	if isChroot(s) {
 		if err := chrootSpec(o, s, withoutGroups(s, layout)); err != nil {
 			return nil, err

@@ -368,7 +368,7 @@ func (e *Engine) openSandbox(ctx context.Context, c *api.Container, join *joined
 func (e *Engine) closeSandbox(ctx context.Context, c *api.Container, sb runtime.Sandbox) {
 	sb.Close(context.WithoutCancel(ctx))
 	ns.DeleteCgroup(e.cgroupPath(c))
-	_ = shim.RemoveRoot(e.sandboxDir(c.ID)) // who cleans up tries again, and tells
+	_ = errors.Join(shim.RemoveRoot(e.sandboxDir(c.ID)), e.leavePod(c.ID, &c.Spec)) // who cleans up tries again, and tells
 }
 
 func closeLink(l *api.Link) {

@@ -414,7 +414,7 @@ func (e *Engine) removeEnded(ctx context.Context, c *api.Container, volumes bool
 	if err := ns.DeleteCgroup(group); err != nil {
 		return err
 	}
-	if err := shim.RemoveRoot(e.sandboxDir(c.ID)); err != nil {
+	if err := errors.Join(shim.RemoveRoot(e.sandboxDir(c.ID)), e.leavePod(c.ID, &c.Spec)); err != nil {
 		return err
 	}
 	if c.Spec.Pod != "" {

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"reflect"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -30,6 +31,9 @@ func (e *Engine) Update(ctx context.Context, name string, change api.Resources, 
 	old := c.Spec.Limits
 	if c.Spec.Limits, err = merged(old, &change); err != nil {
 		return api.Errorf(api.KindOf(err), "cannot update container %s: %w", c.Name, err)
+	}
+	if infraOf(&c.Spec) != "" && e.isRunning(c.ID) && !reflect.DeepEqual(c.Spec.Limits, old) {
+		return api.Errorf(api.Unsupported, "container %s: the limits of one that runs in a pod of isolation level %s cannot be changed: stop it first", c.Name, c.Spec.Isolation)
 	}
 	r, err := settings(&c.Spec.Limits, &old)
 	if err != nil {

@@ -114,6 +114,9 @@ func (o *podFlags) declare(a *app, f *pflag.FlagSet) {
 	parsed(f, "uts", "", "string", "UTS namespace of the infra container: private, host or container:NAME", assign(&s.UTS, plain))
 	parsed(f, "shm-size", "", "bytes", "Size of /dev/shm", assign(&s.ShmSize, parseBytes))
 	parsed(f, "sysctl", "", "map", "Sysctl options", pairs("sysctl", &s.Sysctls))
+	parsed(f, "isolation", "", "level", "Boundary of the pod and of its containers: container, gvisor or vm (env BRIG_ISOLATION)", assign(&s.Isolation, parseIsolation))
+	parsed(f, "memory", "m", "bytes", "Memory of the pod, where it is a virtual machine or a Sentry", assign(&s.Limits.Memory, parseBytes))
+	parsed(f, "cpus", "", "decimal", "Number of CPUs of the pod, where it is a virtual machine or a Sentry", assign(&s.Limits.NanoCPUs, parseCPUs))
 	list(f, "volume", "v", "Mount a volume in every container of the pod", appendTo(&s.Mounts, a.parseVolume))
 }
 
@@ -140,12 +143,26 @@ func (o *podFlags) finish(f *pflag.FlagSet, args []string) (err error) {
 	if err := o.networks.enter(&s.Network); err != nil {
 		return err
 	}
+	if err := podIsolation(f, &s.Isolation); err != nil {
+		return err
+	}
 	s.NoInfra, s.NoShareParent = !o.infra, !o.shareParent
 	if s.NoInfra && f.Changed("share") && o.share != "none" && o.share != "" {
 		return errors.New("cannot set share(s) without an infra container")
 	}
 	s.Share, err = parseShare(o.share)
 	return err
+}
+
+// podIsolation takes a pod's level from the environment where no flag says it.
+func podIsolation(f *pflag.FlagSet, level *api.Isolation) (err error) {
+	if *level, err = isolationOf(f, *level); err != nil {
+		return err
+	}
+	if *level == isolationUserNS {
+		return api.Errorf(api.Unsupported, "the containers of a pod cannot have a user namespace in common: make the pod of isolation level container, gvisor or vm")
+	}
+	return nil
 }
 
 // parseShare reads podman's list of namespaces.
@@ -190,7 +207,7 @@ func (o *specFlags) podOf(cmd *cobra.Command, s *api.ContainerSpec) (undo func()
 	}
 	share, _ := parseShare("ipc,net,uts")
 	n := &s.Network
-	spec := api.PodSpec{Name: name, Share: share, Hostname: s.Hostname, Network: api.NetworkSpec{
+	spec := api.PodSpec{Name: name, Share: share, Hostname: s.Hostname, Isolation: s.Isolation, Network: api.NetworkSpec{
 		Mode: n.Mode, Ports: n.Ports, DNS: n.DNS, Search: n.Search, DNSOptions: n.DNSOptions, AddHosts: n.AddHosts,
 	}}
 	p, err := o.app.engine().CreatePod(cmd.Context(), spec)

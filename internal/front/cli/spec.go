@@ -217,12 +217,11 @@ func (o *specFlags) finish(f *pflag.FlagSet, args []string) (api.ContainerSpec, 
 	if f.Changed("stop-timeout") {
 		s.StopTimeout = &o.stopTimeout
 	}
-	if level := os.Getenv("BRIG_ISOLATION"); level != "" && !f.Changed("isolation") {
-		var err error
-		if s.Isolation, err = parseIsolation(level); err != nil {
-			return s, api.Errorf(api.KindOf(err), "BRIG_ISOLATION: %w", err)
-		}
+	var err error
+	if s.Isolation, err = isolationOf(f, s.Isolation); err != nil {
+		return s, err
 	}
+	s.IsolationUsual = s.Isolation != "" && !f.Changed("isolation")
 	hardened := s.Isolation == isolationUserNS
 	if hardened {
 		s.Isolation = api.IsolationContainer
@@ -233,7 +232,6 @@ func (o *specFlags) finish(f *pflag.FlagSet, args []string) (api.ContainerSpec, 
 	if err := checkLimits(f, &s.Limits); err != nil {
 		return s, err
 	}
-	var err error
 	if s.Health, err = o.healthOf(f); err != nil {
 		return s, err
 	}
@@ -331,6 +329,19 @@ func parsePull(s string) (api.PullPolicy, error) {
 		return p, nil
 	}
 	return "", fmt.Errorf("invalid pull option: '%s': must be one of \"always\", \"lazy\", \"missing\" or \"never\"", s)
+}
+
+// isolationOf is the level that the flag says, else the environment.
+func isolationOf(f *pflag.FlagSet, given api.Isolation) (api.Isolation, error) {
+	level := os.Getenv("BRIG_ISOLATION")
+	if level == "" || f.Changed("isolation") {
+		return given, nil
+	}
+	l, err := parseIsolation(level)
+	if err != nil {
+		return l, api.Errorf(api.KindOf(err), "BRIG_ISOLATION: %w", err)
+	}
+	return l, nil
 }
 
 // parseIsolation reads a level's name, or docker's word for the usual one.

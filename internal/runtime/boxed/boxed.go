@@ -268,6 +268,9 @@ func around(user *specs.Spec, b *runtime.Bundle, level Level) (*specs.Spec, erro
 		m.Options = append(slices.Clip(m.Options), oci.OptionBeneath+RootPath)
 		box.Mounts = append(box.Mounts, m)
 	}
+	if err := inPod(user, box); err != nil {
+		return nil, err
+	}
 	return box, level.Box(user, box)
 }
 

@@ -41,6 +41,7 @@ var (
 // Sizes, in bytes.
 const (
 	DefaultMemory = 512 << 20 // of a machine whose container has no limit
+	PodMemory     = 1 << 30   // of one that is a pod and has no limit
 	MinMemory     = 96 << 20  // under which a machine's kernel and agent leave nothing for a container
 	// Overhead is what the box may use beside the machine's memory: QEMU with what it translates, virtiofsd, and the host's cache of the files that it reads.
 	Overhead = 192 << 20
@@ -112,9 +113,20 @@ func (l *Level) Box(user, box *specs.Spec) error {
 	if err := unshared(user.Mounts); err != nil {
 		return err
 	}
+	pod, err := boxed.PodOf(user)
+	if err != nil {
+		return err
+	}
+	if pod != nil && pod.Member != "" {
+		return member(box, pod)
+	}
 	m := wire.Machine{
 		QEMU: n.qemu, VirtioFS: n.virtiofsd, Kernel: kernelPath, Guest: guestPath, Tree: boxed.RootPath,
 		Memory: DefaultMemory, CPUs: cpus(user.Linux.Resources), Accel: l.accel(),
+	}
+	if pod != nil {
+		m.Memory = PodMemory
+		membersPlace(box, pod)
 	}
 	if err := limits(user, box, &m); err != nil {
 		return err

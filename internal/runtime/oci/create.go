@@ -268,6 +268,9 @@ func (b *builder) surround(p *Process) (err error) {
 	if err := b.cover(); err != nil {
 		return err
 	}
+	if err := b.show(); err != nil {
+		return err
+	}
 	if err := b.pivot(); err != nil {
 		return err
 	}

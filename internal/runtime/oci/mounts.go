@@ -333,16 +333,8 @@ func (*builder) onHost(f func() error) error {
 
 // cloneThere clones a tmpfs that is mounted in another mount namespace. The thread does not come back from there.
 func cloneThere(namespace, source string) (int, error) {
-	ns, err := unix.Open(namespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: namespace, Err: err}
-	}
-	defer unix.Close(ns)
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return -1, os.NewSyscallError("unshare", err)
-	}
-	if err := unix.Setns(ns, unix.CLONE_NEWNS); err != nil { // root and current folder are that namespace's root now
-		return -1, fmt.Errorf("joining the mount namespace %s: %w", namespace, err)
+	if err := enterMounts(namespace); err != nil {
+		return -1, err
 	}
 	at, err := unix.Openat2(unix.AT_FDCWD, strings.TrimPrefix(source, "/"), &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,

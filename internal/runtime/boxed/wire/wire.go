@@ -147,5 +147,5 @@ func Bound(m *specs.Mount) bool {
 	case "proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2":
 		return slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 	}
-	return true
+	return !OfInfra(m)
 }

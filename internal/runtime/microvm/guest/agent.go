@@ -24,14 +24,17 @@ type agent struct {
 	writing sync.Mutex
 	out     []byte
 
+	building sync.Mutex // held by who builds a member
+
 	mu      sync.Mutex
 	streams map[uint32]*stream
-	main    *container // nil: not made yet
-	dns     *resolver  // nil: nobody answers
+	main    *container            // nil: not made yet
+	members map[string]*container // of a pod, by the names of their runs
+	dns     *resolver             // nil: nobody answers
 }
 
 func newAgent(port io.ReadWriter) *agent {
-	return &agent{port: port, networked: make(chan struct{}), streams: map[uint32]*stream{}}
+	return &agent{port: port, networked: make(chan struct{}), streams: map[uint32]*stream{}, members: map[string]*container{}}
 }
 
 // send writes one frame. An error is the channel's end, which who reads notices.
@@ -172,10 +175,11 @@ func (a *agent) start(s *stream, body []byte) {
 	if s.id == wire.First {
 		err = a.create(s, body)
 	} else {
-		err = a.exec(s, body)
+		err = a.further(s, body)
 	}
 	if err != nil {
 		s.abandon()
+		a.endMember(s, 0)
 		a.forget(s)
 		a.fail(s.id, err)
 		return
@@ -186,6 +190,8 @@ func (a *agent) start(s *stream, body []byte) {
 	if s.id == wire.First {
 		unix.Sync() // what was written through mappings goes to the host, before it hears of the end
 		why = a.main.ranOut(e.Code)
+	} else {
+		why = a.endMember(s, e.Code)
 	}
 	a.forget(s)
 	a.send(wire.Frame{Kind: wire.Exit, Stream: s.id, Body: []byte{byte(e.Code), byte(e.Signal), why}})

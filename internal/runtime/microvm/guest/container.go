@@ -28,10 +28,14 @@ const (
 	groupPath  = "/container"  // its control group
 )
 
-// container is the one that the machine is for.
+// container is the one that the machine is for, or a member of the pod that it is for.
 type container struct {
-	spec *specs.Spec
-	made *oci.Container
+	spec  *specs.Spec
+	made  *oci.Container
+	tree  string     // its tree, as the host has it
+	root  int        // of a member: a descriptor of its tree
+	group string     // path of its control group
+	infra *container // of its pod, where it is a member
 }
 
 // create builds the container of a configuration and executes its process.
@@ -44,7 +48,29 @@ func (a *agent) create(s *stream, body []byte) error {
 	if err := mount(wire.TreeTag, treeDir, "virtiofs", 0, ""); err != nil {
 		return err
 	}
-	if err := inside(spec, treeDir); err != nil {
+	pod, err := boxed.PodOf(spec)
+	if err != nil {
+		return err
+	}
+	if pod != nil {
+		spec.Linux.MaskedPaths = append(spec.Linux.MaskedPaths, wire.MembersDir)
+	}
+	c := &container{spec: spec, tree: treeDir, group: groupPath}
+	if err := c.build(s); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.main = c
+	a.mu.Unlock()
+	if <-a.networked; a.noNetwork != nil {
+		return a.noNetwork
+	}
+	return c.begin(s)
+}
+
+// build makes a container's file systems and namespaces, and its process, which waits.
+func (c *container) build(s *stream) error {
+	if err := c.inside(); err != nil {
 		return err
 	}
 	net, err := unix.Open("/proc/self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -52,43 +78,34 @@ func (a *agent) create(s *stream, body []byte) error {
 		return os.NewSyscallError("open", err)
 	}
 	defer unix.Close(net)
-	terminal := spec.Process.Terminal
-	req := &oci.Request{ID: "container", Spec: spec, Bundle: bundleDir, RootPath: treeDir, MountPoint: mountPoint, NetNS: net, Gate: -1}
-	if !terminal {
+	req := &oci.Request{ID: "container", Spec: c.spec, Bundle: bundleDir, RootPath: c.tree, MountPoint: mountPoint, NetNS: net, Gate: -1}
+	if !c.spec.Process.Terminal {
 		if req.Stdio, err = s.pipes(); err != nil {
 			return err
 		}
 	}
-	made, err := oci.Create(req)
+	c.made, err = oci.Create(req)
 	s.handedOver()
-	if err != nil {
-		return err
-	}
-	a.mu.Lock()
-	a.main = &container{spec: spec, made: made}
-	a.mu.Unlock()
-	s.begin(made.Process, terminal)
-	if <-a.networked; a.noNetwork != nil {
-		return a.noNetwork
-	}
-	return made.Start()
+	return err
+}
+
+// begin executes the container's process.
+func (c *container) begin(s *stream) error {
+	s.begin(c.made.Process, c.spec.Process.Terminal)
+	return c.made.Start()
 }
 
 // inside makes the configuration of a host's container the one of the same container here. What the host bound into the tree is bound again where a file
 // system of the container's own would cover it, and where it must not be written to or executed.
-func inside(spec *specs.Spec, tree string) error {
+func (c *container) inside() error {
+	spec, tree := c.spec, c.tree
 	spec.Root.Path = tree
 	l := spec.Linux
-	l.CgroupsPath, l.IntelRdt, l.MountLabel, spec.Hooks = groupPath, nil, "", nil
+	l.CgroupsPath, l.IntelRdt, l.MountLabel, spec.Hooks = c.group, nil, "", nil
 	l.UIDMappings, l.GIDMappings, l.NetDevices = nil, nil, nil
 	spec.Process.ApparmorProfile, spec.Process.SelinuxLabel = "", ""
-	if r := l.Resources; r != nil { // the rest is the machine's size, and what its box may use
-		l.Resources = &specs.LinuxResources{Pids: r.Pids, Devices: r.Devices}
-	}
-	l.Namespaces = []specs.LinuxNamespace{
-		{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.CgroupNamespace},
-		{Type: specs.NetworkNamespace},
-	}
+	l.Resources = c.limits(l.Resources)
+	l.Namespaces = c.namespaces()
 	root, err := unix.Open(tree, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: tree, Err: err}
@@ -99,6 +116,9 @@ func inside(spec *specs.Spec, tree string) error {
 	for _, m := range spec.Mounts {
 		dest := path.Clean("/" + m.Destination)
 		if !boxed.Bound(&m) {
+			if boxed.OfInfra(&m) {
+				m.Options = append(flagsOf(m.Options), "bind", oci.OptionMountNS+c.infra.namespace("mnt"))
+			}
 			own = append(own, dest)
 			keep = append(keep, m)
 			continue
@@ -159,17 +179,14 @@ type more struct {
 	User    string         `json:"user"`
 }
 
-// exec starts one more process in the container.
-func (a *agent) exec(s *stream, body []byte) error {
+// exec starts one more process in a container.
+func (a *agent) exec(s *stream, c *container, body []byte) error {
+	if c == nil {
+		return api.Errorf(api.Conflict, "the container is not running")
+	}
 	var x more
 	if err := json.Unmarshal(body, &x); err != nil || x.Process == nil {
 		return api.Errorf(api.InvalidArgument, "the process to execute cannot be read: %v", err)
-	}
-	a.mu.Lock()
-	c := a.main
-	a.mu.Unlock()
-	if c == nil {
-		return api.Errorf(api.Conflict, "the container is not running")
 	}
 	filter, err := oci.FilterOf(c.spec.Annotations, c.spec.Linux.Seccomp)
 	if err != nil {

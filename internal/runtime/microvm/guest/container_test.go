@@ -21,6 +21,10 @@ func bind(dest string, options ...string) specs.Mount {
 	return specs.Mount{Type: "bind", Source: "/on/the/host", Destination: dest, Options: append(options, "rbind", "rprivate", "owneridmap")}
 }
 
+func insideOf(spec *specs.Spec, tree string) error {
+	return (&container{spec: spec, tree: tree, group: groupPath}).inside()
+}
+
 // TestInside: what is in the tree is left where it is, unless something covers it or it has to be less than writable.
 func TestInside(t *testing.T) {
 	tree := t.TempDir()
@@ -33,7 +37,7 @@ func TestInside(t *testing.T) {
 	os.Symlink("../../../../../../etc", filepath.Join(tree, "out"))
 	spec := specOf(specs.Mount{Type: "tmpfs", Destination: "/run"}, bind("/data"), bind("/run/secret"), bind("/safe", "ro", "noexec"), bind("/link", "nosuid"),
 		specs.Mount{Type: "overlay", Source: "overlay", Destination: "/real", Options: []string{"lowerdir=/on/the/host", "ro"}})
-	if err := inside(spec, tree); err != nil {
+	if err := insideOf(spec, tree); err != nil {
 		t.Fatal(err)
 	}
 	var got []string
@@ -54,7 +58,7 @@ func TestInside(t *testing.T) {
 	if r := spec.Linux.Resources; r.Memory != nil || r.Pids == nil || spec.Hooks != nil || len(spec.Linux.Namespaces) != 6 {
 		t.Errorf("%+v, hooks %v", r, spec.Hooks)
 	}
-	if err := inside(specOf(specs.Mount{Type: "tmpfs", Destination: "/out"}, bind("/out/passwd")), tree); err == nil {
+	if err := insideOf(specOf(specs.Mount{Type: "tmpfs", Destination: "/out"}, bind("/out/passwd")), tree); err == nil {
 		t.Error("a link led out of the tree")
 	}
 }
@@ -65,7 +69,7 @@ func TestInsideReadOnly(t *testing.T) {
 	os.Mkdir(filepath.Join(tree, "data"), 0o755)
 	spec := specOf(bind("/data"))
 	spec.Root.Readonly = true
-	if err := inside(spec, tree); err != nil || len(spec.Mounts) != 1 {
+	if err := insideOf(spec, tree); err != nil || len(spec.Mounts) != 1 {
 		t.Fatalf("%v, %v", spec.Mounts, err)
 	}
 }

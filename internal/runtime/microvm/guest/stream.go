@@ -20,6 +20,8 @@ type stream struct {
 	a  *agent
 	id uint32
 
+	member string // the name of the member whose first process it is; empty: of none
+
 	theirs [3]int // the process's ends of its pipes, until it has them; -1: none
 
 	mu     sync.Mutex

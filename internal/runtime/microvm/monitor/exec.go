@@ -22,7 +22,7 @@ import (
 const execSocket = "/run/exec.sock"
 
 // An exec's process sends its standard streams with one byte (1 where they are a terminal), the length of the wanted process (32 bits) and the process as JSON; then frames of
-// signals and sizes. It gets one frame: Exit or Failed. Both speak package wire.
+// signals and sizes. It gets one frame: Exit or Failed; a pod's member gets Started before. Both speak package wire.
 
 func listen() (*net.UnixListener, error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: execSocket, Net: "unix"})
@@ -66,6 +66,12 @@ func (s *session) exec(c *net.UnixConn) error {
 	case <-s.ended:
 		return nil
 	}
+	began, err := s.memberOf(t, body)
+	if err != nil {
+		t.give()
+		return err
+	}
+	defer s.endMember(t)
 	s.begin(t, body)
 	gone := make(chan struct{})
 	go func() { // what the other end asks for; its end is the process's
@@ -83,9 +89,17 @@ func (s *session) exec(c *net.UnixConn) error {
 	}()
 	for left := (<-chan struct{})(gone); ; {
 		select {
+		case <-began:
+			c.Write(wire.Append(nil, wire.Frame{Kind: wire.Started})) //nolint:errcheck // who asked has gone
+			began = nil
 		case <-t.over:
+			select {
+			case <-began: // both at once
+				c.Write(wire.Append(nil, wire.Frame{Kind: wire.Started})) //nolint:errcheck // who asked has gone
+			default:
+			}
 			code, err := t.result()
-			f := wire.Frame{Kind: wire.Exit, Body: []byte{byte(code), 0, 0}}
+			f := wire.Frame{Kind: wire.Exit, Body: []byte{byte(code), 0, t.ranOut()}}
 			if err != nil {
 				f = wire.Frame{Kind: wire.Failed, Body: append([]byte{byte(code)}, err.Error()...)}
 			}
@@ -149,23 +163,20 @@ func receive(c *net.UnixConn) (files [3]*os.File, tty bool, body []byte, err err
 }
 
 // dial reaches the monitor, which may have been executed just now.
-func dial() (*net.UnixConn, error) {
+func dial(socket string) (*net.UnixConn, error) {
 	for begun := time.Now(); ; time.Sleep(5 * time.Millisecond) {
-		c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: execSocket, Net: "unix"})
+		c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 		if err == nil || time.Since(begun) > 30*time.Second {
 			return c, err
 		}
 	}
 }
 
-// join is the process of an exec.
-func join() (int, error) {
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals)
-	body := boxed.AskedExec(os.Getenv)
-	c, err := dial()
+// ask reaches the monitor at a socket and asks for a process with the streams of this one, which gets what this one is told.
+func ask(socket string, body []byte, signals <-chan os.Signal) (*net.UnixConn, error) {
+	c, err := dial(socket)
 	if err != nil {
-		return exitFailed, fmt.Errorf("the virtual machine is not ready: %w", err)
+		return nil, fmt.Errorf("the virtual machine is not ready: %w", err)
 	}
 	head := make([]byte, 5)
 	tty := raw(0) == nil
@@ -174,15 +185,35 @@ func join() (int, error) {
 	}
 	binary.LittleEndian.PutUint32(head[1:], uint32(len(body)))
 	if _, _, err := c.WriteMsgUnix(head, unix.UnixRights(0, 1, 2), nil); err != nil {
-		return exitFailed, err
+		return nil, err
 	}
 	if _, err := c.Write(body); err != nil {
-		return exitFailed, err
+		return nil, err
 	}
 	a := &asker{c: c, tty: tty}
 	a.resized()
 	go forward(signals, a)
+	return c, nil
+}
+
+// join is the process of an exec.
+func join() (int, error) {
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals)
+	socket, body, err := where(boxed.AskedExec(os.Getenv))
+	if err != nil {
+		return exitFailed, err
+	}
+	c, err := ask(socket, body, signals)
+	if err != nil {
+		return exitFailed, err
+	}
 	f, err := wire.Read(c, wire.MaxBody, nil)
+	return answer(&f, err)
+}
+
+// answer is how the process ended that was asked for.
+func answer(f *wire.Frame, err error) (int, error) {
 	switch {
 	case err != nil:
 		return exitLost, fmt.Errorf("the virtual machine has ended: %w", err)

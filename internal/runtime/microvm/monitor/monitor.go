@@ -49,7 +49,12 @@ func Main(args []string) int {
 	switch verb {
 	case boxed.ArgRun:
 		unix.CloseOnExec(boxed.TellFD)
-		code, err = run()
+		var p *boxed.Pod
+		if p, err = member(); p != nil {
+			code, err = runMember(p)
+		} else {
+			code, err = run()
+		}
 	case boxed.ArgExec:
 		code, err = join()
 	case wire.ArgProbe:
@@ -89,7 +94,7 @@ func run() (int, error) {
 	}
 	tell(boxed.Begun{})
 	code, err = s.wait(first)
-	why := first.tells()
+	why := tells(first.ranOut())
 	if err != nil {
 		why = boxed.ToldLost
 	}

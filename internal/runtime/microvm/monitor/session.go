@@ -33,6 +33,7 @@ type session struct {
 	quiet   int // ticks since the machine was last heard
 	next    uint32
 	streams map[uint32]*stream
+	members map[string]*stream // of a pod, by the ID of the container: its last run
 }
 
 const (
@@ -44,7 +45,7 @@ const (
 func newSession(channel io.ReadWriter) *session {
 	return &session{
 		channel: channel, tick: time.Second, orders: make(chan wire.Frame, 64), up: make(chan struct{}), ended: make(chan struct{}), asking: make(chan struct{}, mostAsking),
-		next: wire.First, streams: map[uint32]*stream{},
+		next: wire.First, streams: map[uint32]*stream{}, members: map[string]*stream{},
 	}
 }
 
@@ -214,7 +215,10 @@ type stream struct {
 	file [3]*os.File
 	tty  bool
 
-	over chan struct{} // closed when it has ended, and its output is written
+	member string // the ID of the container, where it is the first process of a pod's member
+
+	began chan struct{} // closed when it executes
+	over  chan struct{} // closed when it has ended, and its output is written
 
 	mu      sync.Mutex
 	more    sync.Cond // on mu
@@ -232,7 +236,7 @@ type stream struct {
 }
 
 func newStream(s *session, id uint32, files [3]*os.File) *stream {
-	t := &stream{s: s, id: id, file: files, credit: wire.Window, over: make(chan struct{})}
+	t := &stream{s: s, id: id, file: files, credit: wire.Window, began: make(chan struct{}), over: make(chan struct{})}
 	t.more.L = &t.mu
 	go t.write()
 	return t
@@ -286,6 +290,7 @@ func (t *stream) take(f *wire.Frame) (over bool, err error) {
 			return false, fmt.Errorf("stream %d started twice", t.id)
 		}
 		t.running = true
+		close(t.began)
 		if t.id == wire.First {
 			close(t.s.up)
 		}
@@ -397,14 +402,19 @@ func (t *stream) result() (int, error) {
 	return t.code, t.err
 }
 
-// tells is what the keeper is to know of the end, by package boxed/wire; empty: nothing.
-func (t *stream) tells() string {
+// ranOut is what had run out in the machine: wire.EndMemory, wire.EndCrowded.
+func (t *stream) ranOut() byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.lacked
+}
+
+// tells is what the keeper is to know of an end, by package boxed/wire; empty: nothing.
+func tells(lacked byte) string {
 	switch {
-	case t.lacked&wire.EndMemory != 0:
+	case lacked&wire.EndMemory != 0:
 		return boxed.ToldOOM
-	case t.lacked&wire.EndCrowded != 0:
+	case lacked&wire.EndCrowded != 0:
 		return boxed.ToldCrowded
 	}
 	return ""

@@ -161,8 +161,8 @@ func TestEnds(t *testing.T) {
 			if code, err := g.ends(); code != c.code || !strings.Contains(err, c.err) {
 				t.Errorf("exit status %d, %q; want %d, %q", code, err, c.code, c.err)
 			}
-			if want := map[string]string{"memory": "oom", "processes": "crowded"}[name]; g.first.tells() != want {
-				t.Errorf("the keeper is told %q, not %q", g.first.tells(), want)
+			if want := map[string]string{"memory": "oom", "processes": "crowded"}[name]; tells(g.first.ranOut()) != want {
+				t.Errorf("the keeper is told %q, not %q", tells(g.first.ranOut()), want)
 			}
 		})
 	}
