@@ -125,12 +125,13 @@ func TestForeignGroups(t *testing.T) {
 		dir, current, procs string
 		want                bool
 	}{
-		"brig-empty":     {"pids/brig-empty", "0\n", "", false},
-		"brig-ours":      {"pids/brig-ours", "2\n", "71\n72\n", false},
-		"brig-foreign":   {"pids/brig-foreign", "1\n", "", true},
-		"brig-foreign-2": {"brig-foreign-2", "1\n", "0\n", true},
-		"brig-mixed":     {"brig-mixed", "2\n", "0\n71\n", false},
-		"brig-none":      {"elsewhere", "1\n", "", false},
+		"cpu/brig-empty":          {"pids/brig-empty", "0\n", "", false},
+		"cpu/brig-ours":           {"pids/brig-ours", "2\n", "71\n72\n", false},
+		"cpu/brig-foreign":        {"pids/brig-foreign", "1\n", "", true},
+		"cpu/brig-pod/brig-other": {"pids/brig-pod/brig-other", "1\n", "", true},
+		"brig-foreign-2":          {"brig-foreign-2", "1\n", "0\n", true},
+		"brig-mixed":              {"brig-mixed", "2\n", "0\n71\n", false},
+		"cpu/brig-none":           {"elsewhere", "1\n", "", false},
 	} {
 		root := t.TempDir()
 		dir := filepath.Join(root, c.dir)

@@ -141,7 +141,7 @@ func cgroups() ([]string, error) {
 		if err != nil {
 			return nil // removed meanwhile
 		}
-		if d.IsDir() && strings.Contains(path[len(root):], "brig") && !foreign(root, d.Name()) {
+		if d.IsDir() && strings.Contains(path[len(root):], "brig") && !foreign(root, path[len(root)+1:]) {
 			out = append(out, path)
 		}
 		return nil
@@ -149,9 +149,11 @@ func cgroups() ([]string, error) {
 	return out, err
 }
 
-// foreign reports whether the group of this name holds processes, none of which is in this PID namespace or below it.
-func foreign(root, name string) bool {
-	for _, dir := range []string{filepath.Join(root, "pids", name), filepath.Join(root, name)} {
+// foreign reports whether a group holds processes, it or those below it, none of which is in this PID namespace or below it. group is its path below
+// root: with version 1 that of a hierarchy, and that in it.
+func foreign(root, group string) bool {
+	_, name, _ := strings.Cut(group, "/")
+	for _, dir := range []string{filepath.Join(root, "pids", name), filepath.Join(root, group)} {
 		count, err := os.ReadFile(filepath.Join(dir, "pids.current"))
 		if err != nil || strings.TrimSpace(string(count)) == "0" {
 			continue
