@@ -102,7 +102,7 @@ func (b *bait) close() {
 }
 
 // layBait makes it.
-func (e *Engine) layBait() (b *bait, err error) {
+func (e *Engine) layBait(ctx context.Context) (b *bait, err error) {
 	b = &bait{Target: probe.Target{Token: id.New()}, hit: make(chan bool, 1)}
 	defer func() {
 		if err != nil {
@@ -119,14 +119,17 @@ func (e *Engine) layBait() (b *bait, err error) {
 	}
 	b.closes = append(b.closes, func() { l.Release() }) //nolint:errcheck // it is a file's end
 	b.dir = filepath.Join(top, "files")
-	if err = os.RemoveAll(b.dir); err != nil { // of one that was killed
+	b.Secret, b.bound = filepath.Join(b.dir, "secret"), filepath.Join(b.dir, "bound")
+	if err = e.removeBound(ctx, b.bound); err != nil { // of one that was killed, and so are the files
+		return b, err
+	}
+	if err = os.RemoveAll(b.dir); err != nil {
 		return b, err
 	}
 	if err = os.Mkdir(b.dir, 0o700); err != nil {
 		return b, err
 	}
 	b.closes = append(b.closes, func() { os.RemoveAll(b.dir) })
-	b.Secret, b.bound = filepath.Join(b.dir, "secret"), filepath.Join(b.dir, "bound")
 	if err = os.WriteFile(b.Secret, []byte(b.Token), 0o600); err != nil {
 		return b, err
 	}
@@ -151,6 +154,22 @@ func (e *Engine) layBait() (b *bait, err error) {
 		b.closes = append(b.closes, func() { unix.KeyctlInt(unix.KEYCTL_INVALIDATE, key, 0, 0, 0) }) //nolint:errcheck // it ends with the user's keyring
 	}
 	return b, b.expose(e.driver.Program)
+}
+
+// removeBound removes the containers that a folder is bound into.
+func (e *Engine) removeBound(ctx context.Context, dir string) error {
+	all, err := e.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range all {
+		if slices.ContainsFunc(c.Spec.Mounts, func(m api.MountSpec) bool { return m.Type == "bind" && m.Source == dir }) {
+			if err := e.Remove(ctx, c.ID, true, true); err != nil && !errors.Is(err, api.NotFound) {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // tell answers with the token.
@@ -189,7 +208,7 @@ func (b *bait) expose(program string) error {
 
 // TryEscapes runs a container as spec says, with brig/base and the probes in place of image and command, and reports what they got at. The container is removed.
 func (e *Engine) TryEscapes(ctx context.Context, spec api.ContainerSpec, out api.Streams) (report []api.Probe, err error) {
-	b, err := e.layBait()
+	b, err := e.layBait(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -189,6 +189,13 @@ func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, kno
 	return lock.RemoveDir(dir)
 }
 
+// notStarted takes back that the container was started, unless it has ended before.
+func (e *Engine) notStarted(id string) {
+	if !exists(e.exitPath(id)) {
+		_ = os.Remove(filepath.Join(e.meta.Dir(id), "config.json")) // it may be there or not
+	}
+}
+
 // wasStarted reports whether the container ever got as far as its bundle.
 func (e *Engine) wasStarted(id string) bool {
 	return exists(filepath.Join(e.meta.Dir(id), "config.json"))
@@ -197,8 +204,12 @@ func (e *Engine) wasStarted(id string) bool {
 // keepExit writes the exit status down where the shim could not, or that it is lost where the shim was killed.
 func (e *Engine) keepExit(id, dir string) error {
 	s, err := shim.ReadState(dir)
-	if err != nil || exists(e.exitPath(id)) {
-		return nil //nolint:nilerr // without a state there was no process to end
+	if err != nil { // without a state there was no process to end
+		e.notStarted(id)
+		return nil
+	}
+	if exists(e.exitPath(id)) {
+		return nil
 	}
 	exit := readExit(filepath.Join(dir, shim.ExitName))
 	if exit == nil {

@@ -322,7 +322,12 @@ func (e *Engine) openSandbox(ctx context.Context, c *api.Container, join *joined
 		}
 		return "", nil, nil, err
 	}
-	u.Add(func() { lock.RemoveDir(dir) })
+	u.Add(func() {
+		if !c.Spec.AutoRemove { // else it goes as if it had ended
+			e.notStarted(c.ID)
+		}
+		lock.RemoveDir(dir)
+	})
 
 	attaching := false
 	link := sync.OnceValues(func() (*api.Link, error) {

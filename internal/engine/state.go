@@ -62,6 +62,8 @@ func (e *Engine) fillState(c *api.Container) {
 		c.State = api.State{Status: api.StatusRunning, Pid: s.Pid, StartedAt: s.StartedAt}
 	case err == nil: // it ran, and who should have kept its exit status is gone
 		c.State = api.State{Status: api.StatusExited, StartedAt: s.StartedAt, Exit: &lostExit}
+	case e.wasStarted(c.ID) && !exists(dir) && e.lastExit(c.ID) == nil: // it ran when the machine stopped, which took what boot forgets along
+		c.State = api.State{Status: api.StatusExited, Exit: &lostExit}
 	default:
 		c.State = api.State{Status: api.StatusCreated}
 	}

@@ -24,9 +24,12 @@ func TestReboot(t *testing.T) {
 			w.must("create", "--rm", "--name", "waits", "brig/base", "echo", "started")
 			w.powerCut(stale)
 			for _, c := range []string{"kept", "gone"} {
-				if s := w.inspect(c).State; s.Running || s.Pid != 0 {
+				if s := w.inspect(c).State; s.Running || s.Pid != 0 || s.Status != "" && (s.Status != "exited" || s.ExitCode != 255) {
 					t.Errorf("%s after the boot: %+v", c, s)
 				}
+			}
+			if s := w.inspect("waits").State; s.Status != "created" {
+				t.Errorf("what was never started, after the boot: %+v", s)
 			}
 			if err := w.truth(); err != nil {
 				t.Error(err)
@@ -79,6 +82,11 @@ func (w *world) powerCut(stale bool) {
 		name := filepath.Base(bridge[0])
 		exec.Command("ip", "link", "del", name).Run()
 		exec.Command("nft", "delete", "table", "inet", name).Run()
+	}
+	for _, dir := range []string{w.root, w.state} {
+		if err := unmountBelow(dir); err != nil {
+			w.t.Fatal(err)
+		}
 	}
 	if !stale {
 		os.RemoveAll(w.state)

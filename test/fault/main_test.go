@@ -23,7 +23,7 @@ import (
 	"brig/test/machine"
 )
 
-const patience = 20 * time.Second // of a command
+const patience = 20 * time.Second // of a command, where nothing else is said
 
 func TestMain(m *testing.M) {
 	if os.Geteuid() == 0 {
@@ -47,6 +47,7 @@ func scale() int {
 type world struct {
 	t           *testing.T
 	root, state string
+	patience    time.Duration // of a command
 	before      machine.Snapshot
 	base        []string // things of the world after its first container, when bridge and store are made
 }
@@ -63,7 +64,7 @@ func newWorldAt(t *testing.T, root string) *world {
 			t.Fatalf("%v: make build", err)
 		}
 	}
-	w := &world{t: t, root: root}
+	w := &world{t: t, root: root, patience: patience}
 	var err error
 	if w.state, err = os.MkdirTemp("", "s"); err != nil {
 		t.Fatal(err)
@@ -98,10 +99,10 @@ func (w *world) end() {
 // command prepares a brig of this world.
 func (w *world) command(args ...string) *exec.Cmd { return machine.Command(w.root, w.state, args...) }
 
-// brig runs a command to its end, for which it has twenty seconds.
+// brig runs a command to its end, for which it has the world's patience.
 func (w *world) brig(args ...string) machine.Result {
 	cmd := w.command(args...)
-	r, err := machine.Run(cmd, patience, cmd.Start)
+	r, err := machine.Run(cmd, w.patience, cmd.Start)
 	if err != nil {
 		w.t.Error(err)
 	}
