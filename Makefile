@@ -163,7 +163,7 @@ test-debian: setup-debian build ## a whole Debian: apt-get, nginx, redis under l
 	BRIG_TEST_DEBIAN=1 $(GO) test -count=1 -v -timeout 20m ./test/debian
 
 test-fault: setup build ## kills, crowds and full disks, five times as many as in make test
-	BRIG_FAULT_SCALE=5 $(GO) test -count=1 -v -timeout 20m ./test/fault
+	BRIG_FAULT_SCALE=5 $(GO) test -count=1 -v -timeout 60m ./test/fault
 	BRIG_FAULT_SCALE=5 $(GO) test -count=1 -v -timeout 40m -run "Killed|Crowd" ./test/runtime
 
 test-powercut: setup build ## cuts the power after, and fails, every single write of pull, load, rmi, run and others: some 20 minutes
@@ -187,8 +187,10 @@ test-guest-stories: build setup-guest ## the stories of the command line in it, 
 test-escape: setup build ## known escapes, races of a minute each and loops of a thousand
 	BRIG_ESCAPE_SECONDS=60 $(GO) test -count=1 -v -timeout 60m ./test/escape
 
-test-levels: setup guest-kernel build ## the stories with containers of levels chroot, gvisor and vm, for which it builds a kernel
+test-levels: setup guest-kernel build ## stories, attacks and kills at levels chroot, gvisor and vm, for which it builds a kernel
 	$(GO) test -count=1 -v -timeout 60m -run 'ChrootStories|GVisorStories|VMStories' ./test/script
+	BRIG_TEST_LEVELS=1 $(GO) test -count=1 -v -timeout 60m -run 'AtLevels' ./test/escape
+	BRIG_FAULT_SCALE=5 $(GO) test -count=1 -v -timeout 60m -run 'Levels|SelftestKilled' ./test/fault
 
 test-trust: setup ## the signature policy with the real cosign, which the first time takes ten minutes to build
 	BRIG_TEST_COSIGN=1 $(GO) test -count=1 -v -timeout 40m ./internal/image/trust ./internal/engine/transfer -run 'Sign|Cosign|Policy'

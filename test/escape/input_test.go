@@ -51,6 +51,9 @@ func TestCVE_2024_40635(t *testing.T) {
 			}
 		}
 	}
+	if os.Getenv(isolationEnv) == "container,userns" {
+		return // its users are some 65,536
+	}
 	if got := must(t, "exec", "-u", "2147483647", id, "id", "-u"); got != "2147483647" {
 		t.Errorf("the greatest user is %q", got)
 	}
@@ -112,6 +115,9 @@ func TestCVE_2021_41091(t *testing.T) {
 		err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
 			if err != nil {
 				return nil // gone meanwhile
+			}
+			if strings.HasPrefix(path, filepath.Join(state, "root")+"/") {
+				return fs.SkipDir // the files of a container of level chroot, below a folder that is closed
 			}
 			rel, _ := filepath.Rel(root, path)
 			switch part := strings.Split(rel, "/"); {

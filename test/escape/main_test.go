@@ -29,8 +29,9 @@ import (
 const (
 	binEnv      = "BRIG_TEST_BIN"
 	programsEnv = "BRIG_TEST_PROGRAMS" // folder with testdata/probe, built: for a machine without a compiler
-	patience    = time.Minute          // of a command: a machine without KVM is slow
 )
+
+var patience = time.Minute // of a command: a machine without KVM is slow
 
 // The world of all tests: folders that Brig makes itself, and the attacker's program.
 var root, state, probe string
@@ -98,7 +99,7 @@ func inWorld(m *testing.M) int {
 func program(name string) string { return filepath.Join(os.Getenv(binEnv), name) }
 
 func command(args ...string) *exec.Cmd {
-	return exec.Command(program("brig"), append([]string{"--root", root, "--state", state}, args...)...)
+	return exec.Command(program("brig"), append([]string{"--root", root, "--state", state}, atLevel(args)...)...)
 }
 
 // result is how a command ended.

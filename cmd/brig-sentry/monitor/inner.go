@@ -83,6 +83,9 @@ func mounts(list []specs.Mount, root int, readOnly bool) ([]specs.Mount, error) 
 		m.Destination = filepath.Clean("/" + m.Destination)
 		tmp = tmp || m.Destination == "/tmp"
 		if !wire.Bound(&m) {
+			if m.Destination == "/proc" && m.Type != "proc" {
+				return nil, errors.New("only a proc file system may be mounted on /proc") // what is bound there the box has refused
+			}
 			m.Options = last(m.Options)
 			if m.Type == "tmpfs" && !kernels(m.Destination) {
 				place, err := cover(root, m.Destination)
