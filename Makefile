@@ -187,10 +187,11 @@ test-guest-stories: build setup-guest ## the stories of the command line in it, 
 test-escape: setup build ## known escapes, races of a minute each and loops of a thousand
 	BRIG_ESCAPE_SECONDS=60 $(GO) test -count=1 -v -timeout 60m ./test/escape
 
-test-levels: setup guest-kernel build ## stories, attacks and kills at levels chroot, gvisor and vm, for which it builds a kernel
+test-levels: setup guest-kernel build ## stories, attacks, kills and real programs (apt-get, nginx, redis, PostgreSQL, Go) at levels chroot, gvisor and vm, for which it builds a kernel
 	$(GO) test -count=1 -v -timeout 60m -run 'ChrootStories|GVisorStories|VMStories' ./test/script
 	BRIG_TEST_LEVELS=1 $(GO) test -count=1 -v -timeout 60m -run 'AtLevels' ./test/escape
 	BRIG_FAULT_SCALE=5 $(GO) test -count=1 -v -timeout 60m -run 'Levels|SelftestKilled' ./test/fault
+	BRIG_TEST_LEVELS=1 $(GO) test -count=1 -v -timeout 120m ./test/software
 
 test-trust: setup ## the signature policy with the real cosign, which the first time takes ten minutes to build
 	BRIG_TEST_COSIGN=1 $(GO) test -count=1 -v -timeout 40m ./internal/image/trust ./internal/engine/transfer -run 'Sign|Cosign|Policy'

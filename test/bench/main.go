@@ -76,7 +76,7 @@ func main() {
 		}
 	}
 	if !machine.Inside() && pick.MatchString(serverCase) {
-		tarball, err := machine.DebianTarball(".cache", serverPackages...)
+		tarball, err := machine.DebianTarball(".cache", machine.Servers()...)
 		if err != nil {
 			fatal(err)
 		}

@@ -21,9 +21,6 @@ const (
 	serverRef  = "bench/servers:latest"
 )
 
-// serverPackages are the servers, and what loads them.
-var serverPackages = []string{"nginx-light", "redis-server", "redis-tools", "postgresql", "wrk"}
-
 // server is a program that listens on $PORT, and who loads it. Both are of the same packages for all engines.
 type server struct {
 	name   string

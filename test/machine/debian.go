@@ -8,6 +8,11 @@ import (
 	"strings"
 )
 
+// Servers are Debian's packages of servers, of what loads them, and of a language, which bench and tests run: one tarball for all.
+func Servers() []string {
+	return []string{"nginx-light", "redis-server", "redis-tools", "postgresql", "wrk", "python3"}
+}
+
 // DebianTarball makes, or finds in the folder cache, the root file system of a minimal Debian 12 with the given packages more, from
 // the package mirrors that this machine is set up with. It takes half a minute and some 100 MB.
 func DebianTarball(cache string, packages ...string) (string, error) {
