@@ -34,6 +34,7 @@ func allCases() []testcase {
 		{serverCase, servers},
 		{crowdCase, crowd},
 		{levelCase, levels},
+		{vmCase, vmStarts},
 		{"memory of an idle container", memory},
 	}
 }

@@ -131,8 +131,8 @@ func (v *vm) end() {
 
 // commandLine is the kernel's. It panics aloud, and says nothing else; a machine that has panicked ends.
 func commandLine(m *wire.Machine, begun stamp) string {
-	// Code is patched as little as may be: an emulator translates all of it again that is near.
-	line := "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t no_timer_check noreplace-smp dummy.numdummies=0 rdinit=/init"
+	// Code is patched as little as may be: an emulator translates all of it again that is near. The agent's goroutines are not to be interrupted for having been slow.
+	line := "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t no_timer_check noreplace-smp dummy.numdummies=0 rdinit=/init GODEBUG=asyncpreemptoff=1"
 	if m.Accel == wire.AccelTCG {
 		if khz := begun.khz(); khz > 0 {
 			line += fmt.Sprintf(" tsc=reliable tsc_early_khz=%d", khz)
