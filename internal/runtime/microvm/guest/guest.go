@@ -81,6 +81,13 @@ func settle() error {
 			return err
 		}
 	}
+	// What can be done before the monitor is asked anything is in a template already.
+	if err := loopback(); err != nil {
+		return err
+	}
+	for _, c := range [...]string{"cpuset", "cpu", "io", "memory", "pids"} {
+		_ = os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+"+c), 0) // package oci names the one that it needs
+	}
 	// What a program wrote through a mapping is only in the machine until it is written back, and SIGKILL ends the machine.
 	if err := os.WriteFile("/proc/sys/vm/dirty_writeback_centisecs", []byte("100"), 0); err != nil {
 		return err

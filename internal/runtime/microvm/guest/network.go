@@ -1,11 +1,11 @@
 package guest
 
 import (
+	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -21,47 +21,65 @@ func network(links []wire.Link) error {
 		return err
 	}
 	defer c.Close()
-	lo, err := c.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	var r netlink.Request
-	r.SetUp(lo.Index)
-	if err := c.Do(&r, nil); err != nil {
-		return err
-	}
-	found, err := byMAC()
+	found, err := byMAC(c)
 	if err != nil {
 		return err
 	}
 	for i := range links {
-		if err := link(c, &links[i], found[strings.ToLower(links[i].MAC)]); err != nil {
+		if err := link(c, &links[i], found[links[i].MAC]); err != nil {
 			return fmt.Errorf("network interface %s: %w", links[i].Name, err)
 		}
 	}
 	return nil
 }
 
-// byMAC are the names of the machine's interfaces.
-func byMAC() (map[string]string, error) {
-	const class = "/sys/class/net"
-	names := map[string]string{}
-	entries, err := os.ReadDir(class)
-	for _, e := range entries {
-		if mac, err := os.ReadFile(filepath.Join(class, e.Name(), "address")); err == nil && e.Name() != "lo" {
-			names[strings.TrimSpace(string(mac))] = e.Name()
-		}
-	}
-	return names, err
-}
-
-func link(c *netlink.Conn, l *wire.Link, name string) error {
-	if name == "" {
-		return fmt.Errorf("the machine has none with the address %s", l.MAC)
-	}
-	at, err := c.LinkByName(name)
+// loopback sets lo up.
+func loopback() error {
+	c, err := netlink.Dial(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
+	}
+	defer c.Close()
+	lo, err := c.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	var r netlink.Request
+	r.SetUp(lo.Index)
+	return c.Do(&r, nil)
+}
+
+// byMAC are the machine's interfaces.
+func byMAC(c *netlink.Conn) (map[string]netlink.Link, error) {
+	const skipStats = 8 // RTEXT_FILTER_SKIP_STATS of linux/rtnetlink.h
+	found := map[string]netlink.Link{}
+	var r netlink.Request
+	r.Start("list interfaces", unix.RTM_GETLINK, unix.NLM_F_DUMP, make([]byte, unix.SizeofIfInfomsg))
+	r.Uint32(unix.IFLA_EXT_MASK, skipStats)
+	err := c.Do(&r, func(typ uint16, b []byte) {
+		if typ != unix.RTM_NEWLINK || len(b) < unix.SizeofIfInfomsg {
+			return
+		}
+		l, mac := netlink.Link{Index: binary.NativeEndian.Uint32(b[4:])}, ""
+		netlink.Attributes(b[unix.SizeofIfInfomsg:], func(attr uint16, v []byte) {
+			switch {
+			case attr == unix.IFLA_IFNAME:
+				l.Name = netlink.Text(v)
+			case attr == unix.IFLA_MTU && len(v) == 4:
+				l.MTU = binary.NativeEndian.Uint32(v)
+			case attr == unix.IFLA_ADDRESS:
+				mac = net.HardwareAddr(v).String()
+			}
+		})
+		found[mac] = l
+	})
+	return found, err
+}
+
+func link(c *netlink.Conn, l *wire.Link, at netlink.Link) error {
+	name := at.Name
+	if name == "" {
+		return fmt.Errorf("the machine has none with the address %s", l.MAC)
 	}
 	// No address is made up, nor taken from an advertisement: the host's network says what there is.
 	for _, set := range [][2]string{{"accept_dad", "0"}, {"accept_ra", "0"}} {

@@ -72,10 +72,6 @@ func resume(m *wire.Machine, nics []nic) (_ *vm, err error) {
 		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%d,mem-path=/proc/self/fd/%d,share=on", m.Memory, firstFile+5),
 		"-chardev", fmt.Sprintf("socket,id=fs,fd=%d", firstFile+3),
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", firstFile+4), "-mon", "chardev=qmp,mode=control")
-	for i, n := range nics {
-		args = append(args, "-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, firstFile+len(files)))
-		files = append(files, n.tap)
-	}
 	if err := v.start(m, args, files); err != nil {
 		return nil, err
 	}
@@ -104,13 +100,22 @@ func resume(m *wire.Machine, nics []nic) (_ *vm, err error) {
 			return nil, fmt.Errorf("the machine of a template is in state %q", state)
 		}
 	}
-	add := []map[string]any{{"driver": "vhost-user-fs-pci", "chardev": "fs", "tag": wire.TreeTag}}
-	for i, n := range nics {
-		add = append(add, map[string]any{"driver": "virtio-net-pci", "netdev": "net" + strconv.Itoa(i), "mac": n.link.MAC, "romfile": "", "disable-legacy": "on"})
+	plug := func(device map[string]any) error {
+		device["bus"] = "pci.0"
+		return q.Do("device_add", device, nil)
 	}
-	for i, device := range add {
-		device["id"], device["bus"] = "late"+strconv.Itoa(i), "pci.0"
-		if err := q.Do("device_add", device, nil); err != nil {
+	if err := plug(map[string]any{"driver": "vhost-user-fs-pci", "chardev": "fs", "tag": wire.TreeTag}); err != nil {
+		return nil, err
+	}
+	for i, n := range nics {
+		name := "net" + strconv.Itoa(i)
+		if err := q.Do("getfd", map[string]any{"fdname": name}, nil, int(n.tap.Fd())); err != nil {
+			return nil, err
+		}
+		if err := q.Do("netdev_add", map[string]any{"type": "tap", "id": name, "fd": name}, nil); err != nil {
+			return nil, err
+		}
+		if err := plug(map[string]any{"driver": "virtio-net-pci", "netdev": name, "mac": n.link.MAC, "romfile": "", "disable-legacy": "on"}); err != nil {
 			return nil, err
 		}
 	}
