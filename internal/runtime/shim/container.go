@@ -6,8 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -275,15 +273,15 @@ func (c *container) onExit(e api.Exit) {
 			e.OOMKilled = true
 		}
 		e.OOMKilled = e.OOMKilled || c.told == boxed.ToldOOM
-		if n, is := strings.CutPrefix(c.told, boxed.ToldSignal); is && n == strconv.Itoa(e.Code-128) {
-			e.Signal = e.Code - 128
-		}
 		crowded = e.Code != 0 && (g.ForksRefused() > 0 || c.told == boxed.ToldCrowded)
 		if !c.ownPIDs { // else all its processes ended with the first
 			g.Kill(unix.SIGKILL)
 		}
 	} else if c.root != "" {
 		_ = proc.KillRooted(c.root) // who cleans up tells
+	}
+	if c.box && e.Signal == 0 {
+		e.Signal = boxed.SignalOf(c.told, e.Code)
 	}
 	if c.told == boxed.ToldLost && e.Signal == 0 {
 		e.Error = "what it ran in has ended, and the container with it: the end of its log says why"

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -25,14 +26,22 @@ const (
 const BundleName = "box"
 
 // What a monitor tells of the end inside, of which the box's control group knows nothing: that memory ran out, that it failed after it had come to its limit of processes, or that what
-// it ran in has ended, and it with that. ToldSignal, with a number behind it, says that the process inside died of that signal: the monitor, as the first process of its PID namespace, ends
-// with 128 and the number instead.
+// it ran in has ended, and it with that; or, with its number behind it, the signal that ended it, of which the first process of a PID namespace cannot die.
 const (
 	ToldOOM     = "oom"
 	ToldCrowded = "crowded"
 	ToldLost    = "lost"
 	ToldSignal  = "signal "
 )
+
+// SignalOf is the signal that a monitor which ended with that exit status has told; 0: none.
+func SignalOf(told string, code int) int {
+	number, ok := strings.CutPrefix(told, ToldSignal)
+	if n, err := strconv.Atoi(number); ok && err == nil && n > 0 && n <= 64 && code == 128+n {
+		return n
+	}
+	return 0
+}
 
 // Arguments that the monitor is executed with.
 const (

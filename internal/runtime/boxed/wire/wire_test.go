@@ -51,6 +51,18 @@ func TestExecEnviron(t *testing.T) {
 	}
 }
 
+// TestSignalOf: what is told and the exit status have to agree.
+func TestSignalOf(t *testing.T) {
+	for told, want := range map[string]int{"signal 11": 11, "signal 9": 0, "signal": 0, "signal x": 0, "signal -117": 0, "monitor": 0, "": 0} {
+		if got := SignalOf(told, 139); got != want {
+			t.Errorf("%q: %d, want %d", told, got, want)
+		}
+	}
+	if got := SignalOf("signal 127", 255); got != 0 {
+		t.Error("a signal that there is not: ", got)
+	}
+}
+
 // TestBound: what is the host's is in the box, what a kernel makes is not.
 func TestBound(t *testing.T) {
 	for _, tc := range []struct {

@@ -99,7 +99,8 @@ func (s *session) exec(c *net.UnixConn) error {
 			default:
 			}
 			code, err := t.result()
-			f := wire.Frame{Kind: wire.Exit, Body: []byte{byte(code), 0, t.ranOut()}}
+			sig, lacked := t.ends()
+			f := wire.Frame{Kind: wire.Exit, Body: []byte{byte(code), sig, lacked}}
 			if err != nil {
 				f = wire.Frame{Kind: wire.Failed, Body: append([]byte{byte(code)}, err.Error()...)}
 			}

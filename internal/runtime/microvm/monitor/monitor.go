@@ -94,7 +94,7 @@ func run() (int, error) {
 	}
 	tell(boxed.Begun{})
 	code, err = s.wait(first)
-	why := tells(first.ranOut())
+	why := tells(first.ends())
 	if err != nil {
 		why = boxed.ToldLost
 	}

@@ -94,7 +94,7 @@ func untilEnd(c *net.UnixConn) (int, error) {
 	}
 	code, err := answer(&f, nil)
 	if f.Kind == wire.Exit && err == nil {
-		if why := tells(f.Body[2]); why != "" {
+		if why := tells(f.Body[1], f.Body[2]); why != "" {
 			_ = os.WriteFile(boxed.ToldPath, []byte(why), 0o600) // it is but the reason
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -230,6 +231,7 @@ type stream struct {
 	credit int // bytes of input that may be sent
 	ended  bool
 	code   int
+	sig    byte // that ended it, 0: none did
 	lacked byte // what had run out in the machine: wire.EndMemory, wire.EndCrowded
 	err    error
 	early  []wire.Frame // orders that came before the process was there
@@ -325,9 +327,9 @@ func (t *stream) take(f *wire.Frame) (over bool, err error) {
 		}
 		t.credit += int(n)
 	case wire.Exit:
-		t.code, t.lacked, t.ended = int(f.Body[0]), f.Body[2], true
-		if sig := f.Body[1]; sig != 0 {
-			t.code = 128 + int(sig)
+		t.code, t.sig, t.lacked, t.ended = int(f.Body[0]), f.Body[1], f.Body[2], true
+		if t.sig != 0 {
+			t.code = 128 + int(t.sig)
 		}
 		return true, nil
 	}
@@ -402,20 +404,22 @@ func (t *stream) result() (int, error) {
 	return t.code, t.err
 }
 
-// ranOut is what had run out in the machine: wire.EndMemory, wire.EndCrowded.
-func (t *stream) ranOut() byte {
+// ends is by which signal it has ended, 0 for none, and what had run out in the machine: wire.EndMemory, wire.EndCrowded.
+func (t *stream) ends() (sig, lacked byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.lacked
+	return t.sig, t.lacked
 }
 
 // tells is what the keeper is to know of an end, by package boxed/wire; empty: nothing.
-func tells(lacked byte) string {
+func tells(sig, lacked byte) string {
 	switch {
 	case lacked&wire.EndMemory != 0:
 		return boxed.ToldOOM
 	case lacked&wire.EndCrowded != 0:
 		return boxed.ToldCrowded
+	case sig != 0:
+		return boxed.ToldSignal + strconv.Itoa(int(sig))
 	}
 	return ""
 }

@@ -141,7 +141,7 @@ func TestEnds(t *testing.T) {
 		code int
 		err  string
 	}{
-		"signal":         {exited(137, 9, 0), 137, "<nil>"},
+		"signal":         {exited(139, 11, 0), 139, "<nil>"},
 		"memory":         {exited(137, 9, 1), 137, "<nil>"},
 		"processes":      {exited(2, 0, 2), 2, "<nil>"},
 		"no command":     {wire.Frame{Kind: wire.Failed, Stream: wire.First, Body: []byte(string(api.CommandNotFound) + "\x00exec x: not\x1b[31m there")}, exitNotFound, "exec x: not [31m there"},
@@ -161,8 +161,8 @@ func TestEnds(t *testing.T) {
 			if code, err := g.ends(); code != c.code || !strings.Contains(err, c.err) {
 				t.Errorf("exit status %d, %q; want %d, %q", code, err, c.code, c.err)
 			}
-			if want := map[string]string{"memory": "oom", "processes": "crowded"}[name]; tells(g.first.ranOut()) != want {
-				t.Errorf("the keeper is told %q, not %q", tells(g.first.ranOut()), want)
+			if want := map[string]string{"memory": "oom", "processes": "crowded", "signal": "signal 11"}[name]; tells(g.first.ends()) != want {
+				t.Errorf("the keeper is told %q, not %q", tells(g.first.ends()), want)
 			}
 		})
 	}
