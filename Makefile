@@ -188,7 +188,7 @@ test-escape: setup build ## known escapes, races of a minute each and loops of a
 	BRIG_ESCAPE_SECONDS=60 $(GO) test -count=1 -v -timeout 60m ./test/escape
 
 test-levels: setup guest-kernel build ## stories, attacks, kills and real programs (apt-get, nginx, redis, PostgreSQL, Go) at levels chroot, gvisor and vm, for which it builds a kernel
-	$(GO) test -count=1 -v -timeout 60m -run 'ChrootStories|GVisorStories|VMStories' ./test/script
+	BRIG_TEST_LEVELS=1 $(GO) test -count=1 -v -timeout 90m -run 'ChrootStories|GVisorStories|VMStories' ./test/script
 	BRIG_TEST_LEVELS=1 $(GO) test -count=1 -v -timeout 60m -run 'AtLevels' ./test/escape
 	BRIG_FAULT_SCALE=5 $(GO) test -count=1 -v -timeout 60m -run 'Levels|SelftestKilled' ./test/fault
 	BRIG_TEST_LEVELS=1 $(GO) test -count=1 -v -timeout 120m ./test/software

@@ -36,6 +36,7 @@ var programs = []string{"brig", "brig-oci", "brig-image", "brigd"}
 
 func TestMain(m *testing.M) {
 	machine.Forbid()
+	echoProgram()
 	if os.Geteuid() == 0 {
 		if err := findPrograms(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -156,7 +157,7 @@ func tell(t *testing.T, files []string, level string) {
 			env.Setenv("IMAGE", "brig/base")
 			env.Setenv("BRIG_BIN", os.Getenv(binEnv))
 			env.Setenv("BRIG_ISOLATION", level)
-			env.Setenv("TEST_PROGRAM", testProgram()) // without-namespaces PROGRAM ARGS…, or without-mounts: see machine.Forbid
+			env.Setenv("TEST_PROGRAM", testProgram()) // without-namespaces PROGRAM ARGS…, or without-mounts: see machine.Forbid; udp-echo PORT
 			env.Defer(func() {
 				leaveNothing(env.T().(serial).T, before, filepath.Join(os.Getenv(binEnv), "brig"), env.Vars)
 				os.RemoveAll(state)
@@ -165,8 +166,11 @@ func tell(t *testing.T, files []string, level string) {
 		},
 		Cmds: commands,
 		Condition: func(cond string) (bool, error) {
-			if cond == "chroot" || cond == "gvisor" {
+			switch cond {
+			case "chroot", "gvisor":
 				return level == cond, nil
+			case "machine":
+				return level == "vm", nil
 			}
 			return condition(cond)
 		},
@@ -212,7 +216,7 @@ func (s serial) Run(name string, f func(testscript.T)) {
 }
 
 // condition says what a story can ask of this machine: [cgroup1], [cgroup2], [erofs], [ipv6], whether it is told as a normal user: [rootless], at level
-// chroot: [chroot], at level gvisor: [gvisor], whether containers have control groups: [groups], whether brig-sentry is built: [sentry]; and whether there can be virtual machines: [vm].
+// chroot: [chroot], at level gvisor: [gvisor], at level vm: [machine], whether containers have control groups: [groups], whether brig-sentry is built: [sentry]; and whether there can be virtual machines: [vm].
 func condition(cond string) (bool, error) {
 	exists := func(path string) (bool, error) { _, err := os.Stat(path); return err == nil, nil }
 	switch cond {
@@ -223,7 +227,7 @@ func condition(cond string) (bool, error) {
 	case "erofs":
 		all, err := os.ReadFile("/proc/filesystems")
 		return strings.Contains(string(all), "\terofs\n"), err
-	case "rootless", "chroot", "gvisor":
+	case "rootless", "chroot", "gvisor", "machine":
 		return false, nil
 	case "sentry":
 		return exists(filepath.Join(os.Getenv(binEnv), "brig-sentry"))

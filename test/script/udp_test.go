@@ -23,16 +23,32 @@ func cmdUDPEcho(ts *testscript.TestScript, neg bool, args []string) {
 	conn, err := listenIn(strings.TrimSpace(ts.ReadFile(args[0])), ":"+args[1])
 	ts.Check(err)
 	ts.Defer(func() { conn.Close() })
-	go func() {
-		buf := make([]byte, 1500)
-		for {
-			n, from, err := conn.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			_, _ = conn.WriteTo(append([]byte("got "), buf[:n]...), from)
+	go echo(conn)
+}
+
+// echo answers what comes, to the end of the connection.
+func echo(conn net.PacketConn) error {
+	buf := make([]byte, 1500)
+	for {
+		n, from, err := conn.ReadFrom(buf)
+		if err != nil {
+			return err
 		}
-	}()
+		_, _ = conn.WriteTo(append([]byte("got "), buf[:n]...), from)
+	}
+}
+
+// echoProgram is `$TEST_PROGRAM udp-echo PORT`, in a container whose network is not the host's to enter.
+func echoProgram() {
+	if len(os.Args) != 3 || os.Args[1] != "udp-echo" {
+		return
+	}
+	conn, err := net.ListenPacket("udp", ":"+os.Args[2])
+	if err == nil {
+		err = echo(conn)
+	}
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
 }
 
 // listenIn opens a UDP socket in the network namespace of process pid. The thread that went there is not used again.
