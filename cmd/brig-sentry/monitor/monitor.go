@@ -117,6 +117,9 @@ func begin(signals <-chan os.Signal) (*sandbox, error) {
 	if err := os.WriteFile(filepath.Join(bundleDir, "config.json"), data, 0o600); err != nil {
 		return nil, err
 	}
+	if folder(spec.Process.Cwd) == unix.ENOTDIR { // the gofer would end without a word
+		return nil, nowhere(spec.Process, unix.ENOTDIR)
+	}
 	c, err := container.New(conf, container.Args{ID: sandboxID, Spec: spec, BundleDir: bundleDir, Attached: true})
 	if err != nil {
 		return nil, fmt.Errorf("gVisor: %w", err)
@@ -194,8 +197,8 @@ func cause(err error, p *specs.Process) error {
 	command := p.Args[0]
 	words, code := "", exitNotRunnable
 	switch {
-	case strings.Contains(said, unix.ENOENT.Error()) && missing(p.Cwd):
-		return failure{fmt.Errorf("exec %s: working directory %s: no such file or directory", command, p.Cwd), code}
+	case strings.Contains(said, unix.ENOENT.Error()) && folder(p.Cwd) == unix.ENOENT:
+		return nowhere(p, unix.ENOENT)
 	case strings.Contains(said, unix.ENOENT.Error()) && strings.Contains(command, "/"):
 		words, code = "no such file or directory in the container, or its interpreter is not there", exitNotFound
 	case strings.Contains(said, unix.ENOENT.Error()), strings.Contains(said, "executable file not found"):
@@ -212,16 +215,21 @@ func cause(err error, p *specs.Process) error {
 	return failure{fmt.Errorf("exec %s: %s", command, words), code}
 }
 
-// missing reports whether a folder is not in the container's tree. What the Sentry has mounted over that only it knows: then gVisor did not fail for it.
-func missing(dir string) bool {
+// nowhere is about a process whose working directory is none.
+func nowhere(p *specs.Process, why error) error {
+	return failure{fmt.Errorf("exec %s: working directory %s: %w", p.Args[0], p.Cwd, why), exitNotRunnable}
+}
+
+// folder is why a folder is none in the container's tree, as far as that is known. What the Sentry has mounted over that only it knows: then gVisor did not fail for it.
+func folder(dir string) error {
 	root, err := unix.Open(wire.RootPath, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return false
+		return nil
 	}
 	defer unix.Close(root)
-	fd, err := unix.Openat2(root, "./"+dir, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	fd, err := unix.Openat2(root, "./"+dir, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
 	if err == nil {
 		unix.Close(fd)
 	}
-	return errors.Is(err, unix.ENOENT)
+	return err
 }
