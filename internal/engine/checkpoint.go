@@ -128,6 +128,9 @@ func checkpointName(name string) error {
 
 // savable refuses containers of levels that save nothing.
 func (e *Engine) savable(c *api.Container) error {
+	if c.Spec.Pod != "" {
+		return api.Errorf(api.Unsupported, "container %s is of a pod: what it shares with others cannot be saved for one", c.Name)
+	}
 	l, err := e.level(c.Spec.Isolation)
 	if err != nil {
 		return err

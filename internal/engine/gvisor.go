@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 
@@ -19,7 +20,18 @@ const leastMemory = 32 << 20
 
 func gvisorRefuses() []refusal {
 	return []refusal{
-		{"--pod", "the containers of a pod share namespaces", func(s *api.ContainerSpec) bool { return s.Pod != "" }},
+		{
+			"limits in a pod, --memory and --cpus among them", "the Sentry has no control groups for its containers: give --memory and --cpus to `brig pod create`",
+			func(s *api.ContainerSpec) bool {
+				return s.Pod != "" && !s.Infra && !reflect.DeepEqual(s.Limits, api.Resources{})
+			},
+		},
+		{
+			"--ipc and --uts in a pod", "the Sentry has one of each for all its containers",
+			func(s *api.ContainerSpec) bool {
+				return s.Pod != "" && !s.Infra && s.Namespaces.IPC+s.Namespaces.UTS != ""
+			},
+		},
 		{
 			"--memory below 32m", "the Sentry, its gofer and the monitor take 20 MiB of it themselves",
 			func(s *api.ContainerSpec) bool { return s.Limits.Memory > 0 && s.Limits.Memory < leastMemory },

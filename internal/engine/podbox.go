@@ -66,6 +66,9 @@ func checkPodLevel(s *api.PodSpec) error {
 	if !shares(&api.Pod{Spec: *s}, api.ShareNet) {
 		return api.Errorf(api.Unsupported, "isolation level %s does not know pods that do not share their network: it is that of the one kernel: add net to --share", s.Isolation)
 	}
+	if s.Isolation == api.IsolationGVisor && !(shares(&api.Pod{Spec: *s}, api.ShareIPC) && shares(&api.Pod{Spec: *s}, api.ShareUTS)) {
+		return api.Errorf(api.Unsupported, "isolation level %s does not know pods that do not share ipc and uts: its Sentry has one of each for all containers: add them to --share", s.Isolation)
+	}
 	return nil
 }
 

@@ -72,14 +72,14 @@ func (s *sandbox) one(c *net.UnixConn) wire.Outcome {
 				return
 			}
 			if err != nil || n != 1 {
-				_ = s.c.Sandbox.SignalProcess(sandboxID, pid, unix.SIGKILL, false) // it is ending
+				_ = s.c.Sandbox.SignalProcess(s.c.ID, pid, unix.SIGKILL, false) // it is ending
 				return
 			}
 			sig := syscall.Signal(b[0])
-			_ = s.c.Sandbox.SignalProcess(sandboxID, pid, sig, terminal && fromTerminal(sig))
+			_ = s.c.Sandbox.SignalProcess(s.c.ID, pid, sig, terminal && fromTerminal(sig))
 		}
 	}()
-	ws, err := s.c.Sandbox.WaitPID(sandboxID, pid)
+	ws, err := s.c.Sandbox.WaitPID(s.c.ID, pid)
 	ended.Store(true)
 	if err != nil {
 		return wire.Outcome{Error: err.Error(), Code: exitFailed}
@@ -152,7 +152,7 @@ func (s *sandbox) begin(x wire.Exec, streams []*os.File) (pid int32, err error) 
 	args := &control.ExecArgs{
 		Argv: p.Args, Envv: p.Env, WorkingDirectory: p.Cwd,
 		KUID: auth.KUID(p.User.UID), KGID: auth.KGID(p.User.GID), Capabilities: caps,
-		StdioIsPty: p.Terminal, ContainerID: sandboxID,
+		StdioIsPty: p.Terminal, ContainerID: s.c.ID,
 		FilePayload: control.NewFilePayload(map[int]*os.File{0: streams[0], 1: streams[1], 2: streams[2]}, nil),
 	}
 	for _, g := range p.User.AdditionalGids {

@@ -82,6 +82,10 @@ func mounts(list []specs.Mount, root int, readOnly bool) ([]specs.Mount, error) 
 	for _, m := range list {
 		m.Destination = filepath.Clean("/" + m.Destination)
 		tmp = tmp || m.Destination == "/tmp"
+		if wire.OfInfra(&m) { // which gVisor knows by its source
+			m.Type, m.Source = "tmpfs", shmSource
+			m.Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == wire.OptionInfra })
+		}
 		if !wire.Bound(&m) {
 			if m.Destination == "/proc" && m.Type != "proc" {
 				return nil, errors.New("only a proc file system may be mounted on /proc") // what is bound there the box has refused

@@ -99,12 +99,22 @@ func begin(signals <-chan os.Signal) (*sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := names(spec); err != nil {
+	p, err := wire.PodOf(&user)
+	if err != nil {
+		return nil, err
+	}
+	isMember := p != nil && p.Member != ""
+	if err := names(spec, isMember); err != nil {
 		return nil, fmt.Errorf("look-ups of names: %w", err)
 	}
 	conf, err := settings(spec)
 	if err != nil {
 		return nil, err
+	}
+	if p != nil {
+		pod(spec, p)
+		joined(spec, &user)
+		conf.EnableRaw = true // whether a container of a pod has it its capabilities say
 	}
 	for _, dir := range []string{bundleDir, chrootDir} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
@@ -120,24 +130,46 @@ func begin(signals <-chan os.Signal) (*sandbox, error) {
 	if folder(spec.Process.Cwd) == unix.ENOTDIR { // the gofer would end without a word
 		return nil, nowhere(spec.Process, unix.ENOTDIR)
 	}
-	c, err := container.New(conf, container.Args{ID: sandboxID, Spec: spec, BundleDir: bundleDir, Attached: true})
-	if err != nil {
-		return nil, fmt.Errorf("gVisor: %w", err)
+	s := &sandbox{conf: conf, spec: spec}
+	if isMember {
+		s.c, s.held, err = startMember(p, conf, spec)
+	} else {
+		s.c, err = start(conf, spec)
 	}
-	s := &sandbox{c: c, conf: conf, spec: spec}
-	if restores() {
-		if err := c.Restore(conf, wire.RestoreDir, false, false); err != nil {
-			return nil, fmt.Errorf("the checkpoint: gVisor: %w", err)
-		}
-	} else if err := c.Start(conf); err != nil {
-		return nil, cause(err, spec.Process)
+	if err != nil {
+		return nil, err
 	}
 	if err := give(); err != nil {
 		return nil, err
 	}
+	if p != nil && !isMember {
+		l, err := attend()
+		if err != nil {
+			return nil, err
+		}
+		go s.members(l)
+	}
 	go s.serve(asked)
 	go s.forward(signals, 0, spec.Process.Terminal)
 	return s, nil
+}
+
+// start starts a Sentry with the user's process, or with what was saved of it.
+func start(conf *config.Config, spec *specs.Spec) (*container.Container, error) {
+	c, err := container.New(conf, container.Args{ID: sandboxID, Spec: spec, BundleDir: bundleDir, Attached: true})
+	if err != nil {
+		return nil, fmt.Errorf("gVisor: %w", err)
+	}
+	if restores() {
+		if err := c.Restore(conf, wire.RestoreDir, false, false); err != nil {
+			return nil, fmt.Errorf("the checkpoint: gVisor: %w", err)
+		}
+		return c, nil
+	}
+	if err := c.Start(conf); err != nil {
+		return nil, cause(err, spec.Process)
+	}
+	return c, nil
 }
 
 // settings are gVisor's flags for a box.

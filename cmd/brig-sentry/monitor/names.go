@@ -37,8 +37,8 @@ const (
 	answerLimit  = 15 * time.Second
 )
 
-// names makes look-ups of names work, where the container's resolv.conf asks the keeper: spec then has another resolv.conf.
-func names(spec *specs.Spec) error {
+// names makes look-ups of names work, where the container's resolv.conf asks the keeper: spec then has another resolv.conf. For a member of a pod its infra container's monitor answers.
+func names(spec *specs.Spec, member bool) error {
 	at := slices.IndexFunc(spec.Mounts, func(m specs.Mount) bool { return m.Destination == resolvConf })
 	if at < 0 {
 		return nil
@@ -50,11 +50,13 @@ func names(spec *specs.Spec) error {
 	if !bytes.Contains(data, []byte("nameserver "+resolver+"\n")) {
 		return nil
 	}
-	if err := wires(); err != nil {
-		return err
-	}
-	if err := answer(); err != nil {
-		return err
+	if !member {
+		if err := wires(); err != nil {
+			return err
+		}
+		if err := answer(); err != nil {
+			return err
+		}
 	}
 	path := wire.RunDir + "/resolv.conf"
 	data = bytes.ReplaceAll(data, []byte("nameserver "+resolver+"\n"), []byte("nameserver "+dnsServer+"\n"))

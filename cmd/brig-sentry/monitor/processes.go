@@ -11,7 +11,7 @@ import (
 
 // processes are those inside, by the numbers that they have there.
 func (s *sandbox) processes() ([]proc.Process, error) {
-	short, err := s.c.Sandbox.Processes(sandboxID)
+	short, err := s.c.Sandbox.Processes(s.c.ID)
 	if err != nil {
 		return nil, err
 	}

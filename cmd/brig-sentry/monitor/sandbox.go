@@ -3,6 +3,7 @@ package monitor
 import (
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"runtime"
@@ -22,6 +23,7 @@ type sandbox struct {
 	c    *container.Container
 	conf *config.Config
 	spec *specs.Spec
+	held net.Conn // of a pod's member: to the monitor of the Sentry, which is another box's
 }
 
 // maxLastWords bounds what is told of a Sentry that crashed, in bytes: the reason is what it says first.
@@ -45,7 +47,7 @@ func (s *sandbox) forward(signals <-chan os.Signal, pid int32, terminal bool) {
 		case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE: // of this process's own doing
 			continue
 		}
-		_ = s.c.Sandbox.SignalProcess(sandboxID, pid, n, terminal && fromTerminal(n)) // it may have ended
+		_ = s.c.Sandbox.SignalProcess(s.c.ID, pid, n, terminal && fromTerminal(n)) // it may have ended
 	}
 }
 
@@ -72,6 +74,9 @@ func give() error {
 
 // wait returns the status of the process inside, in the numbers of a shell: the first process of a PID namespace cannot die of a signal by its own hand.
 func (s *sandbox) wait() int {
+	if s.held != nil {
+		return s.waitMember()
+	}
 	ws, err := s.c.Sandbox.WaitPID(sandboxID, 1) // not s.c.Wait, which waits for the Sentry to take itself down
 	if err != nil {
 		ws, err = s.c.Wait() // it was quicker: its own status is that of the process

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -68,7 +70,11 @@ var rights = [...]string{
 const boxPids = 8192
 
 // Box gives the box what the monitor needs.
-func (Level) Box(_, box *specs.Spec) error {
+func (Level) Box(user, box *specs.Spec) error {
+	pod, err := boxed.PodOf(user)
+	if err != nil {
+		return err
+	}
 	r := specs.LinuxResources{}
 	if box.Linux.Resources != nil {
 		r = *box.Linux.Resources
@@ -77,6 +83,9 @@ func (Level) Box(_, box *specs.Spec) error {
 	r.Pids = &specs.LinuxPids{Limit: &pids}
 	box.Linux.Resources = &r
 	names := rights[:]
+	if pod != nil && pod.Member != "" { // its network is the Sentry's, of another box
+		names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return strings.HasPrefix(name, "CAP_NET_") })
+	}
 	box.Process.Capabilities = &specs.LinuxCapabilities{Bounding: names, Effective: names, Permitted: names}
 	box.Annotations[oci.AnnotationSeccomp] = oci.SeccompNesting // the Sentry and the gofer have filters of their own besides
 	box.Annotations[oci.AnnotationTells] = "1"
