@@ -125,6 +125,7 @@ func (s *sandbox) waitMember() int {
 		}
 	case <-lost:
 	}
+	_ = os.WriteFile(wire.ToldPath, []byte(wire.ToldLost), 0o600) // it is but the reason
 	fmt.Fprintln(os.Stderr, "brig: the Sentry of the pod has ended")
 	return exitLost
 }

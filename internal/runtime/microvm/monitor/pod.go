@@ -90,6 +90,7 @@ func askMember(p *boxed.Pod, signals <-chan os.Signal) (*net.UnixConn, error) {
 func untilEnd(c *net.UnixConn) (int, error) {
 	f, err := wire.Read(c, wire.MaxBody, nil)
 	if err != nil {
+		_ = os.WriteFile(boxed.ToldPath, []byte(boxed.ToldLost), 0o600) // it is but the reason
 		return exitLost, errors.New("the virtual machine of the pod has ended")
 	}
 	code, err := answer(&f, nil)
