@@ -74,7 +74,6 @@ var notGVisor = map[string]string{
 	"no-new-privileges": "nothing gains rights at this level, asked for or not, and /proc/PID/status does not say so",
 	"pods":              "it makes pods that share less than the containers of a Sentry do",
 	"pods-gvisor":       "it is told at that level in any case",
-	"pods-limits":       "it looks for processes and control groups of the host's",
 	"pods-vm":           "it chooses levels itself",
 	"preserve-fds":      "it hands open files of the host's in",
 	"privileged":        "it has no rights over the host",
@@ -104,8 +103,7 @@ var notVM = map[string]string{
 	"isolation-chroot": "it is told at that level in any case",
 	"isolation-gvisor": "it is told at that level in any case",
 	"isolation-userns": "it needs a user namespace",
-	"pods":             "a pod shares namespaces",
-	"pods-limits":      "a pod shares namespaces",
+	"pods":             "it makes pods that do not share their network",
 	"selftest":         "it chooses levels itself",
 	"userns-rootless":  "it needs a user namespace",
 }
