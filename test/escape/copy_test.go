@@ -68,8 +68,10 @@ func TestCopyBesideSwaps(t *testing.T) {
 func TestCopyRunsNothing(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "mark")
 	id := victim(t, "-e", "PATH=/evil", "brig/base", "/bin/sh", "-c", `/bin/mkdir -p /evil /lib; for p in tar xz unxz gzip unpigz zstd chroot sh; do
-		/bin/printf '#!/bin/sh\n: >`+mark+`\n' >/evil/$p; /bin/chmod 755 /evil/$p; /bin/cp /evil/$p /lib/libnss_files.so.2; done; exec /bin/sleep 100`)
-	time.Sleep(500 * time.Millisecond)
+		/bin/printf '#!/bin/sh\n: >`+mark+`\n' >/evil/$p; /bin/chmod 755 /evil/$p; /bin/cp /evil/$p /lib/libnss_files.so.2; done; exec /bin/sleep 1000`)
+	for deadline := time.Now().Add(patience); brig(t, "exec", id, "/bin/test", "-x", "/evil/sh").code != 0 && time.Now().Before(deadline); {
+		time.Sleep(100 * time.Millisecond)
+	}
 	must(t, "cp", id+":/evil", t.TempDir())
 	must(t, "cp", "README.md", id+":/evil")
 	must(t, "top", id)

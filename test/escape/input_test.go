@@ -43,7 +43,7 @@ func TestCVE_2019_16884(t *testing.T) {
 
 // Users that overflow to root, or only look like it.
 func TestCVE_2024_40635(t *testing.T) {
-	id := victim(t, "brig/base", "sleep", "100")
+	id := victim(t, "brig/base", "sleep", "1000")
 	for _, user := range []string{"2147483648", "-1", "4294967296", "4294967295", "0x0", " root", "0:4294967296", "0:-1", "1:2147483648"} {
 		for _, args := range [][]string{{"run", "--rm", "--user=" + user, "brig/base", "id", "-u"}, {"exec", "--user=" + user, id, "id", "-u"}} {
 			if r := brig(t, args...); r.code == 0 || r.out != "" || r.err == "" {
@@ -109,7 +109,7 @@ func TestCVE_2026_53488(t *testing.T) {
 
 // Folders of the engine that other users of the machine can enter; all of this runs under umask 0.
 func TestCVE_2021_41091(t *testing.T) {
-	id := victim(t, "-v", "/data", "brig/base", "sleep", "100")
+	id := victim(t, "-v", "/data", "brig/base", "sleep", "1000")
 	seen := map[string]bool{}
 	for _, top := range []string{root, state} {
 		err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {

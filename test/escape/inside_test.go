@@ -13,7 +13,7 @@ import (
 
 // Descriptors of the engine leaked into the container: runc's was a way to the machine's cgroup folder, and by that to its root.
 func TestCVE_2024_21626(t *testing.T) {
-	id := victim(t, "brig/base", "sleep", "100")
+	id := victim(t, "brig/base", "sleep", "1000")
 	list := `i=0; while [ $i -lt 256 ]; do [ -L /proc/$$/fd/$i ] && echo -n "$i "; i=$((i+1)); done; true`
 	if got := must(t, "run", "--rm", "brig/base", "sh", "-c", list); got != "0 1 2" {
 		t.Errorf("run: open descriptors %q, want 0 1 2", got)
@@ -78,7 +78,7 @@ func TestCVE_2019_5736(t *testing.T) {
 
 // Masked paths that can be read, read-only ones that can be written (the static part of both).
 func TestCVE_2025_31133_52565(t *testing.T) {
-	id := victim(t, "brig/base", "sleep", "100")
+	id := victim(t, "brig/base", "sleep", "1000")
 	masked := `for p in /proc/kcore /proc/keys /proc/timer_list /proc/latency_stats /proc/sched_debug /proc/acpi /proc/asound /proc/scsi \
 		/proc/interrupts /sys/firmware /sys/devices/virtual/powercap; do
 		if [ -d $p ]; then n=$(ls -A $p | wc -c); elif [ -e $p ]; then n=$(head -c 1 $p 2>/dev/null | wc -c); else n=0; fi
@@ -96,7 +96,7 @@ func TestCVE_2025_31133_52565(t *testing.T) {
 
 // Inheritable capabilities that are not empty, which file capabilities turn into permitted ones.
 func TestCVE_2022_29162(t *testing.T) {
-	id := victim(t, "brig/base", "sleep", "100")
+	id := victim(t, "brig/base", "sleep", "1000")
 	const none = "CapInh:\t0000000000000000"
 	for _, args := range [][]string{
 		{"run", "--rm", "brig/base"}, {"run", "--rm", "--cap-add", "SYS_ADMIN", "-u", "1000", "brig/base"},
@@ -121,7 +121,7 @@ func TestCVE_2022_0492(t *testing.T) {
 
 // An abstract socket of the engine's, which a container in the machine's network namespace can connect to.
 func TestCVE_2020_15257(t *testing.T) {
-	id := victim(t, "--network", "host", "brig/base", "sleep", "100")
+	id := victim(t, "--network", "host", "brig/base", "sleep", "1000")
 	inside := must(t, "exec", id, "cat", "/proc/net/unix")
 	machine, err := os.ReadFile("/proc/net/unix")
 	if err != nil || !strings.Contains(string(machine), "Inode") {
@@ -145,7 +145,7 @@ func TestCVE_2020_15257(t *testing.T) {
 
 // Copy Fail (2026-31431) and the other ways into the machine's kernel that the default filter closes.
 func TestCVE_2026_31431(t *testing.T) {
-	id := victim(t, "-v", probe+":/probe:ro", "brig/base", "sleep", "100")
+	id := victim(t, "-v", probe+":/probe:ro", "brig/base", "sleep", "1000")
 	for _, args := range [][]string{{"run", "--rm", "-v", probe + ":/probe:ro", "brig/base"}, {"exec", id}} {
 		got := must(t, append(args, "/probe", "syscalls")...)
 		for line := range strings.Lines(got + "\n") {

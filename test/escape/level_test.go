@@ -29,7 +29,7 @@ func attacks() []attack {
 		{"CVE_2026_53488", TestCVE_2026_53488, nil},
 		{"CVE_2021_41091", TestCVE_2021_41091, nil},
 		{"CVE_2024_21626", TestCVE_2024_21626, nil},
-		{"CVE_2019_5736", TestCVE_2019_5736, map[string]string{"chroot": "with SYS_PTRACE root of a chroot is root of the host"}},
+		{"CVE_2019_5736", TestCVE_2019_5736, map[string]string{"chroot": "with SYS_PTRACE root of a chroot is root of the host", "vm": "what it sees is the machine's own, whose agent runs as long as the machine"}},
 		{"CVE_2025_31133_52565", TestCVE_2025_31133_52565, map[string]string{"gvisor": "/proc and /sys are the Sentry's own"}},
 		{"CVE_2022_29162", TestCVE_2022_29162, nil},
 		{"CVE_2022_0492", TestCVE_2022_0492, nil},

@@ -158,7 +158,7 @@ func (o *oci) pid(id string) (pid int) {
 func TestDescriptorsAreClosed(t *testing.T) {
 	against(t, "fds", func(o *oci) string {
 		bundle := o.bundle(func(_ string, s *specs.Spec) { s.Process.Args = []string{"/probe", "fds"} })
-		id, _ := o.background(o.bundle(func(_ string, s *specs.Spec) { s.Process.Args = []string{"sleep", "100"} }))
+		id, _ := o.background(o.bundle(func(_ string, s *specs.Spec) { s.Process.Args = []string{"sleep", "1000"} }))
 		held, err := os.Open("/")
 		if err != nil {
 			o.Fatal(err)
@@ -180,7 +180,7 @@ func TestDescriptorsAreClosed(t *testing.T) {
 func TestWorkingDirectoryStaysInside(t *testing.T) {
 	attack := func(o *oci) (found string) {
 		bundle := o.bundle(func(_ string, s *specs.Spec) { shell(s, "ls -d ../../../../../../../var/lib/dpkg 2>/dev/null") })
-		id, _ := o.background(o.bundle(func(_ string, s *specs.Spec) { s.Process.Args = []string{"sleep", "100"} }))
+		id, _ := o.background(o.bundle(func(_ string, s *specs.Spec) { s.Process.Args = []string{"sleep", "1000"} }))
 		var s specs.Spec
 		readSpec(o, bundle, &s)
 		last := 24
@@ -217,7 +217,7 @@ func TestInheritableIsEmpty(t *testing.T) {
 	against(t, "inheritable", func(o *oci) (found string) {
 		const none = "CapInh:\t0000000000000000"
 		look := "while read line; do case $line in CapInh*) echo \"$line\";; esac; done </proc/self/status"
-		id, _ := o.background(o.bundle(func(_ string, s *specs.Spec) { s.Process.Args = []string{"sleep", "100"} }))
+		id, _ := o.background(o.bundle(func(_ string, s *specs.Spec) { s.Process.Args = []string{"sleep", "1000"} }))
 		for _, r := range []result{
 			o.once(o.bundle(func(_ string, s *specs.Spec) { shell(s, look) })), o.run("exec", id, "sh", "-c", look),
 			o.run("exec", "--cap", "CAP_SYS_ADMIN", id, "sh", "-c", look), o.run("exec", "--user", "1000", id, "sh", "-c", look),
@@ -254,7 +254,7 @@ func TestPasswdFifo(t *testing.T) {
 // Users that overflow to root, or leave the process root.
 func TestUserOverflow(t *testing.T) {
 	against(t, "ids", func(o *oci) (found string) {
-		id, _ := o.background(o.bundle(func(_ string, s *specs.Spec) { s.Process.Args = []string{"sleep", "100"} }))
+		id, _ := o.background(o.bundle(func(_ string, s *specs.Spec) { s.Process.Args = []string{"sleep", "1000"} }))
 		bundle := o.bundle(func(_ string, s *specs.Spec) { s.Process.Args = []string{"id", "-u"} })
 		config := filepath.Join(bundle, "config.json")
 		text, err := os.ReadFile(config)
@@ -308,7 +308,7 @@ func TestDefaultFilterClosesTheKernel(t *testing.T) {
 				s.Process.Args = args
 			}
 		}
-		id, _ := o.background(o.bundle(edit("sleep", "100")))
+		id, _ := o.background(o.bundle(edit("sleep", "1000")))
 		for _, r := range []result{o.once(o.bundle(edit("/probe", "syscalls"))), o.run("exec", id, "/probe", "syscalls")} {
 			if strings.Count(r.out, "\n") != 8 {
 				o.Error(r)

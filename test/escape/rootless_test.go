@@ -111,7 +111,7 @@ func TestInnerRoot(t *testing.T) {
 // What a normal user's Brig keeps is nobody else's to see; all of this runs under umask 0.
 func TestRootlessStateIsClosed(t *testing.T) {
 	brig, folders := asUser(t)
-	if r := brig("run", "-d", "--network", "none", "-v", "/data", "brig/base", "sleep", "100"); r.code != 0 {
+	if r := brig("run", "-d", "--network", "none", "-v", "/data", "brig/base", "sleep", "1000"); r.code != 0 {
 		t.Fatal(r)
 	}
 	seen := 0
@@ -204,7 +204,7 @@ func TestRootlessBridgesAreApart(t *testing.T) {
 		good(b("network", "create", "--internal", "quiet"))
 	}
 	good(brig("run", "-d", "--name", "web", "--network", "name=blue,ip=10.77.0.10,ip6=fd77::10", "brig/base", "httpd", "-f", "-h", "/etc"))
-	good(theirs("run", "-d", "--network", "name=blue,ip=10.77.0.11", "brig/base", "sleep", "100"))
+	good(theirs("run", "-d", "--network", "name=blue,ip=10.77.0.11", "brig/base", "sleep", "1000"))
 	for _, url := range []string{"http://10.77.0.10/hostname", "http://[fd77::10]/hostname", "http://web/hostname"} {
 		ask := []string{"brig/base", "sh", "-c", "timeout 2 wget -qO- " + url + "; exit $?"}
 		good(brig(append([]string{"run", "--rm", "--network", "blue"}, ask...)...))

@@ -57,7 +57,7 @@ func TestNoAbstractSocket(t *testing.T) {
 	against(t, "abstract", func(o *oci) string {
 		id, _ := o.background(o.bundle(func(_ string, s *specs.Spec) {
 			s.Linux.Namespaces = s.Linux.Namespaces[:4] // the host's network
-			s.Process.Args = []string{"sleep", "100"}
+			s.Process.Args = []string{"sleep", "1000"}
 		}))
 		o.create(o.bundle(nil))
 		table := o.must("exec", id, "cat", "/proc/net/unix")
@@ -88,7 +88,7 @@ func TestPsIsTheHosts(t *testing.T) {
 					o.Fatal(err)
 				}
 			}
-			s.Process.Args = []string{"sleep", "100"}
+			s.Process.Args = []string{"sleep", "1000"}
 		}))
 		r := o.run("ps", id)
 		if o.weak == "" && !strings.Contains(r.out, "sleep") {

@@ -30,21 +30,21 @@ type boundary struct {
 // roles tell processes by how their command lines begin.
 var roles = map[string]string{
 	"keeper": "brig-oci shim ", "first": "sh -c trap ", "monitor": "/box/monitor run", "gofer": "runsc-gofer ", "sentry": "runsc-sandbox ",
-	"exec": "/box/monitor exec", "virtiofsd": "/usr/lib/qemu/virtiofsd ", "machine": "/usr/bin/qemu-system",
+	"join": "/box/join exec", "exec": "/box/monitor exec", "virtiofsd": "/usr/lib/qemu/virtiofsd ", "machine": "/usr/bin/qemu-system",
 }
 
 func boundaries() []boundary {
 	return []boundary{
 		{level: "chroot", roles: []string{"command", "keeper", "first"}, rounds: 8, slow: patience},
-		{level: "gvisor", needs: []string{machine.Program("brig-sentry")}, args: []string{"-p", "8080:80"}, roles: []string{"command", "keeper", "monitor", "gofer", "sentry", "exec"},
+		{level: "gvisor", needs: []string{machine.Program("brig-sentry")}, args: []string{"-p", "8080:80"}, roles: []string{"command", "keeper", "monitor", "gofer", "sentry", "join"},
 			rounds: 8, slow: 2 * time.Minute},
 		{level: "vm", needs: []string{machine.Program("vm-kernel"), "/usr/bin/qemu-system-x86_64", "/usr/lib/qemu/virtiofsd"}, args: []string{"-p", "8080:80"},
 			roles: []string{"command", "keeper", "monitor", "virtiofsd", "machine", "exec"}, slow: 5 * time.Minute},
 	}
 }
 
-// at skips where the level cannot be used.
-func (b *boundary) at(t *testing.T) *world {
+// at skips where the level cannot be used. Machines are each started from nothing, or from a template, which is there then.
+func (b *boundary) at(t *testing.T, template bool) *world {
 	t.Helper()
 	needRoot(t)
 	if b.rounds == 0 && scale() == 1 {
@@ -55,9 +55,20 @@ func (b *boundary) at(t *testing.T) *world {
 			t.Skipf("%v: make build setup-vm guest-kernel", err)
 		}
 	}
+	t.Setenv("BRIG_VM_TEMPLATE", map[bool]string{false: "off", true: "on"}[template])
 	w := newWorld(t)
 	w.patience = b.slow
 	w.must("run", "--rm", "--isolation", b.level, "brig/base", "true")
+	for deadline := time.Now().Add(w.patience); template && b.level == "vm"; time.Sleep(100 * time.Millisecond) { // it is made beside the first machine
+		made, _ := filepath.Glob(filepath.Join(w.state, "vm/templates/[^.]*/*"))
+		making, _ := filepath.Glob(filepath.Join(w.state, "vm/templates/.new-*"))
+		if len(made) > 0 && len(making) == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("there is no template of machines: made %q, in the making %q", made, making)
+		}
+	}
 	w.base = w.things() // with what it found out about the machine
 	return w
 }
@@ -143,7 +154,7 @@ var moments = []struct {
 func TestLevelsKilled(t *testing.T) {
 	for _, b := range boundaries() {
 		t.Run(b.level, func(t *testing.T) {
-			w := b.at(t)
+			w := b.at(t, true)
 			w.must(b.run()...)
 			w.removeAll()
 			w.mustBeClean("after an undisturbed run")
@@ -167,7 +178,7 @@ func TestLevelsKilled(t *testing.T) {
 							hits[role]++
 						}
 						when := fmt.Sprintf("%s killed (%t) %s after the beginning of %s", role, hit, after.Round(time.Millisecond), m.name)
-						w.tellsOf(when, hit && m.name != "stopping" && !slices.Contains([]string{"command", "keeper", "exec"}, role))
+						w.tellsOf(when, hit && m.name != "stopping" && !slices.Contains([]string{"command", "keeper", "exec", "join"}, role))
 						w.recovers(when, rand.IntN(2) == 0)
 					})
 				}
@@ -223,7 +234,7 @@ func (w *world) tellsOf(when string, ended bool) {
 func TestLevelsRebooted(t *testing.T) {
 	for _, b := range boundaries() {
 		t.Run(b.level, func(t *testing.T) {
-			w := b.at(t)
+			w := b.at(t, false)
 			w.must(b.run("--restart", "always", "-v", "/vol")...)
 			w.must("run", "-d", "--name", "once", "--isolation", b.level, "brig/base", "sleep", "600")
 			w.must("run", "-d", "--rm", "--name", "gone", "--isolation", b.level, "brig/base", "sleep", "600")
@@ -255,7 +266,7 @@ func TestLevelsRebooted(t *testing.T) {
 func TestSelftestKilled(t *testing.T) {
 	for _, b := range boundaries() {
 		t.Run(b.level, func(t *testing.T) {
-			w := b.at(t)
+			w := b.at(t, false)
 			test := []string{"selftest", "escape", "--isolation", b.level}
 			w.must(test...)
 			w.base = w.things() // with the lock that it keeps
