@@ -42,12 +42,18 @@ func (a *app) rm() *cobra.Command {
 			p = picking(nil) // they are all named now
 		}
 		return p.each(cmd, a, args, func(name string) (string, error) {
+			stopped := false
 			if f.Changed("time") {
-				if err := a.engine().Stop(cmd.Context(), name, api.StopOptions{Timeout: &seconds}); err != nil && !errors.Is(err, api.NotFound) {
+				err := a.engine().Stop(cmd.Context(), name, api.StopOptions{Timeout: &seconds})
+				if err != nil && !errors.Is(err, api.NotFound) {
 					return name, err
 				}
+				stopped = err == nil
 			}
 			err := a.engine().Remove(cmd.Context(), name, force, volumes)
+			if stopped && errors.Is(err, api.NotFound) { // it had --rm
+				err = nil
+			}
 			if force && errors.Is(err, api.NotFound) {
 				a.complain(err) // said, but no failure: it is gone, as was asked
 				return "", nil
