@@ -123,4 +123,5 @@ type IsolationState struct {
 	Level     Isolation `json:"level"`
 	Available bool      `json:"available"`
 	Reason    string    `json:"reason,omitempty"` // why not, and what would help
+	Detail    string    `json:"detail,omitempty"` // how, where there is a choice
 }

@@ -1,18 +1,28 @@
 package engine
 
 import (
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 
 	"brig/api"
+	"brig/internal/base/rootless"
 	"brig/internal/runtime/sentry"
 )
 
+// platformVar names a platform of gVisor's.
+const platformVar = "BRIG_GVISOR_PLATFORM"
+
 // gvisor is the level whose kernel is a program, gVisor's Sentry.
-func gvisor() level {
-	l := sentry.Level{Path: sibling(sentry.Program)}
-	return level{name: api.IsolationGVisor, boxed: l, usable: l.Usable, refuses: append(boxRefuses(), gvisorRefuses()...)}
+func (e *Engine) gvisor() level {
+	l := sentry.Level{Path: sibling(sentry.Program), Platform: os.Getenv(platformVar), State: filepath.Join(e.state, "gvisor")}
+	v := level{name: api.IsolationGVisor, boxed: l, usable: l.Usable, detail: l.Detail, refuses: append(boxRefuses(), gvisorRefuses()...)}
+	if rootless.Active() { // who is refused anyhow, and could not try
+		v.usable, v.detail = l.Installed, nil
+	}
+	return v
 }
 
 // leastMemory is what gVisor's own processes need at least, in bytes, to be there at all.

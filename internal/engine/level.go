@@ -16,8 +16,9 @@ import (
 // level is one level of isolation.
 type level struct {
 	name    api.Isolation
-	boxed   boxed.Level  // nil: it is built of what package ns has
-	usable  func() error // why it cannot be used on this machine; nil: it can
+	boxed   boxed.Level   // nil: it is built of what package ns has
+	usable  func() error  // why it cannot be used on this machine; nil: it can
+	detail  func() string // what else there is to know of it here; nil: nothing
 	refuses []refusal
 	implies func(*api.ContainerSpec) // enters what the level means for the rest of a spec; nil: nothing
 }
@@ -35,7 +36,7 @@ func (e *Engine) levels() []level {
 	return []level{
 		chroot(),
 		{name: api.IsolationContainer, usable: func() error { return nil }},
-		gvisor(),
+		e.gvisor(),
 		{name: api.IsolationVM, boxed: vm, usable: vm.Usable, refuses: append(boxRefuses(), machineRefuses()...)},
 	}
 }
@@ -140,6 +141,8 @@ func (e *Engine) levelStates() []api.IsolationState {
 		s := api.IsolationState{Level: l.name, Available: true}
 		if err := l.usable(); err != nil {
 			s.Available, s.Reason = false, err.Error()
+		} else if l.detail != nil {
+			s.Detail = l.detail()
 		}
 		list = append(list, s)
 	}

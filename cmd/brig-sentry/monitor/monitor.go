@@ -44,9 +44,14 @@ const (
 // Main does what the arguments say and returns the exit status.
 func Main(args []string) int {
 	log.SetTarget(log.GoogleEmitter{Writer: &log.Writer{Next: io.Discard}})
-	if len(args) == 1 && args[0] == wire.ArgRun {
+	switch {
+	case len(args) == 3 && args[0] == argProbe:
+		return probe(args[1], args[2])
+	case len(args) == 1 && args[0] == argProbed:
+		return 0
+	case len(args) == 2 && args[0] == wire.ArgRun:
 		unix.CloseOnExec(wire.TellFD)
-		s, err := begin(catch())
+		s, err := begin(args[1], catch())
 		if err != nil {
 			return refused(err)
 		}
@@ -81,8 +86,8 @@ func tell(b wire.Begun) {
 	unix.Close(wire.TellFD)
 }
 
-// begin starts the user's process, from its configuration. The signals that come meanwhile are handed on then.
-func begin(signals <-chan os.Signal) (*sandbox, error) {
+// begin starts the user's process, from its configuration, on a platform of gVisor's. The signals that come meanwhile are handed on then.
+func begin(platform string, signals <-chan os.Signal) (*sandbox, error) {
 	asked, err := listen()
 	if err != nil {
 		return nil, err
@@ -107,7 +112,7 @@ func begin(signals <-chan os.Signal) (*sandbox, error) {
 	if err := names(spec, isMember); err != nil {
 		return nil, fmt.Errorf("look-ups of names: %w", err)
 	}
-	conf, err := settings(spec)
+	conf, err := settings(spec, platform, stateDir)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +178,7 @@ func start(conf *config.Config, spec *specs.Spec) (*container.Container, error) 
 }
 
 // settings are gVisor's flags for a box.
-func settings(spec *specs.Spec) (*config.Config, error) {
+func settings(spec *specs.Spec, platform, dir string) (*config.Config, error) {
 	config.RegisterFlags(flag.CommandLine)
 	network := "none"
 	for _, n := range spec.Linux.Namespaces {
@@ -182,9 +187,9 @@ func settings(spec *specs.Spec) (*config.Config, error) {
 		}
 	}
 	for name, value := range map[string]string{
-		"root":           stateDir,
+		"root":           dir,
 		"network":        network,
-		"platform":       "systrap",
+		"platform":       platform,
 		"ignore-cgroups": "true",
 		"host-settings":  "ignore",
 		"panic-log":      lastWords,

@@ -271,6 +271,8 @@ func (a *app) printInfo(i api.Info) {
 			if level.Reason != "" {
 				state += ": " + level.Reason
 			}
+		} else if level.Detail != "" {
+			state += " (" + level.Detail + ")"
 		}
 		a.printf(" %s: %s\n", level.Level, state)
 	}

@@ -21,7 +21,9 @@ const Program = "brig-sentry"
 
 // Level is the level's part of a box.
 type Level struct {
-	Path string // of Program on the host
+	Path     string // of Program on the host
+	Platform string // that the user asks for: KVM, Systrap or Ptrace; empty: the first of the last two that works
+	State    string // a folder that lives as long as the boot, for what was found out about platforms
 }
 
 var (
@@ -48,6 +50,15 @@ func (Level) Tells() {}
 
 // Usable says why the level cannot be used here: api.Unsupported.
 func (l Level) Usable() error {
+	if err := l.Installed(); err != nil {
+		return err
+	}
+	_, err := l.platform()
+	return err
+}
+
+// Installed says whether the program is there: api.Unsupported.
+func (l Level) Installed() error {
 	if _, err := os.Stat(l.Path); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return api.Errorf(api.Unsupported, "the program %s is not installed", Program)
@@ -70,17 +81,27 @@ var rights = [...]string{
 const boxPids = 8192
 
 // Box gives the box what the monitor needs.
-func (Level) Box(user, box *specs.Spec) error {
+func (l Level) Box(user, box *specs.Spec) error {
 	pod, err := boxed.PodOf(user)
 	if err != nil {
 		return err
 	}
+	platform, err := l.platform()
+	if err != nil {
+		return err
+	}
+	box.Process.Args = append(box.Process.Args, platform)
 	r := specs.LinuxResources{}
 	if box.Linux.Resources != nil {
 		r = *box.Linux.Resources
 	}
 	pids := int64(boxPids)
 	r.Pids = &specs.LinuxPids{Limit: &pids}
+	if platform == KVM {
+		all, major, minor := os.FileMode(0o666), int64(10), int64(232)
+		box.Linux.Devices = append(box.Linux.Devices, specs.LinuxDevice{Path: "/dev/kvm", Type: "c", Major: major, Minor: minor, FileMode: &all})
+		r.Devices = append(slices.Clone(r.Devices), specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &major, Minor: &minor, Access: "rw"})
+	}
 	box.Linux.Resources = &r
 	names := rights[:]
 	if pod != nil && pod.Member != "" { // its network is the Sentry's, of another box
