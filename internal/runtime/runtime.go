@@ -54,7 +54,7 @@ type Bundle struct {
 
 	Files []int // descriptors that the process gets as 3 and on, at most MostFiles; they stay the caller's
 
-	Restore string // a checkpoint that the container goes on from, a file of a Checkpointer's; empty: it begins
+	Restore string // a checkpoint that the container goes on from, a file of a Checkpointer's, which no other driver takes; empty: it begins
 }
 
 // MostFiles is how many files a process can be given: as many as one message to its keeper carries, with some room (SCM_MAX_FD, unix(7)).
