@@ -38,6 +38,10 @@ var notChroot = map[string]string{
 	"userns-rootless":  "it needs a user namespace",
 
 	"isolation-gvisor-checkpoint": "it chooses levels itself",
+	"vm-kernel":                   "it chooses levels itself",
+	"vm-killed":                   "it chooses levels itself",
+	"vm-network":                  "it chooses levels itself",
+	"vm-template":                 "it chooses levels itself",
 }
 
 // TestChrootStories runs every story with containers of level chroot.
