@@ -126,6 +126,14 @@ func TestEvilMachine(t *testing.T) {
 	if r := finish(t, evil("rm", "-f", id)); r.code != 0 {
 		t.Errorf("rm: %s", r)
 	}
+	// What it says runs in it is what top prints, and no more.
+	id = begin("lists")
+	for _, words := range [][]string{{}, {"aux"}, {"pid", "user", "args", "label", "groups", "capeff", "etime"}} {
+		r := finish(t, evil(append([]string{"top", id}, words...)...))
+		if r.code != 0 || strings.Count(r.out, "\n") != 2 || !strings.Contains(r.out, "made?[2J?up") || strings.Contains(r.out, "\x1b") {
+			t.Errorf("top %v: %s", words, r)
+		}
+	}
 	// What it fills is its own.
 	id = begin("fills", "--storage-opt", "size=16m")
 	eventually(t, func() string { return finish(t, evil("logs", id)).out }, "full: ")

@@ -343,11 +343,16 @@ func (c *container) Checkpoint(ctx context.Context, w io.Writer, saved func() er
 // mostProcesses bounds what a monitor tells of the processes inside, in bytes.
 const mostProcesses = 32 << 20
 
+// listLimit is how long telling them may take: who is inside may not answer.
+const listLimit = 20 * time.Second
+
 // Processes are those inside, as the monitor tells them, which may be under who is inside.
 func (c *container) Processes(ctx context.Context) (list []proc.Process, err error) {
 	if _, ok := c.level.(Teller); !ok {
 		return nil, api.Errorf(api.Unsupported, "isolation level %s does not tell the processes inside", c.level.Name())
 	}
+	ctx, cancel := context.WithTimeout(ctx, listLimit)
+	defer cancel()
 	st, err := c.ask(ctx, wire.AskProcesses)
 	if err != nil {
 		return nil, err

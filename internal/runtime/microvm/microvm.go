@@ -34,8 +34,9 @@ type Level struct {
 }
 
 var (
-	_ boxed.Level = (*Level)(nil)
-	_ boxed.Sized = (*Level)(nil)
+	_ boxed.Level  = (*Level)(nil)
+	_ boxed.Sized  = (*Level)(nil)
+	_ boxed.Teller = (*Level)(nil)
 )
 
 // Sizes, in bytes.
@@ -52,6 +53,9 @@ const boxPids = 4096
 
 // Name is the level's name.
 func (*Level) Name() string { return string(api.IsolationVM) }
+
+// Tells says that the agent tells the processes inside.
+func (*Level) Tells() {}
 
 // Program is the monitor.
 func (l *Level) Program() string { return l.Monitor }

@@ -185,7 +185,11 @@ func (a *agent) start(s *stream, body []byte) {
 		return
 	}
 	a.send(wire.Frame{Kind: wire.Started, Stream: s.id})
-	e := s.run()
+	run := s.run
+	if s.told != nil {
+		run = s.say
+	}
+	e := run()
 	why := byte(0)
 	if s.id == wire.First {
 		unix.Sync() // what was written through mappings goes to the host, before it hears of the end

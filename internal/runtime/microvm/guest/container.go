@@ -14,6 +14,7 @@ import (
 
 	"brig/api"
 	fsmount "brig/internal/kernel/mount"
+	"brig/internal/kernel/proc"
 	boxed "brig/internal/runtime/boxed/wire"
 	"brig/internal/runtime/config"
 	"brig/internal/runtime/microvm/wire"
@@ -177,15 +178,22 @@ func (c *container) ranOut(code int) (why byte) {
 type more struct {
 	Process *specs.Process `json:"process"`
 	User    string         `json:"user"`
+	Ask     string         `json:"ask"` // as boxed.Exec
 }
 
 // exec starts one more process in a container.
+//
+// Or it gathers the processes that there are, which the stream then says.
 func (a *agent) exec(s *stream, c *container, body []byte) error {
 	if c == nil {
 		return api.Errorf(api.Conflict, "the container is not running")
 	}
 	var x more
 	if err := json.Unmarshal(body, &x); err != nil || x.Process == nil {
+		if x.Ask == boxed.AskProcesses {
+			s.told, err = c.processes()
+			return err
+		}
 		return api.Errorf(api.InvalidArgument, "the process to execute cannot be read: %v", err)
 	}
 	filter, err := oci.FilterOf(c.spec.Annotations, c.spec.Linux.Seccomp)
@@ -205,4 +213,23 @@ func (a *agent) exec(s *stream, c *container, body []byte) error {
 	}
 	s.begin(p, x.Process.Terminal)
 	return p.Start()
+}
+
+// processes are those of the container, as JSON.
+func (c *container) processes() ([]byte, error) {
+	if c.made.Cgroup == nil {
+		return nil, api.Errorf(api.Unsupported, "the container has no control group")
+	}
+	pids, err := c.made.Cgroup.Pids()
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(pids)
+	list, boot := []*proc.Process{}, proc.Boot()
+	for _, pid := range pids {
+		if p, err := proc.Read(pid, boot); err == nil { // else it has ended
+			list = append(list, p)
+		}
+	}
+	return json.Marshal(list)
 }

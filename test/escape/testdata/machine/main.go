@@ -150,6 +150,20 @@ var attacks = map[string]func(m machine, stream uint32) error{
 			m.say('a', i, append([]byte{byte(i % 2)}, line...)...)
 		}
 	},
+	"lists": func(m machine, stream uint32) error { // asked for the processes in it, it makes some up
+		m.say('s', stream)
+		for {
+			kind, stream, _, err := m.hear()
+			if err != nil {
+				return err
+			}
+			if kind == 'S' {
+				m.say('s', stream)
+				m.say('o', stream, []byte(`[{"PID":1,"Comm":"c\u001b[2J","Args":["made\u001b[2J\nup"],"Start":"1970-01-01T00:00:00Z","Status":{"Uid":"0"}}]`)...)
+				m.say('x', stream, 0, 0, 0)
+			}
+		}
+	},
 	"tree": func(m machine, stream uint32) error { // what it leaves in the container's tree
 		if err := mountTree(); err != nil {
 			return err
@@ -193,7 +207,15 @@ func mountTree() error {
 	if err := os.MkdirAll("/tree", 0o755); err != nil {
 		return err
 	}
-	return unix.Mount("root", "/tree", "virtiofs", 0, "")
+	var err error
+	for range 1000 { // the device of a machine that was saved comes when it runs already
+		_ = os.WriteFile("/sys/bus/pci/rescan", []byte("1"), 0)
+		if err = unix.Mount("root", "/tree", "virtiofs", 0, ""); err == nil {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return err
 }
 
 // wait does nothing more, for ever.
