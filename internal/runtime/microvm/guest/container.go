@@ -155,6 +155,8 @@ func flagsOf(options []string) (flags []string) {
 		switch o {
 		case "ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime":
 			flags = append(flags, o)
+		case "rro": // what is mounted in it the host has made so too
+			flags = append(flags, "ro")
 		}
 	}
 	return flags

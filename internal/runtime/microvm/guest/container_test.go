@@ -35,7 +35,7 @@ func TestInside(t *testing.T) {
 	}
 	os.Symlink("/real", filepath.Join(tree, "link"))
 	os.Symlink("../../../../../../etc", filepath.Join(tree, "out"))
-	spec := specOf(specs.Mount{Type: "tmpfs", Destination: "/run"}, bind("/data"), bind("/run/secret"), bind("/safe", "ro", "noexec"), bind("/link", "nosuid"),
+	spec := specOf(specs.Mount{Type: "tmpfs", Destination: "/run"}, bind("/data"), bind("/run/secret"), bind("/safe", "rro", "noexec"), bind("/link", "nosuid"),
 		specs.Mount{Type: "overlay", Source: "overlay", Destination: "/real", Options: []string{"lowerdir=/on/the/host", "ro"}})
 	if err := insideOf(spec, tree); err != nil {
 		t.Fatal(err)
