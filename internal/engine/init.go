@@ -2,10 +2,14 @@ package engine
 
 import (
 	"context"
+	"os"
+	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"brig/api"
+	"brig/internal/base/atomicfile"
 	"brig/internal/base/lock"
 	"brig/internal/runtime/shim"
 )
@@ -31,12 +35,21 @@ func (e *Engine) Init(ctx context.Context, name string) error {
 	if err := e.cleared(ctx, &c); err != nil {
 		return err
 	}
+	if err := atomicfile.Write(e.initializedPath(c.ID), nil, 0o600, atomicfile.Volatile); err != nil {
+		return err
+	}
 	l, err := e.launch(ctx, &c, nil, false, e.snapshot, way{waits: true})
 	if err != nil {
+		_ = os.Remove(e.initializedPath(c.ID)) // it may be there or not
 		return err
 	}
 	l.leave()
 	return nil
+}
+
+// initializedPath is a file that tells a power cut's survivors that a container was initialized and not started.
+func (e *Engine) initializedPath(id string) string {
+	return filepath.Join(e.meta.Dir(id), "initialized")
 }
 
 // isInitialized reports whether a container's process waits to be executed.
@@ -70,6 +83,7 @@ func (e *Engine) startInitialized(ctx context.Context, c *api.Container, cl *loc
 		_ = e.noteNotAgain(c.ID, last, err)
 		return nil, err
 	}
+	_ = os.Remove(e.initializedPath(c.ID)) // else a power cut finds it created
 	e.note(happened(c, "start"))
 	if a == nil {
 		return nil, st.Close()
@@ -82,6 +96,14 @@ func (e *Engine) unmake(ctx context.Context, c *api.Container) error {
 	if !e.isInitialized(c.ID) {
 		return nil
 	}
+	l, err := e.lockContainer(c.ID) // who starts it has it, too
+	if err != nil {
+		return err
+	}
+	defer func() { l.Release() }()
+	if !e.isInitialized(c.ID) {
+		return nil
+	}
 	ct, err := e.existing(ctx, c)
 	if err != nil {
 		return nil //nolint:nilerr // it has gone meanwhile
@@ -91,5 +113,27 @@ func (e *Engine) unmake(ctx context.Context, c *api.Container) error {
 		return err
 	}
 	e.thaw(c)
+	if err := l.Release(); err != nil { // whoever cleans up takes it
+		return err
+	}
+	l = lock.None()
 	return <-over
+}
+
+// onlyInitialized reports whether what is left of a container's run is that it was initialized: its command was not executed, or could not be.
+func (e *Engine) onlyInitialized(id string) bool {
+	s, err := shim.ReadState(e.sandboxDir(id))
+	return err == nil && s.Waits || err != nil && exists(e.initializedPath(id))
+}
+
+// outdated reports whether what an initialized container is made of is not there any more: a container that it requires has ended, or was started since.
+func (e *Engine) outdated(c *api.Container) bool {
+	made, err := os.Stat(filepath.Join(e.sandboxDir(c.ID), shim.StateName))
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(c.Spec.Requires, func(id string) bool {
+		s, err := shim.ReadState(e.sandboxDir(id))
+		return err != nil || !running(s) || s.StartedAt.After(made.ModTime())
+	})
 }

@@ -151,9 +151,10 @@ func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, kno
 	if err := ns.DeleteCgroup(group); err != nil {
 		return err
 	}
-	if err := errors.Join(shim.RemoveRoot(dir), e.leavePod(id, &c.Spec)); err != nil {
+	if err := shim.RemoveRoot(dir); err != nil {
 		return err
 	}
+	left := e.leavePod(id, &c.Spec) // told when the rest is done
 	if c.Spec.Pod != "" {
 		removeParent(group)
 	}
@@ -161,7 +162,7 @@ func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, kno
 		return err
 	}
 	var told []api.Event
-	if state, serr := shim.ReadState(dir); known && serr == nil && state.Pid > 0 {
+	if state, serr := shim.ReadState(dir); known && serr == nil && state.Pid > 0 && !state.Waits {
 		exit := &lostExit
 		if last := e.lastExit(id); last != nil {
 			exit = &last.Exit
@@ -178,7 +179,7 @@ func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, kno
 	if len(told) > 0 {
 		e.note(told...)
 	}
-	if err != nil {
+	if err = errors.Join(err, left); err != nil {
 		return err
 	}
 	if t != nil {
@@ -196,16 +197,17 @@ func (e *Engine) notStarted(id string) {
 	}
 }
 
-// wasStarted reports whether the container ever got as far as its bundle.
+// wasStarted reports whether the container ever got as far as its bundle, and was to execute its command.
 func (e *Engine) wasStarted(id string) bool {
-	return exists(filepath.Join(e.meta.Dir(id), "config.json"))
+	return exists(filepath.Join(e.meta.Dir(id), "config.json")) && (!exists(e.initializedPath(id)) || exists(e.exitPath(id)))
 }
 
 // keepExit writes the exit status down where the shim could not, or that it is lost where the shim was killed.
 func (e *Engine) keepExit(id, dir string) error {
 	s, err := shim.ReadState(dir)
-	if err != nil { // without a state there was no process to end
+	if err != nil || s.Waits { // no command was executed
 		e.notStarted(id)
+		_ = os.Remove(e.initializedPath(id)) // it may be there or not
 		return nil
 	}
 	if exists(e.exitPath(id)) {

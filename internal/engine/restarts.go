@@ -161,7 +161,7 @@ func (e *Engine) round(ctx context.Context, id string) (again bool, err error) {
 		return false, nil
 	}
 	c, err := e.meta.Container(id)
-	if err != nil || !restartable(&c) || !e.due(&c, e.lastExit(id), false) {
+	if err != nil || !restartable(&c) || e.onlyInitialized(id) || !e.due(&c, e.lastExit(id), false) {
 		if err := e.reap(ctx, id); !errors.Is(err, errNotKept) {
 			return false, err
 		}

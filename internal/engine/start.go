@@ -100,6 +100,15 @@ func (e *Engine) start(ctx context.Context, name string, a *api.Attach, from str
 		if from != "" {
 			return nil, api.Errorf(api.Conflict, "container %s is initialized, and would begin anew: `brig stop %s` takes that back", c.Name, c.Name)
 		}
+		if e.outdated(&c) {
+			if err := cl.Release(); err != nil {
+				return nil, err
+			}
+			if err := e.unmake(ctx, &c); err != nil {
+				return nil, err
+			}
+			return e.start(ctx, c.ID, a, "")
+		}
 		return e.startInitialized(ctx, &c, cl, a)
 	}
 	if e.isRunning(c.ID) {
@@ -140,6 +149,7 @@ func (e *Engine) cleared(ctx context.Context, c *api.Container) (err error) {
 	if err := e.reap(ctx, c.ID); err != nil {
 		return err
 	}
+	_ = os.Remove(e.initializedPath(c.ID))            // it is seldom there
 	if *c, err = e.meta.Container(c.ID); err != nil { // that was all of it
 		return err
 	}

@@ -20,6 +20,7 @@ import (
 	"brig/internal/kernel/mount"
 	"brig/internal/kernel/proc"
 	"brig/internal/runtime"
+	"brig/internal/runtime/shim"
 )
 
 // column is one column of top: podman's descriptor or a format of ps -o, both by one name where both have it.
@@ -85,11 +86,8 @@ func (e *Engine) Top(ctx context.Context, name string, words []string) (api.Proc
 			}
 		}
 	}
-	if len(pids) > 0 {
-		if fd, err := unix.Open("/proc/"+strconv.Itoa(pids[0])+"/root/"+rootIn(c.Spec.Isolation), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
-			t.processRoot = fd
-			defer unix.Close(fd)
-		}
+	if t.processRoot = e.rootOfFirst(&c); t.processRoot >= 0 {
+		defer unix.Close(t.processRoot)
 	}
 	var list api.ProcessList
 	for _, col := range columns {
@@ -107,6 +105,32 @@ func (e *Engine) Top(ctx context.Context, name string, words []string) (api.Proc
 		list.Rows = append(list.Rows, row)
 	}
 	return list, nil
+}
+
+// rootOfFirst opens a container's root by its first process; -1: it has ended.
+func (e *Engine) rootOfFirst(c *api.Container) int {
+	s, err := shim.ReadState(e.sandboxDir(c.ID))
+	if err != nil {
+		return -1
+	}
+	fd, err := unix.Open("/proc/"+strconv.Itoa(s.Pid)+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	if !running(s) { // asked when it is open: it cannot become another's any more
+		unix.Close(fd)
+		return -1
+	}
+	below := rootIn(c.Spec.Isolation)
+	if below == "" {
+		return fd
+	}
+	defer unix.Close(fd)
+	root, err := unix.Openat2(fd, below, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS})
+	if err != nil {
+		return -1
+	}
+	return root
 }
 
 // processesInside are the processes that a container's level has a kernel of its own for, as that tells them; api.Unsupported where they are the host's.

@@ -39,6 +39,8 @@ func (e *Engine) Why(ctx context.Context, name string) (api.Why, error) {
 			return said("paused", "it is paused: `brig unpause %s` lets it go on", c.Name)
 		}
 		return said("running", "it runs")
+	case api.StatusInitialized:
+		return said("initialized", "it is ready, and its command has not been executed: `brig start %s`", c.Name)
 	case api.StatusCreated:
 		if c.State.Exit != nil { // it was tried
 			break

@@ -380,7 +380,7 @@ func TestGateIsPrivate(t *testing.T) {
 		t.Errorf("the container's folder: %v, %v", st.Mode(), err)
 	}
 	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", w.state(id).Pid))
-	if err != nil || len(fds) != 5 { // streams, gate, root
+	if err != nil || len(fds) != 4 { // streams, gate
 		t.Errorf("the waiting process has %v open, %v", fds, err)
 	}
 	w.must("delete", id)

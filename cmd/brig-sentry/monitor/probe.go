@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"gvisor.dev/gvisor/runsc/container"
@@ -17,9 +18,13 @@ const (
 	argProbed = "probed"
 )
 
+// probeLimit is longer than who asks waits.
+const probeLimit = 15 * time.Second
+
 // probe runs something in a Sentry on a platform, with its files in dir, and returns 0 where that ended well. It may hang: who asks has a deadline.
 func probe(platform, dir string) int {
-	runtime.LockOSThread() // which the Sentry and the gofer end with
+	time.AfterFunc(probeLimit, func() { os.Exit(exitFailed) }) // who asked may have been killed
+	runtime.LockOSThread()                                     // which the Sentry and the gofer end with
 	code, err := probed(platform, dir)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "brig-sentry: platform %s: %v\n", platform, err)

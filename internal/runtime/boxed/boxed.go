@@ -9,9 +9,11 @@
 package boxed
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -325,8 +327,8 @@ func (c *container) Checkpoint(ctx context.Context, w io.Writer, saved func() er
 		return err
 	}
 	defer st.Close()
-	chunks := &wire.Chunks{To: w, Whole: saved, Over: func() { _ = st.CloseInput() }} // it may have been killed
-	var said bounded
+	chunks := &wire.Chunks{To: w, Whole: saved, Most: mostState(), Over: func() { _ = st.CloseInput() }} // it may have been killed
+	said := bounded{most: mostSaid}
 	exit, err := st.Wait(ctx, chunks, &said)
 	cut := chunks.Close()
 	switch {
@@ -335,13 +337,24 @@ func (c *container) Checkpoint(ctx context.Context, w io.Writer, saved func() er
 	case err != nil:
 		return err
 	case len(said.b) > 0:
-		return api.Errorf(api.Unavailable, "%s", strings.TrimPrefix(strings.TrimSpace(string(said.b)), "brig: "))
+		return api.Errorf(api.Unavailable, "%s", strings.TrimPrefix(said.words(), "brig: "))
 	}
 	return api.Errorf(api.Unavailable, "%w (exit status %d)", cut, exit.Code)
 }
 
-// mostProcesses bounds what a monitor tells of the processes inside, in bytes.
-const mostProcesses = 32 << 20
+// mostState is more than the state of what runs in this machine's memory can be, in bytes.
+func mostState() int64 {
+	var s syscall.Sysinfo_t
+	_ = syscall.Sysinfo(&s) // a valid pointer: it cannot fail
+	return int64(s.Totalram)*int64(s.Unit) + 1<<30
+}
+
+// What a monitor tells of the processes inside, and says of what went wrong, is no more than this: who is inside may have made it up.
+const (
+	mostProcesses = 32768
+	mostTold      = 8 << 20 // bytes
+	mostSaid      = 4 << 10 // bytes
+)
 
 // listLimit is how long telling them may take: who is inside may not answer.
 const listLimit = 20 * time.Second
@@ -358,25 +371,58 @@ func (c *container) Processes(ctx context.Context) (list []proc.Process, err err
 		return nil, err
 	}
 	defer st.Close()
-	var told, said bounded
+	told, said := bounded{most: mostTold}, bounded{most: mostSaid}
 	exit, err := st.Wait(ctx, &told, &said)
 	if err != nil {
 		return nil, err
 	}
 	if exit.Code == 0 {
-		if err := json.Unmarshal(told.b, &list); err == nil {
+		if list, err = readProcesses(told.b); err == nil {
 			return list, nil
 		}
 	}
-	return nil, api.Errorf(api.Unavailable, "the processes inside cannot be told: %s (exit status %d)", strings.TrimSpace(string(said.b)), exit.Code)
+	return nil, api.Errorf(api.Unavailable, "the processes inside cannot be told: %s (exit status %d)", said.words(), exit.Code)
 }
 
-// bounded keeps what is written to it, up to mostProcesses bytes, and drops the rest.
-type bounded struct{ b []byte }
+// readProcesses reads a list as far as it may be long.
+func readProcesses(b []byte) (list []proc.Process, err error) {
+	d := json.NewDecoder(bytes.NewReader(b))
+	if t, err := d.Token(); err != nil || t != json.Delim('[') {
+		return nil, errors.Join(errors.New("it is no list"), err)
+	}
+	for d.More() {
+		if len(list) == mostProcesses {
+			return nil, fmt.Errorf("there are more than %d", mostProcesses)
+		}
+		var p proc.Process
+		if err := d.Decode(&p); err != nil {
+			return nil, err
+		}
+		list = append(list, p)
+	}
+	_, err = d.Token()
+	return list, err
+}
+
+// bounded keeps what is written to it, up to so many bytes, and drops the rest.
+type bounded struct {
+	b    []byte
+	most int
+}
 
 func (w *bounded) Write(b []byte) (int, error) {
-	w.b = append(w.b, b[:min(len(b), mostProcesses-len(w.b))]...)
+	w.b = append(w.b, b[:min(len(b), w.most-len(w.b))]...)
 	return len(b), nil
+}
+
+// words is what was written without what a terminal would obey.
+func (w *bounded) words() string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, string(w.b)))
 }
 
 // ask asks the monitor for something else than a process.

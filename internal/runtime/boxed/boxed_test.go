@@ -90,7 +90,7 @@ func TestBox(t *testing.T) {
 	}
 	var x Exec
 	env := b.Health.Process.Env
-	if err := json.Unmarshal([]byte(strings.TrimPrefix(env[len(env)-1], "BRIG_EXEC0=")), &x); err != nil || x.Process.Args[0] != "probe" || x.User != "www" {
+	if err := json.Unmarshal([]byte(strings.TrimPrefix(env[len(env)-1], "BRIG_EXEC=")), &x); err != nil || x.Process.Args[0] != "probe" || x.User != "www" {
 		t.Errorf("the health check's process: %q, %v", env, err)
 	}
 	if b.Health.User != "" {

@@ -17,10 +17,11 @@ const (
 	memberPids   = 1024
 )
 
-// membersPlace gives the box of a pod's infra container the folder in which the members' trees appear, in the tree that the machine sees.
+// membersPlace gives the box of a pod's infra container the folder in which the members' trees appear, in the tree that the machine sees. The folder is the host's: who is in the machine
+// must not write to it.
 func membersPlace(box *specs.Spec, p *boxed.Pod) {
 	box.Mounts = append(box.Mounts, specs.Mount{
-		Type: "bind", Source: p.Dir, Destination: wire.MembersDir, Options: []string{"bind", "rprivate", oci.OptionBeneath + boxed.RootPath},
+		Type: "bind", Source: p.Dir, Destination: wire.MembersDir, Options: []string{"bind", "ro", "nosuid", "nodev", "noexec", "rprivate", oci.OptionBeneath + boxed.RootPath},
 	})
 }
 

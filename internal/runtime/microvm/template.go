@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"brig/internal/base/lock"
 	"brig/internal/base/record"
 	"brig/internal/kernel/proc"
 	"brig/internal/runtime/boxed"
@@ -29,6 +30,9 @@ func (l *Level) fromTemplate(box *specs.Spec, n *needs, m *wire.Machine) {
 	if l.FromNothing || l.Templates == "" || m.Accel != wire.AccelTCG { // KVM boots a kernel in as much time
 		return
 	}
+	if !l.room(m.Memory) {
+		return
+	}
 	name, err := kind(m, n.qemu, n.kernel, l.Guest, l.Monitor)
 	if err != nil || os.MkdirAll(l.Templates, 0o700) != nil {
 		return
@@ -43,13 +47,19 @@ func (l *Level) fromTemplate(box *specs.Spec, n *needs, m *wire.Machine) {
 		_ = os.Chtimes(path, used, used) // the one that was not for longest goes first
 		return
 	case errors.Is(err, template.ErrDamaged):
-		if m.Damaged = os.RemoveAll(path) == nil; !m.Damaged {
+		if m.Damaged = template.Remove(l.Templates, name) == nil; !m.Damaged {
 			return
 		}
 	case exists(filepath.Join(l.Templates, wire.Reason(name))):
 		return
 	}
 	l.make(name, n, *m)
+}
+
+// room reports whether there is room for a template of a machine with so much memory, in bytes, of whose pages the kernel keeps a list: the folder is on a file system that others need.
+func (l *Level) room(memory int64) bool {
+	var fs syscall.Statfs_t
+	return os.MkdirAll(l.Templates, 0o700) == nil && syscall.Statfs(l.Templates, &fs) == nil && int64(fs.Bavail)*fs.Bsize > 4*(64<<20+memory/64)
 }
 
 func exists(path string) bool {
@@ -63,11 +73,18 @@ func (l *Level) Forget() error {
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
+	held, lerr := lock.Try(filepath.Join(l.Templates, wire.LockName))
+	if lerr == nil {
+		defer held.Release()
+	}
 	for _, e := range entries {
-		if e.Name() == wire.LockName || strings.HasPrefix(e.Name(), wire.New("")) {
-			continue
+		switch {
+		case e.Name() == wire.LockName, strings.HasPrefix(e.Name(), wire.New("")) && lerr != nil:
+		case strings.HasPrefix(e.Name(), wire.New("")): // of a maker that was killed
+			err = errors.Join(err, os.RemoveAll(filepath.Join(l.Templates, e.Name())))
+		default:
+			err = errors.Join(err, template.Remove(l.Templates, e.Name()))
 		}
-		err = errors.Join(err, os.RemoveAll(filepath.Join(l.Templates, e.Name())))
 	}
 	return err
 }

@@ -176,7 +176,10 @@ func (o *order) collect(req *Request, group *cgroup.Group, fds *[]int) (join []i
 		o.Sources = append(o.Sources, i)
 		add(fd)
 		if locks && b.isLocked(&req.Spec.Mounts[i]) {
-			if fd, err = b.outerSource(&req.Spec.Mounts[i]); err != nil || fd < 0 {
+			if fd, err = b.outerSource(&req.Spec.Mounts[i]); err == nil && fd < 0 {
+				err = unix.EPERM
+			}
+			if err != nil {
 				closeLocked(locked)
 				return nil, nil, fmt.Errorf("mount %s: %w", req.Spec.Mounts[i].Destination, err)
 			}

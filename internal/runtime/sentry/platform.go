@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"brig/api"
@@ -48,13 +49,15 @@ func (l Level) platform() (string, error) {
 	if err := os.MkdirAll(l.State, 0o700); err != nil {
 		return "", err
 	}
+	sure := true
 	for _, p := range tried {
-		if l.runs(p) {
+		ran, known := l.runs(p)
+		if sure = sure && known; ran {
 			found = p
 			break
 		}
 	}
-	if found == none && l.Platform == "" { // that is for a busy machine to find out again: nothing hangs there
+	if !sure && l.Platform != KVM || found == none && l.Platform == "" { // that is for a machine that is less busy to find out again: only emulations of KVM hang
 		return l.worked(found, tried)
 	}
 	_ = atomicfile.Write(cache, []byte(boot+" "+found+"\n"), 0o600, atomicfile.Volatile) // else the next one finds it out
@@ -68,26 +71,36 @@ func (l Level) worked(found string, tried []string) (string, error) {
 	return found, nil
 }
 
-// runs reports whether something runs to its end on a platform in time. The Sentry and its gofer end with the program that is killed when it does not.
-func (l Level) runs(platform string) bool {
+// runs reports whether something runs to its end on a platform in time, and whether that is known: not if the run was killed. The Sentry and its gofer end with the program that is
+// killed when it takes too long.
+func (l Level) runs(platform string) (ran, known bool) {
+	if old, err := filepath.Glob(filepath.Join(l.State, "probe*")); err == nil {
+		for _, dir := range old {
+			if info, err := os.Lstat(dir); err == nil && time.Since(info.ModTime()) > 6*patience { // of who was killed
+				os.RemoveAll(dir)
+			}
+		}
+	}
 	dir, err := os.MkdirTemp(l.State, "probe")
 	if err != nil {
-		return false
+		return false, false
 	}
 	defer os.RemoveAll(dir)
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
-		return false
+		return false, false
 	}
 	defer null.Close()
-	p, err := os.StartProcess(l.Path, []string{l.Path, ArgProbe, platform, dir}, &os.ProcAttr{Files: []*os.File{null, null, null}})
+	p, err := os.StartProcess(l.Path, []string{l.Path, ArgProbe, platform, dir}, &os.ProcAttr{
+		Files: []*os.File{null, null, null}, Sys: &syscall.SysProcAttr{Setsid: true}, // Ctrl-C is not for it
+	})
 	if err != nil {
-		return false
+		return false, false
 	}
 	late := time.AfterFunc(patience, func() { _ = p.Kill() })
 	defer late.Stop()
 	state, err := p.Wait()
-	return err == nil && state.Success()
+	return err == nil && state.Success(), err == nil && state.Exited()
 }
 
 // Detail is what `brig info` says of the level.

@@ -23,7 +23,7 @@ func (s *server) renew() {
 		return
 	}
 	for _, c := range s.containers {
-		if !c.started || c.exit != nil || len(c.pending) > 0 || c.unhealthy != "" {
+		if !c.started || c.failed || c.exit != nil || len(c.pending) > 0 || c.unhealthy != "" {
 			return
 		}
 	}

@@ -15,6 +15,9 @@ const CheckpointName = "checkpoint.img"
 // ErrCut says that chunks ended before their end was told.
 var ErrCut = errors.New("the checkpoint is not whole: what wrote it has ended")
 
+// ErrLong says that there was more than any state can be.
+var ErrLong = errors.New("the checkpoint does not end")
+
 // WriteChunk writes b as a chunk: its length in four bytes, then itself. An empty one says that all has come.
 func WriteChunk(w io.Writer, b []byte) error {
 	if _, err := w.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(b)))); err != nil {
@@ -32,6 +35,7 @@ type Chunks struct {
 	To    io.Writer
 	Whole func() error // called once, when all has come
 	Over  func()       // called once: nothing more is wanted
+	Most  int64        // bytes that are taken
 
 	head [4]byte
 	have int    // bytes of head
@@ -58,6 +62,10 @@ func (c *Chunks) Write(b []byte) (int, error) {
 			continue
 		}
 		n := min(uint32(len(b)), c.left)
+		if c.Most -= int64(n); c.Most < 0 {
+			c.end(ErrLong)
+			break
+		}
 		if _, err := c.To.Write(b[:n]); err != nil {
 			c.end(err)
 		}

@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"errors"
+	"io"
 	"testing"
 )
 
@@ -18,7 +19,7 @@ func TestChunks(t *testing.T) {
 	for step := 1; step <= told.Len(); step++ {
 		var got bytes.Buffer
 		whole, over := 0, 0
-		c := &Chunks{To: &got, Whole: func() error { whole++; return nil }, Over: func() { over++ }}
+		c := &Chunks{To: &got, Most: 1 << 20, Whole: func() error { whole++; return nil }, Over: func() { over++ }}
 		for at := 0; at < told.Len(); at += step {
 			if at < end && !errors.Is(c.Close(), ErrCut) {
 				t.Fatal("half of it is taken for all")
@@ -32,15 +33,19 @@ func TestChunks(t *testing.T) {
 	full := errors.New("full")
 	over := 0
 	for _, c := range []*Chunks{
-		{To: &bytes.Buffer{}, Whole: func() error { return full }, Over: func() { over++ }},
-		{To: failing{full}, Whole: func() error { t.Error("it is not whole"); return nil }, Over: func() { over++ }},
+		{To: &bytes.Buffer{}, Most: 1 << 20, Whole: func() error { return full }, Over: func() { over++ }},
+		{To: failing{full}, Most: 1 << 20, Whole: func() error { t.Error("it is not whole"); return nil }, Over: func() { over++ }},
 	} {
 		_, _ = c.Write(told.Bytes())
 		if !errors.Is(c.Close(), full) {
 			t.Errorf("the error is lost: %v", c.Close())
 		}
 	}
-	if over != 2 {
+	long := &Chunks{To: io.Discard, Most: 2, Whole: func() error { t.Error("it is too long"); return nil }, Over: func() { over++ }}
+	if _, _ = long.Write(told.Bytes()); !errors.Is(long.Close(), ErrLong) {
+		t.Errorf("of more than is taken: %v", long.Close())
+	}
+	if over != 3 {
 		t.Errorf("the end was told %d times", over)
 	}
 }

@@ -61,10 +61,15 @@ const (
 	MaxExec = 8 << 20
 )
 
-// ExecEnviron is the part of an environment that asks for an Exec, given as JSON.
+// ExecEnviron is the part of an environment that asks for an Exec, given as JSON. Boxes of older Brigs read the variable without a number.
 func ExecEnviron(exec []byte) (env []string) {
+	n := 0
 	for part := range slices.Chunk(exec, execPart) {
-		env = append(env, execVar+strconv.Itoa(len(env))+"="+string(part))
+		env = append(env, execVar+strconv.Itoa(n)+"="+string(part))
+		n++
+	}
+	if n == 1 {
+		env = append(env, execVar+"="+string(exec))
 	}
 	return env
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"brig/internal/base/lock"
+	"brig/internal/runtime/microvm/template"
 	"brig/internal/runtime/microvm/wire"
 )
 
@@ -104,7 +105,7 @@ func keepFew(dir, but string) error {
 	}
 	slices.SortFunc(list, func(a, b used) int { return cmp.Or(b.at.Compare(a.at), strings.Compare(a.name, b.name)) })
 	for _, t := range list[min(len(list), mostTemplates-1):] {
-		if err := os.RemoveAll(filepath.Join(dir, t.name)); err != nil {
+		if err := template.Remove(dir, t.name); err != nil {
 			return err
 		}
 	}

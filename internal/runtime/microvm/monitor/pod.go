@@ -124,6 +124,11 @@ func (s *session) memberOf(t *stream, body []byte) (began <-chan struct{}, err e
 	case <-former.over:
 	case <-s.ended:
 	case <-time.After(formerLimit):
+		s.mu.Lock()
+		if s.members[t.member] == t {
+			s.members[t.member] = former // which the next one waits for
+		}
+		s.mu.Unlock()
 		return nil, fmt.Errorf("the container's former run has not ended in the virtual machine after %s", formerLimit)
 	}
 	return t.began, nil

@@ -9,10 +9,12 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
 	"brig/internal/base/smallfile"
+	"brig/internal/runtime/microvm/wire"
 )
 
 // Files of a template.
@@ -123,4 +125,19 @@ func (t *Files) look() (seal, error) {
 	}
 	_, err = t.State.Seek(0, io.SeekStart)
 	return seal{Memory: info.Size(), Modified: info.ModTime().UnixNano(), State: h.Sum(nil)}, err
+}
+
+// Remove removes a template from their folder. It loses its name first: nobody finds half of it.
+func Remove(dir, name string) error {
+	gone := filepath.Join(dir, wire.New("gone-"+name))
+	if err := os.RemoveAll(gone); err != nil {
+		return err
+	}
+	if err := os.Rename(filepath.Join(dir, name), gone); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	return os.RemoveAll(gone)
 }
