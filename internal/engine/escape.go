@@ -314,14 +314,17 @@ func (w *words) seen(name string, open bool, err error) {
 
 // look is what is seen on the host of what the container has done.
 func (b *bait) look(said *words) {
+	hit := false
 	select {
-	case hit := <-b.hit:
-		said.put("kill", hit, "the process ended")
-	case <-time.After(50 * time.Millisecond): // it lives; what the container says of its attempt is true
-		if strings.HasPrefix(said.of("kill"), api.ProbeOpen) {
-			said.put("kill", false, "it said that it sent one, and none came")
-		}
+	case hit = <-b.hit:
+	case <-time.After(50 * time.Millisecond):
 	}
+	switch {
+	case hit:
+		said.put("kill", true, "the process ended")
+	case strings.HasPrefix(said.of("kill"), api.ProbeOpen):
+		said.put("kill", false, "it said that it sent one, and none came")
+	} // else what the container says of its attempt is true
 	var st unix.Stat_t
 	err := unix.Lstat(filepath.Join(b.bound, probe.Setuid), &st)
 	if err == nil {

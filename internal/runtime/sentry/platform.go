@@ -57,7 +57,10 @@ func (l Level) platform() (string, error) {
 			break
 		}
 	}
-	if !sure && l.Platform != KVM || found == none && l.Platform == "" { // that is for a machine that is less busy to find out again: only emulations of KVM hang
+	if found == none && l.Platform == "" { // what keeps it from working here, a chroot for one, may not be there in a box, where the container's start tells
+		return Systrap, nil
+	}
+	if !sure && l.Platform != KVM { // that is for a machine that is less busy to find out again: only emulations of KVM hang
 		return l.worked(found, tried)
 	}
 	_ = atomicfile.Write(cache, []byte(boot+" "+found+"\n"), 0o600, atomicfile.Volatile) // else the next one finds it out
