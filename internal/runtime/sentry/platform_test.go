@@ -19,8 +19,8 @@ func TestPlatform(t *testing.T) {
 		}
 	}
 	program("exit 1")
-	if _, err := l.platform(); !errors.Is(err, api.Unsupported) {
-		t.Errorf("where nothing works: %v", err)
+	if p, err := l.platform(); err != nil || p != Systrap { // perhaps it does in a box
+		t.Errorf("where nothing works: %s, %v", p, err)
 	}
 	program("test $1 = probe && test $2 = ptrace")
 	for range 2 {
