@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -309,7 +310,7 @@ func (e *Engine) withOthers(ctx context.Context, c *api.Container) (*joined, err
 			continue
 		}
 		if _, err := e.Start(ctx, id, nil); err != nil {
-			return nil, api.Errorf(api.KindOf(err), "container %s requires %.12s: %w", c.Name, id, err)
+			return nil, api.Errorf(api.KindOf(err), "container %s requires %.12s: %w", cmp.Or(c.Name, c.ID[:min(12, len(c.ID))]), id, err)
 		}
 	}
 	return e.joinOthers(c)
