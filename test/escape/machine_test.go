@@ -23,7 +23,7 @@ func evilHost(t *testing.T) func(args ...string) *exec.Cmd {
 		}
 	}
 	if os.Getenv(programsEnv) != "" {
-		t.Skip("there is no compiler")
+		t.Skip("needs the Go compiler, to build the attacker that takes the agent's place")
 	}
 	dir := t.TempDir()
 	for _, p := range []string{"brig", "brig-oci", "brig-image", "brig-vm", "vm-kernel"} {

@@ -156,7 +156,7 @@ func TestSoftware(t *testing.T) {
 		t.Skip("makes a Debian from a package mirror and loads servers at every level, which takes a quarter of an hour: make test-levels")
 	}
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		t.Skip("needs root, as containers of levels chroot, gvisor and vm do")
 	}
 	before, err := machine.Take()
 	if err != nil {

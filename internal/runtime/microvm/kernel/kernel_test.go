@@ -140,7 +140,7 @@ func TestPrograms(t *testing.T) {
 func TestOurs(t *testing.T) {
 	f, err := os.Open("../../../../bin/vm-kernel")
 	if err != nil {
-		t.Skip(err)
+		t.Skip("needs the kernel of virtual machines, which `make guest-kernel` builds: ", err)
 	}
 	defer f.Close()
 	k, err := Read(f, nil)
