@@ -38,13 +38,14 @@ func echo(conn net.PacketConn) error {
 	}
 }
 
-// echoProgram is `$TEST_PROGRAM udp-echo PORT`, in a container whose network is not the host's to enter.
+// echoProgram is `$TEST_PROGRAM udp-echo PORT`, in a container, whatever its level.
 func echoProgram() {
 	if len(os.Args) != 3 || os.Args[1] != "udp-echo" {
 		return
 	}
 	conn, err := net.ListenPacket("udp", ":"+os.Args[2])
 	if err == nil {
+		fmt.Println("it listens")
 		err = echo(conn)
 	}
 	fmt.Fprintln(os.Stderr, err)
