@@ -182,7 +182,7 @@ test-guest: build setup-guest ## the tests of GUEST_TESTS, run in it
 
 test-guest-stories: build setup-guest ## the stories of the command line in it, root's and a normal user's, among STORY_PARTS clones
 	@$(GO) run ./test/guest/cmd/guest build
-	$(GO) run ./test/guest/cmd/guest test -parts $(STORY_PARTS) -timeout 60m ./test/script
+	$(GO) run ./test/guest/cmd/guest test -run 'TestStories|TestRootlessStories' -parts $(STORY_PARTS) -timeout 60m ./test/script
 
 test-escape: setup build ## known escapes, races of a minute each and loops of a thousand
 	BRIG_ESCAPE_SECONDS=60 $(GO) test -count=1 -v -timeout 60m ./test/escape
