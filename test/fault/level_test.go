@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -260,6 +264,51 @@ func TestLevelsRebooted(t *testing.T) {
 			w.mustBeClean("after rm")
 		})
 	}
+}
+
+// TestSavedInTraffic: a container whose network is never quiet is saved and goes on, again and again, also from what was saved while it ran on. What gVisor was about to hand on when
+// it was saved is in the checkpoint, and crashed the Sentry that it was restored in, each time that it was tried.
+func TestSavedInTraffic(t *testing.T) {
+	b := &boundaries()[1]
+	w := b.at(t, false)
+	w.must("run", "-d", "--name", "kill", "--isolation", b.level, "brig/base", "httpd", "-f", "-p", "80") // the network's state is saved with a socket
+	var to atomic.Value
+	to.Store("")
+	var done atomic.Bool
+	var senders sync.WaitGroup
+	for range runtime.NumCPU() { // no processor is idle: what has come waits to be handed on
+		senders.Go(func() {
+			s, err := net.ListenPacket("udp4", ":0")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer s.Close()
+			for port := 7000; !done.Load(); port = 7000 + (port+1)%32 {
+				if ip := net.ParseIP(to.Load().(string)); ip != nil {
+					_, _ = s.WriteTo([]byte("to nobody"), &net.UDPAddr{IP: ip, Port: port}) // it may be gone
+				}
+			}
+		})
+	}
+	for n := 0; n < 4*scale() && !t.Failed(); n++ {
+		to.Store(w.must("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", "kill"))
+		first := fmt.Sprint("first", n)
+		w.must("checkpoint", "create", "--leave-running", "kill", first)
+		w.must("checkpoint", "create", "kill", "second")
+		for _, name := range []string{"second", first} {
+			w.must("start", "--checkpoint", name, "kill")
+			w.must("exec", "kill", "true")
+			w.must("checkpoint", "rm", "kill", name)
+			if name == "second" {
+				w.must("kill", "kill")
+			}
+		}
+	}
+	done.Store(true)
+	senders.Wait()
+	w.removeAll()
+	w.mustBeClean("after rm")
 }
 
 // TestSelftestKilled: of a selftest that is killed the next one leaves nothing.

@@ -41,6 +41,10 @@ const (
 	lastWords = wire.RunDir + "/last-words" // of a Sentry that crashes
 )
 
+// inline has packets handled by the goroutine that receives them. Others are saved with a checkpoint, whether a saved container's network is or not, and run again where it is restored:
+// what had come just then they hand to the network stack of then, which is not whole, and the Sentry crashes.
+const inline = 1
+
 // Main does what the arguments say and returns the exit status.
 func Main(args []string) int {
 	log.SetTarget(log.GoogleEmitter{Writer: &log.Writer{Next: io.Discard}})
@@ -120,6 +124,8 @@ func begin(platform string, signals <-chan os.Signal) (*sandbox, error) {
 		pod(spec, p)
 		joined(spec, &user)
 		conf.EnableRaw = true // whether a container of a pod has it its capabilities say
+	} else { // a checkpoint may be made of it
+		conf.NetworkProcessorsPerChannel = inline
 	}
 	for _, dir := range []string{bundleDir, chrootDir} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
@@ -167,12 +173,12 @@ func start(conf *config.Config, spec *specs.Spec) (*container.Container, error) 
 	}
 	if restores() {
 		if err := c.Restore(conf, wire.RestoreDir, false, false); err != nil {
-			return nil, fmt.Errorf("the checkpoint: gVisor: %w", err)
+			return nil, fmt.Errorf("the checkpoint: gVisor: %w", died(err, sentrySaid()))
 		}
 		return c, nil
 	}
 	if err := c.Start(conf); err != nil {
-		return nil, cause(err, spec.Process)
+		return nil, cause(died(err, sentrySaid()), spec.Process)
 	}
 	return c, nil
 }

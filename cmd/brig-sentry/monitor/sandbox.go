@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
 	"unsafe"
 
@@ -91,15 +92,28 @@ func (s *sandbox) wait() int {
 
 // crashed tells what a Sentry said that crashed, as far as it did.
 func crashed(w io.Writer) {
-	f, err := os.Open(lastWords)
-	if err != nil {
-		return
-	}
-	defer f.Close()
-	words, err := io.ReadAll(io.LimitReader(f, maxLastWords))
-	if err == nil && len(words) > 0 {
+	if words := sentrySaid(); words != "" {
 		fmt.Fprintf(w, "brig: gVisor's Sentry crashed:\n%s\n", words)
 	}
+}
+
+// sentrySaid is what a Sentry said that crashed, empty if none did.
+func sentrySaid() string {
+	f, err := os.Open(lastWords)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	words, _ := io.ReadAll(io.LimitReader(f, maxLastWords))
+	return string(words)
+}
+
+// died is err with the reason of a Sentry that crashed, of which the caller sees but the end of the connection. words: see sentrySaid.
+func died(err error, words string) error {
+	if reason, _, _ := strings.Cut(strings.TrimSpace(words), "\n"); reason != "" {
+		return fmt.Errorf("%w: the Sentry crashed: %s", err, reason)
+	}
+	return err
 }
 
 func status(ws unix.WaitStatus) int {
