@@ -56,7 +56,7 @@ func (e *Engine) vm() *microvm.Level {
 	if k := os.Getenv(kernelVar); k != "" {
 		l.Kernels = []string{k}
 	}
-	l.Templates, l.Runtime = filepath.Join(e.state, "vm", "templates"), sibling("brig-oci")
+	l.Templates, l.Runtime = filepath.Join(e.root, "vm", "templates"), sibling("brig-oci")
 	l.FromNothing = os.Getenv(templateVar) == "off"
 	return l
 }

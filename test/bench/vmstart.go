@@ -77,7 +77,7 @@ func (b *bench) madeTemplate(run []string) error {
 	if _, _, err := outputAfter(run, "BRIG_VM_TEMPLATE=on"); err != nil {
 		return err
 	}
-	dir := filepath.Join(b.dir, "brig-state", "vm", "templates")
+	dir := filepath.Join(b.dir, "brig-root", "vm", "templates")
 	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		entries, _ := os.ReadDir(dir)
 		made := false

@@ -64,8 +64,8 @@ func (b *boundary) at(t *testing.T, template bool) *world {
 	w.patience = b.slow
 	w.must("run", "--rm", "--isolation", b.level, "brig/base", "true")
 	for deadline := time.Now().Add(w.patience); template && b.level == "vm"; time.Sleep(100 * time.Millisecond) { // it is made beside the first machine
-		made, _ := filepath.Glob(filepath.Join(w.state, "vm/templates/[^.]*/*"))
-		making, _ := filepath.Glob(filepath.Join(w.state, "vm/templates/.new-*"))
+		made, _ := filepath.Glob(filepath.Join(w.root, "vm/templates/[^.]*/*"))
+		making, _ := filepath.Glob(filepath.Join(w.root, "vm/templates/.new-*"))
 		if len(made) > 0 && len(making) == 0 {
 			break
 		}

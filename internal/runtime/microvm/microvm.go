@@ -28,7 +28,7 @@ type Level struct {
 	Monitor, Guest string   // the programs brig-vm and brig-guest
 	Kernels        []string // where a guest's kernel may be, the first that is there is taken
 	Cache          string   // a file that lives as long as the boot, for what was found out about KVM
-	Templates      string   // a folder that lives as long as the boot, for machines that others start from
+	Templates      string   // a folder, on a disk where there is one, for machines that others start from
 	FromNothing    bool     // each is to start from nothing
 	Runtime        string   // the program brig-oci
 }

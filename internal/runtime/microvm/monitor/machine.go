@@ -19,9 +19,10 @@ import (
 // vm is the running machine.
 type vm struct {
 	qemu, fs *exec.Cmd
-	channel  *os.File // to the agent
-	console  *os.File // what the kernel says
-	late     bool     // it comes from a template, and its devices after it
+	channel  *os.File   // to the agent
+	console  *os.File   // what the kernel says
+	late     bool       // it comes from a template, and its devices after it
+	relayed  chan error // why the relay of its files has ended; nil: there is none
 }
 
 // qemuUser is whom QEMU runs as. Nobody else in the box is.

@@ -268,6 +268,11 @@ func (v *vm) watch(s *session) {
 		time.Sleep(s.tick / 2) // it ends with QEMU, whose end says more
 		s.lost(fmt.Errorf("the server of the virtual machine's files has ended: %w", ended(err)))
 	}()
+	go func() {
+		err := <-v.relayed
+		time.Sleep(s.tick / 2) // as above
+		s.lost(fmt.Errorf("the relay of the virtual machine's files: %w", err))
+	}()
 	err := ended(v.qemu.Wait())
 	time.Sleep(s.tick / 20) // what the machine said last is read first
 	s.lost(fmt.Errorf("the virtual machine has ended: %w", err))

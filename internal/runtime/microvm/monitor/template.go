@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"brig/internal/runtime/microvm/qmp"
+	"brig/internal/runtime/microvm/relay"
 	"brig/internal/runtime/microvm/template"
 	"brig/internal/runtime/microvm/wire"
 )
@@ -58,26 +59,43 @@ func resume(m *wire.Machine, nics []nic) (_ *vm, err error) {
 		return nil, err
 	}
 	defer theirControl.Close()
-	memory, err := unix.MemfdCreate("memory", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, os.NewSyscallError("memfd_create", err)
+	memory, share := t.Memory, "off"
+	if onTmpfs(t.Memory) {
+		if memory, err = copyMemory(t.Memory, m.Memory); err != nil {
+			return nil, err
+		}
+		defer memory.Close()
+		share = "on"
 	}
-	ram := os.NewFile(uintptr(memory), "memory")
-	defer ram.Close()
-	if err := ram.Truncate(m.Memory); err != nil {
+	device, theirDevice, err := socketpair()
+	if err != nil {
 		return nil, err
 	}
-	files := []*os.File{ends.agent, ends.console, t.State, fs, theirControl, ram}
+	defer device.Close()
+	defer theirDevice.Close()
+	files := []*os.File{ends.agent, ends.console, t.State, theirDevice, theirControl}
 	args := append(thePC(m), "-option-rom", "pvh.bin", "-incoming", "defer",
-		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%d,mem-path=/proc/self/fd/%d,share=on", m.Memory, firstFile+5),
+		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%d,mem-path=%s,share=%s", m.Memory, memoryName, share),
 		"-chardev", fmt.Sprintf("socket,id=fs,fd=%d", firstFile+3),
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", firstFile+4), "-mon", "chardev=qmp,mode=control")
-	if err := v.start(m, args, files); err != nil {
+	listener, err := asking(func() error { return v.start(m, args, files) })
+	if err != nil {
 		return nil, err
 	}
-	if err := copyMemory(ram, t.Memory); err != nil {
+	all, err := giveMemory(listener, v.qemu.Process.Pid, memory)
+	if err != nil {
 		return nil, err
 	}
+	r, err := relay.New(device, fs, all)
+	if err != nil {
+		all.Close()
+		return nil, err
+	}
+	v.relayed = make(chan error, 1)
+	go func() {
+		v.relayed <- r.Serve()
+		all.Close()
+	}()
 	q, err := speak(control, resumeTime)
 	if err != nil {
 		return nil, err
@@ -122,31 +140,45 @@ func resume(m *wire.Machine, nics []nic) (_ *vm, err error) {
 	return v, q.Do("cont", nil, nil)
 }
 
-// copyMemory copies what there is of a file with holes.
-func copyMemory(to, from *os.File) error {
-	info, err := from.Stat()
+// onTmpfs reports whether a file is in memory. Where it is, a hole that is mapped becomes a page that stays, as soon as it is touched.
+func onTmpfs(f *os.File) bool {
+	var fs unix.Statfs_t
+	return unix.Fstatfs(int(f.Fd()), &fs) == nil && fs.Type == unix.TMPFS_MAGIC
+}
+
+// copyMemory is a file of a machine's own with what there is in one with holes, of so many bytes.
+func copyMemory(from *os.File, size int64) (_ *os.File, err error) {
+	fd, err := unix.MemfdCreate("memory", unix.MFD_CLOEXEC)
 	if err != nil {
-		return err
+		return nil, os.NewSyscallError("memfd_create", err)
 	}
-	dst, err := unix.Mmap(int(to.Fd()), 0, int(info.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	to := os.NewFile(uintptr(fd), "memory")
+	defer func() {
+		if err != nil {
+			to.Close()
+		}
+	}()
+	if err := to.Truncate(size); err != nil {
+		return nil, err
+	}
+	dst, err := unix.Mmap(fd, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
-		return os.NewSyscallError("mmap", err)
+		return nil, os.NewSyscallError("mmap", err)
 	}
 	defer unix.Munmap(dst) //nolint:errcheck // it was mapped
-	fd := int(from.Fd())
 	for at := int64(0); ; {
-		begin, err := unix.Seek(fd, at, unix.SEEK_DATA)
+		begin, err := unix.Seek(int(from.Fd()), at, unix.SEEK_DATA)
 		if err == unix.ENXIO {
-			return nil
+			return to, nil
 		}
 		if err != nil {
-			return os.NewSyscallError("lseek", err)
+			return nil, os.NewSyscallError("lseek", err)
 		}
-		if at, err = unix.Seek(fd, begin, unix.SEEK_HOLE); err != nil {
-			return os.NewSyscallError("lseek", err)
+		if at, err = unix.Seek(int(from.Fd()), begin, unix.SEEK_HOLE); err != nil {
+			return nil, os.NewSyscallError("lseek", err)
 		}
 		if _, err := from.ReadAt(dst[begin:at], begin); err != nil {
-			return err
+			return nil, err
 		}
 	}
 }
@@ -196,6 +228,9 @@ func save() error {
 		return err
 	}
 	defer t.Close()
+	if err := t.Memory.Chown(0, 0); err != nil { // it was QEMU's
+		return err
+	}
 	return t.Seal(m.Template)
 }
 
