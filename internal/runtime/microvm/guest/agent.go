@@ -18,6 +18,8 @@ import (
 type agent struct {
 	port io.ReadWriter
 
+	found     chan struct{} // closed when the machine's devices are there, or cannot be
+	notFound  error         // after that: why not
 	networked chan struct{} // closed when the machine has its interfaces, or cannot have them
 	noNetwork error         // after that: why it cannot
 
@@ -34,7 +36,7 @@ type agent struct {
 }
 
 func newAgent(port io.ReadWriter) *agent {
-	return &agent{port: port, networked: make(chan struct{}), streams: map[uint32]*stream{}, members: map[string]*container{}}
+	return &agent{port: port, found: make(chan struct{}), networked: make(chan struct{}), streams: map[uint32]*stream{}, members: map[string]*container{}}
 }
 
 // send writes one frame. An error is the channel's end, which who reads notices.
@@ -87,7 +89,7 @@ func (a *agent) serve() error {
 	}
 }
 
-// boot applies the machine's settings.
+// boot applies the machine's settings. What takes its time for an emulator, to find devices, goes on beside the reading of the configuration.
 func (a *agent) boot(body []byte) error {
 	s, err := wire.ParseSettings(body)
 	if err != nil {
@@ -97,23 +99,25 @@ func (a *agent) boot(body []byte) error {
 	if err := unix.Settimeofday(&now); err != nil {
 		return os.NewSyscallError("settimeofday", err)
 	}
-	if err := reseed(s.Seed); err != nil {
-		return err
-	}
-	if s.Late {
-		if err := os.WriteFile("/sys/bus/pci/rescan", []byte("1"), 0); err != nil {
-			return err
-		}
+	if rehearses() {
+		go a.rehearse()
 	}
 	go func() {
+		if s.Late {
+			a.notFound = os.WriteFile("/sys/bus/pci/rescan", []byte("1"), 0)
+		}
+		close(a.found)
 		a.noNetwork = a.network(&s)
 		close(a.networked)
 	}()
-	return nil
+	return reseed(s.Seed)
 }
 
 // network gives the machine its interfaces, beside the making of the container, which waits for it before it executes anything.
 func (a *agent) network(s *wire.Settings) error {
+	if a.notFound != nil {
+		return a.notFound
+	}
 	if err := network(s.Links); err != nil || !s.DNS {
 		return err
 	}

@@ -37,6 +37,11 @@ func run() error {
 	if err := settle(); err != nil {
 		return err
 	}
+	if rehearses() {
+		if err := stage(rehearsalTree); err != nil {
+			return err
+		}
+	}
 	port, err := openPort()
 	if err != nil {
 		return err
@@ -108,7 +113,7 @@ func mount(source, dir, fs string, flags uintptr, data string) error {
 // openPort finds the channel's port by its name.
 func openPort() (*os.File, error) {
 	const class = "/sys/class/virtio-ports"
-	for range 500 { // the ports are announced by the device after it has been found
+	for range 15_000 { // the ports are announced by the device after it has been found, which on a busy host takes its time
 		ports, _ := os.ReadDir(class)
 		for _, p := range ports {
 			name, err := os.ReadFile(filepath.Join(class, p.Name(), "name"))

@@ -138,6 +138,9 @@ func commandLine(m *wire.Machine, begun stamp) string {
 		if khz := begun.khz(); khz > 0 {
 			line += fmt.Sprintf(" tsc=reliable tsc_early_khz=%d", khz)
 		}
+		if m.CPUs > 1 {
+			line += " -- " + wire.Rehearse
+		}
 	}
 	return line
 }

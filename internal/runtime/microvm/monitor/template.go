@@ -82,6 +82,7 @@ func resume(m *wire.Machine, nics []nic) (_ *vm, err error) {
 	if err != nil {
 		return nil, err
 	}
+	theirControl.Close() // so that QEMU's end is heard of
 	all, err := giveMemory(listener, v.qemu.Process.Pid, memory)
 	if err != nil {
 		return nil, err
