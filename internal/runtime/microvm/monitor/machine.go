@@ -139,7 +139,7 @@ func commandLine(m *wire.Machine, begun stamp) string {
 			line += fmt.Sprintf(" tsc=reliable tsc_early_khz=%d", khz)
 		}
 		if m.CPUs > 1 {
-			line += " -- " + wire.Rehearse
+			line += " " + wire.Rehearse // not the kernel's: the first program's. Behind "--" QEMU's own would be, too
 		}
 	}
 	return line
