@@ -99,8 +99,8 @@ func (a *agent) boot(body []byte) error {
 	if err := unix.Settimeofday(&now); err != nil {
 		return os.NewSyscallError("settimeofday", err)
 	}
-	if rehearses() {
-		go a.rehearse()
+	if s.Late && rehearses() {
+		go rehearse()
 	}
 	go func() {
 		if s.Late {

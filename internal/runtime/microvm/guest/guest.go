@@ -41,6 +41,7 @@ func run() error {
 		if err := stage(rehearsalTree); err != nil {
 			return err
 		}
+		go rehearse()
 	}
 	port, err := openPort()
 	if err != nil {

@@ -11,7 +11,8 @@ import (
 )
 
 // An emulator translates code when it runs for the first time, and nothing of that outlives a machine that was saved. Making a container is as much code as booting the kernel is, and one
-// processor does it, after the tree has come. So another one makes a container meanwhile that is as most are: it ends at once, and what the two have in common is translated once.
+// processor does it, after the tree has come. So another one makes a container meanwhile that is as most are: it ends at once, and what the two have in common is translated once. A machine that
+// is to be saved does so before, which has threads and memory ready for the next time.
 
 // Where the rehearsal takes place.
 const (
@@ -30,13 +31,13 @@ func stage(tree string) error {
 }
 
 // rehearse makes a container that ends, and takes it away. Nobody waits for it: where it fails, what follows takes longer.
-func (a *agent) rehearse() {
+func rehearse() {
 	spec, err := config.Decode([]byte(rehearsal))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "brig-guest: the rehearsal:", err)
 		return
 	}
-	s := newStream(a, 0)
+	s := newStream(nil, 0) // nobody hears it
 	defer s.close()
 	c := &container{spec: spec, tree: rehearsalTree, group: rehearsalGroup}
 	if err = c.build(s); err == nil {

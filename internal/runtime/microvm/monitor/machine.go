@@ -138,8 +138,8 @@ func commandLine(m *wire.Machine, begun stamp) string {
 		if khz := begun.khz(); khz > 0 {
 			line += fmt.Sprintf(" tsc=reliable tsc_early_khz=%d", khz)
 		}
-		if m.CPUs > 1 {
-			line += " " + wire.Rehearse // not the kernel's: the first program's. Behind "--" QEMU's own would be, too
+		if m.CPUs > 1 { // one goroutine finds devices, one reads, one rehearses, and none waits until another is found to be in a system call
+			line += " GOMAXPROCS=4 " + wire.Rehearse // not the kernel's: the first program's. Behind "--" QEMU's own would be, too
 		}
 	}
 	return line
