@@ -164,7 +164,7 @@ func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, kno
 	var told []api.Event
 	if state, serr := shim.ReadState(dir); known && serr == nil && state.Pid > 0 && !state.Waits {
 		exit := &lostExit
-		if last := e.lastExit(id); last != nil {
+		if last := e.lastExit(id); tellsOf(last, state) {
 			exit = &last.Exit
 		}
 		told = ended(c, exit)
@@ -210,7 +210,7 @@ func (e *Engine) keepExit(id, dir string) error {
 		_ = os.Remove(e.initializedPath(id)) // it may be there or not
 		return nil
 	}
-	if exists(e.exitPath(id)) {
+	if exists(e.exitPath(id)) { // of this run; or of the one before, where the shim was killed while the command was about to be executed
 		return nil
 	}
 	exit := readExit(filepath.Join(dir, shim.ExitName))

@@ -46,10 +46,12 @@ func (e *Engine) fillState(c *api.Container) {
 	}
 	exit := e.lastExit(c.ID)
 	ending := false
-	if exit == nil && err == nil {
+	if err == nil && !tellsOf(exit, s) {
 		// Its shim may be about to write the status down, or may have done so since we looked.
 		ending = e.occupied(c.ID)
-		exit = e.lastExit(c.ID)
+		if exit = e.lastExit(c.ID); ending && !tellsOf(exit, s) {
+			exit = nil
+		}
 	}
 	switch {
 	case exit != nil && restartable(c) && (e.waitedFor(c.ID) || e.occupied(c.ID) && e.due(c, exit, false)):
@@ -75,6 +77,11 @@ func (e *Engine) lastExit(id string) *shim.ExitRecord {
 		return exit
 	}
 	return readExit(filepath.Join(e.sandboxDir(id), shim.ExitName))
+}
+
+// tellsOf reports whether r is of the run that s is of: one before it is kept until it has begun.
+func tellsOf(r *shim.ExitRecord, s shim.State) bool {
+	return r != nil && !r.StartedAt.Before(s.StartedAt)
 }
 
 // lostExit stands for the status of a container whose shim was killed.

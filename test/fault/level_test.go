@@ -2,10 +2,12 @@ package fault
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -307,6 +309,65 @@ func TestSavedInTraffic(t *testing.T) {
 	}
 	done.Store(true)
 	senders.Wait()
+	w.removeAll()
+	w.mustBeClean("after rm")
+}
+
+// keeper is the process that keeps a container of this world, 0: there is none.
+func (w *world) keeper(id string) int {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		line, err := os.ReadFile(f)
+		if err == nil && bytes.HasPrefix(line, []byte("brig-oci\x00shim\x00"+filepath.Join(w.state, "sandbox", id)+"\x00")) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+			return pid
+		}
+	}
+	return 0
+}
+
+// started begins to start a container, and returns when its first process, the monitor, is recorded and has not told yet that what is inside runs.
+func (w *world) started(id string, args ...string) (cmd *exec.Cmd, monitor int) {
+	w.t.Helper()
+	cmd = w.command(args...)
+	if err := cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	for deadline := time.Now().Add(w.patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		var state struct{ Pid int }
+		data, err := os.ReadFile(filepath.Join(w.state, "sandbox", id, "state.json"))
+		if err == nil && json.Unmarshal(data, &state) == nil && state.Pid > 0 {
+			return cmd, state.Pid
+		}
+	}
+	w.t.Fatalf("%s: it has not come to be started within %s", strings.Join(args, " "), w.patience)
+	return nil, 0
+}
+
+// TestStartKilled: how a container ended is known until it has been started again: also when the command that starts it and the keeper are killed meanwhile.
+func TestStartKilled(t *testing.T) {
+	b := &boundaries()[1]
+	w := b.at(t, false)
+	id := w.must("create", "--name", "kill", "--isolation", b.level, "brig/base", "sh", "-c", "sleep 1; exit 7")
+	w.brig("start", "-a", "kill")
+	for range 2 * scale() {
+		if code := w.inspect("kill").State.ExitCode; code != 7 {
+			t.Fatalf("it ended with code %d", code)
+		}
+		cmd, _ := w.started(id, "start", "kill")
+		cmd.Process.Kill()
+		unix.Kill(w.keeper(id), unix.SIGKILL)
+		cmd.Wait()
+		if err := eventually(func() error {
+			if s := w.inspect("kill").State; s.Status != "exited" || s.ExitCode != 7 {
+				return fmt.Errorf("a start was killed, and it is said to be %s with code %d", s.Status, s.ExitCode)
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+		w.brig("start", "-a", "kill")
+	}
 	w.removeAll()
 	w.mustBeClean("after rm")
 }

@@ -175,9 +175,6 @@ func (s *server) start(conn *conn, r *wire.Request) (wire.Reply, error) {
 	if err := c.writeState(); err != nil {
 		return wire.Reply{}, err
 	}
-	if c.exitPath != "" { // of an earlier run
-		_ = unix.Unlink(c.exitPath)
-	}
 	c.started = true
 	if r.Attach {
 		c.attach(conn)
@@ -193,6 +190,9 @@ func (s *server) start(conn *conn, r *wire.Request) (wire.Reply, error) {
 		c.failed = true
 		os.Remove(filepath.Join(s.dir, StateName))
 		return wire.Reply{}, c.notStarted(err)
+	}
+	if c.exitPath != "" { // of an earlier run, which was the last one until now
+		_ = unix.Unlink(c.exitPath)
 	}
 	if c.box { // what runs inside has begun just now, and its time to get well begins
 		c.startedAt = time.Now().UTC()
