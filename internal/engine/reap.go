@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"brig/api"
 	"brig/internal/base/atomicfile"
 	"brig/internal/base/lock"
@@ -130,6 +132,31 @@ func (e *Engine) claim(ctx context.Context, c *api.Container, force, instead boo
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
+}
+
+// freeLock is for who removes the container whatever it does: who starts it has its lock meanwhile, and may wait for ever for a process that hangs. Where the lock is held after
+// claimLimit, the container's first process is killed, or, where there is none or that did not help, its keeper. Then the start fails, and undoes what it has done.
+func (e *Engine) freeLock(ctx context.Context, c *api.Container) error {
+	for deadline := time.Now().Add(claimLimit); lock.Held(filepath.Join(e.meta.Dir(c.ID), "lock")); {
+		if time.Now().After(deadline) {
+			deadline = time.Now().Add(claimLimit)
+			if ct, err := e.existing(ctx, c); err == nil {
+				if err := e.markStopped(c); err != nil { // or it comes back while it is being removed
+					return err
+				}
+				_ = ct.Signal(ctx, unix.SIGKILL) // it may have ended
+				e.thaw(c)
+			} else {
+				_ = shim.Kill(e.sandboxDir(c.ID)) // there may be none: then somebody cleans up
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+	return nil
 }
 
 // reap is tidy for who holds the container's lock.

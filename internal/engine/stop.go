@@ -374,6 +374,11 @@ func (e *Engine) remove(ctx context.Context, name string, force, volumes bool) e
 		return err
 	}
 	for {
+		if force {
+			if err := e.freeLock(ctx, &c); err != nil {
+				return err
+			}
+		}
 		if err := e.unmake(ctx, &c); err != nil {
 			return err
 		}

@@ -372,6 +372,31 @@ func TestStartKilled(t *testing.T) {
 	w.mustBeClean("after rm")
 }
 
+// TestRemovedWhileStartHangs: rm -f takes a container away whose start hangs, since a process that it waits for has been stopped.
+func TestRemovedWhileStartHangs(t *testing.T) {
+	b := &boundaries()[1]
+	w := b.at(t, false)
+	for _, who := range []string{"monitor", "keeper", "both"} {
+		id := w.must("create", "--name", "kill", "--isolation", b.level, "-v", "/data", "brig/base", "sleep", "600")
+		cmd, monitor := w.started(id, "start", "kill")
+		if who != "keeper" {
+			unix.Kill(monitor, unix.SIGSTOP)
+		}
+		if who != "monitor" {
+			unix.Kill(w.keeper(id), unix.SIGSTOP)
+		}
+		begin := time.Now()
+		w.must("rm", "-f", "-v", "kill")
+		if took := time.Since(begin); took > machine.Patience(15*time.Second) {
+			t.Errorf("the %s was stopped: rm -f took %s", who, took)
+		}
+		if cmd.Wait() == nil {
+			t.Errorf("the %s was stopped, and the start succeeded", who)
+		}
+		w.mustBeClean("after rm -f while the " + who + " was stopped")
+	}
+}
+
 // TestSelftestKilled: of a selftest that is killed the next one leaves nothing.
 func TestSelftestKilled(t *testing.T) {
 	for _, b := range boundaries() {

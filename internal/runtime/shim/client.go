@@ -56,6 +56,32 @@ func newClient(fd int) *Client {
 	return &Client{f: os.NewFile(uintptr(fd), SocketName)}
 }
 
+// Kill kills the shim of the sandbox in dir, which may hang; api.NotFound when there is none, or it cleans up already. What it kept ends with it, or is for the next one to clean up.
+func Kill(dir string) error {
+	c, err := Dial(dir)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	raw, err := c.f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var listens *unix.Ucred
+	if cerr := raw.Control(func(fd uintptr) { listens, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); cerr != nil || err != nil {
+		return os.NewSyscallError("getsockopt", errors.Join(cerr, err))
+	}
+	p, err := unix.PidfdOpen(int(listens.Pid), 0)
+	if err != nil {
+		return os.NewSyscallError("pidfd_open", err)
+	}
+	defer unix.Close(p)
+	if !lock.Held(filepath.Join(dir, LockName)) { // it has ended, and that is another one with its number
+		return api.Errorf(api.NotFound, "no sandbox at %s", dir)
+	}
+	return os.NewSyscallError("pidfd_send_signal", unix.PidfdSendSignal(p, unix.SIGKILL, nil, 0))
+}
+
 // Spawn starts a shim for the sandbox in dir and returns the owner's connection. program is brig-oci; subtree is as in [api.SandboxSpec].
 func Spawn(program, dir, subtree string) (*Client, error) {
 	// Not Try: who asks whether it is held, holds it for a moment. Nobody else takes the lock of a sandbox that is being made.
