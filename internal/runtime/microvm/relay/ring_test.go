@@ -220,7 +220,7 @@ func FuzzQueue(f *testing.F) {
 		w := &worker{ring: testQueue(), call: -1, mem: g, guest: *testRegions(), indirect: true, shadow: &shadow{fd: -1, kick: -1, call: -1, b: memory}}
 		clear(memory[:ringsLen])
 		for range 3 {
-			if w.question() != nil {
+			if _, err := w.question(); err != nil {
 				return
 			}
 			for i, q := range w.slot[:] {

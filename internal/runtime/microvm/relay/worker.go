@@ -42,9 +42,10 @@ const idle = 1000
 // run moves requests until it is stopped.
 func (w *worker) run() error {
 	fds := []unix.PollFd{{Fd: int32(w.kick), Events: unix.POLLIN}, {Fd: int32(w.shadow.call), Events: unix.POLLIN}, {Fd: int32(w.halt), Events: unix.POLLIN}}
-	for stopping := false; ; {
-		if !stopping {
-			if err := w.question(); err != nil {
+	for stopping, due := false, true; ; {
+		if due && !stopping {
+			var err error
+			if due, err = w.question(); err != nil {
 				return fmt.Errorf("queue %d: %w", w.number, err)
 			}
 		}
@@ -72,6 +73,7 @@ func (w *worker) run() error {
 				return fmt.Errorf("queue %d: the descriptor of its kicks is none of an event", w.number)
 			}
 		}
+		due = due || fds[0].Revents != 0 // the guest is never told not to kick
 		stopping = stopping || fds[2].Revents != 0
 		if err := w.answer(); err != nil {
 			return fmt.Errorf("queue %d: %w", w.number, err)
@@ -79,35 +81,23 @@ func (w *worker) run() error {
 	}
 }
 
-// question hands on what is available, as far as there is room.
-func (w *worker) question() error {
-	handed := false
-	for {
-		n, err := w.ring.available(w.mem)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
+// question hands on what is available, as far as there is room, and reports whether there is more.
+func (w *worker) question() (more bool, err error) {
+	n, err := w.ring.available(w.mem)
+	if err != nil || n == 0 {
+		return false, err
+	}
+	for ; n > 0; n-- {
+		i := w.shadow.free()
+		if i < 0 {
 			break
 		}
-		for ; n > 0; n-- {
-			i := w.shadow.free()
-			if i < 0 {
-				break
-			}
-			if err := w.hand(i); err != nil {
-				return err
-			}
-			handed = true
-		}
-		if n > 0 {
-			break
+		if err := w.hand(i); err != nil {
+			return false, err
 		}
 	}
-	if handed {
-		raise(w.shadow.kick)
-	}
-	return nil
+	raise(w.shadow.kick)
+	return n > 0, nil
 }
 
 // hand copies the next request into a slot, and gives that to virtiofsd.
