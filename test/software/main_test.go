@@ -187,7 +187,7 @@ func TestSoftware(t *testing.T) {
 				}
 			}
 			for name, program := range map[string]func(*place){
-				"apt-get": func(p *place) { aptGet(p, repository) }, "python": python, "nginx": nginx, "redis": redis, "postgresql": postgresql, "go": goBuild,
+				"apt-get": func(p *place) { aptGet(p, repository) }, "python": python, "nginx": nginx, "redis": redis, "postgresql": postgresql, "go": goBuild, "codes": codes,
 			} {
 				t.Run(name, func(t *testing.T) {
 					t.Cleanup(func() { left(t, "mount", "process") })

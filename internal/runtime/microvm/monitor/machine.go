@@ -135,6 +135,9 @@ func commandLine(m *wire.Machine, begun stamp) string {
 	// Code is patched as little as may be: an emulator translates all of it again that is near. The agent's goroutines are not to be interrupted for having been slow.
 	line := "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t no_timer_check noreplace-smp dummy.numdummies=0 rdinit=/init GODEBUG=asyncpreemptoff=1"
 	if m.Accel == wire.AccelTCG {
+		// virtiofsd writes to the machine's memory behind the emulator's back, which would go on to execute what it has translated of a page's former content. Pages that the kernel clears
+		// before it gives them away it sees.
+		line += " init_on_alloc=1"
 		if khz := begun.khz(); khz > 0 {
 			line += fmt.Sprintf(" tsc=reliable tsc_early_khz=%d", khz)
 		}
