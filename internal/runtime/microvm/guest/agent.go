@@ -99,9 +99,6 @@ func (a *agent) boot(body []byte) error {
 	if err := unix.Settimeofday(&now); err != nil {
 		return os.NewSyscallError("settimeofday", err)
 	}
-	if s.Late && rehearses() {
-		go rehearse()
-	}
 	go func() {
 		if s.Late {
 			a.notFound = os.WriteFile("/sys/bus/pci/rescan", []byte("1"), 0)

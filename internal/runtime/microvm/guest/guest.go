@@ -37,12 +37,6 @@ func run() error {
 	if err := settle(); err != nil {
 		return err
 	}
-	if rehearses() {
-		if err := stage(rehearsalTree); err != nil {
-			return err
-		}
-		go rehearse()
-	}
 	port, err := openPort()
 	if err != nil {
 		return err

@@ -206,8 +206,8 @@ func ignoreShared(q *qmp.Client) error {
 // saveTime is how long a template may take to be made: an emulator on a busy machine takes its time to boot.
 const saveTime = 4 * time.Minute
 
-// settleTime is what a machine is given, once its agent is there, to be done with what the kernel leaves for later, and with the agent's rehearsal.
-const settleTime = 1500 * time.Millisecond
+// settleTime is what a machine is given, once its agent is there, to be done with what the kernel leaves for later.
+const settleTime = 300 * time.Millisecond
 
 // save makes a template: the first program of a box that is made for it. It ends when who has it made does.
 func save() error {

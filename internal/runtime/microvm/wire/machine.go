@@ -15,9 +15,6 @@ type Machine struct {
 // MachineVar is the environment variable with the Machine, as JSON.
 const MachineVar = "BRIG_VM"
 
-// Rehearse is an argument of the agent, which has it make a container beside the first one's coming: see package guest.
-const Rehearse = "rehearse"
-
 // What QEMU can run a guest by: the processor itself, or an emulator.
 const (
 	AccelKVM = "kvm"
