@@ -266,15 +266,15 @@ func (e *Engine) probed(ctx context.Context, spec api.ContainerSpec, b *bait, ou
 	if err != nil {
 		return nil, err
 	}
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
 	go func() {
-		_, err := session.Wait(context.WithoutCancel(ctx))
-		ended <- err
+		_, _ = session.Wait(context.WithoutCancel(ctx)) // what it said tells
+		close(ended)
 	}()
 	select {
 	case <-said.ready:
 		e.tryCopies(ctx, c.ID, b, said)
-	case err = <-ended:
+	case <-ended:
 		return nil, api.Errorf(api.Unavailable, "selftest: the probes ended before they were done: %s", strings.TrimSpace(trouble.String()))
 	case <-time.After(probeLimit):
 		err = api.Errorf(api.Unavailable, "selftest: the probes are not done after %s", probeLimit)

@@ -235,7 +235,7 @@ func (e *Engine) keepExit(id, dir string) error {
 	if err != nil || s.Waits { // no command was executed
 		e.notStarted(id)
 		_ = os.Remove(e.initializedPath(id)) // it may be there or not
-		return nil
+		return nil                           //nolint:nilerr // there was no run
 	}
 	if exists(e.exitPath(id)) { // of this run; or of the one before, where the shim was killed while the command was about to be executed
 		return nil

@@ -132,7 +132,7 @@ func (l *Level) make(name string, n *needs, m wire.Machine) {
 		return
 	}
 	_ = syscall.Setpriority(syscall.PRIO_PROCESS, p.Pid, 10)
-	go p.Wait()
+	go p.Wait() //nolint:errcheck // it is reaped, and what it made is there or not
 }
 
 // makersBox is the box in which a template is made: no network, no tree, and one folder that can be written to.

@@ -96,10 +96,10 @@ func Main(args []string) int {
 			word = "open"
 		}
 		fmt.Fprintf(out, "%s\t%s\t%s\n", a.name, word, strings.ReplaceAll(how, "\n", " "))
-		out.Flush()
+		out.Flush() //nolint:errcheck // who reads has gone, and ends this
 	}
 	fmt.Fprintln(out, "ready")
-	out.Flush()
+	out.Flush() //nolint:errcheck // as above
 	time.Sleep(5 * time.Minute)
 	return 0
 }

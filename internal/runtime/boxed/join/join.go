@@ -57,7 +57,7 @@ func join() (int, error) {
 		n, err = unix.Read(fd, b)
 	}
 	if err != nil || n == 0 {
-		return 128 + int(unix.SIGKILL), nil // the container has ended
+		return 128 + int(unix.SIGKILL), nil //nolint:nilerr // the container has ended
 	}
 	o, err := wire.DecodeOutcome(b[:n])
 	if err != nil {

@@ -70,7 +70,7 @@ func (r *resolver) connections(l net.Listener) {
 func (r *resolver) connection(c net.Conn) {
 	defer c.Close()
 	for {
-		c.SetDeadline(time.Now().Add(patience))
+		_ = c.SetDeadline(time.Now().Add(patience)) // where it has ended the next read says so
 		var n [2]byte
 		if _, err := io.ReadFull(c, n[:]); err != nil {
 			return

@@ -2,6 +2,7 @@ package guest
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -130,6 +131,6 @@ func link(c *netlink.Conn, l *wire.Link, at netlink.Link) error {
 }
 
 func isExist(err error) bool {
-	e, ok := err.(*netlink.Error)
-	return ok && e.Errno == syscall.EEXIST
+	var e *netlink.Error
+	return errors.As(err, &e) && e.Errno == syscall.EEXIST
 }

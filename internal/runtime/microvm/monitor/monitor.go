@@ -50,9 +50,13 @@ func Main(args []string) int {
 	case boxed.ArgRun:
 		unix.CloseOnExec(boxed.TellFD)
 		var p *boxed.Pod
-		if p, err = member(); p != nil {
+		switch p, err = member(); {
+		case err != nil:
+			tell(boxed.Begun{Code: exitFailed, Why: err.Error()})
+			return exitFailed
+		case p != nil:
 			code, err = runMember(p)
-		} else {
+		default:
 			code, err = run()
 		}
 	case boxed.ArgExec:
@@ -90,7 +94,7 @@ func run() (int, error) {
 	}
 	if err != nil {
 		tell(boxed.Begun{Code: uint32(code), Why: err.Error()})
-		return code, nil
+		return code, nil //nolint:nilerr // it was told
 	}
 	tell(boxed.Begun{})
 	code, err = s.wait(first)
