@@ -99,6 +99,9 @@ func (a *agent) boot(body []byte) error {
 	if err := unix.Settimeofday(&now); err != nil {
 		return os.NewSyscallError("settimeofday", err)
 	}
+	if err := reseed(s.Seed); err != nil {
+		return err // and nobody's process executes: it waits for the devices
+	}
 	go func() {
 		if s.Late {
 			a.notFound = os.WriteFile("/sys/bus/pci/rescan", []byte("1"), 0)
@@ -107,7 +110,7 @@ func (a *agent) boot(body []byte) error {
 		a.noNetwork = a.network(&s)
 		close(a.networked)
 	}()
-	return reseed(s.Seed)
+	return nil
 }
 
 // network gives the machine its interfaces, beside the making of the container, which waits for it before it executes anything.
