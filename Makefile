@@ -32,6 +32,7 @@ VM_PACKAGES    := qemu-system-x86 qemu-system-common
 
 # The kernel of virtual machines (--isolation vm), built once for each configuration.
 KERNEL_CONFIG := cmd/brig-guest/kernel.config
+KERNEL_DEB := .cache/kernel.deb
 KERNEL     := .cache/kernel/$(shell sha256sum $(KERNEL_CONFIG) | cut -c1-12)/vmlinux
 
 # What looks different to another kernel, with cgroup v2 alone: make test-guest runs it there.
@@ -56,8 +57,8 @@ if [ $${#missing[@]} -gt 0 ]; then \
 	|| { cat $$log; rm -f $$log; exit 1; }; rm -f $$log; fi
 endef
 
-setup: setup-build ## what build and test need: Debian packages, Go modules
-	$(call packages,$(TEST_PACKAGES))
+setup: setup-build $(KERNEL_DEB) ## what build and test need: Debian packages, Go modules
+	$(call packages,$(TEST_PACKAGES) $(VM_PACKAGES))
 
 setup-build:
 	$(call packages,$(BUILD_PACKAGES))
@@ -87,6 +88,12 @@ build: setup-build $(BASE) ## the programs, in bin/
 
 guest-kernel: setup-vm $(KERNEL) ## the kernel of virtual machines, from Debian's source, in bin/vm-kernel (the first time: ten minutes)
 	@install -D -m 644 $(KERNEL) bin/vm-kernel
+
+# Debian's own, which is not installed: tests give it to virtual machines.
+$(KERNEL_DEB):
+	@apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1 || apt-get update -qq
+	@set -e; name=$$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-/{print $$2; exit}'); echo "fetching $$name"; \
+	tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; (cd "$$tmp"; apt-get -qq -o APT::Sandbox::User=root download "$$name"); mkdir -p $(@D); mv "$$tmp"/*.deb $@
 
 # Everything is built in, and nothing in it says who built it or when.
 $(KERNEL):

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -240,6 +241,7 @@ func (e *Engine) keepExit(id, dir string) error {
 	if exists(e.exitPath(id)) { // of this run; or of the one before, where the shim was killed while the command was about to be executed
 		return nil
 	}
+	// A shim that lives after all may write it down meanwhile, and knows better.
 	exit := readExit(filepath.Join(dir, shim.ExitName))
 	if exit == nil {
 		exit = &shim.ExitRecord{Exit: lostExit, StartedAt: s.StartedAt}
@@ -249,7 +251,7 @@ func (e *Engine) keepExit(id, dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := atomicfile.Write(e.exitPath(id), data, 0o600, atomicfile.Durable); err != nil {
+	if err := atomicfile.WriteNew(e.exitPath(id), data, 0o600, atomicfile.Durable); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%w: %w", errNotKept, err)
 	}
 	return nil

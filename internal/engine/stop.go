@@ -178,7 +178,7 @@ func (e *Engine) settle(ctx context.Context, id string) error {
 	return e.tidy(ctx, id)
 }
 
-// pollEnd waits for a container whose shim was killed.
+// pollEnd waits for a container whose shim was killed, or is too busy to say anything: one that lives has claimLimit to write down how its container ended.
 func (e *Engine) pollEnd(ctx context.Context, id string) error {
 	for e.isRunning(id) {
 		select {
@@ -187,7 +187,20 @@ func (e *Engine) pollEnd(ctx context.Context, id string) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+	for deadline := time.Now().Add(claimLimit); e.unwritten(id) && time.Now().Before(deadline); {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
 	return e.tidy(ctx, id)
+}
+
+// unwritten reports whether a shim lives that has not yet written down how the last run of its container ended.
+func (e *Engine) unwritten(id string) bool {
+	s, err := shim.ReadState(e.sandboxDir(id))
+	return err == nil && !s.Waits && !running(s) && e.occupied(id) && !tellsOf(e.lastExit(id), s)
 }
 
 // stopSeconds is how long a container has from its stop signal to SIGKILL; -1: for ever.

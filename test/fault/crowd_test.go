@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"brig/test/machine"
 )
 
@@ -218,6 +220,27 @@ func TestExitIsNeverLost(t *testing.T) {
 		}
 	}
 	w.must("rm", "short")
+	w.mustBeClean("after rm")
+}
+
+// TestExitIsWaitedFor: a shim that gets on slowly, as one of a machine that has more to do, still says how its container ended.
+func TestExitIsWaitedFor(t *testing.T) {
+	w := newWorld(t)
+	for range 2 * scale() {
+		id := w.must("run", "-d", "brig/base", "sleep", "600")
+		shim := w.keeper(id)
+		unix.Kill(shim, unix.SIGSTOP)
+		goesOn := time.AfterFunc(700*time.Millisecond, func() { unix.Kill(shim, unix.SIGCONT) }) // longer than it is waited for to answer
+		w.must("stop", "-t", "0", id)
+		if s := w.inspect(id).State; s.ExitCode != 137 {
+			t.Errorf("after stop: %+v", s)
+		}
+		if goesOn.Stop() {
+			t.Error("the stop did not wait for the shim, which stands still")
+			unix.Kill(shim, unix.SIGCONT)
+		}
+		w.must("rm", id)
+	}
 	w.mustBeClean("after rm")
 }
 

@@ -39,6 +39,7 @@ var notChroot = map[string]string{
 
 	"isolation-gvisor-checkpoint": "it chooses levels itself",
 	"vm-kernel":                   "it chooses levels itself",
+	"vm-kernel-package":           "it chooses levels itself",
 	"vm-killed":                   "it chooses levels itself",
 	"vm-network":                  "it chooses levels itself",
 	"vm-template":                 "it chooses levels itself",

@@ -157,6 +157,7 @@ func tell(t *testing.T, files []string, level string) {
 			env.Setenv("IMAGE", "brig/base")
 			env.Setenv("BRIG_BIN", os.Getenv(binEnv))
 			env.Setenv("BRIG_ISOLATION", level)
+			env.Setenv("KERNEL_PACKAGE", kernelPackage)
 			env.Setenv("TEST_PROGRAM", testProgram()) // without-namespaces PROGRAM ARGS…, or without-mounts: see machine.Forbid; udp-echo PORT
 			env.Defer(func() {
 				leaveNothing(env.T().(serial).T, before, filepath.Join(os.Getenv(binEnv), "brig"), env.Vars)
@@ -215,8 +216,12 @@ func (s serial) Run(name string, f func(testscript.T)) {
 	s.T.Run(name, func(t *testing.T) { f(serial{t}) })
 }
 
+// kernelPackage is a package of Debian's with a kernel, which `make setup` fetches.
+var kernelPackage, _ = filepath.Abs("../../.cache/kernel.deb")
+
 // condition says what a story can ask of this machine: [cgroup1], [cgroup2], [erofs], [ipv6], whether it is told as a normal user: [rootless], at level
-// chroot: [chroot], at level gvisor: [gvisor], at level vm: [machine], whether containers have control groups: [groups], whether brig-sentry is built: [sentry]; and whether there can be virtual machines: [vm].
+// chroot: [chroot], at level gvisor: [gvisor], at level vm: [machine], whether containers have control groups: [groups], whether brig-sentry is built: [sentry];
+// whether there can be virtual machines: [vm], or could, with a kernel: [qemu]; and whether there is a package with one: [package].
 func condition(cond string) (bool, error) {
 	exists := func(path string) (bool, error) { _, err := os.Stat(path); return err == nil, nil }
 	switch cond {
@@ -233,6 +238,15 @@ func condition(cond string) (bool, error) {
 		return exists(filepath.Join(os.Getenv(binEnv), "brig-sentry"))
 	case "groups":
 		return true, nil
+	case "qemu":
+		for _, f := range []string{"/usr/bin/qemu-system-x86_64", "/usr/lib/qemu/virtiofsd"} {
+			if there, err := exists(f); !there {
+				return false, err
+			}
+		}
+		return true, nil
+	case "package":
+		return exists(kernelPackage)
 	case "vm":
 		for _, f := range []string{"/usr/bin/qemu-system-x86_64", "/usr/lib/qemu/virtiofsd", filepath.Join(os.Getenv(binEnv), "vm-kernel"), filepath.Join(os.Getenv(binEnv), "brig-vm")} {
 			if there, _ := exists(f); !there {

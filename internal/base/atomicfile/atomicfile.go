@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
 	"brig/internal/base/weak"
 )
 
@@ -25,7 +27,21 @@ const (
 )
 
 // Write replaces path by data with mode perm, whatever the umask. On error the old file stands and no temporary one is left.
-func Write(path string, data []byte, perm os.FileMode, sync Sync) (err error) {
+func Write(path string, data []byte, perm os.FileMode, sync Sync) error {
+	return write(path, data, perm, sync, os.Rename)
+}
+
+// WriteNew is Write where there is no file yet. Where there is one, or somebody else is quicker, the error is fs.ErrExist.
+func WriteNew(path string, data []byte, perm os.FileMode, sync Sync) error {
+	return write(path, data, perm, sync, func(from, to string) error {
+		if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE); err != nil {
+			return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+		}
+		return nil
+	})
+}
+
+func write(path string, data []byte, perm os.FileMode, sync Sync, rename func(from, to string) error) (err error) {
 	tmp := path + ".tmp" + strconv.Itoa(os.Getpid()) + "-" + strconv.FormatUint(serial.Add(1), 10)
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
 	if err != nil {
@@ -48,7 +64,7 @@ func Write(path string, data []byte, perm os.FileMode, sync Sync) (err error) {
 	if err != nil {
 		return err
 	}
-	if err = os.Rename(tmp, path); err != nil {
+	if err = rename(tmp, path); err != nil {
 		return err
 	}
 	if sync == Durable {

@@ -2,6 +2,8 @@ package atomicfile
 
 import (
 	"bytes"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,6 +24,20 @@ func TestWriteReplacesWhole(t *testing.T) {
 				t.Errorf("read %q, %v; want %q", got, err, text)
 			}
 		}
+	}
+	noTemporary(t, filepath.Dir(path), 1)
+}
+
+// TestWriteNew: what is there stays, and who was not the first is told.
+func TestWriteNew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "record.json")
+	for i, want := range []error{nil, fs.ErrExist} {
+		if err := WriteNew(path, []byte{byte('0' + i)}, 0o600, Durable); !errors.Is(err, want) {
+			t.Errorf("%v, want %v", err, want)
+		}
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != "0" {
+		t.Errorf("read %q, %v", got, err)
 	}
 	noTemporary(t, filepath.Dir(path), 1)
 }

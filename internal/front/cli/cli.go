@@ -107,8 +107,8 @@ type Engine interface {
 	DiskUsage(ctx context.Context) (api.DiskUsage, error)
 	// VMKernels are the kernels that virtual machines could have, in the order in which they are looked for.
 	VMKernels(ctx context.Context) ([]api.VMKernel, error)
-	// InstallVMKernel takes a kernel into the store; config is a file that says what it was built with, empty: the one beside it.
-	InstallVMKernel(ctx context.Context, path, config string) (api.VMKernel, error)
+	// InstallVMKernel takes a kernel into the store. say is told what it is at.
+	InstallVMKernel(ctx context.Context, from api.VMKernelSource, say func(string)) (api.VMKernel, error)
 	// RemoveVMKernel takes it out.
 	RemoveVMKernel(ctx context.Context) error
 	// CreateVolume makes a volume, unless there is one of its name.

@@ -412,8 +412,8 @@ func (r result) complains(t *testing.T, code int, text string) {
 
 func (f *fake) VMKernels(context.Context) ([]api.VMKernel, error) { return f.kernels, nil }
 
-func (f *fake) InstallVMKernel(_ context.Context, path, config string) (api.VMKernel, error) {
-	f.calls = append(f.calls, "install kernel "+path+" "+config)
+func (f *fake) InstallVMKernel(_ context.Context, from api.VMKernelSource, _ func(string)) (api.VMKernel, error) {
+	f.calls = append(f.calls, "install kernel "+strings.Join([]string{from.File, from.Config, from.Modules, from.Package}, " "))
 	return api.VMKernel{Version: "6.1-brig"}, nil
 }
 

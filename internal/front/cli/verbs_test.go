@@ -378,10 +378,15 @@ func TestVMKernel(t *testing.T) {
 	if r := brig(t, f, "vm", "kernel", "ls"); !strings.Contains(r.out, "in use, and no good: it is no Linux kernel") {
 		t.Errorf("%+v", r)
 	}
-	r := brig(t, f, "vm", "kernel", "install", "--config", "c", "vmlinux")
-	if r.code != 0 || r.out != "6.1-brig\n" || !strings.Contains(r.errOut, "BRIG_VM_KERNEL names another") || f.calls[len(f.calls)-1] != "install kernel vmlinux c" {
+	r := brig(t, f, "vm", "kernel", "install", "--config", "c", "--modules", "m", "vmlinux")
+	if r.code != 0 || r.out != "6.1-brig\n" || !strings.Contains(r.errOut, "BRIG_VM_KERNEL names another") || f.calls[len(f.calls)-1] != "install kernel vmlinux c m " {
 		t.Errorf("%+v %v", r, f.calls)
 	}
+	if r := brig(t, f, "vm", "kernel", "install", "--package", "linux-image-cloud-amd64"); r.code != 0 || f.calls[len(f.calls)-1] != "install kernel    linux-image-cloud-amd64" {
+		t.Errorf("%+v %q", r, f.calls)
+	}
+	brig(t, f, "vm", "kernel", "install", "--package", "p", "vmlinux").complains(t, 1, "brig: 'brig vm kernel install' requires 0 arguments")
+	brig(t, f, "vm", "kernel", "install", "--package", "p", "--modules", "m").complains(t, 125, "brig: --package has a configuration and modules of its own")
 	brig(t, f, "vm", "kernel", "install").complains(t, 1, "brig: 'brig vm kernel install' requires 1 argument")
 	brig(t, f, "vm", "kernel", "ls", "--format", "xml").complains(t, 125, `brig: invalid format "xml": use json`)
 	brig(t, f, "vm", "kernel", "rm").wants(t, 0, "")

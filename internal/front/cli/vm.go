@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"text/tabwriter"
 
@@ -77,17 +78,32 @@ func kernelStatus(k *api.VMKernel) string {
 }
 
 func (a *app) vmKernelInstall() *cobra.Command {
-	var config string
+	var from api.VMKernelSource
 	c := &cobra.Command{
-		Use:   "install [OPTIONS] FILE",
+		Use:   "install [OPTIONS] [FILE]",
 		Short: "Take a kernel for virtual machines into the store",
-		Long: "Take a kernel for virtual machines into the store, in place of the one that is there: an ELF file (vmlinux), or a bzImage (vmlinuz), which is unpacked. It must start without firmware\n" +
-			"and have what machines need built in. What it was built with it says itself (CONFIG_IKCONFIG), or a file config-VERSION beside vmlinuz-VERSION, or --config. Containers have it from\n" +
-			"their next start on.",
-		Example: "  brig vm kernel install .cache/vmlinux\n  brig vm kernel install --config linux/.config linux/vmlinux",
-		Args:    exactArgs(1),
+		Long: "Take a kernel for virtual machines into the store, in place of the one that is there: an ELF file (vmlinux), or a bzImage (vmlinuz), which is unpacked; or the one of a package\n" +
+			"of the distribution's, which is fetched and not installed. It must start without firmware (CONFIG_PVH). What it was built with it says itself (CONFIG_IKCONFIG), or a file\n" +
+			"config-VERSION beside vmlinuz-VERSION, or --config. Devices that it has as modules are taken from /lib/modules/VERSION. Containers have it from their next start on.",
+		Example: "  brig vm kernel install .cache/vmlinux\n  brig vm kernel install --config linux/.config linux/vmlinux\n  brig vm kernel install /boot/vmlinuz-$(uname -r)\n" +
+			"  brig vm kernel install --package linux-image-cloud-amd64",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if from.Package != "" {
+				return exactArgs(0)(cmd, args)
+			}
+			return exactArgs(1)(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			k, err := a.engine().InstallVMKernel(cmd.Context(), args[0], config)
+			if from.Package == "" {
+				from.File = args[0]
+			} else if from.Config != "" || from.Modules != "" {
+				return invalid(cmd, errors.New("--package has a configuration and modules of its own: --config and --modules go with a file"))
+			}
+			k, err := a.engine().InstallVMKernel(cmd.Context(), from, func(text string) {
+				if from.Package != "" {
+					fmt.Fprintln(a.streams.Stderr, text)
+				}
+			})
 			if err != nil {
 				return err
 			}
@@ -98,7 +114,10 @@ func (a *app) vmKernelInstall() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVar(&config, "config", "", "`FILE` that says what the kernel was built with")
+	f := c.Flags()
+	f.StringVar(&from.Config, "config", "", "`FILE` that says what the kernel was built with")
+	f.StringVar(&from.Modules, "modules", "", "`FOLDER` with a folder of modules for each version (default /lib/modules)")
+	f.StringVar(&from.Package, "package", "", "`NAME` of a package of the distribution's (apt) with a kernel")
 	return c
 }
 

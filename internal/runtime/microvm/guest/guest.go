@@ -9,6 +9,7 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -34,6 +35,9 @@ func Main() int {
 }
 
 func run() error {
+	if err := loadModules("/" + wire.ModulesDir); err != nil {
+		return err
+	}
 	if err := settle(); err != nil {
 		return err
 	}
@@ -44,6 +48,33 @@ func run() error {
 	a := newAgent(port)
 	a.send(wire.Frame{Kind: wire.Hello, Body: wire.Number(wire.Version)})
 	return a.serve()
+}
+
+// loadModules loads what a kernel does not have built in, in the order of the files' names, and removes the files, which are in memory.
+func loadModules(dir string) error {
+	files, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		path := filepath.Join(dir, f.Name())
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		err = unix.FinitModule(fd, "", 0)
+		unix.Close(fd)
+		if err != nil && err != unix.EEXIST {
+			return &os.PathError{Op: "finit_module", Path: path, Err: err}
+		}
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // settle mounts what every program expects. The root becomes a tmpfs first: nothing can pivot away from the initial ramdisk.

@@ -1,5 +1,6 @@
 // Package kernel reads files that may be a kernel for virtual machines: an ELF file (vmlinux), or the compressed form of it that distributions install (bzImage). It says which
-// Linux it is and what it lacks for a machine of Brig's, which has no firmware, no PCI and no modules. What it reads is not trusted.
+// Linux it is and what it lacks for a machine of Brig's. Such a machine is of one of two kinds: it has no firmware, no PCI and no modules, which starts in half the time, or it is a PC, whose
+// devices a distribution's kernel finds, with the modules that those need in its initial ramdisk. What it reads is not trusted.
 package kernel
 
 import (
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -21,22 +23,33 @@ const MaxSize = 512 << 20
 
 // Kernel is what a file is.
 type Kernel struct {
-	Version string   `json:"version"`         // as uname -r says it
-	Lacks   []string `json:"lacks,omitempty"` // why it cannot be a machine's; none: it can
-	ELF     []byte   `json:"-"`               // what QEMU starts; nil: it was not looked for
+	Version string   `json:"version"`           // as uname -r says it
+	Lacks   []string `json:"lacks,omitempty"`   // why it cannot be a machine's; none: it can
+	PC      bool     `json:"pc,omitempty"`      // the machine has to be a PC
+	Modules []string `json:"modules,omitempty"` // those that it needs, in the order in which they are loaded
+	ELF     []byte   `json:"-"`                 // what QEMU starts; nil: it was not looked for
+	archive []byte   // of the modules
 }
 
-// needed are the options of a kernel without which there is no machine, or no container in it; with kernel.config they are built in.
-var needed = []string{
-	"VIRTIO_MMIO", "VIRTIO_MMIO_CMDLINE_DEVICES", "VIRTIO_CONSOLE", "VIRTIO_NET", "FUSE_FS", "VIRTIO_FS", // the machine's devices
-	"X86_MPPARSE", "SERIAL_8250_CONSOLE", "BLK_DEV_INITRD", "DEVTMPFS", "TMPFS", "PROC_FS", "SYSFS",
-	"INET", "UNIX", "UNIX98_PTYS", "FUTEX", "EPOLL", "MULTIUSER",
-	"NAMESPACES", "PID_NS", "IPC_NS", "UTS_NS", "NET_NS", "CGROUPS", "CGROUP_PIDS", "CGROUP_DEVICE|CGROUP_BPF", "SECCOMP_FILTER", "POSIX_MQUEUE",
-}
+// option is one of a kernel's configuration without which there is no machine, or no container in it: built in, or as a module, where it has a name here. Or another of the names.
+type option struct{ names, module string }
 
-// Read takes a kernel from a file. config is what the kernel was built with, in the form of /boot/config-VERSION; nil: the kernel says so itself, or is not known. Of a compressed one
-// that lacks something nothing is unpacked.
-func Read(r io.Reader, config []byte) (*Kernel, error) {
+// Needed of any kernel, of one in a machine without PCI, and of one in a PC.
+var (
+	always = []option{
+		{"VIRTIO_CONSOLE", "virtio_console"}, {"VIRTIO_NET", "virtio_net"}, {"FUSE_FS", "fuse"}, {"VIRTIO_FS", "virtiofs"}, // the machine's devices
+		{"SERIAL_8250_CONSOLE", ""}, {"BLK_DEV_INITRD", ""}, {"DEVTMPFS", ""}, {"TMPFS", ""}, {"PROC_FS", ""}, {"SYSFS", ""},
+		{"INET", ""}, {"UNIX", ""}, {"UNIX98_PTYS", ""}, {"FUTEX", ""}, {"EPOLL", ""}, {"MULTIUSER", ""},
+		{"NAMESPACES", ""}, {"PID_NS", ""}, {"IPC_NS", ""}, {"UTS_NS", ""}, {"NET_NS", ""}, {"CGROUPS", ""}, {"CGROUP_PIDS", ""}, {"CGROUP_DEVICE|CGROUP_BPF", ""},
+		{"SECCOMP_FILTER", ""}, {"POSIX_MQUEUE", ""},
+	}
+	without = []option{{"VIRTIO_MMIO", ""}, {"VIRTIO_MMIO_CMDLINE_DEVICES", ""}, {"X86_MPPARSE", ""}}
+	ofPC    = []option{{"PCI", ""}, {"PCI_MSI", ""}, {"VIRTIO_PCI", "virtio_pci"}, {"ACPI|X86_MPPARSE", ""}}
+)
+
+// Read takes a kernel from a file. config is what the kernel was built with, in the form of /boot/config-VERSION; nil: the kernel says so itself, or is not known. folders has a folder of
+// modules for each version, as /lib/modules. Of a compressed kernel that lacks something nothing is unpacked.
+func Read(r io.Reader, config []byte, folders string) (*Kernel, error) {
 	file, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
 	switch {
 	case err != nil:
@@ -44,30 +57,37 @@ func Read(r io.Reader, config []byte) (*Kernel, error) {
 	case len(file) > MaxSize:
 		return nil, fmt.Errorf("it has more than %d MiB", MaxSize>>20)
 	case bytes.HasPrefix(file, []byte(elf.ELFMAG)):
-		return whole(file, config)
+		return whole(file, config, folders)
 	}
 	payload, version, err := compressed(file)
 	if err != nil {
 		return nil, err
 	}
-	k := &Kernel{Version: version}
 	if config != nil {
-		if k.Lacks = lacks(config); k.Lacks != nil {
+		k := &Kernel{Version: version}
+		if k.equip(config, folders); k.Lacks != nil {
 			return k, nil
 		}
 	}
-	image, err := unpack(payload)
+	if !bytes.HasPrefix(payload, gzipMagic) { // the length behind it is gzip's own
+		payload = payload[:max(0, len(payload)-4)]
+	}
+	image, err := decompress(payload)
 	if err != nil {
 		return nil, err
 	}
-	return whole(image, config)
+	return whole(image, config, folders)
 }
 
 // whole is the kernel in an ELF file.
-func whole(file, config []byte) (*Kernel, error) {
+func whole(file, config []byte, folders string) (*Kernel, error) {
 	k := &Kernel{ELF: file, Version: banner(file)}
 	if k.Version == "" {
 		return nil, errors.New("it is no Linux kernel")
+	}
+	taken, pc, modules, err := Behind(bytes.NewReader(file), int64(len(file)))
+	if err != nil {
+		return nil, err
 	}
 	pvh, err := startsBare(file)
 	if err != nil {
@@ -76,6 +96,14 @@ func whole(file, config []byte) (*Kernel, error) {
 	if !pvh {
 		k.Lacks = append(k.Lacks, "CONFIG_PVH: it has no note that says where it is entered without firmware")
 	}
+	if taken && pvh { // it was looked into when it was
+		k.PC = pc
+		if modules != nil {
+			k.archive, err = io.ReadAll(modules)
+		}
+		k.ELF = file[:len(file)-trailerSize-len(k.archive)]
+		return k, err
+	}
 	if config == nil {
 		config = builtWith(file)
 	}
@@ -83,8 +111,50 @@ func whole(file, config []byte) (*Kernel, error) {
 		k.Lacks = append(k.Lacks, "CONFIG_IKCONFIG: it does not say what it was built with, and no config file does")
 		return k, nil
 	}
-	k.Lacks = append(k.Lacks, lacks(config)...)
+	k.equip(config, folders)
 	return k, nil
+}
+
+// equip enters which machine a kernel of a configuration can be in, with which modules, or what it lacks.
+func (k *Kernel) equip(config []byte, folders string) {
+	set := configured(config)
+	lacking, found := set.lack(always)
+	if more, _ := set.lack(without); len(lacking)+len(more)+len(found) == 0 {
+		return
+	}
+	k.PC = true
+	more, foundPC := set.lack(ofPC)
+	if lacking = append(lacking, more...); len(lacking) > 0 {
+		k.Lacks = append(k.Lacks, lacking...)
+		return
+	}
+	if found = append(foundPC, found...); len(found) == 0 {
+		return
+	}
+	if err := k.take(found, folders); err != nil {
+		k.Lacks = append(k.Lacks, err.Error())
+	}
+}
+
+// take takes modules of the kernel's version.
+func (k *Kernel) take(names []string, folders string) error {
+	if k.Version == "." || k.Version == ".." || strings.Contains(k.Version, "/") {
+		return fmt.Errorf("a folder of modules: there is none for version %s", k.Version)
+	}
+	all, err := modulesOf(filepath.Join(folders, k.Version))
+	if err != nil {
+		return fmt.Errorf("its modules: %w", err)
+	}
+	for _, name := range names {
+		if err := all.load(name); err != nil {
+			return err
+		}
+	}
+	for _, m := range all.order {
+		k.Modules = append(k.Modules, m.name)
+	}
+	k.archive, err = all.archive()
+	return err
 }
 
 // banner is the version in "Linux version 6.1.0-brig (…".
@@ -150,7 +220,7 @@ func builtWith(file []byte) []byte {
 	if !ok {
 		return nil
 	}
-	z, err := gzip.NewReader(io.MultiReader(strings.NewReader("\x1f\x8b"), bytes.NewReader(rest)))
+	z, err := gzip.NewReader(io.MultiReader(bytes.NewReader(gzipMagic), bytes.NewReader(rest)))
 	if err != nil {
 		return nil
 	}
@@ -162,31 +232,40 @@ func builtWith(file []byte) []byte {
 	return config
 }
 
-// lacks are the needed options that a configuration does not have built in.
-func lacks(config []byte) (list []string) {
-	set := map[string]string{}
-	for line := range strings.Lines(string(config)) {
+// configuration is a kernel's: "y", "m", a text, or nothing, by the options' names without CONFIG_.
+type configuration map[string]string
+
+func configured(file []byte) configuration {
+	set := configuration{}
+	for line := range strings.Lines(string(file)) {
 		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
 			set[strings.TrimPrefix(name, "CONFIG_")] = value
 		}
 	}
-	for _, alternatives := range needed {
+	return set
+}
+
+// lack are those of options that are not there, and the modules of those that are as modules.
+func (set configuration) lack(options []option) (lacking, modules []string) {
+	for _, o := range options {
 		best := ""
-		for name := range strings.SplitSeq(alternatives, "|") {
+		for name := range strings.SplitSeq(o.names, "|") {
 			if v := set[name]; best == "" || v == "y" {
 				best = v
 			}
 		}
-		name, _, _ := strings.Cut(alternatives, "|")
-		switch best {
-		case "y":
-		case "m":
-			list = append(list, "CONFIG_"+name+" (there as a module, and none is loaded)")
+		name, _, _ := strings.Cut(o.names, "|")
+		switch {
+		case best == "y":
+		case best == "m" && o.module != "":
+			modules = append(modules, o.module)
+		case best == "m":
+			lacking = append(lacking, "CONFIG_"+name+" (there as a module, and it has to be built in)")
 		default:
-			list = append(list, "CONFIG_"+name)
+			lacking = append(lacking, "CONFIG_"+name)
 		}
 	}
-	return list
+	return lacking, modules
 }
 
 // compressed is what is packed in a bzImage, and its version: Documentation/x86/boot.rst, protocol 2.08 and later.
@@ -211,12 +290,14 @@ func compressed(file []byte) (payload []byte, version string, err error) {
 	return file[from:to], version, nil
 }
 
+var gzipMagic = []byte("\x1f\x8b")
+
 // unpackLimit is how long a program may take to unpack a kernel.
 const unpackLimit = 2 * time.Minute
 
-// unpack undoes a kernel's compression.
-func unpack(payload []byte) ([]byte, error) {
-	if bytes.HasPrefix(payload, []byte("\x1f\x8b")) {
+// decompress undoes the compression of a kernel or a module.
+func decompress(payload []byte) ([]byte, error) {
+	if bytes.HasPrefix(payload, gzipMagic) {
 		z, err := gzip.NewReader(bytes.NewReader(payload))
 		if err != nil {
 			return nil, err
@@ -226,7 +307,7 @@ func unpack(payload []byte) ([]byte, error) {
 	}
 	for magic, program := range map[string]string{"\xfd7zXZ\x00": "xz", "\x28\xb5\x2f\xfd": "zstd", "\x02\x21\x4c\x18": "lz4", "BZh": "bzip2", "\x5d\x00\x00": "xz"} {
 		if bytes.HasPrefix(payload, []byte(magic)) {
-			return unpackBy(program, payload[:max(0, len(payload)-4)]) // behind it stands the unpacked length
+			return unpackBy(program, payload)
 		}
 	}
 	return nil, errors.New("its compression is unknown")

@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"cmp"
 	"encoding/json"
 	"io"
 	"os"
@@ -18,12 +19,12 @@ func readKernel() (int, error) {
 	if len(config) == 0 {
 		config = nil
 	}
-	k, err := kernel.Read(os.Stdin, config)
+	k, err := kernel.Read(os.Stdin, config, cmp.Or(os.Getenv(wire.ModulesVar), "/lib/modules"))
 	if err != nil {
 		return 1, err
 	}
 	if len(k.Lacks) == 0 {
-		if _, err := os.NewFile(wire.KernelOutFD, "kernel").Write(k.ELF); err != nil {
+		if _, err := k.WriteTo(os.NewFile(wire.KernelOutFD, "kernel")); err != nil {
 			return 1, err
 		}
 	}

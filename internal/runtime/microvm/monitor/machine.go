@@ -8,11 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"brig/internal/runtime/microvm/kernel"
+	"brig/internal/runtime/microvm/ramdisk"
 	"brig/internal/runtime/microvm/wire"
 )
 
@@ -33,11 +34,11 @@ const firstFile = 3
 
 // launch starts a machine, and the server of its files, from nothing.
 func launch(m *wire.Machine, nics []nic, begun stamp) (*vm, error) {
-	ramdisk, err := ramdisk(m.Guest)
+	first, err := beginningOf(m)
 	if err != nil {
 		return nil, err
 	}
-	defer ramdisk.Close()
+	defer first.close()
 	v := &vm{}
 	ends, err := v.connect()
 	if err != nil {
@@ -49,16 +50,19 @@ func launch(m *wire.Machine, nics []nic, begun stamp) (*vm, error) {
 		return nil, fmt.Errorf("the server of the container's files: %w", err)
 	}
 	defer fs.Close()
-	files := []*os.File{ends.agent, ends.console, ramdisk, fs}
-	// A kernel that finds no clock waits a second for it.
-	args := append(common(m), "-machine", "microvm,acpi=off,rtc=on,memory-backend=ram",
-		"-object", fmt.Sprintf("memory-backend-memfd,id=ram,size=%dM,share=on", m.Memory>>20), "-global", "virtio-mmio.force-legacy=false",
-		"-kernel", m.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", firstFile+2),
-		"-append", commandLine(m, begun),
-		"-chardev", fmt.Sprintf("socket,id=fs,fd=%d", firstFile+3), "-device", "vhost-user-fs-device,chardev=fs,tag="+wire.TreeTag,
-		"-device", "virtio-serial-device", "-device", agentPort)
+	files := []*os.File{ends.agent, ends.console, first.ramdisk, fs}
+	fsDevice, netDevice, args := "vhost-user-fs-device", "virtio-net-device,netdev=net%d,mac=%s", []string(nil)
+	if first.pc {
+		fsDevice, netDevice, args = "vhost-user-fs-pci", "virtio-net-pci,netdev=net%d,mac=%s,romfile=,disable-legacy=on", thePC(m)
+	} else {
+		// A kernel that finds no clock waits a second for it.
+		args = append(common(m), "-machine", "microvm,acpi=off,rtc=on,memory-backend=ram", "-global", "virtio-mmio.force-legacy=false", "-device", "virtio-serial-device", "-device", agentPort)
+	}
+	args = append(args, "-object", fmt.Sprintf("memory-backend-memfd,id=ram,size=%dM,share=on", m.Memory>>20),
+		"-kernel", m.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", firstFile+2), "-append", commandLine(m, begun),
+		"-chardev", fmt.Sprintf("socket,id=fs,fd=%d", firstFile+3), "-device", fsDevice+",chardev=fs,tag="+wire.TreeTag)
 	for i, n := range nics {
-		args = append(args, "-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, firstFile+len(files)), "-device", fmt.Sprintf("virtio-net-device,netdev=net%d,mac=%s", i, n.link.MAC))
+		args = append(args, "-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, firstFile+len(files)), "-device", fmt.Sprintf(netDevice, i, n.link.MAC))
 		files = append(files, n.tap)
 	}
 	if err := v.start(m, args, files); err != nil {
@@ -190,9 +194,22 @@ func socketpair() (ours, theirs *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "machine"), os.NewFile(uintptr(fds[1]), "machine"), nil
 }
 
-// ramdisk is the initial ramdisk in memory: the agent as /init, in the kernel's "newc" form (Documentation/driver-api/early-userspace/buffer-format.rst).
-func ramdisk(program string) (*os.File, error) {
-	in, err := os.Open(program)
+// beginning is what a machine begins with.
+type beginning struct {
+	pc      bool     // its kernel finds devices on PCI alone
+	ramdisk *os.File // its first program, and modules that go with the kernel
+}
+
+func (b *beginning) close() { b.ramdisk.Close() }
+
+// beginningOf makes the initial ramdisk, in memory: the agent as /init, and behind it what goes with the kernel.
+func beginningOf(m *wire.Machine) (*beginning, error) {
+	k, pc, modules, err := kernel.Open(m.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	defer k.Close()
+	in, err := os.Open(m.Guest)
 	if err != nil {
 		return nil, err
 	}
@@ -206,57 +223,21 @@ func ramdisk(program string) (*os.File, error) {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
 	f := os.NewFile(uintptr(fd), "ramdisk")
-	w := &cpio{w: f}
-	w.entry("dev", 0o40755, 0, nil)
-	w.device("dev/console", 0o20600, 5, 1)
-	w.entry("new", 0o40755, 0, nil)
-	w.entry("init", 0o100755, info.Size(), in)
-	w.entry("TRAILER!!!", 0, 0, nil)
-	if w.err != nil {
+	w := ramdisk.NewWriter(f)
+	w.Dir("dev")
+	w.Device("dev/console", 5, 1)
+	w.Dir("new")
+	w.File("init", 0o755, info.Size(), in)
+	err = w.Close()
+	if err == nil && modules != nil {
+		_, err = io.Copy(f, modules)
+	}
+	if err != nil {
 		f.Close()
-		return nil, w.err
+		return nil, err
 	}
-	return f, nil
+	return &beginning{pc: pc, ramdisk: f}, nil
 }
-
-// cpio writes an archive; the first error stays.
-type cpio struct {
-	w     io.Writer
-	inode int
-	err   error
-}
-
-func (c *cpio) entry(name string, mode int, size int64, content io.Reader) {
-	c.write(name, mode, size, content, 0, 0)
-}
-
-func (c *cpio) device(name string, mode, major, minor int) { c.write(name, mode, 0, nil, major, minor) }
-
-func (c *cpio) write(name string, mode int, size int64, content io.Reader, major, minor int) {
-	if c.err != nil {
-		return
-	}
-	c.inode++
-	var h strings.Builder
-	h.WriteString("070701")
-	for _, n := range []int64{int64(c.inode), int64(mode), 0, 0, 1, 0, size, 0, 0, int64(major), int64(minor), int64(len(name) + 1), 0} {
-		fmt.Fprintf(&h, "%08x", n)
-	}
-	h.WriteString(name + "\x00")
-	if _, c.err = io.WriteString(c.w, h.String()+pad(int64(h.Len()))); c.err != nil || content == nil {
-		return
-	}
-	n, err := io.Copy(c.w, content)
-	if err == nil && n != size {
-		err = fmt.Errorf("%s: it changed while it was read", name)
-	}
-	if c.err = err; err == nil {
-		_, c.err = io.WriteString(c.w, pad(size))
-	}
-}
-
-// pad is what fills up to a multiple of four.
-func pad(n int64) string { return "\x00\x00\x00"[:-n&3] }
 
 // seed is randomness for one machine.
 func seed() []byte {

@@ -237,11 +237,11 @@ func save() error {
 
 // boot starts a machine without devices and saves it when its agent is there.
 func boot(m *wire.Machine, begun stamp) (*template.Files, error) {
-	ramdisk, err := ramdisk(m.Guest)
+	first, err := beginningOf(m)
 	if err != nil {
 		return nil, err
 	}
-	defer ramdisk.Close()
+	defer first.close()
 	t, err := template.Create(m.Template, m.Memory)
 	if err != nil {
 		return nil, err
@@ -261,7 +261,7 @@ func boot(m *wire.Machine, begun stamp) (*template.Files, error) {
 	args := append(thePC(m), "-kernel", m.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", firstFile+2), "-append", commandLine(m, begun),
 		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%d,mem-path=/proc/self/fd/%d,share=on", m.Memory, firstFile+4),
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", firstFile+3), "-mon", "chardev=qmp,mode=control")
-	if err := v.start(m, args, []*os.File{ends.agent, ends.console, ramdisk, theirControl, t.Memory}); err != nil {
+	if err := v.start(m, args, []*os.File{ends.agent, ends.console, first.ramdisk, theirControl, t.Memory}); err != nil {
 		return nil, err
 	}
 	ends.close()

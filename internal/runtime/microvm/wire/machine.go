@@ -26,8 +26,11 @@ const (
 const ArgProbe = "probe"
 
 // ArgKernel has the monitor's program read a kernel from its standard input, and its configuration from KernelConfigFD, and say on its standard output what it is: a kernel.Kernel as
-// JSON. One that can be a machine's it writes to KernelOutFD, as the ELF file that QEMU starts.
+// JSON. One that can be a machine's it writes to KernelOutFD, as the file that a machine's monitor takes.
 const ArgKernel = "kernel"
+
+// ModulesVar is the environment variable of ArgKernel with the folder that has a folder of modules for each version. Without it: /lib/modules.
+const ModulesVar = "BRIG_VM_MODULES"
 
 // Descriptors of ArgKernel. The configuration may be empty.
 const (
@@ -61,3 +64,6 @@ const (
 // New is the folder in which a template is made, and Reason the file that says why it cannot be.
 func New(name string) string    { return newPrefix + name }
 func Reason(name string) string { return name + failSuffix }
+
+// ModulesDir is the folder of a machine's initial ramdisk with modules of its kernel, whose names have the order in which they are to be loaded.
+const ModulesDir = "modules"
