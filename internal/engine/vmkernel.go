@@ -238,7 +238,7 @@ func ask(ctx context.Context, dir string, program string, args ...string) (strin
 	return stdout.String(), nil
 }
 
-// readKernel has brig-vm look into the file at k.Path and enters what it is; out gets the form that machines take. from has the file that says what it was built with; none: one
+// readKernel has brig-vm look into the file at k.Path and enters what it is; out gets the form that machines take, if there is one. from has the file that says what it was built with; none: one
 // beside it, as /boot/config-VERSION is beside /boot/vmlinuz-VERSION, if there is one.
 func (e *Engine) readKernel(ctx context.Context, k *api.VMKernel, from api.VMKernelSource, out *os.File) error {
 	in, err := os.OpenFile(k.Path, os.O_RDONLY|unix.O_NONBLOCK, 0)
@@ -268,12 +268,12 @@ func (e *Engine) readKernel(ctx context.Context, k *api.VMKernel, from api.VMKer
 			return err
 		}
 	}
-	if out == nil {
-		out = null
-	}
 	cmd := exec.CommandContext(ctx, e.vm().Monitor, wire.ArgKernel)
 	var stderr bytes.Buffer
 	cmd.Env = []string{"PATH=/usr/bin:/bin", wire.ModulesVar + "=" + from.Modules}
+	if out == nil {
+		out, cmd.Env = null, append(cmd.Env, wire.LookVar+"=1")
+	}
 	cmd.Stdin, cmd.Stderr, cmd.ExtraFiles = in, &stderr, []*os.File{settings, out} // 3: wire.KernelConfigFD
 	answer, err := cmd.Output()
 	if said := strings.TrimPrefix(strings.TrimSpace(stderr.String()), "brig: "); err != nil && said != "" {
@@ -283,15 +283,19 @@ func (e *Engine) readKernel(ctx context.Context, k *api.VMKernel, from api.VMKer
 		return err
 	}
 	var found struct {
-		Version string
-		Lacks   []string
+		Version   string
+		Lacks     []string
+		PC, Taken bool
 	}
 	if err := json.Unmarshal(answer, &found); err != nil {
 		return err
 	}
 	k.Version = found.Version
-	if len(found.Lacks) > 0 {
+	switch {
+	case len(found.Lacks) > 0:
 		k.Trouble = "it lacks " + strings.Join(found.Lacks, "; ")
+	case found.PC && !found.Taken && k.Source != "" && k.Source != "host": // where machines take it from
+		k.Trouble = "its devices are modules, or on PCI: `brig vm kernel install` makes a kernel for machines of it"
 	}
 	return nil
 }

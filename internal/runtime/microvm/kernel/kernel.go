@@ -26,6 +26,7 @@ type Kernel struct {
 	Version string   `json:"version"`           // as uname -r says it
 	Lacks   []string `json:"lacks,omitempty"`   // why it cannot be a machine's; none: it can
 	PC      bool     `json:"pc,omitempty"`      // the machine has to be a PC
+	Taken   bool     `json:"taken,omitempty"`   // it is a file as WriteTo writes it
 	Modules []string `json:"modules,omitempty"` // those that it needs, in the order in which they are loaded
 	ELF     []byte   `json:"-"`                 // what QEMU starts; nil: it was not looked for
 	archive []byte   // of the modules
@@ -34,8 +35,9 @@ type Kernel struct {
 // option is one of a kernel's configuration without which there is no machine, or no container in it: built in, or as a module, where it has a name here. Or another of the names.
 type option struct{ names, module string }
 
-// Needed of any kernel, of one in a machine without PCI, and of one in a PC.
+// Needed of any kernel, of one in a machine without PCI, of one in a PC, and what a kernel that is there shows itself.
 var (
+	bare   = []option{{"PVH", ""}}
 	always = []option{
 		{"VIRTIO_CONSOLE", "virtio_console"}, {"VIRTIO_NET", "virtio_net"}, {"FUSE_FS", "fuse"}, {"VIRTIO_FS", "virtiofs"}, // the machine's devices
 		{"SERIAL_8250_CONSOLE", ""}, {"BLK_DEV_INITRD", ""}, {"DEVTMPFS", ""}, {"TMPFS", ""}, {"PROC_FS", ""}, {"SYSFS", ""},
@@ -48,8 +50,8 @@ var (
 )
 
 // Read takes a kernel from a file. config is what the kernel was built with, in the form of /boot/config-VERSION; nil: the kernel says so itself, or is not known. folders has a folder of
-// modules for each version, as /lib/modules. Of a compressed kernel that lacks something nothing is unpacked.
-func Read(r io.Reader, config []byte, folders string) (*Kernel, error) {
+// modules for each version, as /lib/modules. Of a compressed kernel that lacks something nothing is unpacked, nor of one that is only looked at and whose configuration is known.
+func Read(r io.Reader, config []byte, folders string, look bool) (*Kernel, error) {
 	file, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
 	switch {
 	case err != nil:
@@ -65,7 +67,10 @@ func Read(r io.Reader, config []byte, folders string) (*Kernel, error) {
 	}
 	if config != nil {
 		k := &Kernel{Version: version}
-		if k.equip(config, folders); k.Lacks != nil {
+		if lacking, _ := configured(config).lack(bare); len(lacking) > 0 {
+			k.Lacks = lacking
+		}
+		if k.equip(config, folders); k.Lacks != nil || look {
 			return k, nil
 		}
 	}
@@ -97,7 +102,7 @@ func whole(file, config []byte, folders string) (*Kernel, error) {
 		k.Lacks = append(k.Lacks, "CONFIG_PVH: it has no note that says where it is entered without firmware")
 	}
 	if taken && pvh { // it was looked into when it was
-		k.PC = pc
+		k.Taken, k.PC = true, pc
 		if modules != nil {
 			k.archive, err = io.ReadAll(modules)
 		}

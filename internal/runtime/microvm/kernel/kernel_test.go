@@ -15,7 +15,7 @@ import (
 // all is a configuration that lacks nothing.
 func all() string {
 	var b strings.Builder
-	for _, o := range slices.Concat(always, without, ofPC) {
+	for _, o := range slices.Concat(bare, always, without, ofPC) {
 		name, _, _ := strings.Cut(o.names, "|")
 		b.WriteString("CONFIG_" + name + "=y\n")
 	}
@@ -74,31 +74,32 @@ func TestRead(t *testing.T) {
 		lacks  string // empty: nothing
 		err    string
 	}{
-		"a kernel":                          {file: good},
-		"compressed":                        {file: bzImage(zipped(good))},
-		"not for bare machines":             {file: image(elf.EM_X86_64, 17, all()), lacks: "CONFIG_PVH"},
-		"of modules":                        {file: image(elf.EM_X86_64, 18, strings.Replace(all(), "VIRTIO_FS=y", "VIRTIO_FS=m", 1)), lacks: "its modules: "},
-		"a module that no machine can load": {file: image(elf.EM_X86_64, 18, strings.Replace(all(), "TMPFS=y", "TMPFS=m", 1)), lacks: "CONFIG_DEVTMPFS (there as a module, and it has to be built in)"},
-		"without":                           {file: image(elf.EM_X86_64, 18, strings.Replace(all(), "CONFIG_SECCOMP_FILTER=y", "# CONFIG_SECCOMP_FILTER is not set", 1)), lacks: "CONFIG_SECCOMP_FILTER"},
-		"an alternative":                    {file: image(elf.EM_X86_64, 18, strings.Replace(all(), "CGROUP_DEVICE", "CGROUP_BPF", 1))},
-		"it does not say":                   {file: image(elf.EM_X86_64, 18, ""), lacks: "CONFIG_IKCONFIG"},
-		"a file says":                       {file: image(elf.EM_X86_64, 18, ""), config: all()},
-		"a file says no":                    {file: bzImage([]byte("never looked at")), config: "CONFIG_UNIX=y\n", lacks: "CONFIG_VIRTIO_PCI"},
-		"for another machine":               {file: image(elf.EM_AARCH64, 18, all()), err: "not for x86-64"},
-		"nothing":                           {err: "neither an ELF file nor a bzImage"},
-		"text":                              {file: bytes.Repeat([]byte("text "), 1000), err: "neither an ELF file nor a bzImage"},
-		"half a header":                     {file: bzImage(nil)[:0x230], err: "neither"},
-		"a payload elsewhere":               {file: bzImage(good)[:1060], err: "makes no sense"},
-		"unknown compression":               {file: bzImage([]byte("????????")), err: "compression is unknown"},
-		"broken compression":                {file: bzImage(zipped(good)[:60]), err: "EOF"},
-		"an ELF file cut off":               {file: good[:100], err: "no Linux kernel"},
-		"no ELF file inside":                {file: bzImage(zipped([]byte("Linux version 6.1 (x)"))), err: "bad magic"},
+		"a kernel":                           {file: good},
+		"compressed":                         {file: bzImage(zipped(good))},
+		"not for bare machines":              {file: image(elf.EM_X86_64, 17, all()), lacks: "CONFIG_PVH"},
+		"of modules":                         {file: image(elf.EM_X86_64, 18, strings.Replace(all(), "VIRTIO_FS=y", "VIRTIO_FS=m", 1)), lacks: "its modules: "},
+		"a module that no machine can load":  {file: image(elf.EM_X86_64, 18, strings.Replace(all(), "TMPFS=y", "TMPFS=m", 1)), lacks: "CONFIG_DEVTMPFS (there as a module, and it has to be built in)"},
+		"without":                            {file: image(elf.EM_X86_64, 18, strings.Replace(all(), "CONFIG_SECCOMP_FILTER=y", "# CONFIG_SECCOMP_FILTER is not set", 1)), lacks: "CONFIG_SECCOMP_FILTER"},
+		"an alternative":                     {file: image(elf.EM_X86_64, 18, strings.Replace(all(), "CGROUP_DEVICE", "CGROUP_BPF", 1))},
+		"it does not say":                    {file: image(elf.EM_X86_64, 18, ""), lacks: "CONFIG_IKCONFIG"},
+		"a file says":                        {file: image(elf.EM_X86_64, 18, ""), config: all()},
+		"a file says that it needs firmware": {file: bzImage([]byte("never looked at")), config: strings.Replace(all(), "CONFIG_PVH=y", "", 1), lacks: "CONFIG_PVH"},
+		"a file says no":                     {file: bzImage([]byte("never looked at")), config: "CONFIG_UNIX=y\n", lacks: "CONFIG_VIRTIO_PCI"},
+		"for another machine":                {file: image(elf.EM_AARCH64, 18, all()), err: "not for x86-64"},
+		"nothing":                            {err: "neither an ELF file nor a bzImage"},
+		"text":                               {file: bytes.Repeat([]byte("text "), 1000), err: "neither an ELF file nor a bzImage"},
+		"half a header":                      {file: bzImage(nil)[:0x230], err: "neither"},
+		"a payload elsewhere":                {file: bzImage(good)[:1060], err: "makes no sense"},
+		"unknown compression":                {file: bzImage([]byte("????????")), err: "compression is unknown"},
+		"broken compression":                 {file: bzImage(zipped(good)[:60]), err: "EOF"},
+		"an ELF file cut off":                {file: good[:100], err: "no Linux kernel"},
+		"no ELF file inside":                 {file: bzImage(zipped([]byte("Linux version 6.1 (x)"))), err: "bad magic"},
 	} {
 		var config []byte
 		if c.config != "" {
 			config = []byte(c.config)
 		}
-		k, err := Read(bytes.NewReader(c.file), config, t.TempDir())
+		k, err := Read(bytes.NewReader(c.file), config, t.TempDir(), false)
 		switch {
 		case c.err != "":
 			if err == nil || !strings.Contains(err.Error(), c.err) {
@@ -128,11 +129,11 @@ func TestPrograms(t *testing.T) {
 		if err != nil {
 			t.Fatal(program, err)
 		}
-		k, err := Read(bytes.NewReader(bzImage(binary.LittleEndian.AppendUint32(packed, uint32(len(good))))), nil, "")
+		k, err := Read(bytes.NewReader(bzImage(binary.LittleEndian.AppendUint32(packed, uint32(len(good))))), nil, "", false)
 		if err != nil || len(k.Lacks) > 0 || !bytes.Equal(k.ELF, good) {
 			t.Errorf("%s: %+v, %v", program, k, err)
 		}
-		if _, err := Read(bytes.NewReader(bzImage(packed[:len(packed)/2])), nil, ""); err == nil {
+		if _, err := Read(bytes.NewReader(bzImage(packed[:len(packed)/2])), nil, "", false); err == nil {
 			t.Errorf("%s: half of it is taken", program)
 		}
 	}
@@ -145,7 +146,7 @@ func TestOurs(t *testing.T) {
 		t.Skip("needs the kernel of virtual machines, which `make guest-kernel` builds: ", err)
 	}
 	defer f.Close()
-	k, err := Read(f, nil, "")
+	k, err := Read(f, nil, "", false)
 	if err != nil || len(k.Lacks) > 0 || !strings.HasSuffix(k.Version, "-brig") {
 		t.Errorf("%s lacks %q, %v", k.Version, k.Lacks, err)
 	}
@@ -157,7 +158,7 @@ func FuzzRead(f *testing.F) {
 	f.Add(good, []byte("CONFIG_UNIX=m\n"))
 	f.Add(bzImage(zipped(good)), []byte{})
 	f.Fuzz(func(t *testing.T, file, config []byte) {
-		if k, err := Read(bytes.NewReader(file), config, "/nosuch"); err == nil && k.Version == "" {
+		if k, err := Read(bytes.NewReader(file), config, "/nosuch", len(file)%2 == 0); err == nil && k.Version == "" {
 			t.Error("a kernel of no version")
 		}
 	})

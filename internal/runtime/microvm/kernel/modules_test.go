@@ -74,7 +74,7 @@ func complete() map[string][]byte {
 // TestModules: what a distribution's kernel has as modules goes with it, in an order in which it can be loaded.
 func TestModules(t *testing.T) {
 	file := image(elf.EM_X86_64, 18, "")
-	k, err := Read(bytes.NewReader(file), distribution(), folder(t, complete()))
+	k, err := Read(bytes.NewReader(file), distribution(), folder(t, complete()), false)
 	if err != nil || len(k.Lacks) > 0 || !k.PC {
 		t.Fatalf("%+v, %v", k, err)
 	}
@@ -99,12 +99,20 @@ func TestModules(t *testing.T) {
 	if err != nil || !bytes.HasPrefix(archive, []byte("070701")) || !bytes.Contains(archive, []byte("modules/000-virtio_ring.ko\x00")) || !bytes.Contains(archive, complete()["kernel/net/core/failover.ko"]) {
 		t.Errorf("an archive of %d bytes, %v", len(archive), err)
 	}
-	again, err := Read(bytes.NewReader(taken.Bytes()), nil, "/nosuch")
-	if err != nil || len(again.Lacks) > 0 || !again.PC || !bytes.Equal(again.archive, archive) || !bytes.HasPrefix(again.ELF, file) {
+	again, err := Read(bytes.NewReader(taken.Bytes()), nil, "/nosuch", false)
+	if err != nil || len(again.Lacks) > 0 || !again.PC || !again.Taken || k.Taken || !bytes.Equal(again.archive, archive) || !bytes.HasPrefix(again.ELF, file) {
 		t.Errorf("what was taken is %+v, %v", again, err)
 	}
-	if _, err := Read(bytes.NewReader(append(taken.Bytes()[5000:], taken.Bytes()[taken.Len()-trailerSize:]...)), nil, ""); err == nil {
+	if _, err := Read(bytes.NewReader(append(taken.Bytes()[5000:], taken.Bytes()[taken.Len()-trailerSize:]...)), nil, "", false); err == nil {
 		t.Error("a part of it is taken")
+	}
+}
+
+// TestLook: a list of kernels unpacks none whose configuration is known.
+func TestLook(t *testing.T) {
+	k, err := Read(bytes.NewReader(bzImage([]byte("never looked at"))), distribution(), folder(t, complete()), true)
+	if err != nil || len(k.Lacks) > 0 || !k.PC || k.ELF != nil || k.Version != "6.9.9-test" {
+		t.Errorf("%+v, %v", k, err)
 	}
 }
 
@@ -131,7 +139,7 @@ func TestModulesMissing(t *testing.T) {
 		if config == nil {
 			config = distribution()
 		}
-		k, err := Read(bytes.NewReader(image(elf.EM_X86_64, 18, "")), config, folder(t, c.files))
+		k, err := Read(bytes.NewReader(image(elf.EM_X86_64, 18, "")), config, folder(t, c.files), false)
 		if err != nil || !strings.Contains(strings.Join(k.Lacks, "; "), c.want) {
 			t.Errorf("%s: it lacks %q, %v; want %q", name, k.Lacks, err, c.want)
 		}
@@ -140,7 +148,7 @@ func TestModulesMissing(t *testing.T) {
 	if err := os.Symlink("/etc/passwd", filepath.Join(dir, "6.9.9-test", "fuse.ko")); err != nil {
 		t.Fatal(err)
 	}
-	if k, err := Read(bytes.NewReader(image(elf.EM_X86_64, 18, "")), distribution(), dir); err != nil || !strings.Contains(strings.Join(k.Lacks, ""), "module fuse is not in") {
+	if k, err := Read(bytes.NewReader(image(elf.EM_X86_64, 18, "")), distribution(), dir, false); err != nil || !strings.Contains(strings.Join(k.Lacks, ""), "module fuse is not in") {
 		t.Errorf("a link: %+v, %v", k, err)
 	}
 }

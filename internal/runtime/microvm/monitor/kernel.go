@@ -19,11 +19,11 @@ func readKernel() (int, error) {
 	if len(config) == 0 {
 		config = nil
 	}
-	k, err := kernel.Read(os.Stdin, config, cmp.Or(os.Getenv(wire.ModulesVar), "/lib/modules"))
+	k, err := kernel.Read(os.Stdin, config, cmp.Or(os.Getenv(wire.ModulesVar), "/lib/modules"), os.Getenv(wire.LookVar) != "")
 	if err != nil {
 		return 1, err
 	}
-	if len(k.Lacks) == 0 {
+	if len(k.Lacks) == 0 && k.ELF != nil {
 		if _, err := k.WriteTo(os.NewFile(wire.KernelOutFD, "kernel")); err != nil {
 			return 1, err
 		}
