@@ -90,10 +90,12 @@ guest-kernel: setup-vm $(KERNEL) ## the kernel of virtual machines, from Debian'
 	@install -D -m 644 $(KERNEL) bin/vm-kernel
 
 # Debian's own, which is not installed: tests give it to virtual machines.
-$(KERNEL_DEB):
-	@apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1 || apt-get update -qq
-	@set -e; name=$$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-/{print $$2; exit}'); echo "fetching $$name"; \
-	tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; (cd "$$tmp"; apt-get -qq -o APT::Sandbox::User=root download "$$name"); mkdir -p $(@D); mv "$$tmp"/*.deb $@
+$(KERNEL_DEB): | setup-build
+	@set -e; rm -rf $@.new; mkdir -p $@.new; cd $@.new; fetch() { \
+		name=$$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-/{print $$2; exit}') && echo "fetching $$name" && \
+		apt-get -qq -o APT::Sandbox::User=root download "$$name"; }; \
+	fetch 2>/dev/null || { apt-get update -qq; fetch; }
+	@mv $@.new/*.deb $@ && rm -r $@.new
 
 # Everything is built in, and nothing in it says who built it or when.
 $(KERNEL):

@@ -1,4 +1,4 @@
-// Command brig-guest is the first program in a virtual machine of isolation level vm. It is the whole initial ramdisk; run anywhere else it says so and ends.
+// Command brig-guest is the first program in a virtual machine of isolation level vm. It is in the initial ramdisk; run anywhere else it says so and ends.
 package main
 
 import (

@@ -193,7 +193,7 @@ func (e *Engine) PruneImages(ctx context.Context, o api.PruneOptions) (api.Prune
 		}
 	}
 	if o.All && o.Until.IsZero() && len(o.Labels)+len(o.NotLabels) == 0 {
-		err = errors.Join(err, e.vm().Forget())
+		err = errors.Join(err, e.vm().Forget(), e.forgetKernelDrafts())
 	}
 	return report, err
 }

@@ -190,19 +190,23 @@ func (e *Engine) reapKnown(ctx context.Context, c *api.Container, id string, kno
 		return err
 	}
 	var told []api.Event
-	if state, serr := shim.ReadState(dir); known && serr == nil && state.Pid > 0 && !state.Waits {
-		exit := &lostExit
-		if last := e.lastExit(id); tellsOf(last, state) {
-			exit = &last.Exit
+	tell := func() {
+		if state, serr := shim.ReadState(dir); known && serr == nil && state.Pid > 0 && !state.Waits {
+			exit := &lostExit
+			if last := e.lastExit(id); tellsOf(last, state) {
+				exit = &last.Exit
+			}
+			told = ended(c, exit)
 		}
-		told = ended(c, exit)
 	}
 	if !known || c.Spec.AutoRemove && !e.restarting(id) {
+		tell() // while there is a record
 		if err = e.removeAll(c, id, true, t); err == nil && known {
 			told = append(told, happened(c, "destroy"))
 		}
 	} else {
 		err = e.keepExit(id, dir) // last: on a full disk all the rest is free already
+		tell()                    // what is kept
 	}
 	if len(told) > 0 {
 		e.note(told...)

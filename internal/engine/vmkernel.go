@@ -10,7 +10,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -89,15 +93,14 @@ func (e *Engine) InstallVMKernel(ctx context.Context, from api.VMKernelSource, s
 		return k, err
 	}
 	defer l.Release()
-	if err := removeDrafts(dir, isDraft); err != nil {
+	if err := removeKernelDrafts(dir); err != nil {
 		return k, err
 	}
+	called := "kernel " + from.File
 	if from.Package != "" {
-		tmp := filepath.Join(dir, "package")
-		if err := os.RemoveAll(tmp); err != nil { // of one that was killed
-			return k, err
-		}
-		if err := os.Mkdir(tmp, 0o700); err != nil {
+		called = "the kernel of package " + from.Package
+		tmp, err := os.MkdirTemp(dir, packagePrefix) // not where one that was killed may still write to
+		if err != nil {
 			return k, err
 		}
 		defer os.RemoveAll(tmp) //nolint:errcheck // the next one does
@@ -116,10 +119,10 @@ func (e *Engine) InstallVMKernel(ctx context.Context, from api.VMKernelSource, s
 	say("reading " + filepath.Base(from.File))
 	found := api.VMKernel{Path: from.File}
 	if err := e.readKernel(ctx, &found, from, draft); err != nil {
-		return k, api.Errorf(api.InvalidArgument, "kernel %s: %w", from.File, err)
+		return k, api.Errorf(api.InvalidArgument, "%s: %w", called, err)
 	}
 	if found.Trouble != "" {
-		return k, api.Errorf(api.Unsupported, "kernel %s, Linux %s, cannot be a virtual machine's: %s: `make guest-kernel` builds one that can", from.File, found.Version, found.Trouble)
+		return k, api.Errorf(api.Unsupported, "%s, Linux %s, cannot be a virtual machine's: %s: `make guest-kernel` builds one that can", called, found.Version, found.Trouble)
 	}
 	if err := draft.Chmod(0o644); err != nil { // QEMU, which is not root, reads it
 		return k, err
@@ -139,7 +142,9 @@ func (e *Engine) RemoveVMKernel(context.Context) error {
 	l, err := lock.Take(filepath.Join(filepath.Dir(e.vmKernel()), ".lock"))
 	if err == nil {
 		defer l.Release()
-		err = os.Remove(e.vmKernel())
+		if err = removeKernelDrafts(filepath.Dir(e.vmKernel())); err == nil {
+			err = os.Remove(e.vmKernel())
+		}
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -148,6 +153,30 @@ func (e *Engine) RemoveVMKernel(context.Context) error {
 		return err
 	}
 	return atomicfile.SyncDir(filepath.Dir(e.vmKernel()))
+}
+
+// packagePrefix begins the names of folders in which packages are unpacked.
+const packagePrefix = "package-"
+
+// removeKernelDrafts removes what installs that were killed have left, for who holds their lock.
+func removeKernelDrafts(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), packagePrefix) {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, entry.Name())))
+		}
+	}
+	return errors.Join(err, removeDrafts(dir, isDraft))
+}
+
+// forgetKernelDrafts is removeKernelDrafts where nobody installs one.
+func (e *Engine) forgetKernelDrafts() error {
+	l, err := lock.Try(filepath.Join(filepath.Dir(e.vmKernel()), ".lock"))
+	if err != nil {
+		return nil //nolint:nilerr // somebody does, or there never was one
+	}
+	defer l.Release()
+	return removeKernelDrafts(filepath.Dir(e.vmKernel()))
 }
 
 // isPackage reports whether a name may be one of a package of Debian's, which no program takes for an option or a path.
@@ -160,79 +189,164 @@ func isPackage(name string) bool {
 	return len(name) > 1
 }
 
-// unpackKernel has the distribution's own programs fetch a package with a kernel, or one that only names such a package, and unpack it in dir. Nothing is installed.
-func unpackKernel(ctx context.Context, name, dir string, say func(string)) (api.VMKernelSource, error) {
-	const hops = 3 // of packages that name one
-	for range hops {
-		if !isPackage(name) {
-			return api.VMKernelSource{}, api.Errorf(api.InvalidArgument, "package %q: it is no name of a package", name)
+// unpackKernel has the distribution's own programs fetch a package with a kernel, or one that depends on such a package, and those with its modules where they are others, and unpack them
+// in dir. Nothing is installed.
+func unpackKernel(ctx context.Context, name, dir string, say func(string)) (from api.VMKernelSource, err error) {
+	const most = 6 // packages
+	files := filepath.Join(dir, "files")
+	if err := os.Mkdir(files, 0o700); err != nil {
+		return from, err
+	}
+	wanted := []string{name}
+	for n := 0; n < len(wanted) && n < most; n++ {
+		if from.File != "" && !strings.HasPrefix(wanted[n], modulesPackage) {
+			continue // one kernel is enough
 		}
-		say("fetching " + name)
-		// Who the packages are fetched as cannot look into the store.
-		if _, err := ask(ctx, dir, "apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", name); err != nil {
-			return api.VMKernelSource{}, api.Errorf(api.Unavailable, "package %s: %w: `apt-get update` first, if the host's lists of packages are old", name, err)
-		}
-		archives, err := filepath.Glob(filepath.Join(dir, "*.deb"))
-		if err != nil || len(archives) != 1 {
-			return api.VMKernelSource{}, fmt.Errorf("package %s: apt-get left %d archives: %w", name, len(archives), err)
-		}
-		files := filepath.Join(dir, "files")
-		say("unpacking " + filepath.Base(archives[0]))
-		if _, err := ask(ctx, dir, "dpkg-deb", "-x", archives[0], files); err != nil {
-			return api.VMKernelSource{}, fmt.Errorf("package %s: %w", name, err)
-		}
-		kernels, err := filepath.Glob(filepath.Join(files, hostKernels))
+		depends, err := unpackPackage(ctx, wanted[n], filepath.Join(dir, strconv.Itoa(n)), files, say)
 		if err != nil {
-			return api.VMKernelSource{}, err
+			return from, err
 		}
-		if len(kernels) > 0 {
-			folders := filepath.Join(files, "lib", "modules")
-			if _, err := os.Stat(folders); err != nil {
-				folders = filepath.Join(files, "usr", "lib", "modules")
+		if from.File == "" {
+			from.File, err = kernelIn(files)
+		}
+		if err != nil {
+			return from, fmt.Errorf("package %s: %w", wanted[n], err)
+		}
+		for _, d := range dependencies(depends) {
+			if !slices.Contains(wanted, d) {
+				wanted = append(wanted, d)
 			}
-			return api.VMKernelSource{File: kernels[0], Modules: folders}, nil
-		}
-		depends, err := ask(ctx, dir, "dpkg-deb", "-f", archives[0], "Depends")
-		if err != nil {
-			return api.VMKernelSource{}, fmt.Errorf("package %s: %w", name, err)
-		}
-		next := kernelPackage(depends)
-		if next == "" {
-			break
-		}
-		name = next
-		if err := errors.Join(os.Remove(archives[0]), os.RemoveAll(files)); err != nil {
-			return api.VMKernelSource{}, err
 		}
 	}
-	return api.VMKernelSource{}, api.Errorf(api.InvalidArgument, "package %s: it has no kernel: on Debian linux-image-cloud-amd64 has one", name)
+	if from.File == "" {
+		return from, api.Errorf(api.InvalidArgument, "package %s: it has no kernel, and depends on none: on Debian linux-image-cloud-amd64 has one", name)
+	}
+	from.Modules = filepath.Join(files, "lib", "modules")
+	if !isPlain(files, "lib", "modules") {
+		from.Modules = filepath.Join(files, "usr", "lib", "modules")
+	}
+	return from, nil
 }
 
-// kernelPackage is the package with a kernel among those on which another depends.
-func kernelPackage(depends string) string {
-	for p := range strings.SplitSeq(depends, ",") {
-		p, _, _ = strings.Cut(p, "|")
-		if name, _, _ := strings.Cut(strings.TrimSpace(p), " "); strings.HasPrefix(name, "linux-image-") {
-			return name
+// kernelIn is the kernel in a folder that a package was unpacked in; none: it has none. Nothing in such a folder may be a link on the way to what is read of it.
+func kernelIn(files string) (string, error) {
+	entries, err := os.ReadDir(filepath.Join(files, "boot"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	kernel := ""
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "vmlinuz-") {
+			kernel = e.Name()
 		}
 	}
-	return ""
+	if kernel == "" {
+		return "", nil
+	}
+	config := strings.Replace(kernel, "vmlinuz-", "config-", 1)
+	for _, parts := range [][]string{{"boot", kernel}, {"boot", config}, {"lib", "modules"}, {"usr", "lib", "modules"}} {
+		if _, err := os.Lstat(filepath.Join(append([]string{files}, parts...)...)); err == nil && !isPlain(files, parts...) {
+			return "", fmt.Errorf("/%s is reached by a link, or is no file or folder", filepath.Join(parts...))
+		}
+	}
+	return filepath.Join(files, "boot", kernel), nil
 }
 
-// ask runs a program in a folder and returns what it prints; an error has the last that it said.
+// isPlain reports whether a path below dir is a file or a folder, without a link on the way.
+func isPlain(dir string, parts ...string) bool {
+	for i := range parts {
+		dir = filepath.Join(dir, parts[i])
+		info, err := os.Lstat(dir)
+		if err != nil || !info.IsDir() && (i < len(parts)-1 || !info.Mode().IsRegular()) {
+			return false
+		}
+	}
+	return true
+}
+
+// unpackPackage fetches a package into dir and unpacks it in files. depends is what it says that it depends on.
+func unpackPackage(ctx context.Context, name, dir, files string, say func(string)) (depends string, err error) {
+	if !isPackage(name) {
+		return "", api.Errorf(api.InvalidArgument, "package %q: it is no name of a package", name)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return "", err
+	}
+	fetch := []string{"-q", "-o", "APT::Sandbox::User=root", "download"} // who fetches otherwise cannot look into the store
+	outdated := func(err error) error {
+		return api.Errorf(api.Unavailable, "package %s: %w: `apt-get update` first, if the host's lists of packages are old", name, err)
+	}
+	// What is no name is taken for a pattern, which may be all packages.
+	list, err := ask(ctx, dir, "apt-get", append(fetch, "--print-uris", name)...)
+	if err != nil {
+		return "", outdated(err)
+	}
+	if one := strings.Fields(strings.TrimSpace(list)); len(one) < 2 || strings.Count(strings.TrimSpace(list), "\n") > 0 || !strings.HasPrefix(one[1], name+"_") {
+		return "", api.Errorf(api.NotFound, "package %s: there is none of exactly that name", name)
+	}
+	say("fetching " + name)
+	if _, err := ask(ctx, dir, "apt-get", append(fetch, name)...); err != nil {
+		return "", outdated(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", err
+	}
+	if len(entries) != 1 || !strings.HasSuffix(entries[0].Name(), ".deb") {
+		return "", fmt.Errorf("package %s: apt-get left %d files", name, len(entries))
+	}
+	archive := filepath.Join(dir, entries[0].Name())
+	say("unpacking " + entries[0].Name())
+	if _, err := ask(ctx, dir, "dpkg-deb", "-x", archive, files); err != nil {
+		return "", fmt.Errorf("package %s: %w", name, err)
+	}
+	if depends, err = ask(ctx, dir, "dpkg-deb", "-f", archive, "Depends"); err != nil {
+		return "", fmt.Errorf("package %s: %w", name, err)
+	}
+	return depends, os.Remove(archive)
+}
+
+// Packages with kernels, and with their modules where those are not in the same.
+const (
+	imagePackage   = "linux-image-"
+	modulesPackage = "linux-modules-"
+)
+
+// dependencies are the packages with kernels and modules among those on which another depends.
+func dependencies(depends string) (names []string) {
+	for p := range strings.FieldsFuncSeq(depends, func(r rune) bool { return r == ',' || r == '|' }) {
+		p = strings.TrimSpace(p)
+		if i := strings.IndexAny(p, " (:["); i >= 0 {
+			p = p[:i]
+		}
+		if strings.HasPrefix(p, imagePackage) || strings.HasPrefix(p, modulesPackage) {
+			names = append(names, p)
+		}
+	}
+	return names
+}
+
+// ask runs a program in a folder and returns what it prints; an error has the last that it said. It ends with all that it has started when ctx does.
 func ask(ctx context.Context, dir string, program string, args ...string) (string, error) {
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &stdout, &stderr
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second
 	err := cmd.Run()
-	if errors.Is(err, exec.ErrNotFound) {
+	switch said := strings.TrimSpace(stderr.String()); {
+	case ctx.Err() != nil:
+		return "", ctx.Err()
+	case errors.Is(err, exec.ErrNotFound):
 		return "", fmt.Errorf("%s is not installed: packages are fetched on Debian and its kin alone", program)
-	}
-	if said := strings.TrimSpace(stderr.String()); err != nil && said != "" {
+	case err != nil && said != "":
 		return "", fmt.Errorf("%s: %s", program, said[strings.LastIndexByte(said, '\n')+1:])
-	}
-	if err != nil {
+	case err != nil:
 		return "", fmt.Errorf("%s: %w", program, err)
 	}
 	return stdout.String(), nil
@@ -260,9 +374,12 @@ func (e *Engine) readKernel(ctx context.Context, k *api.VMKernel, from api.VMKer
 		config = filepath.Join(filepath.Dir(k.Path), "config-"+name)
 	}
 	if config != "" {
-		switch f, err := os.Open(config); {
+		switch f, err := os.OpenFile(config, os.O_RDONLY|unix.O_NONBLOCK, 0); {
 		case err == nil:
 			defer f.Close()
+			if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+				return errors.Join(fmt.Errorf("%s: it is no file", config), err)
+			}
 			settings = f
 		case !beside || !errors.Is(err, fs.ErrNotExist):
 			return err
@@ -271,6 +388,11 @@ func (e *Engine) readKernel(ctx context.Context, k *api.VMKernel, from api.VMKer
 	cmd := exec.CommandContext(ctx, e.vm().Monitor, wire.ArgKernel)
 	var stderr bytes.Buffer
 	cmd.Env = []string{"PATH=/usr/bin:/bin", wire.ModulesVar + "=" + from.Modules}
+	if from.Modules != "" {
+		if info, err := os.Stat(from.Modules); err != nil || !info.IsDir() {
+			return errors.Join(fmt.Errorf("modules at %s: it is no folder", from.Modules), err)
+		}
+	}
 	if out == nil {
 		out, cmd.Env = null, append(cmd.Env, wire.LookVar+"=1")
 	}
@@ -292,6 +414,8 @@ func (e *Engine) readKernel(ctx context.Context, k *api.VMKernel, from api.VMKer
 	}
 	k.Version = found.Version
 	switch {
+	case found.Taken && from != (api.VMKernelSource{File: from.File}):
+		return errors.New("it is one that was installed, with its configuration and modules: --config and --modules do not go with it")
 	case len(found.Lacks) > 0:
 		k.Trouble = "it lacks " + strings.Join(found.Lacks, "; ")
 	case found.PC && !found.Taken && k.Source != "" && k.Source != "host": // where machines take it from

@@ -387,6 +387,7 @@ func TestVMKernel(t *testing.T) {
 	}
 	brig(t, f, "vm", "kernel", "install", "--package", "p", "vmlinux").complains(t, 1, "brig: 'brig vm kernel install' requires 0 arguments")
 	brig(t, f, "vm", "kernel", "install", "--package", "p", "--modules", "m").complains(t, 125, "brig: --package has a configuration and modules of its own")
+	brig(t, f, "vm", "kernel", "install", "--package", "").complains(t, 125, "brig: --package: it names none")
 	brig(t, f, "vm", "kernel", "install").complains(t, 1, "brig: 'brig vm kernel install' requires 1 argument")
 	brig(t, f, "vm", "kernel", "ls", "--format", "xml").complains(t, 125, `brig: invalid format "xml": use json`)
 	brig(t, f, "vm", "kernel", "rm").wants(t, 0, "")

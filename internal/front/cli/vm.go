@@ -88,14 +88,16 @@ func (a *app) vmKernelInstall() *cobra.Command {
 		Example: "  brig vm kernel install .cache/vmlinux\n  brig vm kernel install --config linux/.config linux/vmlinux\n  brig vm kernel install /boot/vmlinuz-$(uname -r)\n" +
 			"  brig vm kernel install --package linux-image-cloud-amd64",
 		Args: func(cmd *cobra.Command, args []string) error {
-			if from.Package != "" {
+			if cmd.Flags().Changed("package") {
 				return exactArgs(0)(cmd, args)
 			}
 			return exactArgs(1)(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if from.Package == "" {
+			if !cmd.Flags().Changed("package") {
 				from.File = args[0]
+			} else if from.Package == "" {
+				return invalid(cmd, errors.New("--package: it names none"))
 			} else if from.Config != "" || from.Modules != "" {
 				return invalid(cmd, errors.New("--package has a configuration and modules of its own: --config and --modules go with a file"))
 			}

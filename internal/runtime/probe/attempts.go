@@ -323,8 +323,10 @@ func readKey(t *Target) (bool, string) {
 	}
 	buf := make([]byte, 256)
 	n, err := unix.KeyctlBuffer(unix.KEYCTL_READ, id, buf, 0)
-	if err == unix.EACCES { // a user's key is read by who possesses it, and the user's keyring may be had by linking it to the own one
-		if _, err = unix.KeyctlInt(unix.KEYCTL_LINK, unix.KEY_SPEC_USER_KEYRING, unix.KEY_SPEC_SESSION_KEYRING, 0, 0); err == nil {
+	if err == unix.EACCES { // it is read by who possesses it: who has linked the user's keyring to a session's
+		_, serr := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0)
+		_, lerr := unix.KeyctlInt(unix.KEYCTL_LINK, unix.KEY_SPEC_USER_KEYRING, unix.KEY_SPEC_SESSION_KEYRING, 0, 0)
+		if serr == nil && lerr == nil {
 			n, err = unix.KeyctlBuffer(unix.KEYCTL_READ, id, buf, 0)
 		}
 	}

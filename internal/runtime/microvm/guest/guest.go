@@ -1,6 +1,6 @@
 // Package guest is the agent: the first program in a virtual machine, which turns it into one container.
 //
-// The machine's kernel starts it from an initial ramdisk that holds nothing else. It mounts what any Linux has, opens the channel to the monitor and
+// The machine's kernel starts it from an initial ramdisk that holds nothing else but modules of the kernel's, which it loads. It mounts what any Linux has, opens the channel to the monitor and
 // says Hello. The monitor answers with the machine's settings and the user's OCI configuration. The container's tree comes from the host as a virtiofs; out
 // of it, and of the file systems that are the guest's own (tmpfs, proc, sysfs, devpts, mqueue, cgroup), package oci builds the container as it would on any
 // host, so that users, capabilities, seccomp, limits, terminals and exec are the same code as at level container. The agent itself is outside of it.

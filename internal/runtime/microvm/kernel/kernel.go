@@ -14,6 +14,7 @@ import (
 	"io"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -77,7 +78,7 @@ func Read(r io.Reader, config []byte, folders string, look bool) (*Kernel, error
 	if !bytes.HasPrefix(payload, gzipMagic) { // the length behind it is gzip's own
 		payload = payload[:max(0, len(payload)-4)]
 	}
-	image, err := decompress(payload)
+	image, err := decompress(payload, MaxSize)
 	if err != nil {
 		return nil, err
 	}
@@ -120,23 +121,26 @@ func whole(file, config []byte, folders string) (*Kernel, error) {
 	return k, nil
 }
 
-// equip enters which machine a kernel of a configuration can be in, with which modules, or what it lacks.
+// equip enters which machine a kernel of a configuration can be in, with which modules, or what it lacks: for the machine for which it lacks less.
 func (k *Kernel) equip(config []byte, folders string) {
 	set := configured(config)
-	lacking, found := set.lack(always)
-	if more, _ := set.lack(without); len(lacking)+len(more)+len(found) == 0 {
+	lacking, modules := set.lack(slices.Concat(ofPC, always))
+	small, asModules := set.lack(slices.Concat(without, always))
+	switch {
+	case len(small)+len(asModules) == 0:
+		return
+	case len(lacking) > 0 && len(small)+len(asModules) < len(lacking):
+		for _, m := range asModules {
+			small = append(small, "module "+m+", which has to be built in where the machine has no PCI")
+		}
+		k.Lacks = append(k.Lacks, small...)
 		return
 	}
 	k.PC = true
-	more, foundPC := set.lack(ofPC)
-	if lacking = append(lacking, more...); len(lacking) > 0 {
-		k.Lacks = append(k.Lacks, lacking...)
+	if k.Lacks = append(k.Lacks, lacking...); len(lacking) > 0 || len(modules) == 0 {
 		return
 	}
-	if found = append(foundPC, found...); len(found) == 0 {
-		return
-	}
-	if err := k.take(found, folders); err != nil {
+	if err := k.take(modules, folders); err != nil {
 		k.Lacks = append(k.Lacks, err.Error())
 	}
 }
@@ -144,11 +148,11 @@ func (k *Kernel) equip(config []byte, folders string) {
 // take takes modules of the kernel's version.
 func (k *Kernel) take(names []string, folders string) error {
 	if k.Version == "." || k.Version == ".." || strings.Contains(k.Version, "/") {
-		return fmt.Errorf("a folder of modules: there is none for version %s", k.Version)
+		return fmt.Errorf("modules: a version %s can have none", k.Version)
 	}
 	all, err := modulesOf(filepath.Join(folders, k.Version))
 	if err != nil {
-		return fmt.Errorf("its modules: %w", err)
+		return fmt.Errorf("modules of its version: %w", err)
 	}
 	for _, name := range names {
 		if err := all.load(name); err != nil {
@@ -300,25 +304,25 @@ var gzipMagic = []byte("\x1f\x8b")
 // unpackLimit is how long a program may take to unpack a kernel.
 const unpackLimit = 2 * time.Minute
 
-// decompress undoes the compression of a kernel or a module.
-func decompress(payload []byte) ([]byte, error) {
+// decompress undoes the compression of a kernel or a module, which may have so many bytes.
+func decompress(payload []byte, limit int64) ([]byte, error) {
 	if bytes.HasPrefix(payload, gzipMagic) {
 		z, err := gzip.NewReader(bytes.NewReader(payload))
 		if err != nil {
 			return nil, err
 		}
 		z.Multistream(false)
-		return bounded(z)
+		return bounded(z, limit)
 	}
 	for magic, program := range map[string]string{"\xfd7zXZ\x00": "xz", "\x28\xb5\x2f\xfd": "zstd", "\x02\x21\x4c\x18": "lz4", "BZh": "bzip2", "\x5d\x00\x00": "xz"} {
 		if bytes.HasPrefix(payload, []byte(magic)) {
-			return unpackBy(program, payload)
+			return unpackBy(program, payload, limit)
 		}
 	}
 	return nil, errors.New("its compression is unknown")
 }
 
-func unpackBy(program string, payload []byte) ([]byte, error) {
+func unpackBy(program string, payload []byte, limit int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), unpackLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, "-dc")
@@ -330,7 +334,7 @@ func unpackBy(program string, payload []byte) ([]byte, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("it is compressed with %s: %w", program, err)
 	}
-	image, err := bounded(out)
+	image, err := bounded(out, limit)
 	if err != nil {
 		cancel()
 	}
@@ -340,10 +344,10 @@ func unpackBy(program string, payload []byte) ([]byte, error) {
 	return image, err
 }
 
-func bounded(r io.Reader) ([]byte, error) {
-	image, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
-	if err == nil && len(image) > MaxSize {
-		err = fmt.Errorf("it unpacks to more than %d MiB", MaxSize>>20)
+func bounded(r io.Reader, limit int64) ([]byte, error) {
+	image, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(image)) > limit {
+		err = fmt.Errorf("it unpacks to more than %d MiB", limit>>20)
 	}
 	return image, err
 }

@@ -17,10 +17,11 @@ import (
 	"brig/internal/runtime/microvm/wire"
 )
 
-// Bounds of what modules may be, in bytes, and how many files a folder of them may have.
+// Bounds of what modules may be, in bytes, of how many a kernel may need, and of how many files a folder of them may have.
 const (
 	maxModule  = 64 << 20
 	maxModules = 128 << 20
+	maxCount   = 100
 	maxFiles   = 100_000
 )
 
@@ -40,16 +41,24 @@ type module struct {
 
 // modulesOf are the modules in a folder, as /lib/modules has one for each version.
 func modulesOf(dir string) (*modules, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, err
+	}
 	m := &modules{paths: map[string]string{}, dir: dir, seen: map[string]bool{}}
 	files := 0
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		if files++; files > maxFiles {
 			return fmt.Errorf("%s: it has more than %d files", dir, maxFiles)
 		}
-		if name, _, ok := strings.Cut(d.Name(), ".ko"); ok && d.Type().IsRegular() {
+		name := d.Name()
+		for _, packed := range []string{".gz", ".xz", ".zst"} {
+			name = strings.TrimSuffix(name, packed)
+		}
+		if name, ok := strings.CutSuffix(name, ".ko"); ok && d.Type().IsRegular() {
 			m.paths[plain(name)] = path
 		}
 		return nil
@@ -68,14 +77,17 @@ func (m *modules) load(name string) error {
 	m.seen[name] = true
 	path, ok := m.paths[name]
 	if !ok {
-		return fmt.Errorf("module %s is not in %s", name, m.dir)
+		return fmt.Errorf("module %s, which is not in %s", name, m.dir)
+	}
+	if len(m.seen) > maxCount {
+		return fmt.Errorf("fewer modules: it needs more than %d", maxCount)
 	}
 	b, err := readModule(path)
 	if err != nil {
 		return fmt.Errorf("module %s: %w", path, err)
 	}
 	if m.size += len(b); m.size > maxModules {
-		return fmt.Errorf("its modules have more than %d MiB", maxModules>>20)
+		return fmt.Errorf("smaller modules: they have more than %d MiB", maxModules>>20)
 	}
 	needs, err := dependsOn(b)
 	if err != nil {
@@ -83,7 +95,7 @@ func (m *modules) load(name string) error {
 	}
 	for _, n := range needs {
 		if err := m.load(n); err != nil {
-			return fmt.Errorf("%w, which module %s needs", err, name)
+			return fmt.Errorf("%w, and which module %s needs", err, name)
 		}
 	}
 	m.order = append(m.order, module{name, b})
@@ -119,7 +131,7 @@ func readModule(path string) ([]byte, error) {
 	case bytes.HasPrefix(b, []byte(elf.ELFMAG)):
 		return b, nil
 	}
-	return decompress(b)
+	return decompress(b, maxModule)
 }
 
 // dependsOn are the modules that one needs, which it says in its section .modinfo.

@@ -103,9 +103,29 @@ func TestModules(t *testing.T) {
 	if err != nil || len(again.Lacks) > 0 || !again.PC || !again.Taken || k.Taken || !bytes.Equal(again.archive, archive) || !bytes.HasPrefix(again.ELF, file) {
 		t.Errorf("what was taken is %+v, %v", again, err)
 	}
-	if _, err := Read(bytes.NewReader(append(taken.Bytes()[5000:], taken.Bytes()[taken.Len()-trailerSize:]...)), nil, "", false); err == nil {
-		t.Error("a part of it is taken")
+	for i := range trailerSize - len(mark) {
+		damaged := bytes.Clone(taken.Bytes())
+		damaged[len(damaged)-1-i] ^= 0x40
+		if _, err := Read(bytes.NewReader(damaged), nil, "", false); err == nil || !strings.Contains(err.Error(), "it is not whole") {
+			t.Errorf("damaged %d bytes before its end: %v", i, err)
+		}
 	}
+	path := filepath.Join(t.TempDir(), "kernel")
+	if err := os.WriteFile(path, taken.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, pc, modules, err := Open(path)
+	if err != nil || !pc || modules.Size() != int64(len(archive)) {
+		t.Fatal(pc, err)
+	}
+	f.Close()
+	if err := os.Truncate(path, int64(taken.Len()-100)); err != nil { // then it is a kernel that nothing is known of
+		t.Fatal(err)
+	}
+	if f, pc, modules, err = Open(path); err != nil || pc || modules != nil {
+		t.Error(pc, modules, err)
+	}
+	f.Close()
 }
 
 // TestLook: a list of kernels unpacks none whose configuration is known.
@@ -128,9 +148,9 @@ func TestModulesMissing(t *testing.T) {
 		config []byte
 		want   string
 	}{
-		"no folder":           {nil, nil, "its modules: "},
-		"one":                 {without(func(f map[string][]byte) { delete(f, "kernel/fs/fuse/virtiofs.ko") }), nil, "module virtiofs is not in "},
-		"one that one needs":  {without(func(f map[string][]byte) { delete(f, "kernel/net/core/failover.ko") }), nil, ", which module net_failover needs, which module virtio_net needs"},
+		"no folder":           {nil, nil, "modules of its version: "},
+		"one":                 {without(func(f map[string][]byte) { delete(f, "kernel/fs/fuse/virtiofs.ko") }), nil, "module virtiofs, which is not in "},
+		"one that one needs":  {without(func(f map[string][]byte) { delete(f, "kernel/net/core/failover.ko") }), nil, ", and which module net_failover needs, and which module virtio_net needs"},
 		"one that is none":    {without(func(f map[string][]byte) { f["kernel/fs/fuse/fuse.ko"] = []byte("text") }), nil, "its compression is unknown"},
 		"a program":           {without(func(f map[string][]byte) { f["kernel/fs/fuse/fuse.ko"] = image(elf.EM_X86_64, 18, "") }), nil, "it is no module of Linux"},
 		"what is no module's": {complete(), bytes.ReplaceAll(distribution(), []byte("ACPI=y"), []byte("ACPI=m")), "CONFIG_ACPI (there as a module, and it has to be built in)"},
@@ -148,7 +168,18 @@ func TestModulesMissing(t *testing.T) {
 	if err := os.Symlink("/etc/passwd", filepath.Join(dir, "6.9.9-test", "fuse.ko")); err != nil {
 		t.Fatal(err)
 	}
-	if k, err := Read(bytes.NewReader(image(elf.EM_X86_64, 18, "")), distribution(), dir, false); err != nil || !strings.Contains(strings.Join(k.Lacks, ""), "module fuse is not in") {
+	if k, err := Read(bytes.NewReader(image(elf.EM_X86_64, 18, "")), distribution(), dir, false); err != nil || !strings.Contains(strings.Join(k.Lacks, ""), "module fuse, which is not in") {
 		t.Errorf("a link: %+v, %v", k, err)
 	}
+}
+
+// FuzzModules: whatever is behind a kernel or in a module, it is read or refused.
+func FuzzModules(f *testing.F) {
+	f.Add([]byte(mark+strings.Repeat("\x00", 24)), aModule("depends=a,b\x00"))
+	f.Fuzz(func(t *testing.T, file, module []byte) {
+		if found, _, modules, err := Behind(bytes.NewReader(file), int64(len(file))); err == nil && modules != nil && (!found || modules.Size() > int64(len(file))) {
+			t.Error("an archive that is larger than its file")
+		}
+		_, _ = dependsOn(module)
+	})
 }

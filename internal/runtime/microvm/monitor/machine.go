@@ -196,7 +196,7 @@ func socketpair() (ours, theirs *os.File, err error) {
 
 // beginning is what a machine begins with.
 type beginning struct {
-	pc      bool     // its kernel finds devices on PCI alone
+	pc      bool     // its kernel needs one
 	ramdisk *os.File // its first program, and modules that go with the kernel
 }
 

@@ -23,7 +23,7 @@ import (
 //
 // Only a device that QEMU can be given while it runs may be missing in a template, and come later: such are devices on PCI, in QEMU's machine "pc".
 
-// thePC are the arguments of a machine that is, or comes from, a template.
+// thePC are the arguments of a machine that is, or comes from, a template, or has a kernel that needs one.
 func thePC(m *wire.Machine) []string {
 	return append(common(m), "-machine", "pc,memory-backend=ram,hpet=off,vmport=off,usb=off", "-device", "virtio-serial-pci,disable-legacy=on,vectors=2", "-device", agentPort)
 }

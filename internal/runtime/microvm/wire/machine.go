@@ -32,7 +32,7 @@ const ArgKernel = "kernel"
 // ModulesVar is the environment variable of ArgKernel with the folder that has a folder of modules for each version. Without it: /lib/modules.
 const ModulesVar = "BRIG_VM_MODULES"
 
-// LookVar is the environment variable of ArgKernel that, when it is set, has the kernel looked at and not unpacked.
+// LookVar is the environment variable of ArgKernel that, when it is set, has the kernel looked at, and not unpacked where its configuration is known.
 const LookVar = "BRIG_VM_LOOK"
 
 // Descriptors of ArgKernel. The configuration may be empty.
