@@ -40,6 +40,9 @@ func TestMain(m *testing.M) {
 		os.Setenv(binEnv, bin)
 		err = machine.Private(false)
 	}
+	if err == nil {
+		_, err = machine.Hugetlb() // for podman's crun
+	}
 	if err == nil { // docker and podman have folders of theirs there
 		err = unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755")
 	}

@@ -139,6 +139,7 @@ func (c *call) follow(p *oci.Process) (int, error) {
 			p.Abandon()
 			return 0, err
 		}
+		c.sizeTerminal(p)
 	}
 	c.debugf("pid %d joins container %s", p.Pid, c.args[0])
 	if err := p.Start(); err != nil {

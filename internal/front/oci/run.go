@@ -34,6 +34,7 @@ func run(c *call) (int, error) {
 			c.undo(m)
 			return 0, err
 		}
+		c.sizeTerminal(m.made.Process)
 	}
 	if err := m.made.Start(); err != nil {
 		c.undo(m)
@@ -162,6 +163,13 @@ func (g *globals) poststop(e *entry, s *specs.Spec) {
 	}
 	for _, err := range oci.RunEveryHook("poststop", s.Hooks.Poststop, state) {
 		g.warn(err)
+	}
+}
+
+// sizeTerminal gives a process that has not executed yet the size of the caller's terminal, so that it never sees another.
+func (c *call) sizeTerminal(p *oci.Process) {
+	if p.Console != nil {
+		copySize(int(c.stdin.Fd()), int(p.Console.Fd()))
 	}
 }
 
