@@ -145,7 +145,7 @@ demo: build ## containers run, fetched from, looked into and gone again, in a mi
 test: setup build check ## formatting, vet, every test and story
 	$(GO) test -timeout 10m $$($(GO) list ./... | grep -v '^brig/test/')
 	$(GO) test -C cmd/brig-sentry ./...
-	$(GO) test -p 1 -timeout 20m ./test/... # one at a time: they look at what is left on the whole machine
+	$(GO) test -p 1 -timeout 30m ./test/... # one at a time: they look at what is left on the whole machine
 
 check:
 	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$bad" ] || { echo "gofmt would change:"; echo "$$bad"; exit 1; }

@@ -14,13 +14,13 @@ import (
 
 // notRootless are the stories that a normal user's Brig cannot tell, and why.
 var notRootless = map[string]string{
-	"vm-kernel-package": "level vm is for root's containers",
 	"cp":                "it writes to a file of root's",
 	"chroot":            "the kernel makes no user namespace in a chroot",
 	"layers-as-images":  "the kernel mounts EROFS for root only",
 	"layers-of-zstd":    "the kernel mounts EROFS for root only",
 	"ports-udp":         "programs that carry packets lose the answers to what comes from the host's loopback; rootless-network asks from elsewhere",
 	"push-ssh":          "its ssh keeps the far store where root made the folder",
+	"vm-kernel-package": "level vm is for root's containers",
 }
 
 // TestRootlessStories runs every story as a normal user, with the folders that such a user has by default: brig is a program that drops root's rights first.
