@@ -28,6 +28,7 @@ type server struct {
 	start  string // a script, which becomes the server
 	ready  string // succeeds when it answers, for the health check
 	fill   string // a script on the host's side, once
+	warm   string // a script on the host's side, after each start
 	loads  []serverLoad
 	volume string // the folder of its data, which lies in a volume
 }
@@ -47,12 +48,14 @@ func allServers() []server {
 			start: `printf 'worker_processes 1; pid /tmp/nginx.%s; events { worker_connections 512; } http { access_log off; server { listen %s; root /var/www/html; index index.nginx-debian.html; } }' $PORT $PORT >/tmp/nginx-$PORT.conf
 exec nginx -c /tmp/nginx-$PORT.conf -g 'daemon off;'`,
 			ready: `exec 3<>/dev/tcp/127.0.0.1/$PORT`,
+			warm:  `wrk -t 1 -c 32 -d 1s http://$HOST:$PORT/`,
 			loads: []serverLoad{{"wrk", `wrk -t 1 -c 32 -d 4s http://$HOST:$PORT/`, regexp.MustCompile(`Requests/sec: +([0-9.]+)`)}},
 		},
 		{
 			name: "redis", user: "redis", volume: "/var/lib/redis",
 			start: `exec redis-server --port $PORT --protected-mode no --save '' --dir /var/lib/redis`,
 			ready: `redis-cli -p $PORT ping`,
+			warm:  `redis-benchmark -h $HOST -p $PORT -n 30000 -c 20 -q -t set`,
 			loads: []serverLoad{
 				{"set", `redis-benchmark -h $HOST -p $PORT -n 120000 -c 20 -q -t set | tr '\r' '\n'`, regexp.MustCompile(`SET: ([0-9.]+) requests per second`)},
 				{"get", `redis-benchmark -h $HOST -p $PORT -n 120000 -c 20 -q -t get | tr '\r' '\n'`, regexp.MustCompile(`GET: ([0-9.]+) requests per second`)},
@@ -61,10 +64,11 @@ exec nginx -c /tmp/nginx-$PORT.conf -g 'daemon off;'`,
 		{
 			name: "postgresql", user: "postgres", volume: "/var/lib/postgresql", // its owner is PostgreSQL's user
 			start: `B=$(echo /usr/lib/postgresql/*/bin) D=/var/lib/postgresql/bench-$PORT
-$B/initdb -A trust -D $D >/dev/null && echo 'host all all all trust' >>$D/pg_hba.conf
+[ -e $D ] || { $B/initdb -A trust -D $D >/dev/null && echo 'host all all all trust' >>$D/pg_hba.conf; }
 exec $B/postgres -D $D -p $PORT -c listen_addresses='*' -c unix_socket_directories=/tmp`,
 			ready: `pg_isready -h 127.0.0.1 -p $PORT`,
 			fill:  `$(echo /usr/lib/postgresql/*/bin/pgbench) -h $HOST -p $PORT -U postgres -i -s 10 -q postgres`,
+			warm:  `$(echo /usr/lib/postgresql/*/bin/pgbench) -h $HOST -p $PORT -U postgres -S -c 8 -T 1 postgres`,
 			loads: []serverLoad{
 				{"pgbench -S", `$(echo /usr/lib/postgresql/*/bin/pgbench) -h $HOST -p $PORT -U postgres -S -c 8 -T 4 postgres`, pgRate},
 				{"pgbench", `$(echo /usr/lib/postgresql/*/bin/pgbench) -h $HOST -p $PORT -U postgres -c 8 -T 4 postgres`, pgRate},
@@ -80,6 +84,7 @@ type place struct {
 	limited    bool    // that process has control groups with the containers' limits
 	network    string
 	host, port string
+	restart    func() error
 	stop       func()
 }
 
@@ -150,7 +155,7 @@ func (b *bench) serve(s *server, bare string, places []*place, port int) error {
 				if all[i].err != nil || b.ctx.Err() != nil {
 					continue
 				}
-				out, err := b.beside(bare, places[i], l.script)
+				out, err := b.loaded(s, bare, places[i], l.script)
 				if err == nil {
 					var rate float64
 					if m := l.rate.FindStringSubmatch(out); m == nil {
@@ -167,45 +172,96 @@ func (b *bench) serve(s *server, bare string, places []*place, port int) error {
 	return nil
 }
 
+// loaded restarts the server, loads it, and returns what was printed. Two starts of one program differ by a tenth, by the pages that they happen to be given; those of one start do not.
+func (b *bench) loaded(s *server, bare string, p *place, script string) (string, error) {
+	if err := p.restart(); err != nil {
+		return "", err
+	}
+	if err := b.answers(s, p); err != nil {
+		return "", err
+	}
+	if _, err := b.beside(bare, p, s.warm); err != nil {
+		return "", err
+	}
+	return b.beside(bare, p, script)
+}
+
 // launch starts a server in one place and waits until it answers.
 func (b *bench) launch(s *server, bare string, p *place) error {
-	env := "PORT=" + p.port
+	var err error
 	if p.engine == nil {
-		enter, remove := "", func() {}
-		if p.limited {
-			var err error
-			if enter, remove, err = limited("bench-" + s.name); err != nil {
-				return err
-			}
-		}
-		cmd := exec.Command("sh", "-c", enter+`exec "$@"`, "sh", "chroot", "--userspec="+s.user, bare, "env", env, "bash", "-c", s.start)
-		if err := cmd.Start(); err != nil {
-			remove()
-			return err
-		}
-		p.stop = func() {
-			_ = cmd.Process.Signal(os.Interrupt)
-			_ = cmd.Wait()
-			remove()
-		}
+		err = b.process(s, bare, p)
 	} else {
-		name := "bench-" + s.name + "-" + p.network
-		args := []string{"run", "-d", "--name", name, "--network", p.network, "-e", env, "-u", s.user, "--memory", "2g", "--cpus", "2", "--pids-limit", "200",
-			"--health-cmd", s.ready, "--health-interval", "5s"}
-		args = append(args, "-v", name+":"+s.volume)
-		if err := b.do(p.engine.cli(append(args, serverRef, "bash", "-c", s.start)...)...); err != nil {
+		err = b.container(s, p)
+	}
+	if err == nil {
+		err = b.answers(s, p)
+	}
+	if err != nil && p.stop != nil {
+		p.stop()
+	}
+	return err
+}
+
+// process starts a server without a container.
+func (b *bench) process(s *server, bare string, p *place) error {
+	enter, remove := "", func() {}
+	if p.limited {
+		var err error
+		if enter, remove, err = limited("bench-" + s.name); err != nil {
 			return err
-		}
-		p.stop = func() { _ = b.do(p.engine.cli("rm", "-f", "-v", name)...) }
-		if p.network != "host" {
-			ask := p.engine.cli("inspect", "--format", "{{.NetworkSettings.IPAddress}}", name)
-			out, err := exec.Command(ask[0], ask[1:]...).Output()
-			if err != nil {
-				return fmt.Errorf("%s: inspect: %w", name, err)
-			}
-			p.host = strings.TrimSpace(string(out))
 		}
 	}
+	var cmd *exec.Cmd
+	start := func() error {
+		cmd = exec.Command("sh", "-c", enter+`exec "$@"`, "sh", "chroot", "--userspec="+s.user, bare, "env", "PORT="+p.port, "bash", "-c", s.start)
+		return cmd.Start()
+	}
+	end := func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		_ = cmd.Wait()
+	}
+	if err := start(); err != nil {
+		remove()
+		return err
+	}
+	p.stop = func() { end(); remove() }
+	p.restart = func() error { end(); return start() }
+	return nil
+}
+
+// container starts a server in one.
+func (b *bench) container(s *server, p *place) error {
+	name := "bench-" + s.name + "-" + p.network
+	args := []string{"run", "-d", "--name", name, "--network", p.network, "-e", "PORT=" + p.port, "-u", s.user, "--memory", "2g", "--cpus", "2", "--pids-limit", "200",
+		"--health-cmd", s.ready, "--health-interval", "5s", "-v", name + ":" + s.volume}
+	p.stop = func() { _ = b.do(p.engine.cli("rm", "-f", "-v", name)...) }
+	find := func() error {
+		if p.network == "host" {
+			return nil
+		}
+		ask := p.engine.cli("inspect", "--format", "{{.NetworkSettings.IPAddress}}", name)
+		out, err := exec.Command(ask[0], ask[1:]...).Output()
+		if err != nil {
+			return fmt.Errorf("%s: inspect: %w", name, err)
+		}
+		p.host = strings.TrimSpace(string(out))
+		return nil
+	}
+	p.restart = func() error {
+		if err := b.do(p.engine.cli("restart", name)...); err != nil {
+			return err
+		}
+		return find()
+	}
+	if err := b.do(p.engine.cli(append(args, serverRef, "bash", "-c", s.start)...)...); err != nil {
+		return err
+	}
+	return find()
+}
+
+// answers waits until a server does.
+func (b *bench) answers(s *server, p *place) error {
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		conn, err := net.DialTimeout("tcp", net.JoinHostPort(p.host, p.port), time.Second)
 		if err == nil {
@@ -214,7 +270,6 @@ func (b *bench) launch(s *server, bare string, p *place) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			p.stop()
 			return fmt.Errorf("%s, %s: it does not answer: %w", s.name, p.name, err)
 		}
 	}

@@ -45,12 +45,12 @@ var notChroot = map[string]string{
 	"vm-template":                 "it chooses levels itself",
 }
 
-// TestChrootStories runs every story with containers of level chroot.
+// TestChrootStories runs the stories with containers of level chroot.
 func TestChrootStories(t *testing.T) {
 	needRoot(t)
 	var files []string
 	dir := t.TempDir()
-	for _, f := range stories(t, notChroot) {
+	for _, f := range levelStories(t, notChroot, coreStories) {
 		text, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)
@@ -89,16 +89,22 @@ var notGVisor = map[string]string{
 	"userns":            "it needs a user namespace",
 	"userns-rootless":   "it needs a user namespace",
 
-	"isolation-gvisor-checkpoint": "it chooses levels itself",
+	"isolation-gvisor":            "it is told at that level in any case",
+	"isolation-gvisor-checkpoint": "it is told at that level in any case",
+	"vm-kernel":                   "it chooses levels itself",
+	"vm-kernel-package":           "it chooses levels itself",
+	"vm-killed":                   "it chooses levels itself",
+	"vm-network":                  "it chooses levels itself",
+	"vm-template":                 "it chooses levels itself",
 }
 
-// TestGVisorStories runs every story with containers of level gvisor.
+// TestGVisorStories runs the stories with containers of level gvisor.
 func TestGVisorStories(t *testing.T) {
 	needRoot(t)
 	if _, err := os.Stat(filepath.Join(os.Getenv(binEnv), "brig-sentry")); err != nil {
 		t.Skip("brig-sentry is not built: make build")
 	}
-	tell(t, stories(t, notGVisor), "gvisor")
+	tell(t, levelStories(t, notGVisor, coreStories), "gvisor")
 }
 
 // notVM are the stories that level vm cannot tell, and why.
@@ -113,11 +119,32 @@ var notVM = map[string]string{
 	"userns-rootless":  "it needs a user namespace",
 }
 
-// vmStories are those that `make test` tells at level vm: a machine takes a second to start, with an emulator on a busy host ten. `make test-levels` tells all.
+// coreStories are those that `make test` tells at levels chroot and gvisor: what is done to containers, not to images and registries. `make test-levels` tells all.
+var coreStories = []string{
+	"attach-detach", "auto-remove", "bad-image", "bind-mounts", "bind-owner", "capabilities", "copy", "cp", "debug", "detached", "devices", "entrypoint", "env", "events", "exec", "exec-tty",
+	"exit-codes", "flags-limits", "flags-run", "flags-small", "groups", "health", "hello", "hostname", "hosts-and-dns", "init", "kill", "limits", "logs", "masked-paths", "memory", "mounts-more",
+	"namespaces", "network-bridge", "network-none", "network-own", "pause", "pick", "pods-limits", "ports-tcp", "ports-udp", "privileged", "ps", "read-only", "refusals", "restart",
+	"restart-policy", "rootfs", "seccomp", "secrets", "shim-killed", "signals", "start-again", "stats", "stop", "streams", "terminal", "tmpfs", "top", "ulimit", "update", "user", "volumes",
+	"wait", "why-not", "workdir",
+}
+
+// vmStories are those that it tells at level vm: a machine takes a second to start, with an emulator on a busy host ten.
 var vmStories = []string{"bind-mounts", "copy", "exec-tty", "groups", "hello", "read-only", "signals", "terminal", "tmpfs", "user"}
 
 // levelsEnv asks for all of them.
 const levelsEnv = "BRIG_TEST_LEVELS"
+
+// levelStories are the files of the stories that a level can tell: of those of core, or of all where all are asked for.
+func levelStories(t *testing.T, not map[string]string, core []string) []string {
+	t.Helper()
+	files := stories(t, not)
+	if os.Getenv(levelsEnv) != "" {
+		return files
+	}
+	return slices.DeleteFunc(files, func(f string) bool {
+		return !slices.Contains(core, strings.TrimSuffix(filepath.Base(f), ".txtar"))
+	})
+}
 
 // TestVMStories runs the stories with containers of level vm.
 func TestVMStories(t *testing.T) {
@@ -125,14 +152,8 @@ func TestVMStories(t *testing.T) {
 	if there, err := condition("vm"); err != nil || !there {
 		t.Skip("virtual machines need QEMU, virtiofsd and bin/vm-kernel: make setup-vm guest-kernel")
 	}
-	files := stories(t, notVM)
-	if os.Getenv(levelsEnv) == "" {
-		files = slices.DeleteFunc(files, func(f string) bool {
-			return !slices.Contains(vmStories, strings.TrimSuffix(filepath.Base(f), ".txtar"))
-		})
-	}
 	if os.Getenv(machine.SlowEnv) == "" {
 		t.Setenv(machine.SlowEnv, "6") // an emulator's machine is
 	}
-	tell(t, files, "vm")
+	tell(t, levelStories(t, notVM, vmStories), "vm")
 }
