@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -96,6 +97,13 @@ func NormalUser(bin string) (u *User, remove func(), err error) {
 func (u *User) describe() error {
 	script := fmt.Sprintf("#!/bin/sh\nunset BRIG_ROOT BRIG_STATE\nexec setpriv --reuid=%d --regid=%d --clear-groups --inh-caps=-all -- %s/bin/brig \"$@\"\n", u.ID, u.ID, u.dir)
 	if err := os.WriteFile(u.Brig(), []byte(script), 0o755); err != nil {
+		return err
+	}
+	// There is no server of names: who asks is told so at once, by this address. The machine's own would not be reached, silently. It may be a link to what is not ours.
+	if err := os.Remove("/etc/resolv.conf"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.WriteFile("/etc/resolv.conf", []byte("nameserver 192.0.2.1\n"), 0o644); err != nil {
 		return err
 	}
 	for file, line := range map[string]string{
