@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -71,7 +72,7 @@ func (e *Engine) Checkpoint(ctx context.Context, name, checkpoint string, o api.
 	}
 	defer f.Close()
 	var over <-chan error
-	err = ct.(runtime.Checkpointer).Checkpoint(ctx, f, func() error {
+	err = save(ctx, ct.(runtime.Checkpointer), f, func() error {
 		if err := f.Sync(); err != nil {
 			return err
 		}
@@ -99,6 +100,27 @@ func (e *Engine) Checkpoint(ctx context.Context, name, checkpoint string, o api.
 		return err
 	}
 	return <-over
+}
+
+// saveTries is how often a container is asked for its state.
+const saveTries = 4
+
+// save writes a container's state to f. A Sentry that was in the middle of handling a packet finds its own state in disorder at times, says so and runs on: it is asked again.
+func save(ctx context.Context, ct runtime.Checkpointer, f *os.File, saved func() error) error {
+	whole := false
+	once := func() error { whole = true; return saved() }
+	for try := 1; ; try++ {
+		err := ct.Checkpoint(ctx, f, once)
+		if err == nil || whole || try == saveTries || api.KindOf(err) != api.Unavailable || ctx.Err() != nil {
+			return err
+		}
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		if err := f.Truncate(0); err != nil {
+			return err
+		}
+	}
 }
 
 // giveName gives a whole checkpoint its name, for good.
