@@ -18,7 +18,7 @@ type disorderly struct {
 
 func (d *disorderly) Checkpoint(_ context.Context, w io.Writer, saved func() error) error {
 	d.asked++
-	if _, err := io.WriteString(w, "the state that it has"[:20-d.left]); err != nil {
+	if _, err := io.WriteString(w, "the state that it has, and more"[:21+d.left]); err != nil {
 		return err
 	}
 	if d.left > 0 {
@@ -39,10 +39,10 @@ func TestSave(t *testing.T) {
 		asked     int
 		want, all string
 	}{
-		{"twice", disorderly{left: 2, err: disorder}, nil, 3, "", "the state that it ha"},
+		{"twice", disorderly{left: 2, err: disorder}, nil, 3, "", "the state that it has"},
 		{"for ever", disorderly{left: 9, err: disorder}, nil, saveTries, "disorder", ""},
 		{"a full disk", disorderly{left: 1, err: full}, nil, 1, "no space left on device", ""},
-		{"after its state", disorderly{}, disorder, 1, "disorder", "the state that it ha"},
+		{"after its state", disorderly{}, disorder, 1, "disorder", "the state that it has"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			f, err := os.Create(filepath.Join(t.TempDir(), "state"))

@@ -218,6 +218,9 @@ func (b *bench) process(s *server, bare string, p *place) error {
 		return cmd.Start()
 	}
 	end := func() {
+		if cmd.Process == nil { // it could not be started again
+			return
+		}
 		_ = cmd.Process.Signal(os.Interrupt)
 		_ = cmd.Wait()
 	}

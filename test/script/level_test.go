@@ -141,6 +141,11 @@ func levelStories(t *testing.T, not map[string]string, core []string) []string {
 	if os.Getenv(levelsEnv) != "" {
 		return files
 	}
+	for _, name := range core {
+		if _, err := os.Stat("testdata/" + name + ".txtar"); err != nil {
+			t.Errorf("the list of stories has one that does not exist: %v", err)
+		}
+	}
 	return slices.DeleteFunc(files, func(f string) bool {
 		return !slices.Contains(core, strings.TrimSuffix(filepath.Base(f), ".txtar"))
 	})
