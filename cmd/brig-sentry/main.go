@@ -6,7 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"gvisor.dev/gvisor/runsc/cli"
+	"gvisor.dev/gvisor/runsc/cli/maincli"
 
 	"brig/cmd/brig-sentry/monitor"
 )
@@ -16,5 +16,5 @@ func main() {
 	case "monitor", "brig-sentry":
 		os.Exit(monitor.Main(os.Args[1:]))
 	}
-	cli.Main()
+	maincli.Main()
 }

@@ -117,6 +117,8 @@ var notVM = map[string]string{
 	"pods":             "it makes pods that do not share their network",
 	"selftest":         "it chooses levels itself",
 	"userns-rootless":  "it needs a user namespace",
+
+	"isolation-gvisor-checkpoint": "it chooses levels itself",
 }
 
 // coreStories are those that `make test` tells at levels chroot and gvisor: what is done to containers, not to images and registries. `make test-levels` tells all.

@@ -73,9 +73,8 @@ func (s *sandbox) save(to *os.File) error {
 		return err
 	}
 	defer conn.Close()
-	options := statefile.Options{Compression: statefile.CompressionLevelFlateBestSpeed}
 	return conn.Call(boot.ContMgrCheckpoint, &control.SaveOpts{
-		Metadata: options.WriteToMetadata(map[string]string{}), Resume: true, FilePayload: urpc.FilePayload{Files: []*os.File{to}},
+		Metadata: statefile.CompressionLevelFlateBestSpeed.ToMetadata(), Resume: true, FilePayload: urpc.FilePayload{Files: []*os.File{to}},
 	}, nil)
 }
 

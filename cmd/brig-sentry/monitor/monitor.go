@@ -172,7 +172,7 @@ func start(conf *config.Config, spec *specs.Spec) (*container.Container, error) 
 		return nil, fmt.Errorf("gVisor: %w", err)
 	}
 	if restores() {
-		if err := c.Restore(conf, wire.RestoreDir, false, false); err != nil {
+		if err := c.Restore(conf, wire.RestoreDir, false, false, nil); err != nil {
 			return nil, fmt.Errorf("the checkpoint: gVisor: %w", died(err, sentrySaid()))
 		}
 		return c, nil

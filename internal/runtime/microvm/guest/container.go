@@ -128,6 +128,9 @@ func (c *container) inside() error {
 			continue
 		}
 		flags := flagsOf(m.Options)
+		if m.Type == "bind" && !slices.Contains(m.Options, "rro") { // what is mounted in it may be written to: the host refuses what is written beside that
+			flags = slices.DeleteFunc(flags, func(f string) bool { return f == "ro" })
+		}
 		covered := slices.ContainsFunc(own, func(o string) bool { return strings.HasPrefix(dest+"/", strings.TrimSuffix(o, "/")+"/") })
 		if !covered && len(flags) == 0 && !spec.Root.Readonly {
 			continue // it is in the tree

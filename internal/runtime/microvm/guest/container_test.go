@@ -28,14 +28,14 @@ func insideOf(spec *specs.Spec, tree string) error {
 // TestInside: what is in the tree is left where it is, unless something covers it or it has to be less than writable.
 func TestInside(t *testing.T) {
 	tree := t.TempDir()
-	for _, dir := range []string{"data", "run/secret", "safe", "real"} {
+	for _, dir := range []string{"data", "run/secret", "safe", "half", "real"} {
 		if err := os.MkdirAll(filepath.Join(tree, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	os.Symlink("/real", filepath.Join(tree, "link"))
 	os.Symlink("../../../../../../etc", filepath.Join(tree, "out"))
-	spec := specOf(specs.Mount{Type: "tmpfs", Destination: "/run"}, bind("/data"), bind("/run/secret"), bind("/safe", "rro", "noexec"), bind("/link", "nosuid"),
+	spec := specOf(specs.Mount{Type: "tmpfs", Destination: "/run"}, bind("/data"), bind("/run/secret"), bind("/safe", "rro", "noexec"), bind("/half", "ro", "noexec"), bind("/link", "nosuid"),
 		specs.Mount{Type: "overlay", Source: "overlay", Destination: "/real", Options: []string{"lowerdir=/on/the/host", "ro"}})
 	if err := insideOf(spec, tree); err != nil {
 		t.Fatal(err)
@@ -51,7 +51,7 @@ func TestInside(t *testing.T) {
 			t.Errorf("%s is from %s, not %s", m.Destination, m.Source, want)
 		}
 	}
-	want := "tmpfs /run ;bind /run/secret bind;bind /safe ro,noexec,bind;bind /link nosuid,bind;bind /real ro,bind"
+	want := "tmpfs /run ;bind /run/secret bind;bind /safe ro,noexec,bind;bind /half noexec,bind;bind /link nosuid,bind;bind /real ro,bind"
 	if strings.Join(got, ";") != want {
 		t.Errorf("mounts\n%q, want\n%q", strings.Join(got, ";"), want)
 	}
