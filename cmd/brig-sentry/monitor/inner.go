@@ -44,8 +44,25 @@ func inner(user *specs.Spec) (*specs.Spec, error) {
 	if err := as(s.Process, user.Annotations[annotationUser], root); err != nil {
 		return nil, err
 	}
+	if err := ownPlaces(root); err != nil {
+		return nil, err
+	}
 	s.Mounts, err = mounts(user.Mounts, root, user.Root.Readonly)
 	return s, err
+}
+
+// ownFolders are where the Sentry mounts file systems of its own, asked for or not.
+var ownFolders = []string{"/dev", "/proc", "/sys"}
+
+// ownPlaces refuses a tree with a link where the Sentry mounts what programs trust to be there: gVisor would follow it.
+func ownPlaces(root int) error {
+	for _, dir := range ownFolders {
+		var st unix.Stat_t
+		if err := unix.Fstatat(root, dir[1:], &st, unix.AT_SYMLINK_NOFOLLOW); err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			return fmt.Errorf("mount %s: what the image has there is not a folder", dir)
+		}
+	}
+	return nil
 }
 
 // as makes the process that of who, in the names of root's files; of its own numbers where who is empty. It has a HOME.
@@ -133,7 +150,7 @@ func mounts(list []specs.Mount, root int, readOnly bool) ([]specs.Mount, error) 
 
 // kernels reports whether a place is in a file system that the Sentry makes anew.
 func kernels(place string) bool {
-	return slices.ContainsFunc([]string{"/dev", "/proc", "/sys"}, func(dir string) bool { return place == dir || strings.HasPrefix(place, dir+"/") })
+	return slices.ContainsFunc(ownFolders, func(dir string) bool { return place == dir || strings.HasPrefix(place, dir+"/") })
 }
 
 // cover makes the folder that a tmpfs of the Sentry's is to be mounted on, and returns where it is when links are followed. On the host nothing can be written there: it would be

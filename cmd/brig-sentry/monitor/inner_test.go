@@ -85,3 +85,22 @@ func TestKernels(t *testing.T) {
 		}
 	}
 }
+
+// TestOwnPlaces: a link to where the Sentry would mount /proc is no place for it.
+func TestOwnPlaces(t *testing.T) {
+	dir := t.TempDir()
+	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(root)
+	os.Mkdir(dir+"/proc", 0o755)
+	os.Mkdir(dir+"/elsewhere", 0o755)
+	if err := ownPlaces(root); err != nil {
+		t.Error(err)
+	}
+	os.Symlink("elsewhere", dir+"/sys")
+	if err := ownPlaces(root); err == nil || !strings.Contains(err.Error(), "mount /sys: ") {
+		t.Error(err)
+	}
+}
