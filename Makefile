@@ -87,7 +87,7 @@ setup-conform: setup-bench
 build: setup-build $(BASE) $(GVISOR).mod ## the programs, in bin/
 	@mkdir -p bin
 	$(GO) build $(GOFLAGS_) -o bin/ $(PROGRAMS:%=./cmd/%)
-	$(GO) build -C cmd/brig-sentry $(SENTRY) -ldflags "-s -w" -o $(CURDIR)/bin/ .
+	$(GO) build -C cmd/brig-sentry $(SENTRY) -ldflags "-s -w -X gvisor.dev/gvisor/runsc/version.version=$$(awk '$$1=="gvisor.dev/gvisor"{print $$2}' cmd/brig-sentry/go.mod)" -o $(CURDIR)/bin/ .
 	@[ ! -e $(KERNEL) ] || cmp -s $(KERNEL) bin/vm-kernel || install -m 644 $(KERNEL) bin/vm-kernel
 
 guest-kernel: setup-vm $(KERNEL) ## the kernel of virtual machines, from Debian's source, in bin/vm-kernel (the first time: ten minutes)
@@ -111,8 +111,9 @@ $(KERNEL):
 	{ $(MAKE) ARCH=x86 KCONFIG_ALLCONFIG="$$config" allnoconfig && nice -n 5 $(MAKE) ARCH=x86 -j$$(nproc) vmlinux; } >"$$log" 2>&1 || { tail "$$log"; exit 1; }
 	@mkdir -p $(@D) && strip -o $@.new .cache/kernel/linux-source-6.1/vmlinux && mv $@.new $@ && rm -rf .cache/kernel/linux-source-6.1
 
-# gVisor's module has a program for another house's storage in it, 46 MB, for which Brig has no use: brig-sentry is built from a copy without. A plain "go build" builds the larger one.
-$(GVISOR).mod: cmd/brig-sentry/go.mod cmd/brig-sentry/go.sum | setup-build
+# gVisor's module has a program for another house's storage in it, 46 MB, for which Brig has no use: brig-sentry is built from a copy without. A plain "go build" builds the larger one, which also lacks the version that checkpoints are told apart by.
+$(GVISOR).mod: cmd/brig-sentry/go.mod cmd/brig-sentry/go.sum
+	@$(GO) mod download -C cmd/brig-sentry gvisor.dev/gvisor
 	@rm -rf $(GVISOR) && mkdir -p $(@D) && cp -r "$$($(GO) list -C cmd/brig-sentry -m -f '{{.Dir}}' gvisor.dev/gvisor)" $(GVISOR) && chmod -R u+w $(GVISOR)
 	@: >$(GVISOR)/runsc/checkpointgofer/checkpointgofer.bin
 	@cp cmd/brig-sentry/go.sum $(GVISOR).sum

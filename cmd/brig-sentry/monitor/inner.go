@@ -59,7 +59,7 @@ func ownPlaces(root int) error {
 	for _, dir := range ownFolders {
 		var st unix.Stat_t
 		if err := unix.Fstatat(root, dir[1:], &st, unix.AT_SYMLINK_NOFOLLOW); err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			return fmt.Errorf("mount %s: what the image has there is not a folder", dir)
+			return fmt.Errorf("mount %s: what the container's tree has there is not a folder: make it one", dir)
 		}
 	}
 	return nil

@@ -173,7 +173,7 @@ func start(conf *config.Config, spec *specs.Spec) (*container.Container, error) 
 	}
 	if restores() {
 		if err := c.Restore(conf, wire.RestoreDir, false, false, nil); err != nil {
-			return nil, fmt.Errorf("the checkpoint: gVisor: %w", died(err, sentrySaid()))
+			return nil, fmt.Errorf("the checkpoint cannot be restored: start the container without it: gVisor: %s", short(died(err, sentrySaid())))
 		}
 		return c, nil
 	}

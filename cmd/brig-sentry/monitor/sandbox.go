@@ -116,6 +116,18 @@ func died(err error, words string) error {
 	return err
 }
 
+// maxReason bounds an error of gVisor's about a checkpoint, in bytes: where configurations differ it lists both.
+const maxReason = 400
+
+// short is what err says, as far as it is of use to anybody.
+func short(err error) string {
+	said := err.Error()
+	if len(said) > maxReason {
+		said = strings.ToValidUTF8(said[:maxReason], "") + "…"
+	}
+	return said
+}
+
 func status(ws unix.WaitStatus) int {
 	if ws.Signaled() {
 		_ = os.WriteFile(wire.ToldPath, fmt.Append(nil, wire.ToldSignal, int(ws.Signal())), 0o600) // it is but the reason
