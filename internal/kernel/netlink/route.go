@@ -130,6 +130,12 @@ func (r *Request) SetMTU(index, mtu uint32) {
 	r.Uint32(unix.IFLA_MTU, mtu)
 }
 
+// SetMAC gives an interface another hardware address.
+func (r *Request) SetMAC(index uint32, mac []byte) {
+	r.Start("set hardware address", unix.RTM_SETLINK, unix.NLM_F_ACK, ifinfo(index, 0, 0))
+	r.Bytes(unix.IFLA_ADDRESS, mac)
+}
+
 // MoveLink moves an interface into the network namespace of a descriptor, under the given name there. The interface must be down.
 // EEXIST if the name is taken there: then it may have moved all the same, under its old name. EINVAL for one that cannot be moved.
 func (r *Request) MoveLink(index uint32, ns int, name string) {

@@ -45,7 +45,7 @@ const (
 	PodMemory     = 1 << 30   // of one that is a pod and has no limit
 	MinMemory     = 96 << 20  // under which a machine's kernel and agent leave nothing for a container
 	// Overhead is what the box may use beside the machine's memory: QEMU with what it translates, virtiofsd, and the host's cache of the files that it reads.
-	Overhead = 192 << 20
+	Overhead = 256 << 20
 )
 
 // boxPids bounds the threads in a box. Those in the machine are not among them.
@@ -135,7 +135,7 @@ func (l *Level) Box(user, box *specs.Spec) error {
 	if err := limits(user, box, &m); err != nil {
 		return err
 	}
-	l.fromTemplate(box, &n, &m)
+	l.fromTemplate(user, box, &n, &m)
 	settings, err := record.Marshal(m)
 	if err != nil {
 		return err
@@ -236,18 +236,19 @@ func cpus(r *specs.LinuxResources) int {
 	return min(2, goruntime.NumCPU())
 }
 
-// filter refuses what nothing in a box needs, and an escape would. QEMU and virtiofsd each have a narrower one of their own.
-func filter() *specs.LinuxSeccomp {
+// filter refuses what nothing in a box needs, but what is named, and an escape would. QEMU and virtiofsd each have a narrower one of their own.
+func filter(but ...string) *specs.LinuxSeccomp {
 	errno := uint(1) // EPERM
+	names := slices.DeleteFunc([]string{
+		"acct", "add_key", "bpf", "clock_adjtime", "clock_settime", "delete_module", "finit_module", "fsconfig", "fsmount", "fsopen", "fspick", "init_module", "io_uring_enter",
+		"io_uring_register", "io_uring_setup", "kexec_file_load", "kexec_load", "keyctl", "lookup_dcookie", "mount", "mount_setattr", "move_mount", "nfsservctl", "open_by_handle_at",
+		"open_tree", "perf_event_open", "pivot_root", "process_vm_readv", "process_vm_writev", "ptrace", "quotactl", "quotactl_fd", "reboot", "request_key", "setdomainname",
+		"sethostname", "setns", "settimeofday", "swapoff", "swapon", "syslog", "umount2", "userfaultfd", "vhangup",
+	}, func(name string) bool { return slices.Contains(but, name) })
 	return &specs.LinuxSeccomp{
 		DefaultAction: specs.ActAllow,
 		Architectures: []specs.Arch{specs.ArchX86_64},
-		Syscalls: []specs.LinuxSyscall{{Action: specs.ActErrno, ErrnoRet: &errno, Names: []string{
-			"acct", "add_key", "bpf", "clock_adjtime", "clock_settime", "delete_module", "finit_module", "fsconfig", "fsmount", "fsopen", "fspick", "init_module", "io_uring_enter",
-			"io_uring_register", "io_uring_setup", "kexec_file_load", "kexec_load", "keyctl", "lookup_dcookie", "mount", "mount_setattr", "move_mount", "nfsservctl", "open_by_handle_at",
-			"open_tree", "perf_event_open", "pivot_root", "process_vm_readv", "process_vm_writev", "ptrace", "quotactl", "quotactl_fd", "reboot", "request_key", "setdomainname",
-			"sethostname", "setns", "settimeofday", "swapoff", "swapon", "syslog", "umount2", "userfaultfd", "vhangup",
-		}}},
+		Syscalls:      []specs.LinuxSyscall{{Action: specs.ActErrno, ErrnoRet: &errno, Names: names}},
 	}
 }
 

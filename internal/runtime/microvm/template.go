@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"brig/internal/base/record"
 	"brig/internal/kernel/proc"
 	"brig/internal/runtime/boxed"
+	inner "brig/internal/runtime/boxed/wire"
 	"brig/internal/runtime/microvm/template"
 	"brig/internal/runtime/microvm/wire"
 )
@@ -26,7 +28,7 @@ const templatesPath = "/box/templates"
 
 // fromTemplate has a machine start from the template of its kind. Where there is none it starts from nothing, and the template is made meanwhile; it is a matter of time alone,
 // so whatever goes wrong here goes wrong in silence.
-func (l *Level) fromTemplate(box *specs.Spec, n *needs, m *wire.Machine) {
+func (l *Level) fromTemplate(user, box *specs.Spec, n *needs, m *wire.Machine) {
 	if l.FromNothing || l.Templates == "" || m.Accel != wire.AccelTCG { // KVM boots a kernel in as much time
 		return
 	}
@@ -53,13 +55,13 @@ func (l *Level) fromTemplate(box *specs.Spec, n *needs, m *wire.Machine) {
 	case exists(filepath.Join(l.Templates, wire.Reason(name))):
 		return
 	}
-	l.make(name, n, *m)
+	l.make(name, user, n, *m)
 }
 
 // room reports whether there is room for a template of a machine with so much memory, in bytes, of whose pages the kernel keeps a list: the folder is on a file system that others need.
 func (l *Level) room(memory int64) bool {
 	var fs syscall.Statfs_t
-	return os.MkdirAll(l.Templates, 0o700) == nil && syscall.Statfs(l.Templates, &fs) == nil && int64(fs.Bavail)*fs.Bsize > 4*(64<<20+memory/64)
+	return os.MkdirAll(l.Templates, 0o700) == nil && syscall.Statfs(l.Templates, &fs) == nil && int64(fs.Bavail)*fs.Bsize > 4*(160<<20+memory/64)
 }
 
 func exists(path string) bool {
@@ -104,9 +106,13 @@ func kind(m *wire.Machine, files ...string) (string, error) {
 }
 
 // make has a template made, by a process that goes on when this one has ended, with what the machine at hand leaves of the processors.
-func (l *Level) make(name string, n *needs, m wire.Machine) {
+func (l *Level) make(name string, user *specs.Spec, n *needs, m wire.Machine) {
 	const out = "/box/out"
-	m.Template = out
+	rehearsal, err := record.Marshal(nobodys(user))
+	if err != nil {
+		return
+	}
+	m.Template, m.Tree, m.Rehearsal = out, "/run/tree", rehearsal
 	settings, err := record.Marshal(m)
 	if err != nil {
 		return
@@ -135,26 +141,50 @@ func (l *Level) make(name string, n *needs, m wire.Machine) {
 	go p.Wait() //nolint:errcheck // it is reaped, and what it made is there or not
 }
 
-// makersBox is the box in which a template is made: no network, no tree, and one folder that can be written to.
+// makersBox is the box in which a template is made: no network, nobody's tree, and one folder that can be written to.
 func (l *Level) makersBox(n *needs, settings, made, out string) *specs.Spec {
-	few := []string{"CAP_CHOWN", "CAP_SETUID", "CAP_SETGID", "CAP_KILL"} // a file and a process are QEMU's user's
+	rights := append([]string{"CAP_SYS_PTRACE"}, capabilities...) // QEMU, which is another user, is saved
+	everything := os.FileMode(0o600)
 	box := &specs.Spec{
 		Version: specs.Version, Root: &specs.Root{Path: "rootfs"},
 		Process: &specs.Process{
 			Args: []string{boxed.ProgramPath, wire.ArgSave}, Env: []string{"PATH=/usr/bin:/bin", wire.MachineVar + "=" + settings}, Cwd: "/", NoNewPrivileges: true,
-			Capabilities: &specs.LinuxCapabilities{Bounding: few, Effective: few, Permitted: few},
+			Capabilities: &specs.LinuxCapabilities{Bounding: rights, Effective: rights, Permitted: rights},
 		},
 		Mounts: []specs.Mount{
 			{Type: "proc", Source: "proc", Destination: "/proc", Options: []string{"nosuid", "noexec", "nodev"}},
 			{Type: "tmpfs", Source: "tmpfs", Destination: "/dev", Options: []string{"nosuid", "noexec", "mode=755", "size=1m"}},
+			{Type: "tmpfs", Source: "tmpfs", Destination: "/run", Options: []string{"nosuid", "nodev", "mode=755", "size=64m"}},
 			{Type: "bind", Source: l.Monitor, Destination: boxed.ProgramPath, Options: readOnly},
-			{Type: "bind", Source: made, Destination: out, Options: []string{"bind", "nosuid", "nodev", "noexec", "rprivate"}},
+			{Type: "bind", Source: made, Destination: out, Options: []string{"bind", "nosuid", "nodev", "rprivate"}}, // what is in it is executed, to try it
 		},
 		Linux: &specs.Linux{
 			Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.NetworkNamespace}},
-			Seccomp:    filter(),
+			Devices:    []specs.LinuxDevice{{Path: "/dev/net/tun", Type: "c", Major: 10, Minor: 200, FileMode: &everything}},
+			Seccomp:    filter("ptrace"),
 		},
 	}
 	box.Mounts = append(l.programs(n), box.Mounts...)
 	return box
+}
+
+// nobodys is the configuration of a container that is nobody's, and like another's: of that one it has what the kernel is asked for, and nothing of what is its own.
+func nobodys(user *specs.Spec) *specs.Spec {
+	spec := &specs.Spec{
+		Version: specs.Version, Root: &specs.Root{Path: "rootfs"}, Hostname: "nobody",
+		Process: &specs.Process{
+			Args: []string{"/agent", wire.ArgRehearse}, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Cwd: "/",
+			Capabilities: user.Process.Capabilities, NoNewPrivileges: user.Process.NoNewPrivileges,
+		},
+		Linux: &specs.Linux{Resources: &specs.LinuxResources{}, Seccomp: user.Linux.Seccomp, MaskedPaths: user.Linux.MaskedPaths, ReadonlyPaths: user.Linux.ReadonlyPaths},
+	}
+	if r := user.Linux.Resources; r != nil {
+		spec.Linux.Resources.Devices = r.Devices
+	}
+	for _, m := range user.Mounts {
+		if first, _, _ := strings.Cut(strings.TrimPrefix(m.Destination, "/"), "/"); !inner.Bound(&m) && !inner.OfInfra(&m) && slices.Contains([]string{"dev", "proc", "sys"}, first) {
+			spec.Mounts = append(spec.Mounts, specs.Mount{Destination: m.Destination, Type: m.Type, Source: m.Source, Options: slices.Clone(m.Options)})
+		}
+	}
+	return spec
 }

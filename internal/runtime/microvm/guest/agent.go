@@ -18,8 +18,6 @@ import (
 type agent struct {
 	port io.ReadWriter
 
-	found     chan struct{} // closed when the machine's devices are there, or cannot be
-	notFound  error         // after that: why not
 	networked chan struct{} // closed when the machine has its interfaces, or cannot have them
 	noNetwork error         // after that: why it cannot
 
@@ -32,11 +30,13 @@ type agent struct {
 	streams map[uint32]*stream
 	main    *container            // nil: not made yet
 	members map[string]*container // of a pod, by the names of their runs
+	nic     string                // the device of the interface that the template has; empty: there is none such
+	away    bool                  // it has no driver
 	dns     *resolver             // nil: nobody answers
 }
 
 func newAgent(port io.ReadWriter) *agent {
-	return &agent{port: port, found: make(chan struct{}), networked: make(chan struct{}), streams: map[uint32]*stream{}, members: map[string]*container{}}
+	return &agent{port: port, streams: map[uint32]*stream{}, members: map[string]*container{}}
 }
 
 // send writes one frame. An error is the channel's end, which who reads notices.
@@ -76,6 +76,11 @@ func (a *agent) serve() error {
 		case wire.Ping:
 			setClock(f.Body, clockSlack)
 			a.send(wire.Frame{Kind: wire.Pong, Body: f.Body})
+		case wire.Rest:
+			if err := a.rest(); err != nil {
+				return err
+			}
+			a.send(wire.Frame{Kind: wire.Rested})
 		case wire.Answer:
 			a.dns.answer(f.Stream, f.Body)
 		default:
@@ -89,7 +94,7 @@ func (a *agent) serve() error {
 	}
 }
 
-// boot applies the machine's settings. What takes its time for an emulator, to find devices, goes on beside the reading of the configuration.
+// boot applies the machine's settings. What takes its time for an emulator, the network, goes on beside the making of the container.
 func (a *agent) boot(body []byte) error {
 	s, err := wire.ParseSettings(body)
 	if err != nil {
@@ -102,11 +107,8 @@ func (a *agent) boot(body []byte) error {
 	if err := reseed(s.Seed); err != nil {
 		return err // and nobody's process executes: it waits for the devices
 	}
+	a.networked = make(chan struct{})
 	go func() {
-		if s.Late {
-			a.notFound = os.WriteFile("/sys/bus/pci/rescan", []byte("1"), 0)
-		}
-		close(a.found)
 		a.noNetwork = a.network(&s)
 		close(a.networked)
 	}()
@@ -115,8 +117,10 @@ func (a *agent) boot(body []byte) error {
 
 // network gives the machine its interfaces, beside the making of the container, which waits for it before it executes anything.
 func (a *agent) network(s *wire.Settings) error {
-	if a.notFound != nil {
-		return a.notFound
+	if s.Late {
+		if err := a.interfaces(s.Links); err != nil {
+			return err
+		}
 	}
 	if err := network(s.Links); err != nil || !s.DNS {
 		return err

@@ -45,9 +45,6 @@ func (a *agent) create(s *stream, body []byte) error {
 	if err != nil {
 		return err
 	}
-	if <-a.found; a.notFound != nil {
-		return a.notFound
-	}
 	// Submounts are announced, so that files of two file systems with one inode number stay two.
 	if err := mount(wire.TreeTag, treeDir, "virtiofs", 0, ""); err != nil {
 		return err

@@ -12,7 +12,9 @@ import (
 
 // resolver hands questions about names to the monitor, which is where names are known.
 type resolver struct {
-	a *agent
+	a   *agent
+	udp net.PacketConn
+	tcp net.Listener
 
 	mu     sync.Mutex
 	next   uint32
@@ -27,7 +29,6 @@ const (
 
 // listen begins to take questions.
 func listen(a *agent) (*resolver, error) {
-	r := &resolver{a: a, asking: map[uint32]func([]byte){}}
 	udp, err := net.ListenPacket("udp4", resolverAddr)
 	if err != nil {
 		return nil, err
@@ -37,9 +38,16 @@ func listen(a *agent) (*resolver, error) {
 		udp.Close()
 		return nil, err
 	}
+	r := &resolver{a: a, udp: udp, tcp: tcp, asking: map[uint32]func([]byte){}}
 	go r.datagrams(udp)
 	go r.connections(tcp)
 	return r, nil
+}
+
+// close takes no more questions.
+func (r *resolver) close() {
+	r.udp.Close()
+	r.tcp.Close()
 }
 
 func (r *resolver) datagrams(l net.PacketConn) {

@@ -23,6 +23,9 @@ import (
 
 // Main does not return in a machine.
 func Main() int {
+	if len(os.Args) == 2 && os.Args[1] == wire.ArgRehearse {
+		return rehearse()
+	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "brig-guest is the first program of a virtual machine that Brig starts, and does nothing elsewhere")
 		return 2

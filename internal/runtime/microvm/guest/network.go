@@ -34,6 +34,30 @@ func network(links []wire.Link) error {
 	return nil
 }
 
+// setMAC gives the interface with one address another.
+func setMAC(from, to string) error {
+	mac, err := net.ParseMAC(to)
+	if err != nil {
+		return err
+	}
+	c, err := netlink.Dial(unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	links, err := byMAC(c)
+	if err != nil {
+		return err
+	}
+	at, ok := links[from]
+	if !ok {
+		return fmt.Errorf("the machine has no network interface with the address %s", from)
+	}
+	var r netlink.Request
+	r.SetMAC(at.Index, mac)
+	return c.Do(&r, nil)
+}
+
 // loopback sets lo up.
 func loopback() error {
 	c, err := netlink.Dial(unix.NETLINK_ROUTE)

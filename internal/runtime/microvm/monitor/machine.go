@@ -51,16 +51,16 @@ func launch(m *wire.Machine, nics []nic, begun stamp) (*vm, error) {
 	}
 	defer fs.Close()
 	files := []*os.File{ends.agent, ends.console, first.ramdisk, fs}
-	fsDevice, netDevice, args := "vhost-user-fs-device", "virtio-net-device,netdev=net%d,mac=%s", []string(nil)
+	treeDevice, netDevice, args := "vhost-user-fs-device", "virtio-net-device,netdev=net%d,mac=%s", []string(nil)
 	if first.pc {
-		fsDevice, netDevice, args = "vhost-user-fs-pci", "virtio-net-pci,netdev=net%d,mac=%s,romfile=,disable-legacy=on", thePC(m)
+		treeDevice, netDevice, args = "vhost-user-fs-pci", nicDevice, thePC(m)
 	} else {
 		// A kernel that finds no clock waits a second for it.
 		args = append(common(m), "-machine", "microvm,acpi=off,rtc=on,memory-backend=ram", "-global", "virtio-mmio.force-legacy=false", "-device", "virtio-serial-device", "-device", agentPort)
 	}
 	args = append(args, "-object", fmt.Sprintf("memory-backend-memfd,id=ram,size=%dM,share=on", m.Memory>>20),
 		"-kernel", m.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", firstFile+2), "-append", commandLine(m, begun),
-		"-chardev", fmt.Sprintf("socket,id=fs,fd=%d", firstFile+3), "-device", fsDevice+",chardev=fs,tag="+wire.TreeTag)
+		"-chardev", fmt.Sprintf("socket,id=fs,fd=%d", firstFile+3), "-device", fsDevice(treeDevice))
 	for i, n := range nics {
 		args = append(args, "-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, firstFile+len(files)), "-device", fmt.Sprintf(netDevice, i, n.link.MAC))
 		files = append(files, n.tap)
@@ -98,7 +98,8 @@ const agentPort = "virtserialport,chardev=agent,name=" + wire.PortName
 func common(m *wire.Machine) []string {
 	accel, cpu := wire.AccelKVM, "max"
 	if m.Accel != wire.AccelKVM {
-		accel = "tcg,thread=multi,tb-size=64"
+		// 128 MiB for what is translated: a boot and two containers are half of it, and a template is to have all of that.
+		accel = "tcg,thread=multi,tb-size=128"
 		cpu += ",-erms,-fsrm" // a processor that says that it copies bytes fast is believed, and an emulator copies them one by one
 	}
 	return []string{
@@ -113,7 +114,7 @@ func (v *vm) start(m *wire.Machine, args []string, files []*os.File) error {
 	v.qemu = exec.Command(m.QEMU, args...)
 	v.qemu.Env, v.qemu.Dir, v.qemu.ExtraFiles = []string{"PATH=/usr/bin:/bin"}, "/", files
 	v.qemu.Stdout, v.qemu.Stderr = files[1], files[1]
-	v.qemu.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: qemuUser, Gid: qemuUser}}
+	v.qemu.SysProcAttr = asQEMU()
 	if err := v.qemu.Start(); err != nil {
 		return fmt.Errorf("%w: Debian's package qemu-system-x86 has it", err)
 	}

@@ -8,28 +8,40 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"brig/internal/runtime/microvm/procimage"
 	"brig/internal/runtime/microvm/qmp"
 	"brig/internal/runtime/microvm/relay"
 	"brig/internal/runtime/microvm/template"
 	"brig/internal/runtime/microvm/wire"
 )
 
-// A template is a machine that was stopped when its agent had said Hello and knew of nothing yet: its memory, and the state of its devices. A machine that starts from
-// it takes both over, gets its own devices (the tree, its network interfaces), and is told who it is like any other: by the frame Boot, with randomness of its own.
-//
-// Only a device that QEMU can be given while it runs may be missing in a template, and come later: such are devices on PCI, in QEMU's machine "pc".
+// A template is a machine that was stopped when its agent knew of nothing: its memory, and QEMU itself, as an image of its process, with all that it has translated. It has the device of the
+// tree and one network interface. A machine that starts from it is given connections of its own in their place, further interfaces, and is told who it is like any other: by the frame Boot,
+// with randomness of its own.
 
 // thePC are the arguments of a machine that is, or comes from, a template, or has a kernel that needs one.
 func thePC(m *wire.Machine) []string {
 	return append(common(m), "-machine", "pc,memory-backend=ram,hpet=off,vmport=off,usb=off", "-device", "virtio-serial-pci,disable-legacy=on,vectors=2", "-device", agentPort)
 }
 
-// resumeTime is how long a machine may take to be taken over from a template: many times what it needs.
-const resumeTime = 20 * time.Second
+// Descriptors of a template's QEMU, after those of theirs.
+const (
+	filesFD   = firstFile + 2 + iota // the device of the tree
+	controlFD                        // QMP
+	tapFD                            // its network interface
+	ramdiskFD                        // of no use when it has booted
+	memoryFD                         // likewise: it has opened the file by then
+)
+
+// fsDevice and nicDevice are devices on PCI.
+func fsDevice(driver string) string { return driver + ",chardev=fs,tag=" + wire.TreeTag }
+
+const nicDevice = "virtio-net-pci,netdev=net%d,mac=%s,romfile=,disable-legacy=on"
 
 // resume starts a machine from a template.
 func resume(m *wire.Machine, nics []nic) (_ *vm, err error) {
@@ -38,107 +50,151 @@ func resume(m *wire.Machine, nics []nic) (_ *vm, err error) {
 		return nil, err
 	}
 	defer t.Close()
-	v := &vm{late: true}
-	ends, err := v.connect()
+	img, err := procimage.Parse(t.Process)
 	if err != nil {
 		return nil, err
 	}
-	defer ends.close()
+	v := &vm{late: true}
 	defer func() {
 		if err != nil {
 			v.end()
 		}
 	}()
-	fs, err := v.serveFiles(m, ends.console)
-	if err != nil {
-		return nil, fmt.Errorf("the server of the container's files: %w", err)
+	var late []nic
+	var tap *os.File
+	if len(nics) > 0 {
+		tap, late = nics[0].tap, nics[1:]
+	} else {
+		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC) // nothing comes of it, and nobody writes to it
+		if err != nil {
+			return nil, os.NewSyscallError("eventfd", err)
+		}
+		tap = os.NewFile(uintptr(fd), "no network")
+		defer tap.Close()
 	}
-	defer fs.Close()
-	control, theirControl, err := socketpair()
+	ends, err := v.plug(m)
 	if err != nil {
 		return nil, err
 	}
-	defer theirControl.Close()
-	memory, share := t.Memory, "off"
-	if onTmpfs(t.Memory) {
+	defer ends.close()
+	memory := t.Memory
+	shared := onTmpfs(t.Memory)
+	if shared {
 		if memory, err = copyMemory(t.Memory, m.Memory); err != nil {
 			return nil, err
 		}
 		defer memory.Close()
-		share = "on"
 	}
-	device, theirDevice, err := socketpair()
+	filter, err := emulatorFilter()
 	if err != nil {
 		return nil, err
 	}
-	defer device.Close()
-	defer theirDevice.Close()
-	files := []*os.File{ends.agent, ends.console, t.State, theirDevice, theirControl}
-	args := append(thePC(m), "-option-rom", "pvh.bin", "-incoming", "defer",
-		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%d,mem-path=%s,share=%s", m.Memory, memoryName, share),
-		"-chardev", fmt.Sprintf("socket,id=fs,fd=%d", firstFile+3),
-		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", firstFile+4), "-mon", "chardev=qmp,mode=control")
-	listener, err := asking(func() error { return v.start(m, args, files) })
+	begin := procimage.Start{
+		Image: img, Pages: t.Pages, Stub: t.Stub, Memory: memory, Shared: shared, Filter: filter, Attr: asQEMU(), Open: openAsQEMU,
+		Given: map[int]*os.File{1: ends.console, 2: ends.console, firstFile: ends.agent, firstFile + 1: ends.console, filesFD: ends.files, controlFD: ends.control, tapFD: tap},
+	}
+	if v.qemu, err = begin.Run(); err != nil {
+		return nil, err
+	}
+	if err := v.relay(ends); err != nil {
+		return nil, err
+	}
+	c, err := ends.connection()
 	if err != nil {
 		return nil, err
 	}
-	theirControl.Close() // so that QEMU's end is heard of
-	all, err := giveMemory(listener, v.qemu.Process.Pid, memory)
+	q, err := qmp.Resume(c, time.Now().Add(resumeTime)) // from now on the machine runs
 	if err != nil {
-		return nil, err
-	}
-	r, err := relay.New(device, fs, all)
-	if err != nil {
-		all.Close()
-		return nil, err
-	}
-	v.relayed = make(chan error, 1)
-	go func() {
-		v.relayed <- r.Serve()
-		all.Close()
-	}()
-	q, err := speak(control, resumeTime)
-	if err != nil {
+		c.Close()
 		return nil, err
 	}
 	defer q.Close()
-	if err := ignoreShared(q); err != nil {
-		return nil, err
-	}
-	if err := q.Do("migrate-incoming", map[string]any{"uri": "fd:" + strconv.Itoa(firstFile+2)}, nil); err != nil {
-		return nil, err
-	}
-	for state := "inmigrate"; state != "paused"; {
-		var s struct{ Status string }
-		if err := q.Do("query-status", nil, &s); err != nil {
-			return nil, err
-		}
-		if state = s.Status; state == "inmigrate" {
-			time.Sleep(time.Millisecond)
-		} else if state != "paused" {
-			return nil, fmt.Errorf("the machine of a template is in state %q", state)
-		}
-	}
-	plug := func(device map[string]any) error {
-		device["bus"] = "pci.0"
-		return q.Do("device_add", device, nil)
-	}
-	if err := plug(map[string]any{"driver": "vhost-user-fs-pci", "chardev": "fs", "tag": wire.TreeTag}); err != nil {
-		return nil, err
-	}
-	for i, n := range nics {
-		name := "net" + strconv.Itoa(i)
+	for i, n := range late {
+		name := "net" + strconv.Itoa(i+1)
 		if err := q.Do("getfd", map[string]any{"fdname": name}, nil, int(n.tap.Fd())); err != nil {
 			return nil, err
 		}
 		if err := q.Do("netdev_add", map[string]any{"type": "tap", "id": name, "fd": name}, nil); err != nil {
 			return nil, err
 		}
-		if err := plug(map[string]any{"driver": "virtio-net-pci", "netdev": name, "mac": n.link.MAC, "romfile": "", "disable-legacy": "on"}); err != nil {
+		if err := q.Do("device_add", map[string]any{"driver": "virtio-net-pci", "netdev": name, "mac": n.link.MAC, "romfile": "", "disable-legacy": "on", "bus": "pci.0"}, nil); err != nil {
 			return nil, err
 		}
 	}
-	return v, q.Do("cont", nil, nil)
+	return v, nil
+}
+
+// resumeTime is how long a machine may take to be taken over from a template: many times what it needs.
+const resumeTime = 20 * time.Second
+
+// plugs are the ends that QEMU has of a machine's connections, and the monitor's that are of use until it runs.
+type plugs struct {
+	theirs
+	files, control           *os.File // QEMU's
+	device, served, commands *os.File // the other ends: of the device of the tree, its server, QMP
+}
+
+func (p *plugs) close() {
+	if p.agent != nil {
+		p.theirs.close()
+	}
+	for _, f := range []*os.File{p.files, p.control, p.device, p.served, p.commands} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// plug makes the connections of a machine that is a template, or comes from one, and starts the server of its files.
+func (v *vm) plug(m *wire.Machine) (p *plugs, err error) {
+	p = &plugs{}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	if p.theirs, err = v.connect(); err != nil {
+		return p, err
+	}
+	if p.device, p.files, err = socketpair(); err != nil {
+		return p, err
+	}
+	if p.commands, p.control, err = socketpair(); err != nil {
+		return p, err
+	}
+	if p.served, err = v.serveFiles(m, p.console); err != nil {
+		return p, fmt.Errorf("the server of the container's files: %w", err)
+	}
+	return p, nil
+}
+
+// relay begins to pass on what the machine, which runs as v.qemu, asks of the server of its files.
+func (v *vm) relay(p *plugs) error {
+	all, err := openMemory(v.qemu.Process.Pid)
+	if err != nil {
+		return err
+	}
+	r, err := relay.New(p.device, p.served, all)
+	if err != nil {
+		all.Close()
+		return err
+	}
+	v.relayed = make(chan error, 1)
+	go func() {
+		v.relayed <- r.Serve()
+		all.Close()
+	}()
+	return nil
+}
+
+// connection is the monitor's of QMP. QEMU's end is given up, so that its own is heard of.
+func (p *plugs) connection() (*net.UnixConn, error) {
+	p.control.Close()
+	c, err := net.FileConn(p.commands)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.UnixConn), nil
 }
 
 // onTmpfs reports whether a file is in memory. Where it is, a hole that is mapped becomes a page that stays, as soon as it is touched.
@@ -184,32 +240,13 @@ func copyMemory(from *os.File, size int64) (_ *os.File, err error) {
 	}
 }
 
-// speak speaks QMP at the other end of a socket that QEMU has.
-func speak(f *os.File, limit time.Duration) (*qmp.Client, error) {
-	c, err := net.FileConn(f)
-	f.Close()
-	if err != nil {
-		return nil, err
-	}
-	q, err := qmp.Dial(c.(*net.UnixConn), time.Now().Add(limit))
-	if err != nil {
-		c.Close()
-	}
-	return q, err
-}
-
-// ignoreShared keeps memory that is a file out of the state.
-func ignoreShared(q *qmp.Client) error {
-	return q.Do("migrate-set-capabilities", map[string]any{"capabilities": []map[string]any{{"capability": "x-ignore-shared", "state": true}}}, nil)
-}
-
 // saveTime is how long a template may take to be made: an emulator on a busy machine takes its time to boot.
 const saveTime = 4 * time.Minute
 
-// settleTime is what a machine is given, once its agent is there, to be done with what the kernel leaves for later.
+// settleTime is what a machine is given, once its agent has nothing to do, to be done with what the kernel leaves for later.
 const settleTime = 300 * time.Millisecond
 
-// save makes a template: the first program of a box that is made for it. It ends when who has it made does.
+// save makes a template, and starts a machine from it: the first program of a box that is made for it. It ends when who has it made does.
 func save() error {
 	begun := now()
 	var m wire.Machine
@@ -224,91 +261,210 @@ func save() error {
 		fmt.Fprintln(os.Stderr, "the machine did not start in", saveTime)
 		os.Exit(exitFailed)
 	})
-	t, err := boot(&m, begun)
+	if err := nobodysTree(&m); err != nil {
+		return err
+	}
+	t, err := template.Create(m.Template, m.Memory)
 	if err != nil {
 		return err
 	}
 	defer t.Close()
-	if err := t.Memory.Chown(0, 0); err != nil { // it was QEMU's
+	if err := t.Memory.Chown(qemuUser, qemuUser); err != nil {
 		return err
 	}
-	return t.Seal(m.Template)
+	if err := boot(&m, t, begun); err != nil {
+		return err
+	}
+	if err := t.Memory.Chown(0, 0); err != nil {
+		return err
+	}
+	if err := t.Seal(m.Template); err != nil {
+		return err
+	}
+	return try(&m)
 }
 
-// boot starts a machine without devices and saves it when its agent is there.
-func boot(m *wire.Machine, begun stamp) (*template.Files, error) {
+// nobodysTree makes the tree of a container that is nobody's. The agent's program is in it.
+func nobodysTree(m *wire.Machine) error {
+	for _, dir := range []string{"", "/proc", "/sys", "/dev", "/etc", "/tmp"} {
+		if err := os.MkdirAll(m.Tree+dir, 0o755); err != nil {
+			return err
+		}
+	}
+	b, err := os.ReadFile(m.Guest)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(m.Tree+rehearsed, b, 0o755)
+}
+
+// rehearsed is the program of that container.
+const rehearsed = "/agent"
+
+// boot starts a machine, rehearses with it, and saves it.
+func boot(m *wire.Machine, t *template.Files, begun stamp) (err error) {
 	first, err := beginningOf(m)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer first.close()
-	t, err := template.Create(m.Template, m.Memory)
-	if err != nil {
-		return nil, err
-	}
-	if err := t.Memory.Chown(qemuUser, qemuUser); err != nil {
-		return nil, err
-	}
 	v := &vm{}
-	ends, err := v.connect()
-	if err != nil {
-		return nil, err
-	}
-	control, theirControl, err := socketpair()
-	if err != nil {
-		return nil, err
-	}
-	args := append(thePC(m), "-kernel", m.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", firstFile+2), "-append", commandLine(m, begun),
-		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%d,mem-path=/proc/self/fd/%d,share=on", m.Memory, firstFile+4),
-		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", firstFile+3), "-mon", "chardev=qmp,mode=control")
-	if err := v.start(m, args, []*os.File{ends.agent, ends.console, first.ramdisk, theirControl, t.Memory}); err != nil {
-		return nil, err
-	}
-	ends.close()
-	theirControl.Close()
 	defer v.end()
+	ends, err := v.plug(m)
+	if err != nil {
+		return err
+	}
+	defer ends.close()
+	args := append(thePC(m), "-name", "template", "-kernel", m.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", ramdiskFD), "-append", commandLine(m, begun),
+		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%d,mem-path=/proc/self/fd/%d,share=on", m.Memory, memoryFD),
+		"-chardev", fmt.Sprintf("socket,id=fs,fd=%d", filesFD), "-device", fsDevice("vhost-user-fs-pci"),
+		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", controlFD), "-mon", "chardev=qmp,mode=control")
+	nics := maybeTap()
+	files := []*os.File{ends.agent, ends.console, ends.files, ends.control, nil, first.ramdisk, t.Memory}
+	for i, n := range nics {
+		defer n.tap.Close()
+		args = append(args, "-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, tapFD), "-device", fmt.Sprintf(nicDevice, i, wire.NICAddress))
+		files[tapFD-firstFile] = n.tap
+	}
+	if err := v.start(m, args, files); err != nil {
+		return err
+	}
+	ends.theirs.close()
+	if err := v.relay(ends); err != nil {
+		return err
+	}
 	var console tail
 	go io.Copy(&console, v.console) //nolint:errcheck // it ends with the machine
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%w; the machine's console said last:\n%s", err, console.String())
+		}
+	}()
 	f, err := wire.Read(v.channel, wire.MaxBody, nil)
 	if err == nil && f.Kind != wire.Hello {
 		err = errors.New("its agent does not say hello")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the machine did not start: %w; its console said last:\n%s", err, console.String())
+		return fmt.Errorf("the machine did not start: %w", err)
+	}
+	for i := range rehearsals {
+		if err := v.rehearse(m, nics, i > 0); err != nil {
+			return err
+		}
+		if err := v.order(wire.Frame{Kind: wire.Rest}, wire.Rested); err != nil {
+			return err
+		}
 	}
 	time.Sleep(settleTime)
-	q, err := speak(control, saveTime)
+	c, err := ends.connection()
 	if err != nil {
-		return nil, err
+		return err
+	}
+	q, err := qmp.Dial(c, time.Now().Add(saveTime))
+	if err != nil {
+		return err
 	}
 	defer q.Close()
 	if err := q.Do("stop", nil, nil); err != nil {
-		return nil, err
+		return err
 	}
-	if err := ignoreShared(q); err != nil {
-		return nil, err
+	if err := q.Begin("cont"); err != nil {
+		return err
 	}
-	const name = "state"
-	if err := q.Do("getfd", map[string]any{"fdname": name}, nil, int(t.State.Fd())); err != nil {
-		return nil, err
+	given := []int{1, 2, firstFile, firstFile + 1, filesFD, controlFD}
+	if len(nics) > 0 {
+		given = append(given, tapFD)
 	}
-	if err := q.Do("migrate", map[string]any{"uri": "fd:" + name}, nil); err != nil {
-		return nil, err
+	img, err := procimage.Save(&procimage.Subject{PID: v.qemu.Process.Pid, Given: given, Closed: []int{ramdiskFD, memoryFD}, Memory: t.Memory}, t.Pages)
+	if err != nil {
+		return err
 	}
+	t.Process, err = json.Marshal(img)
+	return err
+}
+
+// rehearsals is how many containers a template has had. The second finds the machine as the first of the user's does.
+const rehearsals = 2
+
+// maybeTap is a network interface that leads nowhere; none where there can be none.
+func maybeTap() []nic {
+	tap, err := openTap("nowhere")
+	if err != nil {
+		return nil
+	}
+	return []nic{{tap: tap, link: wire.Link{
+		Name: "eth0", MAC: wire.NICAddress, MTU: 1500, Addrs: []string{"192.0.2.2/24", "2001:db8::2/64"},
+		Routes: []wire.Route{{Dst: "192.0.2.0/24"}, {Dst: "0.0.0.0/0", Gateway: "192.0.2.1"}},
+	}}}
+}
+
+// rehearse has the machine be one for a container that is nobody's, to its end. A late one was one before.
+func (v *vm) rehearse(m *wire.Machine, nics []nic, late bool) error {
+	settings := wire.Settings{Time: time.Now().UnixNano(), Seed: seed(), DNS: true, Late: late}
+	for _, n := range nics {
+		if late {
+			n.link.MAC = "52:54:00:00:00:02" // as that of a container is another than the template's
+		}
+		settings.Links = append(settings.Links, n.link)
+	}
+	if err := v.say(wire.Frame{Kind: wire.Boot, Body: settings.Encode()}); err != nil {
+		return err
+	}
+	if err := v.order(wire.Frame{Kind: wire.Start, Stream: wire.First, Body: m.Rehearsal}, wire.Exit); err != nil {
+		return fmt.Errorf("a rehearsal: %w", err)
+	}
+	return nil
+}
+
+func (v *vm) say(f wire.Frame) error {
+	_, err := v.channel.Write(wire.Append(nil, f))
+	return err
+}
+
+// order sends a frame and reads on until one of a kind comes. The program that a machine runs meanwhile ends well.
+func (v *vm) order(f wire.Frame, until wire.Kind) error {
+	if err := v.say(f); err != nil {
+		return err
+	}
+	var said []byte
 	for {
-		var s struct {
-			Status string
-			Error  string `json:"error-desc"`
+		f, err := wire.Read(v.channel, wire.MaxBody, nil)
+		if err == nil {
+			err = f.Check()
 		}
-		if err := q.Do("query-migrate", nil, &s); err != nil {
-			return nil, err
+		switch {
+		case err != nil:
+			return err
+		case f.Kind == wire.Failed:
+			_, err := failure(f.Body)
+			return err
+		case f.Kind == wire.Exit && f.Body[0]|f.Body[1] != 0:
+			return fmt.Errorf("its program ended with %d, %d: %s", f.Body[0], f.Body[1], said)
+		case f.Kind == wire.Stdout, f.Kind == wire.Stderr:
+			said = append(said, f.Body...)
 		}
-		switch s.Status {
-		case "completed":
-			return t, nil
-		case "failed", "cancelled":
-			return nil, fmt.Errorf("saving the machine: %s %s", s.Status, s.Error)
+		if f.Kind == until {
+			return nil
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
+}
+
+// try starts a machine from the template that was made, and rehearses with it.
+func try(m *wire.Machine) error {
+	nics := maybeTap()
+	for _, n := range nics {
+		defer n.tap.Close()
+	}
+	v, err := resume(m, nics)
+	if err != nil {
+		return err
+	}
+	defer v.end()
+	go io.Copy(io.Discard, v.console) //nolint:errcheck // it ends with the machine
+	return v.rehearse(m, nics, true)
+}
+
+// asQEMU is whom QEMU runs as.
+func asQEMU() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: qemuUser, Gid: qemuUser}}
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -43,6 +44,46 @@ func Dial(c *net.UnixConn, deadline time.Time) (*Client, error) {
 		return nil, errors.New("QMP: what answers is not QEMU")
 	}
 	return q, q.Do("qmp_capabilities", nil, nil)
+}
+
+// Begin sends all of a command but its end, and returns when QEMU has read it. A QEMU that is saved then has read it in every process that goes on from there: Resume. It reads byte by
+// byte, which takes time.
+func (q *Client) Begin(command string) error {
+	b, err := json.Marshal(map[string]any{"execute": command})
+	if err != nil {
+		return err
+	}
+	if _, err := q.c.Write(b[:len(b)-1]); err != nil {
+		return fmt.Errorf("QMP: %s: not sent: %w", command, err)
+	}
+	raw, err := q.c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	for range 1000 {
+		left := 0
+		var e error
+		if err := raw.Control(func(fd uintptr) { left, e = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }); err != nil {
+			return err
+		}
+		if e != nil || left == 0 {
+			return os.NewSyscallError("SIOCOUTQ", e)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return fmt.Errorf("QMP: %s: it is not read", command)
+}
+
+// Resume takes up a connection to a QEMU that was saved after Begin, ends that command, and reads that it was executed.
+func Resume(c *net.UnixConn, deadline time.Time) (*Client, error) {
+	q := &Client{c: c, r: bufio.NewReaderSize(c, maxLine)}
+	if err := q.Until(deadline); err != nil {
+		return nil, err
+	}
+	if _, err := q.c.Write([]byte("}")); err != nil {
+		return nil, fmt.Errorf("QMP: not sent: %w", err)
+	}
+	return q, q.answer("a command that was begun", nil)
 }
 
 // Until sets another deadline.
@@ -83,6 +124,11 @@ func (q *Client) Do(command string, args, result any, fds ...int) error {
 	if n, _, err := q.c.WriteMsgUnix(append(b, '\n'), rights, nil); err != nil || n <= len(b) {
 		return fmt.Errorf("QMP: %s: not sent: %w", command, err)
 	}
+	return q.answer(command, result)
+}
+
+// answer reads what a command returns.
+func (q *Client) answer(command string, result any) error {
 	for range maxEvents {
 		var m message
 		if err := q.read(&m); err != nil {

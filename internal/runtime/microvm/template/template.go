@@ -4,7 +4,6 @@
 package template
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -12,16 +11,20 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 
 	"brig/internal/base/smallfile"
+	"brig/internal/runtime/microvm/procimage"
 	"brig/internal/runtime/microvm/wire"
 )
 
 // Files of a template.
 const (
-	memoryName = "memory" // what the machine has in its memory: as large, with holes
-	stateName  = "state"  // of its devices and processors, in QEMU's form
-	sealName   = "seal"   // what the others are known by, as JSON
+	memoryName = "memory"  // what the machine has in its memory: as large, with holes
+	pagesName  = "pages"   // what QEMU has in its own
+	stateName  = "process" // the rest of QEMU's process, as JSON
+	stubName   = "stub"    // the program that QEMU starts as
+	sealName   = "seal"    // what all are known by, as JSON
 )
 
 const (
@@ -32,26 +35,29 @@ const (
 // ErrDamaged means that a template is not what was sealed.
 var ErrDamaged = errors.New("the template of the virtual machine is damaged")
 
-// seal is what a whole template is known by. The memory is too much to be read at every start.
+// seal is what a whole template is known by. Memory and pages are too much to be read at every start.
 type seal struct {
-	Memory   int64  // bytes
-	Modified int64  // when the memory was, nanoseconds of the epoch
-	State    []byte // SHA-256
+	Memory, Pages   int64  // bytes
+	Modified, Paged int64  // when they were, nanoseconds of the epoch
+	State           []byte // SHA-256 of the others
 }
 
 // Files are an open template's.
-type Files struct{ Memory, State *os.File }
+type Files struct {
+	Memory, Pages, Stub *os.File
+	Process             []byte
+}
 
 // Close closes them.
 func (t *Files) Close() {
-	for _, f := range []*os.File{t.Memory, t.State} {
+	for _, f := range []*os.File{t.Memory, t.Pages, t.Stub} {
 		if f != nil {
 			f.Close()
 		}
 	}
 }
 
-// Create makes the files of a template of a machine with so much memory, in bytes.
+// Create makes the files of a template of a machine with so much memory, in bytes. Process is the caller's to set.
 func Create(dir string, memory int64) (t *Files, err error) {
 	t = &Files{}
 	create := func(name string) (*os.File, error) {
@@ -61,7 +67,16 @@ func Create(dir string, memory int64) (t *Files, err error) {
 		err = t.Memory.Truncate(memory)
 	}
 	if err == nil {
-		t.State, err = create(stateName)
+		t.Pages, err = create(pagesName)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, stubName), procimage.Stub(), 0o600)
+	}
+	if err == nil {
+		err = os.Chmod(filepath.Join(dir, stubName), 0o755) // QEMU's user executes it, by a descriptor: nobody else comes here
+	}
+	if err == nil {
+		t.Stub, err = os.Open(filepath.Join(dir, stubName))
 	}
 	if err != nil {
 		t.Close()
@@ -70,8 +85,11 @@ func Create(dir string, memory int64) (t *Files, err error) {
 	return t, nil
 }
 
-// Seal says that what is in the files is complete.
+// Seal writes Process, and says that what is in the files is complete.
 func (t *Files) Seal(dir string) error {
+	if err := os.WriteFile(filepath.Join(dir, stateName), t.Process, 0o600); err != nil {
+		return err
+	}
 	s, err := t.look()
 	if err != nil {
 		return err
@@ -90,11 +108,16 @@ func Open(dir string, memory int64) (*Files, error) {
 	}
 	t := &Files{}
 	data, err := smallfile.Read(filepath.Join(dir, sealName), maxSeal)
-	if err == nil {
-		t.Memory, err = os.Open(filepath.Join(dir, memoryName))
+	for _, f := range []struct {
+		to   **os.File
+		name string
+	}{{&t.Memory, memoryName}, {&t.Pages, pagesName}, {&t.Stub, stubName}} {
+		if err == nil {
+			*f.to, err = os.Open(filepath.Join(dir, f.name))
+		}
 	}
 	if err == nil {
-		t.State, err = os.Open(filepath.Join(dir, stateName))
+		t.Process, err = smallfile.Read(filepath.Join(dir, stateName), maxState)
 	}
 	var found, want seal
 	if err == nil {
@@ -103,7 +126,7 @@ func Open(dir string, memory int64) (*Files, error) {
 	if err == nil {
 		found, err = t.look()
 	}
-	if err != nil || want.Memory != memory || want.Memory != found.Memory || want.Modified != found.Modified || !bytes.Equal(want.State, found.State) {
+	if err != nil || want.Memory != memory || !reflect.DeepEqual(want, found) {
 		t.Close()
 		return nil, ErrDamaged
 	}
@@ -111,20 +134,24 @@ func Open(dir string, memory int64) (*Files, error) {
 }
 
 // look is what the files are.
-func (t *Files) look() (seal, error) {
-	info, err := t.Memory.Stat()
-	if err != nil {
-		return seal{}, err
+func (t *Files) look() (s seal, err error) {
+	for _, f := range []struct {
+		file           *os.File
+		size, modified *int64
+	}{{t.Memory, &s.Memory, &s.Modified}, {t.Pages, &s.Pages, &s.Paged}} {
+		info, err := f.file.Stat()
+		if err != nil {
+			return s, err
+		}
+		*f.size, *f.modified = info.Size(), info.ModTime().UnixNano()
 	}
 	h := sha256.New()
-	if _, err := t.State.Seek(0, io.SeekStart); err != nil {
-		return seal{}, err
+	h.Write(t.Process)
+	if _, err := io.Copy(h, io.NewSectionReader(t.Stub, 0, maxState)); err != nil {
+		return s, err
 	}
-	if _, err := io.Copy(h, io.LimitReader(t.State, maxState)); err != nil {
-		return seal{}, err
-	}
-	_, err = t.State.Seek(0, io.SeekStart)
-	return seal{Memory: info.Size(), Modified: info.ModTime().UnixNano(), State: h.Sum(nil)}, err
+	s.State = h.Sum(nil)
+	return s, nil
 }
 
 // Remove removes a template from their folder. It loses its name first: nobody finds half of it.

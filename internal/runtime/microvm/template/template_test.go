@@ -18,6 +18,10 @@ func TestDamaged(t *testing.T) {
 		"state cut off":  func(dir string) error { return os.Truncate(filepath.Join(dir, stateName), 3) },
 		"state changed":  func(dir string) error { return os.WriteFile(filepath.Join(dir, stateName), []byte("State"), 0o600) },
 		"no state":       func(dir string) error { return os.Remove(filepath.Join(dir, stateName)) },
+		"stub changed":   func(dir string) error { return os.WriteFile(filepath.Join(dir, stubName), []byte("x"), 0o755) },
+		"pages written":  func(dir string) error { return os.WriteFile(filepath.Join(dir, pagesName), []byte("Pages"), 0o600) },
+		"pages cut off":  func(dir string) error { return os.Truncate(filepath.Join(dir, pagesName), 2) },
+		"no pages":       func(dir string) error { return os.Remove(filepath.Join(dir, pagesName)) },
 		"memory cut off": func(dir string) error { return os.Truncate(filepath.Join(dir, memoryName), size/2) },
 		"memory written": func(dir string) error { return os.WriteFile(filepath.Join(dir, memoryName), make([]byte, size), 0o600) },
 		"no memory":      func(dir string) error { return os.Remove(filepath.Join(dir, memoryName)) },
@@ -33,9 +37,10 @@ func TestDamaged(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer made.Close()
-			if _, err := made.State.WriteString("state"); err != nil {
+			if _, err := made.Pages.WriteString("pages"); err != nil {
 				t.Fatal(err)
 			}
+			made.Process = []byte("state")
 			if err := made.Seal(dir); err != nil {
 				t.Fatal(err)
 			}

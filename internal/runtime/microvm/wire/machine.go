@@ -10,6 +10,7 @@ type Machine struct {
 	Accel          string // AccelKVM or AccelTCG
 	Template       string `json:",omitempty"` // the folder of the template to start from, or (ArgSave) to make; none: there is to be none
 	Damaged        bool   `json:",omitempty"` // it was, and is made anew
+	Rehearsal      []byte `json:",omitempty"` // (ArgSave) the configuration of a container that is nobody's
 }
 
 // MachineVar is the environment variable with the Machine, as JSON.
@@ -48,6 +49,9 @@ const (
 	ArgSave     = "save"
 	JobVar      = "BRIG_VM_JOB"
 )
+
+// ArgRehearse has the agent's program do, as that of a container which is nobody's, what programs begin with.
+const ArgRehearse = "rehearse"
 
 // Job is a template to be made.
 type Job struct {

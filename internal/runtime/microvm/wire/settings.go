@@ -11,8 +11,11 @@ type Settings struct {
 	Seed  []byte // randomness that no other machine gets
 	Links []Link
 	DNS   bool // somebody answers questions
-	Late  bool // the machine is a template's: its devices have come since
+	Late  bool // the machine is a template's: its first interface is the one that the template had, NICAddress, and more have come since
 }
+
+// NICAddress is the MAC of the interface that a template has.
+const NICAddress = "52:54:00:00:00:01"
 
 // Link is a network interface, known by its MAC.
 type Link struct {

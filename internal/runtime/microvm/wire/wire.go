@@ -16,7 +16,7 @@ import (
 )
 
 // Version is of the protocol. A guest says it in Hello.
-const Version = 1
+const Version = 2
 
 // First is the stream of the container's own process.
 const First = 1
@@ -45,7 +45,7 @@ type Kind byte
 
 // To the guest.
 const (
-	Boot   Kind = 'B' // Settings: once, before all else
+	Boot   Kind = 'B' // Settings: once, or once more after Rest, before all else
 	Start  Kind = 'S' // a process to be started on a new stream, as JSON
 	Stdin  Kind = 'I' // bytes of standard input; none: its end
 	Signal Kind = 'K' // one byte: the number of a signal
@@ -53,6 +53,7 @@ const (
 	Credit Kind = 'C' // which output (1, 2), and how many bytes of it were passed on (32 bits)
 	Ping   Kind = 'P' // the time, nanoseconds of the epoch, by which the guest sets its clock
 	Answer Kind = 'A' // of a question: a DNS message; none: there is no answer
+	Rest   Kind = 'R' // nothing: forget the container that has ended, and be as before Boot. Only a machine that becomes a template is told so
 )
 
 // From the guest.
@@ -65,6 +66,7 @@ const (
 	Took    Kind = 't' // how many bytes of standard input the process took (32 bits)
 	Exit    Kind = 'x' // how it ended: exit status, signal, and what had run out, EndMemory and EndCrowded: three bytes. The stream is over
 	Pong    Kind = 'p' // the body of a Ping
+	Rested  Kind = 'r' // nothing: what Rest asked for
 	Ask     Kind = 'a' // a question to the resolver: the stream is the question's number; first byte: 0 UDP, 1 TCP; a DNS message
 )
 
@@ -119,7 +121,7 @@ func (f *Frame) Check() error {
 	switch f.Kind {
 	case Hello, Took:
 		want = 4
-	case Started:
+	case Started, Rested:
 		want = 0
 	case Exit:
 		want = 3

@@ -1,0 +1,112 @@
+package procimage
+
+import "encoding/binary"
+
+// Places of the stub in a process that starts. An emulator has nothing there; who has is not saved.
+const (
+	base      = 2 << 32     // the stub's page
+	scriptAt  = base + 4096 // what it reads: the address of the first call, and then anything
+	scriptLen = 4 << 20
+	stubLen   = 4096 + scriptLen
+)
+
+// A call of the script is eight words: the number of the system call, its six arguments, and where the 32 bits of the result go, 0: nowhere. That of clone(2) is the address of the first
+// call of the new thread instead. The first argument of rt_sigreturn(2) is the stack pointer. A call that fails ends the process: its offset from scriptAt and its error, two words, are
+// written to standard input, which is a socket.
+const callLen = 64
+
+// code is the stub's, for amd64, in Intel's notation.
+var code = []byte{
+	0xbd, 0x02, 0x00, 0x00, 0x00, // mov ebp,0x2
+	0x48, 0xc1, 0xe5, 0x20, // shl rbp,0x20
+	0x4c, 0x8d, 0xa5, 0x00, 0x10, 0x00, 0x00, // lea r12,[rbp+0x1000]
+	0x4d, 0x89, 0xe5, // mov r13,r12
+	0x41, 0xbe, 0x00, 0x00, 0x40, 0x00, // mov r14d,0x400000
+	// more:
+	0x31, 0xc0, // xor eax,eax
+	0x31, 0xff, // xor edi,edi
+	0x4c, 0x89, 0xee, // mov rsi,r13
+	0x4c, 0x89, 0xf2, // mov rdx,r14
+	0x0f, 0x05, // syscall
+	0x48, 0x85, 0xc0, // test rax,rax
+	0x78, 0x66, // js fail
+	0x74, 0x08, // je begin
+	0x49, 0x01, 0xc5, // add r13,rax
+	0x49, 0x29, 0xc6, // sub r14,rax
+	0xeb, 0xe5, // jmp more
+	// begin:
+	0x4d, 0x8b, 0x24, 0x24, // mov r12,QWORD [r12]
+	// next:
+	0x49, 0x8b, 0x04, 0x24, // mov rax,QWORD [r12]
+	0x49, 0x8b, 0x7c, 0x24, 0x08, // mov rdi,QWORD [r12+0x8]
+	0x49, 0x8b, 0x74, 0x24, 0x10, // mov rsi,QWORD [r12+0x10]
+	0x49, 0x8b, 0x54, 0x24, 0x18, // mov rdx,QWORD [r12+0x18]
+	0x4d, 0x8b, 0x54, 0x24, 0x20, // mov r10,QWORD [r12+0x20]
+	0x4d, 0x8b, 0x44, 0x24, 0x28, // mov r8,QWORD [r12+0x28]
+	0x4d, 0x8b, 0x4c, 0x24, 0x30, // mov r9,QWORD [r12+0x30]
+	0x4d, 0x8b, 0x6c, 0x24, 0x38, // mov r13,QWORD [r12+0x38]
+	0x83, 0xf8, 0x0f, // cmp eax,0xf
+	0x75, 0x03, // jne call
+	0x48, 0x89, 0xfc, // mov rsp,rdi
+	// call:
+	0x0f, 0x05, // syscall
+	0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff, // cmp rax,0xfffffffffffff001
+	0x73, 0x1f, // jae fail
+	0x4d, 0x85, 0xed, // test r13,r13
+	0x74, 0x14, // je done
+	0x41, 0x83, 0x3c, 0x24, 0x38, // cmp DWORD [r12],0x38
+	0x75, 0x09, // jne store
+	0x85, 0xc0, // test eax,eax
+	0x75, 0x09, // jne done
+	0x4d, 0x89, 0xec, // mov r12,r13
+	0xeb, 0xb2, // jmp next
+	// store:
+	0x41, 0x89, 0x45, 0x00, // mov DWORD [r13+0x0],eax
+	// done:
+	0x49, 0x83, 0xc4, 0x40, // add r12,0x40
+	0xeb, 0xa8, // jmp next
+	// fail:
+	0x48, 0x8d, 0xb5, 0x00, 0x10, 0x00, 0x00, // lea rsi,[rbp+0x1000]
+	0x49, 0x29, 0xf4, // sub r12,rsi
+	0x4c, 0x89, 0x26, // mov QWORD [rsi],r12
+	0x48, 0x89, 0x46, 0x08, // mov QWORD [rsi+0x8],rax
+	0xb8, 0x01, 0x00, 0x00, 0x00, // mov eax,0x1
+	0x31, 0xff, // xor edi,edi
+	0xba, 0x10, 0x00, 0x00, 0x00, // mov edx,0x10
+	0x0f, 0x05, // syscall
+	0xb8, 0xe7, 0x00, 0x00, 0x00, // mov eax,0xe7
+	0xbf, 0x01, 0x00, 0x00, 0x00, // mov edi,0x1
+	0x0f, 0x05, // syscall
+}
+
+// Stub is the program that a process of an image starts as: an ELF file of two segments, elf(5).
+func Stub() []byte {
+	const (
+		executable, amd64 = 2, 62 // e_type, e_machine
+		load, stack       = 1, 0x6474e551
+		r, w, x           = 4, 2, 1
+		headLen, progLen  = 64, 56
+		heads             = 3
+		entry             = headLen + heads*progLen
+		page              = 4096
+	)
+	le := binary.LittleEndian
+	b := []byte{0x7f, 'E', 'L', 'F', 2, 1, 1, 15: 0} // 64 bits, little endian
+	b = le.AppendUint16(b, executable)
+	b = le.AppendUint16(b, amd64)
+	b = le.AppendUint32(b, 1)
+	b = append(b, words(base+entry, headLen, 0)...)
+	b = le.AppendUint32(b, 0)
+	for _, v := range []uint16{headLen, progLen, heads, 0, 0, 0} {
+		b = le.AppendUint16(b, v)
+	}
+	program := func(typ, flags uint32, offset, at, size, memory uint64) {
+		b = le.AppendUint32(le.AppendUint32(b, typ), flags)
+		b = append(b, words(offset, at, at, size, memory, page)...)
+	}
+	program(load, r|x, 0, base, page, page)
+	program(load, r|w, page, scriptAt, 8, scriptLen)
+	program(stack, r|w, 0, 0, 0, 0)
+	b = append(b, code...)
+	return append(b, make([]byte, page+8-len(b))...)
+}
