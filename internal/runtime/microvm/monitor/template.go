@@ -281,7 +281,10 @@ func save() error {
 	if err := t.Seal(m.Template); err != nil {
 		return err
 	}
-	return try(&m)
+	if err := try(&m, t); err != nil {
+		return err
+	}
+	return t.Seal(m.Template)
 }
 
 // nobodysTree makes the tree of a container that is nobody's. The agent's program is in it.
@@ -449,11 +452,14 @@ func (v *vm) order(f wire.Frame, until wire.Kind) error {
 	}
 }
 
-// try starts a machine from the template that was made, and rehearses with it.
-func try(m *wire.Machine) error {
+// try starts a machine from the template that was made, and rehearses with it, briefly: what it writes to others will.
+func try(m *wire.Machine, t *template.Files) error {
 	nics := maybeTap()
 	for _, n := range nics {
 		defer n.tap.Close()
+	}
+	if err := os.WriteFile(m.Tree+wire.BriefPath, nil, 0o644); err != nil {
+		return err
 	}
 	v, err := resume(m, nics)
 	if err != nil {
@@ -461,7 +467,18 @@ func try(m *wire.Machine) error {
 	}
 	defer v.end()
 	go io.Copy(io.Discard, v.console) //nolint:errcheck // it ends with the machine
-	return v.rehearse(m, nics, true)
+	if err := v.rehearse(m, nics, true); err != nil {
+		return err
+	}
+	img, err := procimage.Parse(t.Process)
+	if err != nil {
+		return err
+	}
+	if err := img.Learn(v.qemu.Process.Pid); err != nil {
+		return err
+	}
+	t.Process, err = json.Marshal(img)
+	return err
 }
 
 // asQEMU is whom QEMU runs as.

@@ -29,7 +29,11 @@ type Image struct {
 	Threads []Thread // the first is the process's first
 	Actions []Action
 	Layout  [11]uint64 // struct prctl_mm_map of prctl(2), up to env_end
+	Soon    []Range    // memory that processes soon write to
 }
+
+// Range is a part of the memory.
+type Range struct{ Start, Len uint64 }
 
 // Area is a mapping.
 type Area struct {

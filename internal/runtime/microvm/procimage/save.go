@@ -301,22 +301,18 @@ func (s *saver) hugeAreas() (map[uint64]bool, error) {
 
 // pages saves what a mapping has that its file, or a new one, does not.
 func (s *saver) pages(index int, pagemap io.ReaderAt) error {
-	const entry = 8
-	const present, swapped, ofFile = 1 << 63, 1 << 62, 1 << 61 // Documentation/admin-guide/mm/pagemap.rst of Linux
 	a := &s.img.Areas[index]
-	n := (a.End - a.Start) / pageSize
-	table := make([]byte, n*entry)
-	if _, err := pagemap.ReadAt(table, int64(a.Start/pageSize*entry)); err != nil {
-		return fmt.Errorf("/proc/PID/pagemap: %w", err)
+	table, err := entries(a, pagemap)
+	if err != nil {
+		return err
 	}
 	page := make([]byte, pageSize)
 	var run *Run
-	for i := range n {
-		e := binary.LittleEndian.Uint64(table[i*entry:])
-		if !s.whole[index] && (e&(present|swapped) == 0 || e&ofFile != 0) {
+	for i, e := range table {
+		if !s.whole[index] && (e&(pagePresent|pageSwapped) == 0 || e&pageOfFile != 0) {
 			continue
 		}
-		at := a.Start + i*pageSize
+		at := a.Start + uint64(i)*pageSize
 		if err := s.read(page, at); err != nil {
 			return err
 		}
@@ -346,6 +342,67 @@ func (s *saver) pages(index int, pagemap io.ReaderAt) error {
 		run.Len += pageSize
 	}
 	return nil
+}
+
+// Learn notes what a process of the image, which has gone on for a while, has written to since, for those to come. Who calls it may trace the process.
+func (img *Image) Learn(pid int) error {
+	pagemap, err := os.Open("/proc/" + strconv.Itoa(pid) + "/pagemap")
+	if err != nil {
+		return err
+	}
+	defer pagemap.Close()
+	img.Soon = nil
+	for _, guest := range []bool{false, true} { // the emulator's own first
+		for i := range img.Areas {
+			if a := &img.Areas[i]; a.Special == "" && a.Memory == guest {
+				if err := img.learn(a, pagemap); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (img *Image) learn(a *Area, pagemap io.ReaderAt) error {
+	const near = 2 // pages, that are not worth a range of their own
+	table, err := entries(a, pagemap)
+	if err != nil {
+		return err
+	}
+	var at *Range
+	for i, e := range table {
+		if e&pagePresent == 0 || e&pageOfFile != 0 {
+			continue
+		}
+		start := a.Start + uint64(i)*pageSize
+		if at == nil || start-(at.Start+at.Len) > near*pageSize {
+			img.Soon = append(img.Soon, Range{Start: start})
+			at = &img.Soon[len(img.Soon)-1]
+		}
+		at.Len = start + pageSize - at.Start
+	}
+	return nil
+}
+
+// Of an entry of /proc/PID/pagemap: Documentation/admin-guide/mm/pagemap.rst of Linux.
+const (
+	pagePresent = 1 << 63
+	pageSwapped = 1 << 62
+	pageOfFile  = 1 << 61
+)
+
+// entries are those of the pages of a mapping.
+func entries(a *Area, pagemap io.ReaderAt) ([]uint64, error) {
+	b := make([]byte, (a.End-a.Start)/pageSize*8)
+	if _, err := pagemap.ReadAt(b, int64(a.Start/pageSize*8)); err != nil {
+		return nil, fmt.Errorf("/proc/PID/pagemap: %w", err)
+	}
+	table := make([]uint64, len(b)/8)
+	for i := range table {
+		table[i] = binary.LittleEndian.Uint64(b[8*i:])
+	}
+	return table, nil
 }
 
 func (s *saver) read(b []byte, at uint64) error {

@@ -11,7 +11,7 @@ const (
 )
 
 // A call of the script is eight words: the number of the system call, its six arguments, and where the 32 bits of the result go, 0: nowhere. That of clone(2) is the address of the first
-// call of the new thread instead. The first argument of rt_sigreturn(2) is the stack pointer. A call that fails ends the process: its offset from scriptAt and its error, two words, are
+// call of the new thread instead; 1 says that the call may fail. The first argument of rt_sigreturn(2) is the stack pointer. A call that fails ends the process: its offset from scriptAt and its error, two words, are
 // written to standard input, which is a socket.
 const callLen = 64
 
@@ -29,7 +29,7 @@ var code = []byte{
 	0x4c, 0x89, 0xf2, // mov rdx,r14
 	0x0f, 0x05, // syscall
 	0x48, 0x85, 0xc0, // test rax,rax
-	0x78, 0x66, // js fail
+	0x78, 0x6c, // js fail
 	0x74, 0x08, // je begin
 	0x49, 0x01, 0xc5, // add r13,rax
 	0x49, 0x29, 0xc6, // sub r14,rax
@@ -50,6 +50,8 @@ var code = []byte{
 	0x48, 0x89, 0xfc, // mov rsp,rdi
 	// call:
 	0x0f, 0x05, // syscall
+	0x49, 0x83, 0xfd, 0x01, // cmp r13,0x1
+	0x74, 0x21, // je done
 	0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff, // cmp rax,0xfffffffffffff001
 	0x73, 0x1f, // jae fail
 	0x4d, 0x85, 0xed, // test r13,r13
@@ -59,12 +61,12 @@ var code = []byte{
 	0x85, 0xc0, // test eax,eax
 	0x75, 0x09, // jne done
 	0x4d, 0x89, 0xec, // mov r12,r13
-	0xeb, 0xb2, // jmp next
+	0xeb, 0xac, // jmp next
 	// store:
 	0x41, 0x89, 0x45, 0x00, // mov DWORD [r13+0x0],eax
 	// done:
 	0x49, 0x83, 0xc4, 0x40, // add r12,0x40
-	0xeb, 0xa8, // jmp next
+	0xeb, 0xa2, // jmp next
 	// fail:
 	0x48, 0x8d, 0xb5, 0x00, 0x10, 0x00, 0x00, // lea rsi,[rbp+0x1000]
 	0x49, 0x29, 0xf4, // sub r12,rsi

@@ -53,6 +53,9 @@ const (
 // ArgRehearse has the agent's program do, as that of a container which is nobody's, what programs begin with.
 const ArgRehearse = "rehearse"
 
+// BriefPath is a file that, where it is in the container's tree, has ArgRehearse do nothing.
+const BriefPath = "/brief"
+
 // Job is a template to be made.
 type Job struct {
 	Dir, Name string // the folder of templates, and the one to be made in it
