@@ -56,7 +56,7 @@ func launch(m *wire.Machine, nics []nic, begun stamp) (*vm, error) {
 		treeDevice, netDevice, args = "vhost-user-fs-pci", nicDevice, thePC(m)
 	} else {
 		// A kernel that finds no clock waits a second for it.
-		args = append(common(m), "-machine", "microvm,acpi=off,rtc=on,memory-backend=ram", "-global", "virtio-mmio.force-legacy=false", "-device", "virtio-serial-device", "-device", agentPort)
+		args = append(common(m), "-machine", "microvm,acpi=off,rtc=on,memory-backend=ram", "-global", "virtio-mmio.force-legacy=false", "-device", "virtio-serial-device,"+onePort, "-device", agentPort)
 	}
 	args = append(args, "-object", fmt.Sprintf("memory-backend-memfd,id=ram,size=%dM,share=on", m.Memory>>20),
 		"-kernel", m.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", firstFile+2), "-append", commandLine(m, begun),
@@ -92,6 +92,10 @@ func (v *vm) connect() (t theirs, err error) {
 }
 
 // agentPort is the device at which the agent's port ends in the machine.
+//
+// The device has room for 31 ports, with two queues each, if it is not told otherwise, and both QEMU and the machine's kernel set up all of them. The first is a console's.
+const onePort = "max_ports=2"
+
 const agentPort = "virtserialport,chardev=agent,name=" + wire.PortName
 
 // common are the arguments of every QEMU. Its first two files are those of theirs.

@@ -26,7 +26,7 @@ import (
 
 // thePC are the arguments of a machine that is, or comes from, a template, or has a kernel that needs one.
 func thePC(m *wire.Machine) []string {
-	return append(common(m), "-machine", "pc,memory-backend=ram,hpet=off,vmport=off,usb=off", "-device", "virtio-serial-pci,disable-legacy=on,vectors=2", "-device", agentPort)
+	return append(common(m), "-machine", "pc,memory-backend=ram,hpet=off,vmport=off,usb=off", "-device", "virtio-serial-pci,disable-legacy=on,vectors=2,ioeventfd=off,"+onePort, "-device", agentPort)
 }
 
 // Descriptors of a template's QEMU, after those of theirs.

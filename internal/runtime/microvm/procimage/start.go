@@ -151,6 +151,13 @@ func (s *Start) files() (list, made []*os.File, err error) {
 
 // tell hands the process its script, and returns when that was done.
 func (s *Start) tell(pid int, to *os.File, n numbers) error {
+	if err := to.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	// Who started it knows that it executes something else by now, but not that this is mapped already.
+	if _, err := io.ReadFull(to, make([]byte, 1)); err != nil {
+		return fmt.Errorf("its first program: %w", err)
+	}
 	maps, err := s.Open("/proc/" + strconv.Itoa(pid) + "/maps")
 	if err != nil {
 		return err
@@ -167,9 +174,6 @@ func (s *Start) tell(pid int, to *os.File, n numbers) error {
 	}
 	if len(w.b) > scriptLen {
 		return fmt.Errorf("the list of its system calls has %d bytes", len(w.b))
-	}
-	if err := to.SetDeadline(time.Now().Add(patience)); err != nil {
-		return err
 	}
 	if _, err := to.Write(w.b); err != nil {
 		return err

@@ -10,9 +10,9 @@ const (
 	stubLen   = 4096 + scriptLen
 )
 
-// A call of the script is eight words: the number of the system call, its six arguments, and where the 32 bits of the result go, 0: nowhere. That of clone(2) is the address of the first
+// It writes one byte to standard input, which is a socket, when it runs: its mappings are complete by then. A call of the script is eight words: the number of the system call, its six arguments, and where the 32 bits of the result go, 0: nowhere. That of clone(2) is the address of the first
 // call of the new thread instead; 1 says that the call may fail. The first argument of rt_sigreturn(2) is the stack pointer. A call that fails ends the process: its offset from scriptAt and its error, two words, are
-// written to standard input, which is a socket.
+// written there too.
 const callLen = 64
 
 // code is the stub's, for amd64, in Intel's notation.
@@ -22,6 +22,11 @@ var code = []byte{
 	0x4c, 0x8d, 0xa5, 0x00, 0x10, 0x00, 0x00, // lea r12,[rbp+0x1000]
 	0x4d, 0x89, 0xe5, // mov r13,r12
 	0x41, 0xbe, 0x00, 0x00, 0x40, 0x00, // mov r14d,0x400000
+	0xb8, 0x01, 0x00, 0x00, 0x00, // mov eax,0x1
+	0x31, 0xff, // xor edi,edi
+	0x48, 0x89, 0xee, // mov rsi,rbp
+	0xba, 0x01, 0x00, 0x00, 0x00, // mov edx,0x1
+	0x0f, 0x05, // syscall
 	// more:
 	0x31, 0xc0, // xor eax,eax
 	0x31, 0xff, // xor edi,edi
