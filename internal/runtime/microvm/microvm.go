@@ -135,7 +135,7 @@ func (l *Level) Box(user, box *specs.Spec) error {
 	if err := limits(user, box, &m); err != nil {
 		return err
 	}
-	l.fromTemplate(user, box, &n, &m)
+	l.fromTemplate(box, &n, &m)
 	settings, err := record.Marshal(m)
 	if err != nil {
 		return err

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -18,9 +17,9 @@ import (
 	"brig/internal/base/record"
 	"brig/internal/kernel/proc"
 	"brig/internal/runtime/boxed"
-	inner "brig/internal/runtime/boxed/wire"
 	"brig/internal/runtime/microvm/template"
 	"brig/internal/runtime/microvm/wire"
+	"brig/internal/runtime/oci"
 )
 
 // templatesPath is the folder of templates, in the box: all of it, since one may go while there is a container that could start from it again.
@@ -28,7 +27,7 @@ const templatesPath = "/box/templates"
 
 // fromTemplate has a machine start from the template of its kind. Where there is none it starts from nothing, and the template is made meanwhile; it is a matter of time alone,
 // so whatever goes wrong here goes wrong in silence.
-func (l *Level) fromTemplate(user, box *specs.Spec, n *needs, m *wire.Machine) {
+func (l *Level) fromTemplate(box *specs.Spec, n *needs, m *wire.Machine) {
 	if l.FromNothing || l.Templates == "" || m.Accel != wire.AccelTCG { // KVM boots a kernel in as much time
 		return
 	}
@@ -55,7 +54,7 @@ func (l *Level) fromTemplate(user, box *specs.Spec, n *needs, m *wire.Machine) {
 	case exists(filepath.Join(l.Templates, wire.Reason(name))):
 		return
 	}
-	l.make(name, user, n, *m)
+	l.make(name, n, *m)
 }
 
 // room reports whether there is room for a template of a machine with so much memory, in bytes, of whose pages the kernel keeps a list: the folder is on a file system that others need.
@@ -106,9 +105,9 @@ func kind(m *wire.Machine, files ...string) (string, error) {
 }
 
 // make has a template made, by a process that goes on when this one has ended, with what the machine at hand leaves of the processors.
-func (l *Level) make(name string, user *specs.Spec, n *needs, m wire.Machine) {
+func (l *Level) make(name string, n *needs, m wire.Machine) {
 	const out = "/box/out"
-	rehearsal, err := record.Marshal(nobodys(user))
+	rehearsal, err := record.Marshal(nobodys())
 	if err != nil {
 		return
 	}
@@ -161,30 +160,51 @@ func (l *Level) makersBox(n *needs, settings, made, out string) *specs.Spec {
 		Linux: &specs.Linux{
 			Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.NetworkNamespace}},
 			Devices:    []specs.LinuxDevice{{Path: "/dev/net/tun", Type: "c", Major: 10, Minor: 200, FileMode: &everything}},
-			Seccomp:    filter("ptrace"),
+			Seccomp:    makersFilter(),
 		},
 	}
 	box.Mounts = append(l.programs(n), box.Mounts...)
 	return box
 }
 
-// nobodys is the configuration of a container that is nobody's, and like another's: of that one it has what the kernel is asked for, and nothing of what is its own.
-func nobodys(user *specs.Spec) *specs.Spec {
-	spec := &specs.Spec{
+// makersFilter is that of a box, but that QEMU may be traced, and nothing else be made.
+func makersFilter() *specs.LinuxSeccomp {
+	f := filter("ptrace")
+	f.Syscalls[0].Names = append(f.Syscalls[0].Names, "mknod", "mknodat")
+	return f
+}
+
+// nobodys is the configuration of a container that is nobody's, as the engine makes that of one without options. Nothing in it is a user's: it is in the memory of all that come from the template.
+func nobodys() *specs.Spec {
+	rights := []string{
+		"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
+	}
+	quiet := []string{"nosuid", "noexec", "nodev"}
+	pids := int64(boxPids)
+	null := func(minor int64) specs.LinuxDeviceCgroup {
+		major := int64(1)
+		return specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &major, Minor: &minor, Access: "rwm"}
+	}
+	return &specs.Spec{
 		Version: specs.Version, Root: &specs.Root{Path: "rootfs"}, Hostname: "nobody",
 		Process: &specs.Process{
-			Args: []string{"/agent", wire.ArgRehearse}, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Cwd: "/",
-			Capabilities: user.Process.Capabilities, NoNewPrivileges: user.Process.NoNewPrivileges,
+			Args: []string{"/agent", wire.ArgRehearse}, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Cwd: "/", NoNewPrivileges: true,
+			Capabilities: &specs.LinuxCapabilities{Bounding: rights, Effective: rights, Permitted: rights},
 		},
-		Linux: &specs.Linux{Resources: &specs.LinuxResources{}, Seccomp: user.Linux.Seccomp, MaskedPaths: user.Linux.MaskedPaths, ReadonlyPaths: user.Linux.ReadonlyPaths},
+		Annotations: map[string]string{oci.AnnotationUser: "0:0", oci.AnnotationSeccomp: oci.SeccompDefault},
+		Mounts: []specs.Mount{
+			{Type: "proc", Source: "proc", Destination: "/proc", Options: quiet},
+			{Type: "tmpfs", Source: "tmpfs", Destination: "/dev", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+			{Type: "devpts", Source: "devpts", Destination: "/dev/pts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+			{Type: "sysfs", Source: "sysfs", Destination: "/sys", Options: append(quiet[:3:3], "ro")},
+			{Type: "cgroup", Source: "cgroup", Destination: "/sys/fs/cgroup", Options: append(quiet[:3:3], "ro")},
+			{Type: "mqueue", Source: "mqueue", Destination: "/dev/mqueue", Options: quiet},
+			{Type: "tmpfs", Source: "shm", Destination: "/dev/shm", Options: append(quiet[:3:3], "mode=1777", "size=65536k")},
+		},
+		Linux: &specs.Linux{
+			Resources:     &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}, null(3), null(5), null(7), null(8), null(9)}, Pids: &specs.LinuxPids{Limit: &pids}},
+			MaskedPaths:   []string{"/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/sys/firmware"},
+			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+		},
 	}
-	if r := user.Linux.Resources; r != nil {
-		spec.Linux.Resources.Devices = r.Devices
-	}
-	for _, m := range user.Mounts {
-		if first, _, _ := strings.Cut(strings.TrimPrefix(m.Destination, "/"), "/"); !inner.Bound(&m) && !inner.OfInfra(&m) && slices.Contains([]string{"dev", "proc", "sys"}, first) {
-			spec.Mounts = append(spec.Mounts, specs.Mount{Destination: m.Destination, Type: m.Type, Source: m.Source, Options: slices.Clone(m.Options)})
-		}
-	}
-	return spec
 }

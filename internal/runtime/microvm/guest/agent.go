@@ -96,6 +96,7 @@ func (a *agent) serve() error {
 
 // boot applies the machine's settings. What takes its time for an emulator, the network, goes on beside the making of the container.
 func (a *agent) boot(body []byte) error {
+	a.networked = make(chan struct{}) // for which whoever executes something waits
 	s, err := wire.ParseSettings(body)
 	if err != nil {
 		return err
@@ -107,7 +108,6 @@ func (a *agent) boot(body []byte) error {
 	if err := reseed(s.Seed); err != nil {
 		return err // and nobody's process executes: it waits for the devices
 	}
-	a.networked = make(chan struct{})
 	go func() {
 		a.noNetwork = a.network(&s)
 		close(a.networked)

@@ -84,22 +84,20 @@ func (a *agent) drive(verb string) error {
 // interfaces has the kernel find a template's machine's interfaces: the first is the one that the template had, where it had one, and gets the MAC of the link.
 func (a *agent) interfaces(links []wire.Link) error {
 	known := 0
-	if a.nic != "" {
+	if a.nic != "" && len(links) > 0 { // before the others, which would take its name
 		known = 1
-	}
-	if len(links) > known {
-		if err := os.WriteFile("/sys/bus/pci/rescan", []byte("1"), 0); err != nil {
+		if err := a.drive("bind"); err != nil {
+			return fmt.Errorf("network interface %s: %w", links[0].Name, err)
+		}
+		a.away = false
+		if err := setMAC(wire.NICAddress, links[0].MAC); err != nil {
 			return err
 		}
 	}
-	if known == 0 || len(links) == 0 {
+	if len(links) == known {
 		return nil
 	}
-	if err := a.drive("bind"); err != nil {
-		return fmt.Errorf("network interface %s: %w", links[0].Name, err)
-	}
-	a.away = false
-	return setMAC(wire.NICAddress, links[0].MAC)
+	return os.WriteFile("/sys/bus/pci/rescan", []byte("1"), 0)
 }
 
 // rehearse is the program of a container that is nobody's: it does what programs begin with, or, where it is to be brief, nothing.

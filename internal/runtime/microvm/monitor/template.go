@@ -60,11 +60,13 @@ func resume(m *wire.Machine, nics []nic) (_ *vm, err error) {
 			v.end()
 		}
 	}()
-	var late []nic
+	late := nics // those that are plugged in
 	var tap *os.File
-	if len(nics) > 0 {
+	switch {
+	case !img.Wants(tapFD): // where the template was made none could be had
+	case len(nics) > 0:
 		tap, late = nics[0].tap, nics[1:]
-	} else {
+	default:
 		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC) // nothing comes of it, and nobody writes to it
 		if err != nil {
 			return nil, os.NewSyscallError("eventfd", err)
@@ -110,7 +112,7 @@ func resume(m *wire.Machine, nics []nic) (_ *vm, err error) {
 	}
 	defer q.Close()
 	for i, n := range late {
-		name := "net" + strconv.Itoa(i+1)
+		name := "late" + strconv.Itoa(i)
 		if err := q.Do("getfd", map[string]any{"fdname": name}, nil, int(n.tap.Fd())); err != nil {
 			return nil, err
 		}

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -108,6 +109,11 @@ func Parse(data []byte) (*Image, error) {
 		return nil, fmt.Errorf("the image of a process: %w", err)
 	}
 	return img, img.check()
+}
+
+// Wants reports whether a descriptor is one that whoever starts a process gives.
+func (img *Image) Wants(fd int) bool {
+	return slices.ContainsFunc(img.Files, func(f File) bool { return f.FD == fd && f.Kind == kindGiven })
 }
 
 // check reports what is missing in an image.

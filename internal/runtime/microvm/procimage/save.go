@@ -52,12 +52,13 @@ func Save(s *Subject, pages *os.File) (img *Image, err error) {
 
 type saver struct {
 	*Subject
-	dir   string // in /proc
-	mem   *os.File
-	img   *Image
-	out   *bufio.Writer
-	whole map[int]bool // areas whose pages are all to be saved: by index
-	at    uint64       // in out
+	dir    string // in /proc
+	mem    *os.File
+	img    *Image
+	out    *bufio.Writer
+	memory mapping      // of a page of the guest's memory, here
+	whole  map[int]bool // areas whose pages are all to be saved: by index
+	at     uint64       // in out
 }
 
 func save(subject *Subject, pages *os.File) (*Image, error) {
@@ -218,6 +219,9 @@ func (s *saver) areas() error {
 	if err != nil {
 		return err
 	}
+	if s.memory, err = mappingOf(s.Memory); err != nil {
+		return err
+	}
 	huge, err := s.hugeAreas()
 	if err != nil {
 		return err
@@ -256,12 +260,9 @@ func (s *saver) areas() error {
 
 // fileArea says of which file a mapping is.
 func (s *saver) fileArea(a *Area, m *mapping) error {
-	var of, memory unix.Stat_t
-	if err := unix.Fstat(int(s.Memory.Fd()), &memory); err != nil {
-		return os.NewSyscallError("fstat", err)
-	}
+	var of unix.Stat_t
 	a.Offset = m.offset
-	if m.ino == memory.Ino && m.dev == fmt.Sprintf("%02x:%02x", unix.Major(memory.Dev), unix.Minor(memory.Dev)) {
+	if m.ino == s.memory.ino && m.dev == s.memory.dev {
 		a.Memory = true
 		return nil
 	}
@@ -274,6 +275,30 @@ func (s *saver) fileArea(a *Area, m *mapping) error {
 		a.Offset, s.whole[len(s.img.Areas)] = 0, true
 	}
 	return nil
+}
+
+// mappingOf is what /proc/PID/maps says of a file, which on some file systems (btrfs) is another device than stat(2) does.
+func mappingOf(file *os.File) (mapping, error) {
+	b, err := unix.Mmap(int(file.Fd()), 0, int(pageSize), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return mapping{}, os.NewSyscallError("mmap", err)
+	}
+	defer unix.Munmap(b) //nolint:errcheck // it was mapped
+	f, err := os.Open("/proc/self/maps")
+	if err != nil {
+		return mapping{}, err
+	}
+	defer f.Close()
+	maps, err := readMaps(f)
+	if err != nil {
+		return mapping{}, err
+	}
+	at := address(b)
+	i := slices.IndexFunc(maps, func(m mapping) bool { return m.start <= at && at < m.end })
+	if i < 0 {
+		return mapping{}, errors.New("/proc/self/maps does not have what is mapped")
+	}
+	return maps[i], nil
 }
 
 func programOf(path string, s *unix.Stat_t) *Program {
@@ -617,6 +642,9 @@ func (s *saver) call(tid int, nr uint64, args ...uint64) (uint64, error) {
 	}
 	if err := unix.PtraceGetRegs(tid, &r); err != nil {
 		return 0, os.NewSyscallError("ptrace: registers", err)
+	}
+	if r.Rip != before.Rip {
+		return 0, errors.New("a signal has come between")
 	}
 	if err := unix.PtraceSetRegs(tid, &before); err != nil {
 		return 0, os.NewSyscallError("ptrace: registers", err)

@@ -41,6 +41,9 @@ func (s *Start) Run() (c *exec.Cmd, err error) {
 			return nil, err
 		}
 	}
+	if err := s.whole(); err != nil {
+		return nil, err
+	}
 	ours, theirs, err := socketpair()
 	if err != nil {
 		return nil, err
@@ -85,6 +88,20 @@ func (s *Start) Run() (c *exec.Cmd, err error) {
 		return nil, fmt.Errorf("starting a process from its image: %w", err)
 	}
 	return c, nil
+}
+
+// whole reports whether the file of pages has all of them.
+func (s *Start) whole() error {
+	info, err := s.Pages.Stat()
+	if err != nil {
+		return err
+	}
+	for _, r := range s.Image.Runs {
+		if r.Offset+r.Len > uint64(info.Size()) {
+			return fmt.Errorf("the pages of the image of a process end at %d bytes, before the last", info.Size())
+		}
+	}
+	return nil
 }
 
 // same reports whether a file is what it was.

@@ -6,6 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// address is where a slice is.
+func address(b []byte) uint64 { return uint64(uintptr(unsafe.Pointer(&b[0]))) }
+
 func pointer[T any](p *T) unsafe.Pointer { return unsafe.Pointer(p) }
 
 // bytesOf are those of a value without pointers.
