@@ -109,15 +109,19 @@ func run() (int, error) {
 }
 
 // start starts the machine: from a template, where there is one that is whole, which is a matter of time alone.
-func start(m *wire.Machine, nics []nic, begun stamp) (*vm, error) {
+func start(m *wire.Machine, nics []nic, begun stamp, opened func() (*origin, error)) (*vm, error) {
 	const warning = "brig: warning: the virtual machine starts from nothing, which takes longer:"
 	switch {
 	case m.Damaged:
 		fmt.Fprintln(os.Stderr, warning, template.ErrDamaged)
 	case m.Template != "":
-		v, err := resume(m, nics)
+		t, err := opened()
 		if err == nil {
-			return v, nil
+			defer t.Close()
+			var v *vm
+			if v, err = resume(m, t, nics); err == nil {
+				return v, nil
+			}
 		}
 		if !errors.Is(err, os.ErrNotExist) { // else there is none yet
 			fmt.Fprintln(os.Stderr, warning, err)
@@ -155,6 +159,10 @@ func begin() (*session, *stream, error) {
 	if err := json.Unmarshal([]byte(os.Getenv(wire.MachineVar)), &m); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", wire.MachineVar, err)
 	}
+	opened := sync.OnceValues(func() (*origin, error) { return openTemplate(&m) })
+	if m.Template != "" && !m.Damaged {
+		go opened() //nolint:errcheck // whoever needs it asks again: to read it takes as long as all that comes before
+	}
 	user, err := os.ReadFile(boxed.ConfigPath)
 	if err != nil {
 		return nil, nil, err
@@ -176,7 +184,7 @@ func begin() (*session, *stream, error) {
 	for _, n := range taps {
 		settings.Links = append(settings.Links, n.link)
 	}
-	v, err := start(&m, taps, begun)
+	v, err := start(&m, taps, begun, opened)
 	if err != nil {
 		return nil, nil, err
 	}

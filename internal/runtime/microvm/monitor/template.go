@@ -43,17 +43,29 @@ func fsDevice(driver string) string { return driver + ",chardev=fs,tag=" + wire.
 
 const nicDevice = "virtio-net-pci,netdev=net%d,mac=%s,romfile=,disable-legacy=on"
 
-// resume starts a machine from a template.
-func resume(m *wire.Machine, nics []nic) (_ *vm, err error) {
+// origin is a template that is open, and its image.
+type origin struct {
+	*template.Files
+	img *procimage.Image
+}
+
+// openTemplate opens the one that a machine is to start from. Its error is os.ErrNotExist where there is none.
+func openTemplate(m *wire.Machine) (*origin, error) {
 	t, err := template.Open(m.Template, m.Memory)
 	if err != nil {
 		return nil, err
 	}
-	defer t.Close()
 	img, err := procimage.Parse(t.Process)
 	if err != nil {
+		t.Close()
 		return nil, err
 	}
+	return &origin{Files: t, img: img}, nil
+}
+
+// resume starts a machine from a template.
+func resume(m *wire.Machine, t *origin, nics []nic) (_ *vm, err error) {
+	img := t.img
 	v := &vm{late: true}
 	defer func() {
 		if err != nil {
@@ -463,7 +475,12 @@ func try(m *wire.Machine, t *template.Files) error {
 	if err := os.WriteFile(m.Tree+wire.BriefPath, nil, 0o644); err != nil {
 		return err
 	}
-	v, err := resume(m, nics)
+	from, err := openTemplate(m)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	v, err := resume(m, from, nics)
 	if err != nil {
 		return err
 	}
@@ -472,14 +489,10 @@ func try(m *wire.Machine, t *template.Files) error {
 	if err := v.rehearse(m, nics, true); err != nil {
 		return err
 	}
-	img, err := procimage.Parse(t.Process)
-	if err != nil {
+	if err := from.img.Learn(v.qemu.Process.Pid); err != nil {
 		return err
 	}
-	if err := img.Learn(v.qemu.Process.Pid); err != nil {
-		return err
-	}
-	t.Process, err = json.Marshal(img)
+	t.Process, err = json.Marshal(from.img)
 	return err
 }
 

@@ -418,16 +418,11 @@ func (s *Start) mapAll(w *writer, n numbers) {
 	closeIt()
 }
 
-// lookAhead has a thread of its own map, and make the process's own, what will be needed soon, and end: one fault after another takes ten times as long. A kernel that cannot (before 5.14) leaves it.
+// lookAhead has a thread of its own make what will be written to soon the process's own, and end: one fault after another takes ten times as long. A kernel that cannot (before 5.14) leaves it.
 func (img *Image) lookAhead(w *writer) {
 	const mayFail = 1
 	if len(img.Soon) == 0 {
 		return
-	}
-	for _, r := range img.Runs {
-		if img.Areas[r.Area].Prot&unix.PROT_EXEC != 0 {
-			w.callTo(mayFail, unix.SYS_MADVISE, r.Start, r.Len, unix.MADV_POPULATE_READ)
-		}
 	}
 	for _, r := range img.Soon {
 		w.callTo(mayFail, unix.SYS_MADVISE, r.Start, r.Len, unix.MADV_POPULATE_WRITE)
