@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -106,8 +105,9 @@ func common(m *wire.Machine) []string {
 		accel = "tcg,thread=multi,tb-size=128"
 		cpu += ",-erms,-fsrm" // a processor that says that it copies bytes fast is believed, and an emulator copies them one by one
 	}
+	// As many sockets: the table of processors that a PC's BIOS makes has one of each socket.
 	return []string{
-		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-cpu", cpu, "-smp", strconv.Itoa(m.CPUs), "-m", fmt.Sprintf("%dM", m.Memory>>20), "-accel", accel,
+		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-cpu", cpu, "-smp", fmt.Sprintf("%d,sockets=%d", m.CPUs, m.CPUs), "-m", fmt.Sprintf("%dM", m.Memory>>20), "-accel", accel,
 		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", firstFile), "-chardev", fmt.Sprintf("socket,id=console,fd=%d", firstFile+1), "-serial", "chardev:console",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 	}
