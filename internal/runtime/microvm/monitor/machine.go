@@ -90,11 +90,10 @@ func (v *vm) connect() (t theirs, err error) {
 	return t, err
 }
 
-// agentPort is the device at which the agent's port ends in the machine.
-//
-// The device has room for 31 ports, with two queues each, if it is not told otherwise, and both QEMU and the machine's kernel set up all of them. The first is a console's.
+// onePort is for the device of ports: it has room for 31, with two queues each, if it is not told otherwise, and both QEMU and the machine's kernel set up all of them. The first is a console's.
 const onePort = "max_ports=2"
 
+// agentPort is the device at which the agent's port ends in the machine.
 const agentPort = "virtserialport,chardev=agent,name=" + wire.PortName
 
 // common are the arguments of every QEMU. Its first two files are those of theirs.

@@ -180,7 +180,7 @@ func TestRefused(t *testing.T) {
 func TestEmulator(t *testing.T) {
 	const qemu = "/usr/bin/qemu-system-x86_64"
 	if _, err := os.Stat(qemu); err != nil {
-		t.Skip(qemu + " is not installed")
+		t.Skip(qemu + " is not installed, and it is what is saved here: make setup-vm installs it")
 	}
 	f := newFolder(t)
 	ours, theirs := pair(t)

@@ -27,7 +27,7 @@ const (
 	exitKill         = 1 << 20 // it ends with the thread that traces it
 )
 
-// What says who is to be saved.
+// Subject is who is to be saved.
 type Subject struct {
 	PID    int
 	Given  []int    // descriptors that whoever starts one gives
