@@ -287,10 +287,8 @@ func (s *Start) script(w *writer, now []mapping, n numbers) error {
 		program := w.data(words(uint64(len(s.Filter)), w.data(filter))) // struct sock_fprog
 		w.call(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, program)
 	}
-	first := w.calls // so far
-	w.calls = nil
 	img.lookAhead(w)
-	ahead := w.calls
+	first := w.calls // so far
 	w.calls = nil
 	var others [][2]uint64 // first calls, indices
 	for i := range img.Threads[1:] {
@@ -303,14 +301,6 @@ func (s *Start) script(w *writer, now []mapping, n numbers) error {
 		const flags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM | unix.CLONE_SETTLS | unix.CLONE_PARENT_SETTID | unix.CLONE_CHILD_CLEARTID
 		t := &img.Threads[o[1]]
 		w.callTo(o[0], unix.SYS_CLONE, flags, 0, t.TIDAddress, t.TIDAddress, t.regs().Fs_base)
-	}
-	if len(ahead) > 0 {
-		const flags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
-		first := w.calls
-		w.calls = ahead
-		at := w.flush()
-		w.calls = first
-		w.callTo(at, unix.SYS_CLONE, flags)
 	}
 	t := &img.Threads[0]
 	w.callTo(t.TIDAddress, unix.SYS_SET_TID_ADDRESS, t.TIDAddress)
@@ -418,16 +408,35 @@ func (s *Start) mapAll(w *writer, n numbers) {
 	closeIt()
 }
 
-// lookAhead has a thread of its own make what will be written to soon the process's own, and end: one fault after another takes ten times as long. A kernel that cannot (before 5.14) leaves it.
+// lookAhead makes what will be written to soon the process's own: one fault after another takes ten times as long, and once there are threads that have seen the page that is copied, each is
+// interrupted for it. So it is done before there are any; the guest's memory meanwhile by a thread that ends then. A kernel that cannot (before 5.14) leaves it.
 func (img *Image) lookAhead(w *writer) {
 	const mayFail = 1
-	if len(img.Soon) == 0 {
-		return
+	own := 0
+	for own < len(img.Soon) && !img.guests(&img.Soon[own]) { // they come first
+		own++
 	}
-	for _, r := range img.Soon {
-		w.callTo(mayFail, unix.SYS_MADVISE, r.Start, r.Len, unix.MADV_POPULATE_WRITE)
+	populate := func(list []Range) {
+		for _, r := range list {
+			w.callTo(mayFail, unix.SYS_MADVISE, r.Start, r.Len, unix.MADV_POPULATE_WRITE)
+		}
 	}
-	w.call(unix.SYS_EXIT, 0)
+	if own < len(img.Soon) {
+		const flags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
+		before := w.calls
+		w.calls = nil
+		populate(img.Soon[own:])
+		w.call(unix.SYS_EXIT, 0)
+		at := w.flush()
+		w.calls = before
+		w.callTo(at, unix.SYS_CLONE, flags)
+	}
+	populate(img.Soon[:own])
+}
+
+// guests reports whether a range is the guest's memory.
+func (img *Image) guests(r *Range) bool {
+	return slices.ContainsFunc(img.Areas, func(a Area) bool { return a.Memory && a.Start <= r.Start && r.Start < a.End })
 }
 
 func (t *Thread) regs() *unix.PtraceRegs { return (*unix.PtraceRegs)(unsafe.Pointer(&t.Regs[0])) }
