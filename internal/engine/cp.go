@@ -12,6 +12,7 @@ import (
 
 	"brig/api"
 	"brig/internal/base/lock"
+	"brig/internal/runtime"
 	"brig/internal/runtime/shim"
 	"brig/internal/store/snapshot"
 )
@@ -68,7 +69,25 @@ func (e *Engine) CopyFiles(ctx context.Context, from, to api.CopyPlace, followLi
 	if from.Pid > 0 && !e.stillThere(from.Container) {
 		return api.Errorf(api.Conflict, "container %.12s was removed while files were copied from it: what has been copied need not be all", from.Container)
 	}
+	if err == nil && to.Pid > 0 {
+		e.haveForget(ctx, to.Container)
+	}
 	return err
+}
+
+// haveForget has a container that runs look at its files anew, where it keeps what it has seen. One that does not answer sees what is new within a second in any case.
+func (e *Engine) haveForget(ctx context.Context, id string) {
+	c, err := e.meta.Container(id)
+	if err != nil || e.notPaused(&c, "") != nil {
+		return
+	}
+	ct, err := e.running(ctx, &c)
+	if err != nil {
+		return
+	}
+	if f, ok := ct.(runtime.Forgetter); ok {
+		_ = f.Forget(ctx) // see above
+	}
 }
 
 // stillThere reports whether a container has not been removed, nor is it being removed.

@@ -185,6 +185,12 @@ type Inner interface {
 	Processes(ctx context.Context) ([]proc.Process, error)
 }
 
+// Forgetter is a container that may keep for a while what it has seen of its files.
+type Forgetter interface {
+	// Forget has it look at them anew.
+	Forget(ctx context.Context) error
+}
+
 // Attacher is a container whose streams clients can join.
 type Attacher interface {
 	Attach(ctx context.Context, s Streams) (Stream, error)

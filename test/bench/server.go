@@ -49,7 +49,7 @@ func allServers() []server {
 exec nginx -c /tmp/nginx-$PORT.conf -g 'daemon off;'`,
 			ready: `exec 3<>/dev/tcp/127.0.0.1/$PORT`,
 			warm:  `wrk -t 1 -c 32 -d 1s http://$HOST:$PORT/`,
-			loads: []serverLoad{{"wrk", `wrk -t 1 -c 32 -d 4s http://$HOST:$PORT/`, regexp.MustCompile(`Requests/sec: +([0-9.]+)`)}},
+			loads: []serverLoad{{"wrk", `wrk -t 1 -c 32 -d 2s http://$HOST:$PORT/`, regexp.MustCompile(`Requests/sec: +([0-9.]+)`)}},
 		},
 		{
 			name: "redis", user: "redis", volume: "/var/lib/redis",
@@ -57,8 +57,8 @@ exec nginx -c /tmp/nginx-$PORT.conf -g 'daemon off;'`,
 			ready: `redis-cli -p $PORT ping`,
 			warm:  `redis-benchmark -h $HOST -p $PORT -n 30000 -c 20 -q -t set`,
 			loads: []serverLoad{
-				{"set", `redis-benchmark -h $HOST -p $PORT -n 120000 -c 20 -q -t set | tr '\r' '\n'`, regexp.MustCompile(`SET: ([0-9.]+) requests per second`)},
-				{"get", `redis-benchmark -h $HOST -p $PORT -n 120000 -c 20 -q -t get | tr '\r' '\n'`, regexp.MustCompile(`GET: ([0-9.]+) requests per second`)},
+				{"set", `redis-benchmark -h $HOST -p $PORT -n 60000 -c 20 -q -t set | tr '\r' '\n'`, regexp.MustCompile(`SET: ([0-9.]+) requests per second`)},
+				{"get", `redis-benchmark -h $HOST -p $PORT -n 60000 -c 20 -q -t get | tr '\r' '\n'`, regexp.MustCompile(`GET: ([0-9.]+) requests per second`)},
 			},
 		},
 		{
@@ -70,8 +70,8 @@ exec $B/postgres -D $D -p $PORT -c listen_addresses='*' -c unix_socket_directori
 			fill:  `$(echo /usr/lib/postgresql/*/bin/pgbench) -h $HOST -p $PORT -U postgres -i -s 10 -q postgres`,
 			warm:  `$(echo /usr/lib/postgresql/*/bin/pgbench) -h $HOST -p $PORT -U postgres -S -c 8 -T 1 postgres`,
 			loads: []serverLoad{
-				{"pgbench -S", `$(echo /usr/lib/postgresql/*/bin/pgbench) -h $HOST -p $PORT -U postgres -S -c 8 -T 4 postgres`, pgRate},
-				{"pgbench", `$(echo /usr/lib/postgresql/*/bin/pgbench) -h $HOST -p $PORT -U postgres -c 8 -T 4 postgres`, pgRate},
+				{"pgbench -S", `$(echo /usr/lib/postgresql/*/bin/pgbench) -h $HOST -p $PORT -U postgres -S -c 8 -T 2 postgres`, pgRate},
+				{"pgbench", `$(echo /usr/lib/postgresql/*/bin/pgbench) -h $HOST -p $PORT -U postgres -c 8 -T 3 postgres`, pgRate},
 			},
 		},
 	}
@@ -87,6 +87,12 @@ type place struct {
 	restart    func() error
 	stop       func()
 }
+
+// The processors of the servers, and of what loads them: with one each, what a request costs the server is what is seen, and the scheduler's choice of who shares a processor with whom is not.
+// On a machine of one processor they share it.
+func serverCPU() string { return strconv.Itoa(cpus() - 1) }
+
+const clientCPU = "0"
 
 // servers loads Debian's servers in each place in turns, while containers start and stop beside them. What it prints is the time of a thousand requests.
 func servers(b *bench, c testcase) error {
@@ -214,7 +220,7 @@ func (b *bench) process(s *server, bare string, p *place) error {
 	}
 	var cmd *exec.Cmd
 	start := func() error {
-		cmd = exec.Command("sh", "-c", enter+`exec "$@"`, "sh", "chroot", "--userspec="+s.user, bare, "env", "PORT="+p.port, "bash", "-c", s.start)
+		cmd = exec.Command("sh", "-c", enter+`exec "$@"`, "sh", "taskset", "-c", serverCPU(), "chroot", "--userspec="+s.user, bare, "env", "PORT="+p.port, "bash", "-c", s.start)
 		return cmd.Start()
 	}
 	end := func() {
@@ -236,7 +242,7 @@ func (b *bench) process(s *server, bare string, p *place) error {
 // container starts a server in one.
 func (b *bench) container(s *server, p *place) error {
 	name := "bench-" + s.name + "-" + p.network
-	args := []string{"run", "-d", "--name", name, "--network", p.network, "-e", "PORT=" + p.port, "-u", s.user, "--memory", "2g", "--cpus", "2", "--pids-limit", "200",
+	args := []string{"run", "-d", "--name", name, "--network", p.network, "-e", "PORT=" + p.port, "-u", s.user, "--memory", "2g", "--cpus", "2", "--cpuset-cpus", serverCPU(), "--pids-limit", "200",
 		"--health-cmd", s.ready, "--health-interval", "5s", "-v", name + ":" + s.volume}
 	p.stop = func() { _ = b.do(p.engine.cli("rm", "-f", "-v", name)...) }
 	find := func() error {
@@ -280,7 +286,7 @@ func (b *bench) answers(s *server, p *place) error {
 
 // beside runs a script among the bare files, without a container, and returns what it printed.
 func (b *bench) beside(bare string, p *place, script string) (string, error) {
-	cmd := exec.CommandContext(b.ctx, "chroot", bare, "env", "HOST="+p.host, "PORT="+p.port, "bash", "-o", "pipefail", "-c", script)
+	cmd := exec.CommandContext(b.ctx, "taskset", "-c", clientCPU, "chroot", bare, "env", "HOST="+p.host, "PORT="+p.port, "bash", "-o", "pipefail", "-c", script)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%s: %w: %s", script, err, out)

@@ -1,11 +1,14 @@
 package script
 
 import (
+	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"brig/test/machine"
 )
@@ -62,7 +65,7 @@ func TestChrootStories(t *testing.T) {
 		}
 		files = append(files, to)
 	}
-	tell(t, files, "chroot")
+	tell(t, files, "chroot", "")
 }
 
 // notGVisor are the stories that level gvisor cannot tell, and why.
@@ -104,7 +107,7 @@ func TestGVisorStories(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(os.Getenv(binEnv), "brig-sentry")); err != nil {
 		t.Skip("brig-sentry is not built: make build")
 	}
-	tell(t, levelStories(t, notGVisor, coreStories), "gvisor")
+	tell(t, levelStories(t, notGVisor, coreStories), "gvisor", "")
 }
 
 // notVM are the stories that level vm cannot tell, and why.
@@ -162,5 +165,69 @@ func TestVMStories(t *testing.T) {
 	if os.Getenv(machine.SlowEnv) == "" {
 		t.Setenv(machine.SlowEnv, "6") // an emulator's machine is
 	}
-	tell(t, levelStories(t, notVM, vmStories), "vm")
+	tell(t, levelStories(t, notVM, vmStories), "vm", vmTemplates(t))
+}
+
+// vmTemplates makes the template that machines of the usual size start from, as those of users do, and returns a folder that has it. Where there is KVM there is none.
+func vmTemplates(t *testing.T) string {
+	t.Helper()
+	soon, stop := context.WithTimeout(t.Context(), 2*time.Second)
+	defer stop()
+	if exec.CommandContext(soon, filepath.Join(os.Getenv(binEnv), "brig-vm"), "probe").Run() == nil {
+		return ""
+	}
+	root := t.TempDir()
+	var env []string
+	state, err := brigEnv(root, func(name, value string) { env = append(env, name+"="+value) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(state)
+	env = append(os.Environ(), append(env, "BRIG_VM_TEMPLATE=on")...)
+	brig := func(args ...string) {
+		t.Helper()
+		cmd := exec.Command(filepath.Join(os.Getenv(binEnv), "brig"), args...)
+		cmd.Env = env
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("brig %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	templates, made := t.TempDir(), filepath.Join(root, "vm/templates")
+	brig("run", "--rm", "--isolation", "vm", "brig/base", "true")
+	for deadline := time.Now().Add(machine.Patience(20 * time.Second)); ; time.Sleep(100 * time.Millisecond) {
+		names, err := filepath.Glob(filepath.Join(made, "[0-9a-f]*"))
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("no template of a virtual machine was made in %s: %v", made, err)
+		}
+		if len(names) > 0 {
+			break
+		}
+	}
+	if why, err := filepath.Glob(filepath.Join(made, "*.failed")); err != nil || len(why) > 0 {
+		reason, _ := os.ReadFile(why[0])
+		t.Fatalf("there can be no template of a virtual machine: %s, %v", reason, err)
+	}
+	if err := linkAll(made, templates); err != nil {
+		t.Fatal(err)
+	}
+	brig("system", "reset", "--force")
+	return templates
+}
+
+// linkAll has the files of the folders below one folder in such below another, too.
+func linkAll(from, to string) error {
+	files, err := filepath.Glob(filepath.Join(from, "[0-9a-f]*", "*"))
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		dir := filepath.Join(to, filepath.Base(filepath.Dir(f)))
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		if err := os.Link(f, filepath.Join(dir, filepath.Base(f))); err != nil {
+			return err
+		}
+	}
+	return nil
 }

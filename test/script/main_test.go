@@ -137,11 +137,11 @@ func stories(t *testing.T, without map[string]string) (list []string) {
 // TestStories runs every testdata/*.txtar.
 func TestStories(t *testing.T) {
 	needRoot(t)
-	tell(t, stories(t, nil), "")
+	tell(t, stories(t, nil), "", "")
 }
 
-// tell runs stories as root; level is that of their containers, empty: the usual one.
-func tell(t *testing.T, files []string, level string) {
+// tell runs stories as root; level is that of their containers, empty: the usual one. templates is a folder of those that machines start from, empty: they start from nothing.
+func tell(t *testing.T, files []string, level, templates string) {
 	testscript.RunT(serial{t}, testscript.Params{
 		Files: files,
 		Setup: func(env *testscript.Env) error {
@@ -149,9 +149,16 @@ func tell(t *testing.T, files []string, level string) {
 			if err != nil {
 				return err
 			}
-			state, err := brigEnv(filepath.Join(env.WorkDir, ".brig"), env.Setenv)
+			root := filepath.Join(env.WorkDir, ".brig")
+			state, err := brigEnv(root, env.Setenv)
 			if err != nil {
 				return err
+			}
+			if templates != "" {
+				env.Setenv("BRIG_VM_TEMPLATE", "on")
+				if err := linkAll(templates, filepath.Join(root, "vm/templates")); err != nil {
+					return err
+				}
 			}
 			// The image's own name, for stories that need no other.
 			env.Setenv("IMAGE", "brig/base")

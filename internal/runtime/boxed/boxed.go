@@ -77,6 +77,12 @@ type Teller interface {
 	Tells()
 }
 
+// Keeper is a level whose machine keeps for a while what it has seen of files: wire.AskForget.
+type Keeper interface {
+	// Keeps says so.
+	Keeps()
+}
+
 // Sized is a level that gives what runs some of its limits itself, at its start.
 type Sized interface {
 	// OfBox is what of changed limits is the box's.
@@ -101,6 +107,7 @@ var (
 
 	_ runtime.Checkpointer = (*container)(nil)
 	_ runtime.Inner        = (*container)(nil)
+	_ runtime.Forgetter    = (*container)(nil)
 )
 
 // Name is the level's name.
@@ -382,6 +389,26 @@ func (c *container) Processes(ctx context.Context) (list []proc.Process, err err
 		}
 	}
 	return nil, api.Errorf(api.Unavailable, "the processes inside cannot be told: %s (exit status %d)", said.words(), exit.Code)
+}
+
+// Forget has those inside look at their files anew.
+func (c *container) Forget(ctx context.Context) error {
+	if _, ok := c.level.(Keeper); !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, listLimit)
+	defer cancel()
+	st, err := c.ask(ctx, wire.AskForget)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	said := bounded{most: mostSaid}
+	exit, err := st.Wait(ctx, io.Discard, &said)
+	if err == nil && exit.Code != 0 {
+		err = api.Errorf(api.Unavailable, "the machine does not look at its files anew: %s (exit status %d)", said.words(), exit.Code)
+	}
+	return err
 }
 
 // readProcesses reads a list as far as it may be long.

@@ -37,6 +37,7 @@ var (
 	_ boxed.Level  = (*Level)(nil)
 	_ boxed.Sized  = (*Level)(nil)
 	_ boxed.Teller = (*Level)(nil)
+	_ boxed.Keeper = (*Level)(nil)
 )
 
 // Sizes, in bytes.
@@ -56,6 +57,9 @@ func (*Level) Name() string { return string(api.IsolationVM) }
 
 // Tells says that the agent tells the processes inside.
 func (*Level) Tells() {}
+
+// Keeps says that the guest's kernel keeps names and attributes of files for a second.
+func (*Level) Keeps() {}
 
 // Program is the monitor.
 func (l *Level) Program() string { return l.Monitor }

@@ -52,6 +52,9 @@ const (
 // AskProcesses asks for the processes inside: a list of proc.Process as JSON comes on the standard output.
 const AskProcesses = "processes"
 
+// AskForget asks whoever keeps for a while what it has seen of the container's files to look at them anew: they were changed from outside.
+const AskForget = "forget"
+
 // execVar begins the names of the environment variables with the process that an ArgExec is about, an Exec as JSON. One holds no more than 128 KiB (MAX_ARG_STRLEN of execve(2)), so
 // there is one for each execPart bytes, numbered from 0.
 const (
@@ -90,7 +93,7 @@ func AskedExec(getenv func(string) string) []byte {
 type Exec struct {
 	Process *specs.Process `json:"process"`
 	User    string         `json:"user,omitempty"` // to be looked up inside, with more groups behind commas; empty: the process's own numbers
-	Ask     string         `json:"ask,omitempty"`  // AskCheckpoint, AskProcesses; empty: a process
+	Ask     string         `json:"ask,omitempty"`  // AskCheckpoint, AskProcesses, AskForget; empty: a process
 }
 
 // A monitor may leave ArgExec to brig-oci (internal/runtime/boxed/join), which is small: it then takes further processes at JoinSocket, of type SOCK_SEQPACKET. The first message of a

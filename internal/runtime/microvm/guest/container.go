@@ -2,6 +2,7 @@ package guest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -41,12 +42,13 @@ type container struct {
 
 // create builds the container of a configuration and executes its process.
 func (a *agent) create(s *stream, body []byte) error {
+	mounted := make(chan error, 1)
+	go func() {
+		// Submounts are announced, so that files of two file systems with one inode number stay two.
+		mounted <- mount(wire.TreeTag, treeDir, "virtiofs", 0, "")
+	}()
 	spec, err := config.Decode(body)
-	if err != nil {
-		return err
-	}
-	// Submounts are announced, so that files of two file systems with one inode number stay two.
-	if err := mount(wire.TreeTag, treeDir, "virtiofs", 0, ""); err != nil {
+	if err := errors.Join(err, <-mounted, a.prepared()); err != nil {
 		return err
 	}
 	pod, err := boxed.PodOf(spec)
@@ -188,16 +190,20 @@ type more struct {
 
 // exec starts one more process in a container.
 //
-// Or it gathers the processes that there are, which the stream then says.
+// Or it gathers the processes that there are, which the stream then says; or has the kernel forget names and attributes of files.
 func (a *agent) exec(s *stream, c *container, body []byte) error {
 	if c == nil {
 		return api.Errorf(api.Conflict, "the container is not running")
 	}
 	var x more
 	if err := json.Unmarshal(body, &x); err != nil || x.Process == nil {
-		if x.Ask == boxed.AskProcesses {
+		switch x.Ask {
+		case boxed.AskProcesses:
 			s.told, err = c.processes()
 			return err
+		case boxed.AskForget:
+			s.told = []byte{}
+			return os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0)
 		}
 		return api.Errorf(api.InvalidArgument, "the process to execute cannot be read: %v", err)
 	}

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,11 +45,13 @@ func run() error {
 	if err := settle(); err != nil {
 		return err
 	}
+	prepared := sync.OnceValue(prepare)
+	go prepared() //nolint:errcheck // whoever needs it asks again
 	port, err := openPort()
 	if err != nil {
 		return err
 	}
-	a := newAgent(port)
+	a := newAgent(port, prepared)
 	a.send(wire.Frame{Kind: wire.Hello, Body: wire.Number(wire.Version)})
 	return a.serve()
 }
@@ -115,7 +118,11 @@ func settle() error {
 			return err
 		}
 	}
-	// What can be done before the monitor is asked anything is in a template already.
+	return nil
+}
+
+// prepare is what is left to do for any container. It takes an emulator a while, and goes on beside what comes first.
+func prepare() error {
 	if err := loopback(); err != nil {
 		return err
 	}

@@ -292,6 +292,9 @@ func save() error {
 	if err := t.Memory.Chown(0, 0); err != nil {
 		return err
 	}
+	if err := t.Thin(); err != nil {
+		return err
+	}
 	if err := t.Seal(m.Template); err != nil {
 		return err
 	}

@@ -39,6 +39,7 @@ type Relay struct {
 	features uint64
 	guest    guestMemory
 	queue    [queues]queue
+	files    [queues]files
 }
 
 // New takes up the connections to both. The files stay the caller's.
@@ -46,6 +47,7 @@ func New(qemu, virtiofsd *os.File, mem Memory) (*Relay, error) {
 	r := &Relay{mem: mem, failed: make(chan error, 1)}
 	for i := range r.queue {
 		r.queue[i].kick, r.queue[i].call = -1, -1
+		r.files[i] = files{}
 	}
 	var err error
 	if r.qemu, err = newPeer(qemu); err != nil {
@@ -226,7 +228,7 @@ func (r *Relay) changed(change func()) error {
 		if !q.enabled || q.kick < 0 || q.ring.size == 0 || q.ring.desc == 0 {
 			continue
 		}
-		w, err := newWorker(q, r.mem, &r.guest, r.daemon, i, r.features&featureIndirect != 0)
+		w, err := newWorker(q, r.mem, &r.guest, r.daemon, i, r.features&featureIndirect != 0, r.files[i])
 		if err != nil {
 			return err
 		}

@@ -20,7 +20,7 @@ func pairOfSockets(t *testing.T) (a, b *os.File) {
 	return os.NewFile(uintptr(fds[0]), "a"), os.NewFile(uintptr(fds[1]), "b")
 }
 
-// fakeDaemon is a virtiofsd that answers each request with the same bytes, in capitals. It uses none of the relay's code to find them.
+// fakeDaemon is a virtiofsd that answers each request with the same bytes, in capitals, but for one that opens a file, or asks for its attributes. It uses none of the relay's code to find them.
 func fakeDaemon(t *testing.T, p peer) {
 	defer p.c.Close()
 	var b []byte
@@ -43,7 +43,7 @@ func fakeDaemon(t *testing.T, p peer) {
 					if d.flags&2 == 0 {
 						question = append(question, data...)
 					} else {
-						n += copy(data, bytes.ToUpper(question))
+						n += copy(data, fakeAnswer(question))
 					}
 					if d.flags&1 == 0 {
 						break
@@ -83,6 +83,18 @@ func fakeDaemon(t *testing.T, p peer) {
 			go serve(int(m.number(0)))
 		}
 	}
+}
+
+func fakeAnswer(question []byte) []byte {
+	if len(question) >= inHeader {
+		switch question[4] {
+		case opOpen:
+			return make([]byte, len(question))
+		case opGetattr:
+			return attributesOf(uint64(question[16]), 10, 1000)
+		}
+	}
+	return bytes.ToUpper(question)
 }
 
 // fakeQEMU is QEMU's end of a relay, with a guest.
@@ -202,6 +214,14 @@ func TestRelay(t *testing.T) {
 	q.do(setVringBase, pair(1, 100))
 	if got := q.round(100, "again"); got != "AGAIN" {
 		t.Errorf("%q", got)
+	}
+	// A file that is opened twice, and not changed, is kept; virtiofsd is asked once more for each, which the guest does not see.
+	open := make([]byte, inHeader+8)
+	open[4], open[16] = opOpen, 9
+	for i, want := range []byte{0, keepCache} {
+		if got := q.round(101+i, string(open)); got[openFlags] != want {
+			t.Errorf("opened for time %d: the flags are %d, want %d", i+1, got[openFlags], want)
+		}
 	}
 	q.c.Close()
 	if err := <-q.ended; err == nil || !strings.Contains(err.Error(), "QEMU: ") {

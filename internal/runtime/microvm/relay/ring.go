@@ -43,6 +43,7 @@ type request struct {
 	head              uint16
 	out, in           []piece // of the guest's question, for the answer
 	outBytes, inBytes int
+	asked             asked
 }
 
 // available is how many chains the guest has made available that were not taken, and whether it wants to be called.

@@ -21,14 +21,15 @@ type worker struct {
 	halt       int         // an eventfd
 	abandon    atomic.Bool // what virtiofsd has is not waited for
 	slot       [slots]request
+	files      files // see there
 }
 
-func newWorker(q *queue, mem Memory, g *guestMemory, d *daemon, number int, indirect bool) (*worker, error) {
+func newWorker(q *queue, mem Memory, g *guestMemory, d *daemon, number int, indirect bool, known files) (*worker, error) {
 	halt, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return nil, os.NewSyscallError("eventfd", err)
 	}
-	return &worker{ring: q.ring, kick: q.kick, call: q.call, mem: mem, guest: *g, shadow: &d.queue[number], number: number, indirect: indirect, halt: halt}, nil
+	return &worker{ring: q.ring, kick: q.kick, call: q.call, mem: mem, guest: *g, shadow: &d.queue[number], number: number, indirect: indirect, halt: halt, files: known}, nil
 }
 
 // stop has run end when nothing is under way.
@@ -119,13 +120,14 @@ func (w *worker) hand(i int) error {
 		n += p.len
 		parts[min(k, len(parts)-1)] += p.len
 	}
+	q.asked = askedBy(b[:n])
 	w.shadow.offer(i, parts[:min(len(q.out), len(parts))], q.inBytes)
 	return nil
 }
 
 // answer copies what virtiofsd has answered.
 func (w *worker) answer() error {
-	any := false
+	any, more := false, false
 	for {
 		i, n, err := w.shadow.answered()
 		if err != nil {
@@ -135,10 +137,25 @@ func (w *worker) answer() error {
 			break
 		}
 		q := &w.slot[i]
-		if n > q.inBytes {
-			return fmt.Errorf("virtiofsd answers with %d bytes where there is room for %d", n, q.inBytes)
+		at, room := q.outBytes, q.inBytes
+		if q.asked.held != nil {
+			at, room = getattrLen, attrLen
 		}
-		b := w.shadow.slot(i)[q.outBytes:][:n]
+		if n > room {
+			return fmt.Errorf("virtiofsd answers with %d bytes where there is room for %d", n, room)
+		}
+		b := w.shadow.slot(i)[at:][:n]
+		if q.asked.opened(b) {
+			q.asked.hold(b)
+			askAttributes(w.shadow.slot(i))
+			w.shadow.offer(i, []int{getattrLen}, attrLen)
+			more = true
+			continue
+		}
+		if q.asked.held != nil {
+			b = w.files.openedAgain(&q.asked, b)
+			n = len(b)
+		}
 		for _, p := range q.in {
 			k := min(p.len, len(b))
 			if k == 0 {
@@ -153,6 +170,9 @@ func (w *worker) answer() error {
 			return err
 		}
 		any = true
+	}
+	if more {
+		raise(w.shadow.kick)
 	}
 	if !any {
 		return nil

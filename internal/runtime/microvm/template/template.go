@@ -4,6 +4,7 @@
 package template
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+
+	"golang.org/x/sys/unix"
 
 	"brig/internal/base/smallfile"
 	"brig/internal/runtime/microvm/procimage"
@@ -83,6 +86,46 @@ func Create(dir string, memory int64) (t *Files, err error) {
 		return nil, err
 	}
 	return t, nil
+}
+
+// Thin gives back the space of pages of the memory that are zero.
+func (t *Files) Thin() error {
+	const (
+		page  = 4 << 10
+		least = 8 * page // that is worth a hole
+		chunk = 1 << 20
+	)
+	b, zero := make([]byte, chunk), make([]byte, page)
+	info, err := t.Memory.Stat()
+	if err != nil {
+		return err
+	}
+	fd := int(t.Memory.Fd())
+	for at := int64(0); at < info.Size(); at += chunk {
+		if at, err = unix.Seek(fd, at, unix.SEEK_DATA); err == unix.ENXIO {
+			return nil
+		} else if err != nil {
+			return os.NewSyscallError("lseek", err)
+		}
+		at &^= chunk - 1
+		n, err := t.Memory.ReadAt(b, at)
+		if err != nil && err != io.EOF {
+			return err
+		}
+		for i := 0; i < n; i += page {
+			begin := i
+			for i < n && bytes.Equal(b[i:min(i+page, n)], zero[:min(page, n-i)]) {
+				i += page
+			}
+			if i-begin < least {
+				continue
+			}
+			if err := unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, at+int64(begin), int64(i-begin)); err != nil {
+				return &os.PathError{Op: "fallocate", Path: t.Memory.Name(), Err: err}
+			}
+		}
+	}
+	return nil
 }
 
 // Seal writes Process, and says that what is in the files is complete.

@@ -1,10 +1,13 @@
 package template
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestDamaged opens a template that is whole, and none that is not.
@@ -61,5 +64,33 @@ func TestDamaged(t *testing.T) {
 	}
 	if _, err := Open(filepath.Join(t.TempDir(), "none"), size); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("none: %v", err)
+	}
+}
+
+// TestThin: what is zero takes no space, and what is not stays.
+func TestThin(t *testing.T) {
+	const size, page = 4 << 20, 4 << 10
+	made, err := Create(t.TempDir(), size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer made.Close()
+	want := make([]byte, size)
+	for _, at := range []int{5 * page, 7*page - 1, 1<<20 - 1, 1 << 20, 3 << 20} {
+		want[at] = 1
+	}
+	if _, err := made.Memory.WriteAt(want[:3<<20+page], 0); err != nil { // and a hole
+		t.Fatal(err)
+	}
+	if err := made.Thin(); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, size)
+	if _, err := made.Memory.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the memory is another: %v", err)
+	}
+	var s unix.Stat_t
+	if err := unix.Fstat(int(made.Memory.Fd()), &s); err != nil || s.Size != size || s.Blocks*512 > 40*page {
+		t.Errorf("%d bytes take %d: %v", s.Size, s.Blocks*512, err)
 	}
 }

@@ -1,0 +1,74 @@
+package relay
+
+import (
+	"encoding/binary"
+	"testing"
+)
+
+// attributesOf is virtiofsd's answer about a file.
+func attributesOf(ino, size, modified uint64) []byte {
+	b := make([]byte, attrLen)
+	for at, v := range map[int]uint64{0: ino, 8: size, 32: modified} {
+		binary.LittleEndian.PutUint64(b[attrOut+at:], v)
+	}
+	return b
+}
+
+func TestOpenedAgain(t *testing.T) {
+	f := files{}
+	opened := func(node uint64, attributes []byte) bool {
+		a := asked{op: opOpen, node: node}
+		a.hold(make([]byte, openFlags+8))
+		b := f.openedAgain(&a, attributes)
+		return b[openFlags]&keepCache != 0
+	}
+	failed := attributesOf(7, 10, 1000)
+	failed[4] = 0xfe
+	for i, step := range []struct {
+		node       uint64
+		attributes []byte
+		kept       bool
+	}{
+		{2, attributesOf(7, 10, 1000), false}, // for the first time
+		{2, attributesOf(7, 10, 1000), true},
+		{3, attributesOf(7, 10, 1000), false}, // another
+		{2, attributesOf(7, 11, 1000), false}, // larger
+		{2, attributesOf(7, 11, 1000), true},
+		{2, attributesOf(7, 11, 1001), false}, // written to
+		{2, attributesOf(8, 11, 1001), false}, // the number is another file's
+		{2, failed, false},
+		{2, attributesOf(8, 11, 1001)[:attrLen-1], false},
+		{2, attributesOf(8, 11, 1001), true},
+	} {
+		if got := opened(step.node, step.attributes); got != step.kept {
+			t.Errorf("step %d: the guest keeps what it has read: %t, want %t", i, got, step.kept)
+		}
+	}
+	for node := range uint64(mostFiles + 1) {
+		opened(100+node, attributesOf(7, 10, 1000))
+	}
+	if len(f) > mostFiles {
+		t.Errorf("%d files are known", len(f))
+	}
+}
+
+func TestOpened(t *testing.T) {
+	question := make([]byte, inHeader)
+	question[4], question[16] = opOpen, 9
+	a := askedBy(question)
+	answer := make([]byte, openFlags+8)
+	if !a.opened(answer) || a.node != 9 {
+		t.Errorf("%+v: no file is opened", a)
+	}
+	failed := append([]byte(nil), answer...)
+	failed[4] = 1
+	if a.opened(failed) || a.opened(answer[:openFlags+3]) || (&asked{op: opGetattr}).opened(answer) {
+		t.Error("a file is opened by an error, half an answer, or another question")
+	}
+	if half := askedBy(question[:inHeader-1]); half.op != 0 {
+		t.Errorf("half a question is %+v", half)
+	}
+	if a.hold(answer); a.opened(answer) {
+		t.Error("a file is opened twice by one question")
+	}
+}
