@@ -399,7 +399,7 @@ func boot(m *wire.Machine, t *template.Files, begun stamp) (err error) {
 	if err != nil {
 		return err
 	}
-	t.Process, err = json.Marshal(img)
+	t.Process, err = img.Encode()
 	return err
 }
 
@@ -495,7 +495,7 @@ func try(m *wire.Machine, t *template.Files) error {
 	if err := from.img.Learn(v.qemu.Process.Pid); err != nil {
 		return err
 	}
-	t.Process, err = json.Marshal(from.img)
+	t.Process, err = from.img.Encode()
 	return err
 }
 

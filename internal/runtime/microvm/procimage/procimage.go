@@ -11,7 +11,6 @@
 package procimage
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -24,13 +23,13 @@ import (
 // Image is a saved process, but for the contents of its pages.
 type Image struct {
 	Name    string // what its threads' first is called
-	Areas   []Area
-	Runs    []Run
+	Areas   []Area `json:"-"` // see form
+	Runs    []Run  `json:"-"`
 	Files   []File
 	Threads []Thread // the first is the process's first
 	Actions []Action
 	Layout  [11]uint64 // struct prctl_mm_map of prctl(2), up to env_end
-	Soon    []Range    // memory that processes soon write to
+	Soon    []Range    `json:"-"` // memory that processes soon write to
 }
 
 // Range is a part of the memory.
@@ -40,12 +39,12 @@ type Range struct{ Start, Len uint64 }
 type Area struct {
 	Start, End uint64
 	Prot       int
-	Grows      bool     `json:",omitempty"` // it is a stack that grows
-	Huge       bool     `json:",omitempty"` // it asked for large pages
-	Special    string   `json:",omitempty"` // its name, where it is the kernel's own: [vdso] and others
-	Memory     bool     `json:",omitempty"` // it is of the file with the guest's memory
-	Program    *Program `json:",omitempty"` // it is of this file
-	Offset     uint64   `json:",omitempty"` // in the file
+	Grows      bool     // it is a stack that grows
+	Huge       bool     // it asked for large pages
+	Special    string   // its name, where it is the kernel's own: [vdso] and others
+	Memory     bool     // it is of the file with the guest's memory
+	Program    *Program // it is of this file
+	Offset     uint64   // in the file
 }
 
 // Program is a file that the process has mapped, and how it is known to be the same.
@@ -100,15 +99,6 @@ type Thread struct {
 type Action struct {
 	Signal int
 	Act    [4]uint64
-}
-
-// Parse reads an image that Marshal of encoding/json wrote.
-func Parse(data []byte) (*Image, error) {
-	img := &Image{}
-	if err := json.Unmarshal(data, img); err != nil {
-		return nil, fmt.Errorf("the image of a process: %w", err)
-	}
-	return img, img.check()
 }
 
 // Wants reports whether a descriptor is one that whoever starts a process gives.

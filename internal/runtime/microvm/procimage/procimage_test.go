@@ -2,11 +2,12 @@ package procimage
 
 import (
 	"crypto/sha256"
-	"encoding/json"
+	"encoding/base64"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"syscall"
@@ -66,14 +67,18 @@ func execute(t *testing.T, c *exec.Cmd) {
 // through writes an image and reads it.
 func through(t *testing.T, img *Image) *Image {
 	t.Helper()
-	data, err := json.Marshal(img)
+	data, err := img.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if img, err = Parse(data); err != nil {
+	read, err := Parse(data)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return img
+	if !reflect.DeepEqual(read, img) {
+		t.Errorf("an image that is stored is read as another: %+v, %+v", img, read)
+	}
+	return read
 }
 
 func (f *folder) start(t *testing.T, img *Image, given map[int]*os.File) *exec.Cmd {
@@ -169,9 +174,15 @@ func TestRefused(t *testing.T) {
 			}
 		}
 	}
-	for _, bad := range []string{"", "{}", `{"Threads":[{}],"Runs":[{"Area":1}]}`, `{"Threads":[{}],"Runs":[{"Area":-1}]}`} {
-		if _, err := Parse([]byte(bad)); err == nil {
-			t.Errorf("%q is an image", bad)
+	words := func(v ...uint64) string { return base64.StdEncoding.EncodeToString(words(v...)) }
+	for bad, why := range map[string]string{
+		"": "JSON", "{}": "no threads", `{"Soon":"AA"}`: "illegal base64",
+		`{"Runs":"` + words(0, 1, 2, 3) + `"}`: "pages of mapping 0 of 0", `{"Runs":"` + words(1<<63, 1, 2, 3) + `"}`: "pages of mapping 9223372036854775808 of 0",
+		`{"Areas":"` + words(1, 2, 3, 1, 5) + `"}`: "does not have", `{"Areas":"` + words(1, 2, 3, 1<<32, 5) + `"}`: "does not have",
+		`{"Areas":"` + words(1, 2, 3) + `"}`: "rows of 5", `{"Runs":"` + words(1) + `"}`: "rows of 4", `{"Soon":"` + words(1) + `"}`: "rows of 2",
+	} {
+		if _, err := Parse([]byte(bad)); err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("%q: %v", bad, err)
 		}
 	}
 }
