@@ -127,8 +127,14 @@ func (c *container) inside() error {
 			continue
 		}
 		flags := flagsOf(m.Options)
-		if m.Type == "bind" && !slices.Contains(m.Options, "rro") { // what is mounted in it may be written to: the host refuses what is written beside that
-			flags = slices.DeleteFunc(flags, func(f string) bool { return f == "ro" })
+		if m.Type == "bind" && slices.Contains(flags, "ro") && !slices.Contains(m.Options, "rro") {
+			folder, err := isFolder(root, dest)
+			if err != nil {
+				return fmt.Errorf("mount %s: %w", m.Destination, err)
+			}
+			if folder { // what is mounted in it may be written to: the host refuses what is written beside that
+				flags = slices.DeleteFunc(flags, func(f string) bool { return f == "ro" })
+			}
 		}
 		covered := slices.ContainsFunc(own, func(o string) bool { return strings.HasPrefix(dest+"/", strings.TrimSuffix(o, "/")+"/") })
 		if !covered && len(flags) == 0 && !spec.Root.Readonly {
@@ -142,6 +148,18 @@ func (c *container) inside() error {
 	}
 	spec.Mounts = keep
 	return nil
+}
+
+// isFolder reports whether a path of the tree is a folder.
+func isFolder(root int, path string) (bool, error) {
+	fd, err := fsmount.OpenInRoot(root, path, unix.O_PATH, 0)
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	var s unix.Stat_t
+	err = unix.Fstat(fd, &s)
+	return s.Mode&unix.S_IFMT == unix.S_IFDIR, os.NewSyscallError("fstat", err)
 }
 
 // resolve is where a path of the tree leads, as a path of the machine's without links.
