@@ -24,11 +24,13 @@ const copyingName = "copying"
 // be ended and removed: then what is copied into it ends with an error, and what is copied from it when it is removed.
 func (e *Engine) CopyFiles(ctx context.Context, from, to api.CopyPlace, followLink, archive bool, s api.Streams) error {
 	var locks []*lock.Lock
-	defer func() {
+	release := func() {
 		for _, l := range locks {
 			l.Release()
 		}
-	}()
+		locks = nil
+	}
+	defer release()
 	in, err := e.aside(ctx, &from, &to, &s)
 	if err != nil {
 		return err
@@ -69,13 +71,17 @@ func (e *Engine) CopyFiles(ctx context.Context, from, to api.CopyPlace, followLi
 	if from.Pid > 0 && !e.stillThere(from.Container) {
 		return api.Errorf(api.Conflict, "container %.12s was removed while files were copied from it: what has been copied need not be all", from.Container)
 	}
-	if err == nil && to.Pid > 0 {
+	if to.Pid > 0 {
+		release()
 		e.haveForget(ctx, to.Container)
 	}
 	return err
 }
 
-// haveForget has a container that runs look at its files anew, where it keeps what it has seen. One that does not answer sees what is new within a second in any case.
+// forgetLimit is how long a container may take to look at its files anew. One that does not answer sees what is new within a second in any case.
+const forgetLimit = 5 * time.Second
+
+// haveForget has a container that runs look at its files anew, where it keeps what it has seen.
 func (e *Engine) haveForget(ctx context.Context, id string) {
 	c, err := e.meta.Container(id)
 	if err != nil || e.notPaused(&c, "") != nil {
@@ -86,7 +92,9 @@ func (e *Engine) haveForget(ctx context.Context, id string) {
 		return
 	}
 	if f, ok := ct.(runtime.Forgetter); ok {
-		_ = f.Forget(ctx) // see above
+		ctx, cancel := context.WithTimeout(ctx, forgetLimit)
+		defer cancel()
+		_ = f.Forget(ctx) // see there
 	}
 }
 

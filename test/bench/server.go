@@ -8,9 +8,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"brig/test/machine"
 )
@@ -90,9 +93,21 @@ type place struct {
 
 // The processors of the servers, and of what loads them: with one each, what a request costs the server is what is seen, and the scheduler's choice of who shares a processor with whom is not.
 // On a machine of one processor they share it.
-func serverCPU() string { return strconv.Itoa(cpus() - 1) }
+func serverCPU() string { return strconv.Itoa(slices.Max(mayUse())) }
 
-const clientCPU = "0"
+func clientCPU() string { return strconv.Itoa(slices.Min(mayUse())) }
+
+// mayUse are the numbers of the processors that there are for this program.
+func mayUse() (list []int) {
+	var set unix.CPUSet
+	_ = unix.SchedGetaffinity(0, &set) // a valid set: it cannot fail
+	for i := range 8 * len(set) * 8 {
+		if set.IsSet(i) {
+			list = append(list, i)
+		}
+	}
+	return list
+}
 
 // servers loads Debian's servers in each place in turns, while containers start and stop beside them. What it prints is the time of a thousand requests.
 func servers(b *bench, c testcase) error {
@@ -286,7 +301,7 @@ func (b *bench) answers(s *server, p *place) error {
 
 // beside runs a script among the bare files, without a container, and returns what it printed.
 func (b *bench) beside(bare string, p *place, script string) (string, error) {
-	cmd := exec.CommandContext(b.ctx, "taskset", "-c", clientCPU, "chroot", bare, "env", "HOST="+p.host, "PORT="+p.port, "bash", "-o", "pipefail", "-c", script)
+	cmd := exec.CommandContext(b.ctx, "taskset", "-c", clientCPU(), "chroot", bare, "env", "HOST="+p.host, "PORT="+p.port, "bash", "-o", "pipefail", "-c", script)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%s: %w: %s", script, err, out)

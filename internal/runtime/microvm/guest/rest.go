@@ -57,9 +57,13 @@ func clearFree() error {
 	if err := unix.Sysinfo(&info); err != nil {
 		return os.NewSyscallError("sysinfo", err)
 	}
-	b, err := unix.Mmap(-1, 0, int(min(info.Freeram*uint64(info.Unit)/2, most)), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	b, err := unix.Mmap(-1, 0, int(min(info.Freeram*uint64(info.Unit)/2, most)), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return os.NewSyscallError("mmap", err)
+	}
+	_ = unix.Madvise(b, unix.MADV_NOHUGEPAGE) // what is left over is small; a kernel without large pages does not know it
+	for i := 0; i < len(b); i += os.Getpagesize() {
+		b[i] = 0
 	}
 	return os.NewSyscallError("munmap", unix.Munmap(b))
 }

@@ -29,7 +29,7 @@ type Start struct {
 }
 
 // patience is how long a process may take to map what it has: many times what it needs.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // Run starts the process, which goes on when it returns.
 func (s *Start) Run() (c *exec.Cmd, err error) {
@@ -409,7 +409,7 @@ func (s *Start) mapAll(w *writer, n numbers) {
 }
 
 // lookAhead makes what will be written to soon the process's own: one fault after another takes ten times as long, and once there are threads that have seen the page that is copied, each is
-// interrupted for it. So it is done before there are any; the guest's memory meanwhile by a thread that ends then. A kernel that cannot (before 5.14) leaves it.
+// interrupted for it. So it is done before the process has its threads; the guest's memory meanwhile by one that ends then. A kernel that cannot (before 5.14) leaves it.
 func (img *Image) lookAhead(w *writer) {
 	const mayFail = 1
 	own := 0

@@ -1,10 +1,13 @@
 package relay
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"time"
+)
 
 // virtiofsd has a guest forget what it has read of a file whenever somebody opens it: each program that starts has all that run forget the libraries that both have, and an emulator translates
-// them again. So for each file that is opened virtiofsd is asked for its attributes, and the guest keeps what it has (FOPEN_KEEP_CACHE) where they are what they were when it was opened before:
-// nothing was written to it since before the guest read any of that.
+// them again. So for each file that is opened virtiofsd is asked for its attributes, and the guest keeps what it has (FOPEN_KEEP_CACHE) where they are what they were when it was opened before,
+// and say that nothing was written to it for long.
 
 // Of linux/fuse.h.
 const (
@@ -51,32 +54,53 @@ func askAttributes(question []byte) {
 // state is what is changed whenever a file is written to, or is another.
 type state struct{ ino, size, modified, changed, nanoseconds uint64 }
 
+// known is a file's state, and since when it is known.
+type known struct {
+	state
+	since time.Time
+}
+
 // files are the states of files when they were opened last, by their nodes.
-type files map[uint64]state
+type files map[uint64]known
+
+const (
+	// quiet is how long ago a file has to have been changed. Until then it may be changed once more within a tick of its file system's clock, be written to by a call that has set its time
+	// already, or through a mapping, which sets it again when the page was written back (vm.dirty_expire_centisecs and vm.dirty_writeback_centisecs of the host: 35 seconds).
+	quiet = time.Minute
+	// taken is how long a state has to be known: those who opened the file before have forgotten by then what they had read.
+	taken = time.Second
+)
 
 // mostFiles is how many are known at a time: who forgets them has them read once more.
 const mostFiles = 1 << 16
 
 // openedAgain is the answer that was held back, now that there is one about the attributes.
-func (f files) openedAgain(a *asked, attributes []byte) []byte {
-	if f.same(a.node, attributes) {
+func (f files) openedAgain(a *asked, attributes []byte, now time.Time) []byte {
+	if f.same(a.node, attributes, now) {
 		binary.LittleEndian.PutUint32(a.held[openFlags:], binary.LittleEndian.Uint32(a.held[openFlags:])|keepCache)
 	}
 	return a.held
 }
 
 // same reports whether a file is what it was when it was opened before. answer has its attributes.
-func (f files) same(node uint64, answer []byte) bool {
+func (f files) same(node uint64, answer []byte, now time.Time) bool {
 	if len(answer) < attrLen || binary.LittleEndian.Uint32(answer[4:]) != 0 {
 		return false
 	}
 	b := answer[attrOut:]
 	at := func(off int) uint64 { return binary.LittleEndian.Uint64(b[off:]) }
-	now := state{ino: at(0), size: at(8), modified: at(32), changed: at(40), nanoseconds: at(52)}
-	before, known := f[node]
-	if !known && len(f) >= mostFiles {
+	s := state{ino: at(0), size: at(8), modified: at(32), changed: at(40), nanoseconds: at(52)}
+	if last := max(int64(s.modified), int64(s.changed)); last > now.Add(-quiet).Unix() {
+		delete(f, node)
+		return false
+	}
+	before, ok := f[node]
+	if ok && before.state == s {
+		return now.Sub(before.since) >= taken
+	}
+	if !ok && len(f) >= mostFiles {
 		clear(f)
 	}
-	f[node] = now
-	return known && before == now
+	f[node] = known{s, now}
+	return false
 }

@@ -3,6 +3,7 @@ package relay
 import (
 	"encoding/binary"
 	"testing"
+	"time"
 )
 
 // attributesOf is virtiofsd's answer about a file.
@@ -15,11 +16,12 @@ func attributesOf(ino, size, modified uint64) []byte {
 }
 
 func TestOpenedAgain(t *testing.T) {
+	const begun = 1000 + 61 // seconds of the epoch: what was changed at 1000 is old enough
 	f := files{}
-	opened := func(node uint64, attributes []byte) bool {
+	opened := func(node uint64, attributes []byte, at float64) bool {
 		a := asked{op: opOpen, node: node}
 		a.hold(make([]byte, openFlags+8))
-		b := f.openedAgain(&a, attributes)
+		b := f.openedAgain(&a, attributes, time.Unix(begun, int64(at*1e9)))
 		return b[openFlags]&keepCache != 0
 	}
 	failed := attributesOf(7, 10, 1000)
@@ -27,25 +29,33 @@ func TestOpenedAgain(t *testing.T) {
 	for i, step := range []struct {
 		node       uint64
 		attributes []byte
+		at         float64 // seconds
 		kept       bool
 	}{
-		{2, attributesOf(7, 10, 1000), false}, // for the first time
-		{2, attributesOf(7, 10, 1000), true},
-		{3, attributesOf(7, 10, 1000), false}, // another
-		{2, attributesOf(7, 11, 1000), false}, // larger
-		{2, attributesOf(7, 11, 1000), true},
-		{2, attributesOf(7, 11, 1001), false}, // written to
-		{2, attributesOf(8, 11, 1001), false}, // the number is another file's
-		{2, failed, false},
-		{2, attributesOf(8, 11, 1001)[:attrLen-1], false},
-		{2, attributesOf(8, 11, 1001), true},
+		{2, attributesOf(7, 10, 1000), 0, false},   // for the first time
+		{2, attributesOf(7, 10, 1000), 0.9, false}, // somebody may still have old contents
+		{2, attributesOf(7, 10, 1000), 1, true},
+		{3, attributesOf(7, 10, 1000), 1, false}, // another
+		{2, attributesOf(7, 11, 1000), 2, false}, // larger
+		{2, attributesOf(7, 11, 1000), 3, true},
+		{2, attributesOf(7, 11, 999), 4, false}, // its time was set
+		{2, attributesOf(8, 11, 999), 5, false}, // the number is another file's
+		{2, failed, 6, false},
+		{2, attributesOf(8, 11, 999)[:attrLen-1], 6, false},
+		{2, attributesOf(8, 11, 999), 6, true},
+		{2, attributesOf(8, 11, 1060), 7, false}, // written to just now
+		{2, attributesOf(8, 11, 1060), 58, false},
+		{2, attributesOf(8, 11, 1060), 59, false}, // for the first time that it is quiet
+		{2, attributesOf(8, 11, 1060), 60, true},
+		{2, attributesOf(8, 11, 5000), 62, false}, // in the future
+		{2, attributesOf(8, 11, 5000), 99, false},
 	} {
-		if got := opened(step.node, step.attributes); got != step.kept {
+		if got := opened(step.node, step.attributes, step.at); got != step.kept {
 			t.Errorf("step %d: the guest keeps what it has read: %t, want %t", i, got, step.kept)
 		}
 	}
 	for node := range uint64(mostFiles + 1) {
-		opened(100+node, attributesOf(7, 10, 1000))
+		opened(100+node, attributesOf(7, 10, 1000), 0)
 	}
 	if len(f) > mostFiles {
 		t.Errorf("%d files are known", len(f))

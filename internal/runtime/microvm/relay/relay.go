@@ -1,7 +1,8 @@
 // Package relay stands between QEMU and virtiofsd where a machine's memory is private to QEMU, as that of a machine is which shares its template's: virtiofsd cannot map it.
 //
 // Towards QEMU it is a device of vhost-user (docs/interop/vhost-user.rst of QEMU), towards virtiofsd it is QEMU. It takes each request out of the guest's queue, copies it to memory that
-// virtiofsd has mapped, puts it on a queue there, and copies what was answered back. So all that a file is and does is virtiofsd's, as without a relay.
+// virtiofsd has mapped, puts it on a queue there, and copies what was answered back. So all that a file is and does is virtiofsd's, as without a relay; but a guest may keep what it has read of a
+// file that is opened again and was not changed, which the relay finds out by a question of its own.
 //
 // The guest's queues are read and written by a descriptor of QEMU's memory, at addresses that lie in what QEMU has said to be the guest's memory; they are hostile, and each number out of
 // them is read once and checked. What virtiofsd has put on its queue is checked too: it reads what a guest says. Whoever breaks the rules ends the relay, with an error that says how.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -153,7 +154,7 @@ func (w *worker) answer() error {
 			continue
 		}
 		if q.asked.held != nil {
-			b = w.files.openedAgain(&q.asked, b)
+			b = w.files.openedAgain(&q.asked, b, time.Now())
 			n = len(b)
 		}
 		for _, p := range q.in {

@@ -120,7 +120,9 @@ func (t *Files) Thin() error {
 			if i-begin < least {
 				continue
 			}
-			if err := unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, at+int64(begin), int64(i-begin)); err != nil {
+			if err := unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, at+int64(begin), int64(i-begin)); err == unix.EOPNOTSUPP {
+				return nil // it takes the space, then
+			} else if err != nil {
 				return &os.PathError{Op: "fallocate", Path: t.Memory.Name(), Err: err}
 			}
 		}
