@@ -64,8 +64,10 @@ type known struct {
 type files map[uint64]known
 
 const (
-	// quiet is how long ago a file has to have been changed. Until then it may be changed once more within a tick of its file system's clock, be written to by a call that has set its time
-	// already, or through a mapping, which sets it again when the page was written back (vm.dirty_expire_centisecs and vm.dirty_writeback_centisecs of the host: 35 seconds).
+	// settled is how long ago a file has to have been changed: until then it may be changed once more within a tick of its file system's clock.
+	settled = 3 * time.Second
+	// quiet is how long ago it has to have been written to: until then that may go on, by a call that has set the time already, or through a mapping, which sets it again when the page was
+	// written back (vm.dirty_expire_centisecs and vm.dirty_writeback_centisecs of the host: 35 seconds).
 	quiet = time.Minute
 	// taken is how long a state has to be known: those who opened the file before have forgotten by then what they had read.
 	taken = time.Second
@@ -90,7 +92,7 @@ func (f files) same(node uint64, answer []byte, now time.Time) bool {
 	b := answer[attrOut:]
 	at := func(off int) uint64 { return binary.LittleEndian.Uint64(b[off:]) }
 	s := state{ino: at(0), size: at(8), modified: at(32), changed: at(40), nanoseconds: at(52)}
-	if last := max(int64(s.modified), int64(s.changed)); last > now.Add(-quiet).Unix() {
+	if int64(s.modified) > now.Add(-quiet).Unix() || int64(s.changed) > now.Add(-settled).Unix() {
 		delete(f, node)
 		return false
 	}

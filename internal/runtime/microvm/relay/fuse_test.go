@@ -15,6 +15,12 @@ func attributesOf(ino, size, modified uint64) []byte {
 	return b
 }
 
+// changedAt has a time of change in them, too, in seconds of the epoch.
+func changedAt(attributes []byte, at uint64) []byte {
+	binary.LittleEndian.PutUint64(attributes[attrOut+40:], at)
+	return attributes
+}
+
 func TestOpenedAgain(t *testing.T) {
 	const begun = 1000 + 61 // seconds of the epoch: what was changed at 1000 is old enough
 	f := files{}
@@ -49,6 +55,10 @@ func TestOpenedAgain(t *testing.T) {
 		{2, attributesOf(8, 11, 1060), 60, true},
 		{2, attributesOf(8, 11, 5000), 62, false}, // in the future
 		{2, attributesOf(8, 11, 5000), 99, false},
+		{4, changedAt(attributesOf(7, 10, 500), begun), 0, false}, // it was just unpacked
+		{4, changedAt(attributesOf(7, 10, 500), begun), 2.5, false},
+		{4, changedAt(attributesOf(7, 10, 500), begun), 3, false}, // for the first time that it has settled
+		{4, changedAt(attributesOf(7, 10, 500), begun), 4, true},
 	} {
 		if got := opened(step.node, step.attributes, step.at); got != step.kept {
 			t.Errorf("step %d: the guest keeps what it has read: %t, want %t", i, got, step.kept)
