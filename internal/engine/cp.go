@@ -78,10 +78,7 @@ func (e *Engine) CopyFiles(ctx context.Context, from, to api.CopyPlace, followLi
 	return err
 }
 
-// forgetLimit is how long a container may take to look at its files anew. One that does not answer sees what is new within a second in any case.
-const forgetLimit = 5 * time.Second
-
-// haveForget has a container that runs look at its files anew, where it keeps what it has seen.
+// haveForget has a container that runs look at its files anew, where it keeps what it has seen. One that does not answer sees what is new within a second in any case.
 func (e *Engine) haveForget(ctx context.Context, id string) {
 	c, err := e.meta.Container(id)
 	if err != nil || e.notPaused(&c, "") != nil {
@@ -92,9 +89,7 @@ func (e *Engine) haveForget(ctx context.Context, id string) {
 		return
 	}
 	if f, ok := ct.(runtime.Forgetter); ok {
-		ctx, cancel := context.WithTimeout(ctx, forgetLimit)
-		defer cancel()
-		_ = f.Forget(ctx) // see there
+		_ = f.Forget(ctx) // see above
 	}
 }
 

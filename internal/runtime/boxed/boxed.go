@@ -391,12 +391,15 @@ func (c *container) Processes(ctx context.Context) (list []proc.Process, err err
 	return nil, api.Errorf(api.Unavailable, "the processes inside cannot be told: %s (exit status %d)", said.words(), exit.Code)
 }
 
+// forgetLimit is how long those inside may take to look at their files anew: who has changed them waits for it.
+const forgetLimit = 5 * time.Second
+
 // Forget has those inside look at their files anew.
 func (c *container) Forget(ctx context.Context) error {
 	if _, ok := c.level.(Keeper); !ok {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, listLimit)
+	ctx, cancel := context.WithTimeout(ctx, forgetLimit)
 	defer cancel()
 	st, err := c.ask(ctx, wire.AskForget)
 	if err != nil {

@@ -18,8 +18,6 @@ import (
 type agent struct {
 	port io.ReadWriter
 
-	prepared func() error // returns when prepare has
-
 	networked chan struct{} // closed when the machine has its interfaces, or cannot have them
 	noNetwork error         // after that: why it cannot
 
@@ -37,8 +35,8 @@ type agent struct {
 	dns     *resolver             // nil: nobody answers
 }
 
-func newAgent(port io.ReadWriter, prepared func() error) *agent {
-	return &agent{port: port, prepared: prepared, streams: map[uint32]*stream{}, members: map[string]*container{}}
+func newAgent(port io.ReadWriter) *agent {
+	return &agent{port: port, streams: map[uint32]*stream{}, members: map[string]*container{}}
 }
 
 // send writes one frame. An error is the channel's end, which who reads notices.
@@ -119,9 +117,6 @@ func (a *agent) boot(body []byte) error {
 
 // network gives the machine its interfaces, beside the making of the container, which waits for it before it executes anything.
 func (a *agent) network(s *wire.Settings) error {
-	if err := a.prepared(); err != nil {
-		return err
-	}
 	if s.Late {
 		if err := a.interfaces(s.Links); err != nil {
 			return err

@@ -2,7 +2,6 @@ package guest
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -42,13 +41,12 @@ type container struct {
 
 // create builds the container of a configuration and executes its process.
 func (a *agent) create(s *stream, body []byte) error {
-	mounted := make(chan error, 1)
-	go func() {
-		// Submounts are announced, so that files of two file systems with one inode number stay two.
-		mounted <- mount(wire.TreeTag, treeDir, "virtiofs", 0, "")
-	}()
 	spec, err := config.Decode(body)
-	if err := errors.Join(err, <-mounted, a.prepared()); err != nil {
+	if err != nil {
+		return err
+	}
+	// Submounts are announced, so that files of two file systems with one inode number stay two.
+	if err := mount(wire.TreeTag, treeDir, "virtiofs", 0, ""); err != nil {
 		return err
 	}
 	pod, err := boxed.PodOf(spec)
@@ -127,22 +125,19 @@ func (c *container) inside() error {
 			continue
 		}
 		flags := flagsOf(m.Options)
-		if m.Type == "bind" && slices.Contains(flags, "ro") && !slices.Contains(m.Options, "rro") {
-			folder, err := isFolder(root, dest)
-			if err != nil {
-				return fmt.Errorf("mount %s: %w", m.Destination, err)
-			}
-			if folder { // what is mounted in it may be written to: the host refuses what is written beside that
-				flags = slices.DeleteFunc(flags, func(f string) bool { return f == "ro" })
-			}
-		}
 		covered := slices.ContainsFunc(own, func(o string) bool { return strings.HasPrefix(dest+"/", strings.TrimSuffix(o, "/")+"/") })
 		if !covered && len(flags) == 0 && !spec.Root.Readonly {
 			continue // it is in the tree
 		}
-		source, err := resolve(root, dest)
+		source, folder, err := resolve(root, dest)
 		if err != nil {
 			return fmt.Errorf("mount %s: %w", m.Destination, err)
+		}
+		if folder && m.Type == "bind" && !slices.Contains(m.Options, "rro") { // what is mounted in it may be written to: the host refuses what is written beside that
+			flags = slices.DeleteFunc(flags, func(f string) bool { return f == "ro" })
+			if !covered && len(flags) == 0 && !spec.Root.Readonly {
+				continue // as above
+			}
 		}
 		keep = append(keep, specs.Mount{Type: "bind", Source: source, Destination: m.Destination, Options: append(flags, "bind")})
 	}
@@ -150,26 +145,19 @@ func (c *container) inside() error {
 	return nil
 }
 
-// isFolder reports whether a path of the tree is a folder.
-func isFolder(root int, path string) (bool, error) {
+// resolve is where a path of the tree leads, as a path of the machine's without links, and whether that is a folder.
+func resolve(root int, path string) (at string, folder bool, err error) {
 	fd, err := fsmount.OpenInRoot(root, path, unix.O_PATH, 0)
 	if err != nil {
-		return false, err
+		return "", false, err
 	}
 	defer unix.Close(fd)
 	var s unix.Stat_t
-	err = unix.Fstat(fd, &s)
-	return s.Mode&unix.S_IFMT == unix.S_IFDIR, os.NewSyscallError("fstat", err)
-}
-
-// resolve is where a path of the tree leads, as a path of the machine's without links.
-func resolve(root int, path string) (string, error) {
-	fd, err := fsmount.OpenInRoot(root, path, unix.O_PATH, 0)
-	if err != nil {
-		return "", err
+	if err := unix.Fstat(fd, &s); err != nil {
+		return "", false, os.NewSyscallError("fstat", err)
 	}
-	defer unix.Close(fd)
-	return os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+	at, err = os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+	return at, s.Mode&unix.S_IFMT == unix.S_IFDIR, err
 }
 
 // flagsOf are the options of a bind mount that this kernel has to enforce; all others the host has seen to.

@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -45,13 +44,11 @@ func run() error {
 	if err := settle(); err != nil {
 		return err
 	}
-	prepared := sync.OnceValue(prepare)
-	go prepared() //nolint:errcheck // whoever needs it asks again
 	port, err := openPort()
 	if err != nil {
 		return err
 	}
-	a := newAgent(port, prepared)
+	a := newAgent(port)
 	a.send(wire.Frame{Kind: wire.Hello, Body: wire.Number(wire.Version)})
 	return a.serve()
 }
@@ -118,11 +115,8 @@ func settle() error {
 			return err
 		}
 	}
-	return nil
-}
-
-// prepare is what is left to do for any container. It takes an emulator a while, and goes on beside what comes first.
-func prepare() error {
+	// What can be done before the monitor is asked anything is in a template already. One thing after another: the kernel patches its own code here, and under QEMU's emulator a second processor that
+	// executed it meanwhile was seen to loop for ever.
 	if err := loopback(); err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func TestMemberInside(t *testing.T) {
 
 // TestFurther refuses what cannot be: there is no container yet, or none of that name, or it is no name.
 func TestFurther(t *testing.T) {
-	a := newAgent(nil, nil)
+	a := newAgent(nil)
 	for _, body := range []string{
 		`{`, `{"process":{}}`, `{"member":"m","exec":{"process":{}}}`, `{"member":"m","config":{}}`,
 	} {

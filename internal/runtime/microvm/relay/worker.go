@@ -22,7 +22,7 @@ type worker struct {
 	halt       int         // an eventfd
 	abandon    atomic.Bool // what virtiofsd has is not waited for
 	slot       [slots]request
-	files      files // see there
+	files      files // that the guest has opened
 }
 
 func newWorker(q *queue, mem Memory, g *guestMemory, d *daemon, number int, indirect bool, known files) (*worker, error) {
