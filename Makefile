@@ -27,13 +27,14 @@ BENCH_PACKAGES := crun podman containerd docker.io bubblewrap iptables e2fsprogs
 FOREIGN_PACKAGES := conmon gcc libc6-dev buildah
 FAR_PACKAGES   := curl redis-tools openssh-server
 GUEST_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs
-KERNEL_PACKAGES := linux-source-6.1 gcc libc6-dev flex bison bc libelf-dev xz-utils
+KERNEL_PACKAGES := linux-source-6.1 gcc libc6-dev flex bison bc libelf-dev patch xz-utils
 VM_PACKAGES    := qemu-system-x86 qemu-system-common
 
 # The kernel of virtual machines (--isolation vm), built once for each configuration.
 KERNEL_CONFIG := cmd/brig-guest/kernel.config
+KERNEL_PATCH := cmd/brig-guest/kernel.patch
 KERNEL_DEB := .cache/kernel.deb
-KERNEL     := .cache/kernel/$(shell sha256sum $(KERNEL_CONFIG) | cut -c1-12)/vmlinux
+KERNEL     := .cache/kernel/$(shell cat $(KERNEL_CONFIG) $(KERNEL_PATCH) | sha256sum | cut -c1-12)/vmlinux
 
 # gVisor's module, without what makes it large.
 GVISOR     := .cache/gvisor
@@ -105,10 +106,10 @@ $(KERNEL_DEB): | setup-build
 $(KERNEL):
 	$(call packages,$(KERNEL_PACKAGES))
 	@rm -rf .cache/kernel/linux-source-6.1 && mkdir -p .cache/kernel && tar -C .cache/kernel -xf /usr/src/linux-source-6.1.tar.xz
-	@set -e; log=$$(realpath .cache/kernel)/log; config=$$(realpath $(KERNEL_CONFIG)); cd .cache/kernel/linux-source-6.1; \
+	@set -e; log=$$(realpath .cache/kernel)/log; config=$$(realpath $(KERNEL_CONFIG)); patch=$$(realpath $(KERNEL_PATCH)); cd .cache/kernel/linux-source-6.1; \
 	export KBUILD_BUILD_USER=brig KBUILD_BUILD_HOST=brig KBUILD_BUILD_TIMESTAMP='Thu Jan 1 00:00:00 UTC 1970'; \
 	echo "building Linux, the log is $$log"; \
-	{ $(MAKE) ARCH=x86 KCONFIG_ALLCONFIG="$$config" allnoconfig && nice -n 5 $(MAKE) ARCH=x86 -j$$(nproc) vmlinux; } >"$$log" 2>&1 || { tail "$$log"; exit 1; }
+	{ patch -p1 <"$$patch" && $(MAKE) ARCH=x86 KCONFIG_ALLCONFIG="$$config" allnoconfig && nice -n 5 $(MAKE) ARCH=x86 -j$$(nproc) vmlinux; } >"$$log" 2>&1 || { tail "$$log"; exit 1; }
 	@mkdir -p $(@D) && strip -o $@.new .cache/kernel/linux-source-6.1/vmlinux && mv $@.new $@ && rm -rf .cache/kernel/linux-source-6.1
 
 # gVisor's module has a program for another house's storage in it, 46 MB, for which Brig has no use: brig-sentry is built from a copy without. A plain "go build" builds the larger one, which also lacks the version that checkpoints are told apart by.

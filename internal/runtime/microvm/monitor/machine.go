@@ -58,7 +58,7 @@ func launch(m *wire.Machine, nics []nic, begun stamp) (*vm, error) {
 		args = append(common(m), "-machine", "microvm,acpi=off,rtc=on,memory-backend=ram", "-global", "virtio-mmio.force-legacy=false", "-device", "virtio-serial-device,"+onePort, "-device", agentPort)
 	}
 	args = append(args, "-object", fmt.Sprintf("memory-backend-memfd,id=ram,size=%dM,share=on", m.Memory>>20),
-		"-kernel", m.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", firstFile+2), "-append", commandLine(m, begun),
+		"-kernel", m.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", firstFile+2), "-append", commandLine(m, first.pc, begun),
 		"-chardev", fmt.Sprintf("socket,id=fs,fd=%d", firstFile+3), "-device", fsDevice(treeDevice))
 	for i, n := range nics {
 		args = append(args, "-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, firstFile+len(files)), "-device", fmt.Sprintf(netDevice, i, n.link.MAC))
@@ -139,8 +139,8 @@ func (v *vm) end() {
 	}
 }
 
-// commandLine is the kernel's. It panics aloud, and says nothing else; a machine that has panicked ends.
-func commandLine(m *wire.Machine, begun stamp) string {
+// commandLine is the kernel's, which is a distribution's or Brig's. It panics aloud, and says nothing else; a machine that has panicked ends.
+func commandLine(m *wire.Machine, distribution bool, begun stamp) string {
 	// Code is patched as little as may be: an emulator translates all of it again that is near. The agent's goroutines are not to be interrupted for having been slow.
 	line := "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t no_timer_check noreplace-smp dummy.numdummies=0 rdinit=/init GODEBUG=asyncpreemptoff=1"
 	if m.Accel == wire.AccelTCG {
@@ -149,6 +149,11 @@ func commandLine(m *wire.Machine, begun stamp) string {
 		line += " init_on_alloc=1"
 		if khz := begun.khz(); khz > 0 {
 			line += fmt.Sprintf(" tsc=reliable tsc_early_khz=%d", khz)
+			if !distribution {
+				// Two things that a kernel would measure, for 0.4 s: how often a loop turns in a tick, which is the counter's frequency by HZ (with more than these 100, delays are longer than
+				// asked), and how fast the local APIC's timer counts, which in QEMU is 1 GHz.
+				line += fmt.Sprintf(" lpj=%d lapic_timer_hz=1000000000", khz*1000/100)
+			}
 		}
 	}
 	return line
