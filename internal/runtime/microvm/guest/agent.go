@@ -24,6 +24,8 @@ type agent struct {
 	writing sync.Mutex
 	out     []byte
 
+	whole bool // all processors are up; of who makes the first container
+
 	building sync.Mutex // held by who builds a member
 
 	mu      sync.Mutex

@@ -66,6 +66,12 @@ func (a *agent) create(s *stream, body []byte) error {
 	if <-a.networked; a.noNetwork != nil {
 		return a.noNetwork
 	}
+	if !a.whole {
+		if err := processors(c.made.Pid); err != nil {
+			return err
+		}
+		a.whole = true
+	}
 	return c.begin(s)
 }
 

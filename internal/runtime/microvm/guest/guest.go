@@ -115,8 +115,7 @@ func settle() error {
 			return err
 		}
 	}
-	// What can be done before the monitor is asked anything is in a template already. One thing after another: the kernel patches its own code here, and under QEMU's emulator a second processor that
-	// executed it meanwhile was seen to loop for ever.
+	// What can be done before the monitor is asked anything is in a template already.
 	if err := loopback(); err != nil {
 		return err
 	}

@@ -58,7 +58,7 @@ func launch(m *wire.Machine, nics []nic, begun stamp) (*vm, error) {
 		args = append(common(m), "-machine", "microvm,acpi=off,rtc=on,memory-backend=ram", "-global", "virtio-mmio.force-legacy=false", "-device", "virtio-serial-device,"+onePort, "-device", agentPort)
 	}
 	args = append(args, "-object", fmt.Sprintf("memory-backend-memfd,id=ram,size=%dM,share=on", m.Memory>>20),
-		"-kernel", m.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", firstFile+2), "-append", commandLine(m, first.pc, begun),
+		"-kernel", m.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", firstFile+2), "-append", commandLine(m, first.pc, first.pc, begun),
 		"-chardev", fmt.Sprintf("socket,id=fs,fd=%d", firstFile+3), "-device", fsDevice(treeDevice))
 	for i, n := range nics {
 		args = append(args, "-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, firstFile+len(files)), "-device", fmt.Sprintf(netDevice, i, n.link.MAC))
@@ -139,14 +139,17 @@ func (v *vm) end() {
 	}
 }
 
-// commandLine is the kernel's, which is a distribution's or Brig's. It panics aloud, and says nothing else; a machine that has panicked ends.
-func commandLine(m *wire.Machine, distribution bool, begun stamp) string {
+// commandLine is the kernel's, which is a distribution's or Brig's, in a PC or in a smaller machine. It panics aloud, and says nothing else; a machine that has panicked ends.
+func commandLine(m *wire.Machine, distribution, pc bool, begun stamp) string {
 	// Code is patched as little as may be: an emulator translates all of it again that is near. The agent's goroutines are not to be interrupted for having been slow.
 	line := "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t no_timer_check noreplace-smp dummy.numdummies=0 rdinit=/init GODEBUG=asyncpreemptoff=1"
 	if m.Accel == wire.AccelTCG {
 		// virtiofsd writes to the machine's memory behind the emulator's back, which would go on to execute what it has translated of a page's former content. Pages that the kernel clears
 		// before it gives them away it sees.
 		line += " init_on_alloc=1"
+		if pc {
+			line += " maxcpus=1" // the agent brings up the others
+		}
 		if khz := begun.khz(); khz > 0 {
 			line += fmt.Sprintf(" tsc=reliable tsc_early_khz=%d", khz)
 			if !distribution {

@@ -335,7 +335,7 @@ func boot(m *wire.Machine, t *template.Files, begun stamp) (err error) {
 		return err
 	}
 	defer ends.close()
-	args := append(thePC(m), "-name", "template", "-kernel", m.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", ramdiskFD), "-append", commandLine(m, first.pc, begun),
+	args := append(thePC(m), "-name", "template", "-kernel", m.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", ramdiskFD), "-append", commandLine(m, first.pc, true, begun),
 		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%d,mem-path=/proc/self/fd/%d,share=on", m.Memory, memoryFD),
 		"-chardev", fmt.Sprintf("socket,id=fs,fd=%d", filesFD), "-device", fsDevice("vhost-user-fs-pci"),
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", controlFD), "-mon", "chardev=qmp,mode=control")
