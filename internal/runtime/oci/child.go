@@ -613,6 +613,11 @@ func become(c *child) (int32, syscall.Errno) {
 			return stageCloseFDs, e
 		}
 	}
+	// What whoever started the engine ignores (nohup, a script's background), the container does not: kill and stop would do nothing. What cannot be set is as it has to be.
+	var plain [4]uint64 // SIG_DFL
+	for n := uintptr(1); n <= 64; n++ {
+		syscall.RawSyscall6(unix.SYS_RT_SIGACTION, n, uintptr(unsafe.Pointer(&plain)), 0, unsafe.Sizeof(plain[0]), 0, 0)
+	}
 	// As root first, then, where root may not, as the user: so does runc. Before the filter, which may forbid it.
 	s, e := enterCwd(c)
 	entered := e == 0
