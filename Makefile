@@ -90,6 +90,7 @@ build: setup-build $(BASE) $(GVISOR).mod ## the programs, in bin/
 	$(GO) build $(GOFLAGS_) -o bin/ $(PROGRAMS:%=./cmd/%)
 	$(GO) build -C cmd/brig-sentry $(SENTRY) -ldflags "-s -w -X gvisor.dev/gvisor/runsc/version.version=$$(awk '$$1=="gvisor.dev/gvisor"{print $$2}' cmd/brig-sentry/go.mod)" -o $(CURDIR)/bin/ .
 	@[ ! -e $(KERNEL) ] || cmp -s $(KERNEL) bin/vm-kernel || install -m 644 $(KERNEL) bin/vm-kernel
+	@[ -e $(KERNEL) -o ! -e bin/vm-kernel ] || echo "bin/vm-kernel is of another configuration: make guest-kernel builds the one of this"
 
 guest-kernel: setup-vm $(KERNEL) ## the kernel of virtual machines, from Debian's source, in bin/vm-kernel (the first time: ten minutes)
 	@install -D -m 644 $(KERNEL) bin/vm-kernel
