@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -102,7 +101,7 @@ func (b *bench) madeTemplate(run []string) error {
 	return errors.New("no template was made: is there KVM here?")
 }
 
-// outputAfter executes a command until it has said the first byte, and then ended, in milliseconds. One that says booted and does not end is killed.
+// outputAfter executes a command until it has said booted, and then ended, in milliseconds. One without env does not end, and is killed.
 func outputAfter(argv []string, env string) (first, whole float64, err error) {
 	c := exec.Command(argv[0], argv[1:]...)
 	var said bytes.Buffer
@@ -116,8 +115,12 @@ func outputAfter(argv []string, env string) (first, whole float64, err error) {
 	if err := c.Start(); err != nil {
 		return 0, 0, err
 	}
-	line := make([]byte, len(booted))
-	_, err = io.ReadFull(out, line)
+	var text []byte // a kernel may complain before
+	for chunk := make([]byte, 4096); err == nil && !bytes.Contains(text, []byte(booted)); {
+		var n int
+		n, err = out.Read(chunk)
+		text = append(text, chunk[:n]...)
+	}
 	first = ms(begin)
 	bare := env == ""
 	if bare || err != nil {
@@ -126,11 +129,8 @@ func outputAfter(argv []string, env string) (first, whole float64, err error) {
 	if ended := c.Wait(); err == nil && !bare {
 		err = ended
 	}
-	if err == nil && string(line) != booted {
-		err = fmt.Errorf("it says %q", line)
-	}
 	if err != nil {
-		return 0, 0, fmt.Errorf("%w\n%s", err, said.Bytes())
+		return 0, 0, fmt.Errorf("%w: it says %q\n%s", err, text, said.Bytes())
 	}
 	return first, ms(begin), nil
 }
