@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -186,7 +187,7 @@ func (v *vm) serveFiles(m *wire.Machine, log *os.File) (*os.File, error) {
 	v.fs.Env, v.fs.Dir, v.fs.ExtraFiles = []string{"PATH=/usr/bin:/bin"}, "/", []*os.File{listener}
 	v.fs.Stdout, v.fs.Stderr = log, log
 	v.fs.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := v.fs.Start(); err != nil {
+	if err := startWithRights(v.fs); err != nil {
 		return nil, fmt.Errorf("%w: Debian's package qemu-system-common has it", err)
 	}
 	f, err := c.File()
@@ -194,6 +195,22 @@ func (v *vm) serveFiles(m *wire.Machine, log *os.File) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// startWithRights starts a program that keeps its capabilities when it acts as another user. virtiofsd makes files as whom the guest names, without that one's further groups, of which it is not
+// told, and could make none where only such a group may write. That the user may was decided by the guest's kernel.
+func startWithRights(c *exec.Cmd) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	const noSetuidFixup = 1 << 2 // SECBIT_NO_SETUID_FIXUP of linux/securebits.h: capabilities(7)
+	if err := unix.Prctl(unix.PR_SET_SECUREBITS, noSetuidFixup, 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl", err)
+	}
+	err := c.Start()
+	if back := unix.Prctl(unix.PR_SET_SECUREBITS, 0, 0, 0, 0); err == nil && back != nil {
+		return os.NewSyscallError("prctl", back)
+	}
+	return err
 }
 
 // socketpair is one end for the monitor, one for QEMU.
