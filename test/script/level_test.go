@@ -126,15 +126,15 @@ var notVM = map[string]string{
 
 // coreStories are those that `make test` tells at levels chroot and gvisor: what is done to containers, not to images and registries. `make test-levels` tells all.
 var coreStories = []string{
-	"attach-detach", "auto-remove", "bad-image", "bind-mounts", "bind-owner", "capabilities", "copy", "cp", "debug", "detached", "devices", "entrypoint", "env", "events", "exec",
+	"acl", "attach-detach", "auto-remove", "bad-image", "bind-mounts", "bind-owner", "capabilities", "copy", "cp", "debug", "detached", "devices", "entrypoint", "env", "events", "exec",
 	"exec-many", "exec-tty", "exit-codes", "files-kinds", "flags-limits", "flags-run", "flags-small", "groups", "health", "hello", "hostname", "hosts-and-dns", "init", "jobs",
 	"kill", "limits", "logs", "loopback", "masked-paths", "memory", "mounts-more", "namespaces", "network-bridge", "network-none", "network-own", "pause", "pick", "pods-limits",
-	"ports-tcp", "ports-udp", "privileged", "processes", "ps", "read-only", "refusals", "restart", "restart-policy", "rootfs", "seccomp", "secrets", "shim-killed", "signals",
+	"ports-tcp", "ports-udp", "privileged", "proc", "processes", "ps", "read-only", "refusals", "restart", "restart-policy", "rootfs", "seccomp", "secrets", "shim-killed", "signals",
 	"start-again", "stats", "stop", "streams", "terminal", "tmpfs", "top", "ulimit", "update", "user", "users-inside", "volumes", "wait", "why-not", "workdir",
 }
 
 // vmStories are those that it tells at level vm: a machine takes a second to start, with an emulator on a busy host ten.
-var vmStories = []string{"bind-mounts", "copy", "exec-tty", "groups", "hello", "read-only", "signals", "terminal", "tmpfs", "user", "users-inside"}
+var vmStories = []string{"acl", "bind-mounts", "copy", "exec-tty", "groups", "hello", "read-only", "signals", "terminal", "tmpfs", "user", "users-inside"}
 
 // levelsEnv asks for all of them.
 const levelsEnv = "BRIG_TEST_LEVELS"

@@ -37,6 +37,7 @@ var programs = []string{"brig", "brig-oci", "brig-image", "brigd"}
 func TestMain(m *testing.M) {
 	machine.Forbid()
 	echoProgram()
+	aclProgram()
 	if os.Geteuid() == 0 {
 		if err := findPrograms(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -165,7 +166,7 @@ func tell(t *testing.T, files []string, level, templates string) {
 			env.Setenv("BRIG_BIN", os.Getenv(binEnv))
 			env.Setenv("BRIG_ISOLATION", level)
 			env.Setenv("KERNEL_PACKAGE", kernelPackage)
-			env.Setenv("TEST_PROGRAM", testProgram()) // without-namespaces PROGRAM ARGS…, or without-mounts: see machine.Forbid; udp-echo PORT
+			env.Setenv("TEST_PROGRAM", testProgram()) // without-namespaces PROGRAM ARGS…, or without-mounts: see machine.Forbid; udp-echo PORT; give-all FILE
 			env.Defer(func() {
 				leaveNothing(env.T().(serial).T, before, filepath.Join(os.Getenv(binEnv), "brig"), env.Vars)
 				os.RemoveAll(state)

@@ -38,6 +38,13 @@ func Main() int {
 }
 
 func run() error {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return os.NewSyscallError("uname", err)
+	}
+	if v := unix.ByteSliceToString(u.Release[:]); wire.TooOld(v) {
+		return fmt.Errorf("the machine's kernel is Linux %s, and has to be %s or later", v, wire.OldestKernel)
+	}
 	if err := loadModules("/" + wire.ModulesDir); err != nil {
 		return err
 	}

@@ -17,6 +17,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"brig/internal/runtime/microvm/wire"
 )
 
 // MaxSize bounds a kernel's file, and what it unpacks to, in bytes.
@@ -123,6 +125,9 @@ func whole(file, config []byte, folders string) (*Kernel, error) {
 
 // equip enters which machine a kernel of a configuration can be in, with which modules, or what it lacks: for the machine for which it lacks less.
 func (k *Kernel) equip(config []byte, folders string) {
+	if wire.TooOld(k.Version) {
+		k.Lacks = append(k.Lacks, "Linux "+wire.OldestKernel+" or later: older ones leave it to the host who may make a set-group-ID file")
+	}
 	set := configured(config)
 	lacking, modules := set.lack(slices.Concat(ofPC, always))
 	small, asModules := set.lack(slices.Concat(without, always))

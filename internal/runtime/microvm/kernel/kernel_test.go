@@ -81,6 +81,7 @@ func TestRead(t *testing.T) {
 		"a module that no machine can load":  {file: image(elf.EM_X86_64, 18, strings.Replace(all(), "TMPFS=y", "TMPFS=m", 1)), lacks: "CONFIG_DEVTMPFS (there as a module, and it has to be built in)"},
 		"without":                            {file: image(elf.EM_X86_64, 18, strings.Replace(all(), "CONFIG_SECCOMP_FILTER=y", "# CONFIG_SECCOMP_FILTER is not set", 1)), lacks: "CONFIG_SECCOMP_FILTER"},
 		"an alternative":                     {file: image(elf.EM_X86_64, 18, strings.Replace(all(), "CGROUP_DEVICE", "CGROUP_BPF", 1))},
+		"too old":                            {file: bytes.Replace(good, []byte("6.9.9-test"), []byte("5.9.9-test"), -1), lacks: "Linux 6.0"},
 		"it does not say":                    {file: image(elf.EM_X86_64, 18, ""), lacks: "CONFIG_IKCONFIG"},
 		"a file says":                        {file: image(elf.EM_X86_64, 18, ""), config: all()},
 		"a file says that it needs firmware": {file: bzImage([]byte("never looked at")), config: strings.Replace(all(), "CONFIG_PVH=y", "", 1), lacks: "CONFIG_PVH"},
@@ -107,7 +108,7 @@ func TestRead(t *testing.T) {
 			}
 		case err != nil:
 			t.Errorf("%s: %v", name, err)
-		case k.Version != "6.9.9-test" || (len(k.Lacks) == 0) != (c.lacks == "") || !strings.Contains(strings.Join(k.Lacks, ";"), c.lacks):
+		case !strings.HasSuffix(k.Version, ".9.9-test") || (len(k.Lacks) == 0) != (c.lacks == "") || !strings.Contains(strings.Join(k.Lacks, ";"), c.lacks):
 			t.Errorf("%s: %s lacks %q, want %q", name, k.Version, k.Lacks, c.lacks)
 		case c.lacks == "" && !bytes.HasPrefix(k.ELF, []byte(elf.ELFMAG)):
 			t.Errorf("%s: what QEMU is to start is no ELF file", name)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -181,13 +182,18 @@ func (v *vm) serveFiles(m *wire.Machine, log *os.File) (*os.File, error) {
 		return nil, err
 	}
 	defer listener.Close()
-	// xattr: capabilities of files. The sandbox of namespaces needs rights that the box does not have, and the box has them all already.
-	v.fs = exec.Command(m.VirtioFS, "--fd=3", "-o", "source="+m.Tree, "-o", "sandbox=chroot", "-o", "cache=auto", "-o", "xattr", "-o", "log_level=err", "-o", "announce_submounts",
-		"--rlimit-nofile=0")
+	// xattr: capabilities of files. system: access lists above all, which FUSE of Linux 6.1 lets anybody set on any file, and virtiofsd sets as root. The sandbox of namespaces needs rights that
+	// the box does not have, and the box has them all already.
+	v.fs = exec.Command(m.VirtioFS, "--fd=3", "-o", "source="+m.Tree, "-o", "sandbox=chroot", "-o", "cache=auto", "-o", "xattr", "-o", "xattrmap=:unsupported:all:system.:system.::ok:all:::",
+		"-o", "log_level=err", "-o", "announce_submounts", "--rlimit-nofile=0")
 	v.fs.Env, v.fs.Dir, v.fs.ExtraFiles = []string{"PATH=/usr/bin:/bin"}, "/", []*os.File{listener}
 	v.fs.Stdout, v.fs.Stderr = log, log
 	v.fs.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := startWithRights(v.fs); err != nil {
+	start := v.fs.Start
+	if strings.HasPrefix(m.VirtioFS, "/usr/lib/qemu/") { // QEMU's own; the one in Rust sees to it itself
+		start = func() error { return startWithRights(v.fs) }
+	}
+	if err := start(); err != nil {
 		return nil, fmt.Errorf("%w: Debian's package qemu-system-common has it", err)
 	}
 	f, err := c.File()
@@ -197,20 +203,21 @@ func (v *vm) serveFiles(m *wire.Machine, log *os.File) (*os.File, error) {
 	return f, nil
 }
 
-// startWithRights starts a program that keeps its capabilities when it acts as another user. virtiofsd makes files as whom the guest names, without that one's further groups, of which it is not
-// told, and could make none where only such a group may write. That the user may was decided by the guest's kernel.
+// startWithRights starts a program that keeps its capabilities when it acts as another user. QEMU's virtiofsd makes files as whom the guest names, without that one's further groups, of which it is
+// not told, and could make none where only such a group may write. The guest's kernel decides whether the user may, and, since Linux 6.0, whether a file keeps its set-group-ID bit.
 func startWithRights(c *exec.Cmd) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	const noSetuidFixup = 1 << 2 // SECBIT_NO_SETUID_FIXUP of linux/securebits.h: capabilities(7)
-	if err := unix.Prctl(unix.PR_SET_SECUREBITS, noSetuidFixup, 0, 0, 0); err != nil {
-		return os.NewSyscallError("prctl", err)
-	}
-	err := c.Start()
-	if back := unix.Prctl(unix.PR_SET_SECUREBITS, 0, 0, 0, 0); err == nil && back != nil {
-		return os.NewSyscallError("prctl", back)
-	}
-	return err
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, and what it was given with it
+		done <- func() error {
+			const noSetuidFixup = 1 << 2 // SECBIT_NO_SETUID_FIXUP of linux/securebits.h: capabilities(7)
+			if err := unix.Prctl(unix.PR_SET_SECUREBITS, noSetuidFixup, 0, 0, 0); err != nil {
+				return os.NewSyscallError("prctl(PR_SET_SECUREBITS)", err)
+			}
+			return c.Start()
+		}()
+	}()
+	return <-done
 }
 
 // socketpair is one end for the monitor, one for QEMU.

@@ -1,5 +1,10 @@
 package wire
 
+import (
+	"strconv"
+	"strings"
+)
+
 // Machine is what the driver tells the monitor of the machine to make. Paths are those in the box.
 type Machine struct {
 	QEMU, VirtioFS string // programs
@@ -77,3 +82,13 @@ func Reason(name string) string { return name + failSuffix }
 
 // ModulesDir is the folder of a machine's initial ramdisk with modules of its kernel, whose names have the order in which they are to be loaded.
 const ModulesDir = "modules"
+
+// OldestKernel is the first version of Linux that decides by itself who may make a set-group-ID file in a folder of its group: in a machine the server of its files does what the kernel has allowed.
+const OldestKernel = "6.0"
+
+// TooOld says whether a kernel with that version, as uname -r says it, is older than OldestKernel.
+func TooOld(version string) bool {
+	major, _, _ := strings.Cut(version, ".")
+	n, err := strconv.Atoi(major)
+	return err == nil && n < 6
+}
