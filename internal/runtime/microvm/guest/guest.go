@@ -43,7 +43,7 @@ func run() error {
 		return os.NewSyscallError("uname", err)
 	}
 	if v := unix.ByteSliceToString(u.Release[:]); wire.TooOld(v) {
-		return fmt.Errorf("the machine's kernel is Linux %s, and has to be %s or later", v, wire.OldestKernel)
+		return fmt.Errorf("the machine's kernel is Linux %s, and has to be %s or later: brig vm kernel install takes another", v, wire.OldestKernel)
 	}
 	if err := loadModules("/" + wire.ModulesDir); err != nil {
 		return err
